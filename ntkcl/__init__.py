@@ -1,0 +1,14 @@
+"""Forecast forgetting from the neural tangent kernel, train, measure, and show the two side by side.
+
+The map of the house, from the ground up (arrows point down; `tests/test_architecture.py` keeps them so):
+
+    __main__                                 Hydra: compose, instantiate, run, write
+    results  tracking  figures               a record as files, as a W&B run, as pictures
+    experiment                               the story, once: forecast, train, measure, yield
+    train                                    optax inside one lax.scan
+    kernels  forecast  losses  metrics       the mathematics: arrays in, arrays out
+    networks  streams  sources  optimizers   what conf/ names by _target_
+    types                                    the nouns
+
+As a library: `from ntkcl import kernels, forecast`.
+"""

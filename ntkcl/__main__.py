@@ -1,0 +1,224 @@
+"""The command `ntkcl`, and `python -m ntkcl`: compose a configuration, build what it names, run, write. The one door to Hydra."""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra
+import jax
+import jax.numpy as jnp
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ntkcl import experiment, figures, record, results, tracking
+
+PACKAGE = Path(__file__).parent
+CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())  # wheel, or checkout
+NOT_COORDINATES = ("results_dir", "tracking")  # where a run is written and shown does not change what it is
+
+
+def main() -> None:
+    """One clear line and exit code 2 for what the user can mend; HYDRA_FULL_ERROR=1 shows the traceback instead."""
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
+
+    def job(cfg):
+        # Hydra announces every exception that leaves a job. In a sweep that is welcome, and the other jobs go on.
+        if full or HydraConfig.get().mode == RunMode.MULTIRUN:
+            run(cfg)
+        else:
+            _told(run, cfg)
+
+    command = hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)
+    return command() if full else _told(command)
+
+
+def _told(action, *arguments):
+    """Run an action; an error that the user can mend becomes one line and exit code 2."""
+    try:
+        return action(*arguments)
+    except Exception as error:
+        line = _one_line(error)
+        if line is None:
+            raise
+        print(f"ntkcl: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+def run(cfg: DictConfig) -> None:
+    """One run, from its configuration to its folder."""
+    jax.config.update("jax_enable_x64", True)  # forecasts are solved in float64; networks keep `precision`
+    console = Console()
+    identity = identify(cfg)
+    config = OmegaConf.to_yaml(OmegaConf.create(coordinates(cfg)), sort_keys=True)
+    folder = Path(cfg.results_dir) / "runs" / cfg.experiment_name / f"{identity['name']}-{identity['id'][:8]}"
+    with results.staged(folder, config) as stage:
+        stream, events, loss = build(cfg)
+        told = record.gather(_progress(events, cfg, len(stream), console), stream, cfg.training.steps)
+        summary = results.summarise(told, stream, loss)
+        pictures = results.save_figures(stage, figures.draw(told, summary, stream))
+        table = results.rows(told, stream, loss, _labels(cfg, identity))
+        results.write(stage, config, summary, table, results.arrays(told, stream))
+        tracking.log(
+            stage,
+            mode=cfg.tracking.mode,
+            project=cfg.tracking.project,
+            entity=cfg.tracking.entity,
+            identity=identity,
+            config=coordinates(cfg),
+            record=told,
+            summary=summary,
+            figures=pictures,
+        )
+    _show(summary, console)
+    console.print(f"[dim]{summary['status']} in {summary['seconds']['total']:.1f} s ->[/dim] {folder}", soft_wrap=True)
+
+
+def build(cfg: DictConfig):
+    """The stream, the experiment's events (not yet begun) and the loss that a configuration names."""
+    if cfg.precision not in ("float32", "float64"):
+        raise ValueError(f"precision={cfg.precision}: expected float32 or float64")
+    stream = instantiate(cfg.stream)(instantiate(cfg.source))
+    stream = jax.tree.map(lambda a: jnp.asarray(a, cfg.precision), stream)
+    network = instantiate(cfg.network)(outputs=stream[0].train.y.shape[1])
+    loss = instantiate(cfg.loss)
+    events = experiment.run(
+        jax.random.key(cfg.seed),
+        stream,
+        network,
+        loss,
+        instantiate(cfg.optimizer),
+        experiment.Training(**cfg.training),
+        anchors=list(cfg.forecast.anchors),
+    )
+    return stream, events, loss
+
+
+def coordinates(cfg: DictConfig) -> dict:
+    """What makes a run this run: its resolved configuration without paths and logging."""
+    resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    return {key: value for key, value in resolved.items() if key not in NOT_COORDINATES}
+
+
+def identify(cfg: DictConfig) -> dict:
+    """Name, id, group and tags, from the coordinates alone: the same configuration is the same run, in any process."""
+    stream, source = (cfg[key]["_target_"].rsplit(".", 1)[-1] for key in ("stream", "source"))
+    optimizer = cfg.optimizer["_target_"].rsplit(".", 1)[-1]
+    width = OmegaConf.select(cfg, "network.width")
+    name = "-".join([optimizer, stream, *([f"w{width}"] if width is not None else []), f"s{cfg.seed}"])
+    seedless = OmegaConf.merge(cfg, {"seed": None})
+    return {
+        "id": _digest(coordinates(cfg)),
+        "name": name,
+        "group": f"{cfg.experiment_name}/{_digest(coordinates(seedless))[:8]}",
+        "job_type": "run",
+        "tags": [cfg.experiment_name, stream, source, cfg.loss["_target_"].rsplit(".", 1)[-1]],
+    }
+
+
+def _digest(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _labels(cfg, identity) -> dict:
+    """The columns that tell a run's rows from another's."""
+    width = OmegaConf.select(cfg, "network.width")
+    return {"experiment": cfg.experiment_name, "run": identity["id"], "name": identity["name"], "width": width, "seed": cfg.seed}
+
+
+def _progress(events: Iterator, cfg, tasks, console) -> Iterator:
+    """The events as they come, with a line that says what is being waited for."""
+    anchors = cfg.forecast.anchors
+    total = 2 + ("init" in anchors) + tasks * (1 + ("boundary" in anchors))
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("learning rate", total=total)
+        for event in events:
+            match event:
+                case experiment.Plan(rate, limit, _):
+                    console.print(f"learning rate {rate:.6g}, {rate / limit:.3g} of the stability limit {limit:.6g}")
+                    doing = "forecasting the stream from initialisation"
+                case experiment.Forecast(anchor, first, _, _, _):
+                    doing = f"training task {first}"
+                case experiment.Measurement(trained, _, _, _):
+                    doing = f"task {trained}" if trained else "forecasting the stream from initialisation"
+            progress.update(bar, advance=1, description=doing)
+            yield event
+
+
+def _show(summary, console) -> None:
+    """The compact table at the end: what was foretold beside what came."""
+    table = Table(title="forecast beside measurement (train inputs; accuracies on test inputs)", title_justify="left")
+    anchors = summary["forecast"]
+    for heading in ("", "measured", *anchors):
+        table.add_column(heading, justify="left" if not heading else "right")
+    first = next(iter(anchors.values()), {})
+    for name in ("average_accuracy", "learning_accuracy", "forgetting_chaudhry", "bwt_gem", "fwt_gem"):
+        table.add_row(name, _number(summary["metrics"][name]), *(_number(a["metrics"][name]) for a in anchors.values()))
+    table.add_section()
+    forgetting = "mean_forgetting_predicted"
+    table.add_row(
+        "forgetting (loss)", _number(first.get("mean_forgetting_measured")), *(_number(a[forgetting]) for a in anchors.values())
+    )
+    for name in ("drift_r2", "drift_cosine", "drift_slope", "skill", "spearman_offdiagonal", "spearman_samples", "flip_f1"):
+        table.add_row(name, "", *(_number(a[name]) for a in anchors.values()))
+    table.add_section()
+    seconds = summary["seconds"]
+    table.add_row("seconds", f"{seconds.get('train', 0):.1f}", *(f"{seconds[f'forecast_{a}']:.1f}" for a in anchors))
+    console.print(table)
+
+
+def _number(value) -> str:
+    return "-" if value is None or value != value else f"{value:.4f}"
+
+
+def _one_line(error: BaseException) -> str | None:
+    """What to tell the user, or None for an error that is not of his making: a fault of the program keeps its traceback."""
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        cause = _one_line(error.__cause__)
+        return cause if cause is not None or not isinstance(error.__cause__, TypeError) else _flat(error.__cause__)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _flat(error) + _nearest(error)
+    ours = str(PACKAGE) in traceback.extract_tb(error.__traceback__)[-1].filename
+    if isinstance(error, ValueError) and ours:
+        return _flat(error)
+    return f"results_dir: {_flat(error)}; set results_dir=PATH" if isinstance(error, OSError) else None
+
+
+def _flat(error) -> str:
+    return re.sub(r"\s*\n\s*", "; ", str(error).strip())
+
+
+def _nearest(error) -> str:
+    """`; did you mean ...?` for an override of a key that does not exist."""
+    missing = re.search(r"Could not override '([^']*)'", str(error))
+    if missing is None:
+        return ""
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        known = _keys(OmegaConf.to_container(hydra.compose("config")))
+    near = difflib.get_close_matches(missing.group(1), known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _keys(nested, prefix="") -> list[str]:
+    names = []
+    for key, value in nested.items():
+        names += [prefix + key, *(_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [])]
+    return names
+
+
+if __name__ == "__main__":
+    main()

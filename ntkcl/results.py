@@ -1,0 +1,147 @@
+"""From a record to files: `summary.json`, `rows.parquet`, `arrays.npz`, the resolved configuration, and back.
+
+A run's files are written into a hidden folder beside their place and moved there as a whole, so that a folder that exists is a
+folder that is complete.
+"""
+
+import contextlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ntkcl import metrics
+from ntkcl.experiment import Rows
+from ntkcl.record import PARTS, Record, compare, score_matrices
+from ntkcl.types import Loss, Stream
+
+
+def summarise(record: Record, stream: Stream, loss: Loss) -> dict:
+    """The contents of `summary.json`: R and b on test inputs, metrics, forecasts; agreement on train inputs unless under `test`."""
+    measured = {part: score_matrices(record.measured, stream, part, loss) for part in PARTS}
+    forecasts = {}
+    for anchor in record.changes:
+        train, test = (compare(record, anchor, stream, part, loss) for part in PARTS)
+        matrices = {key: test[key] for key in ("R", "R_loss", "metrics")} | {"R_train": train["R"], "R_loss_train": train["R_loss"]}
+        agreement = {key: value for key, value in train.items() if key not in ("R", "R_loss", "b", "b_loss", "metrics")}
+        stability = {"rate_times_eigenvalue": record.rate_times_eigenvalue[anchor]}
+        forecasts[anchor] = matrices | agreement | stability | {"test": {key: test[key] for key in agreement}}
+    seconds = {phase: sum(cost.seconds for cost in costs) for phase, costs in record.costs.items()}
+    return {
+        "status": record.status,
+        **measured["test"],
+        **{f"{key}_train": value for key, value in measured["train"].items()},
+        "metrics": metrics.summary(measured["test"]["R"], measured["test"]["b"]),
+        "forecast": forecasts,
+        "learning_rate": record.plan.learning_rate,
+        "learning_rate_limit": record.plan.limit,
+        "seconds": seconds | {"total": sum(seconds.values())},
+        "peak_mib": {phase: max(cost.peak_mib for cost in costs) for phase, costs in record.costs.items()},
+    }
+
+
+def rows(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.DataFrame:
+    """One row for each (part, what, trained, evaluated): accuracy, loss, and the root mean square drift since `evaluated` was learned.
+
+    `what` is `measured` or an anchor; `trained` = -1 is the untrained network. `coordinates` are repeated in every row.
+    """
+    outputs = {"measured": record.measured} | {anchor: record.predicted(anchor) for anchor in record.changes}
+    table = []
+    for part in PARTS:
+        own = getattr(Rows.of(stream), part)
+        for what, f in outputs.items():
+            scores = score_matrices(f, stream, part, loss)
+            accuracy, value = (np.vstack([scores[b], scores[R]]) for b, R in (("b", "R"), ("b_loss", "R_loss")))
+            for i in range(len(stream) + 1):
+                for j, task in enumerate(stream):
+                    drift = (f[i, own[j]] - f[j + 1, own[j]])[:, np.flatnonzero(task.head)]
+                    rms = float(np.sqrt(np.mean(drift**2))) if i > j else float("nan")
+                    where = {"part": part, "what": what, "trained": i - 1, "evaluated": j}
+                    table.append(coordinates | where | {"accuracy": accuracy[i, j], "loss": value[i, j], "drift_rms": rms})
+    return pd.DataFrame(table)
+
+
+def arrays(record: Record, stream: Stream) -> dict[str, np.ndarray]:
+    """What the summary was made from: outputs and predicted changes of every input, targets, heads, losses of every step.
+
+    `start_train[j]`, `start_test[j]` tell where the inputs of task j begin among the N.
+    """
+    parts = Rows.of(stream)
+    targets = [task.train.y for task in stream] + [task.test.y for task in stream]
+    return {
+        "measured": record.measured,
+        **{f"changes_{anchor}": values for anchor, values in record.changes.items()},
+        "targets": np.concatenate(targets),
+        "heads": np.stack([task.head for task in stream]),
+        "losses": record.losses,
+        "start_train": np.array([s.start for s in parts.train]),
+        "start_test": np.array([s.start for s in parts.test]),
+    }
+
+
+def write(folder: Path, config: str, summary: dict, table: pd.DataFrame, named: dict[str, np.ndarray]) -> None:
+    """The four files of a run; NaN is null in JSON."""
+    (folder / "config.yaml").write_text(config)
+    np.savez_compressed(folder / "arrays.npz", **named)
+    table.to_parquet(folder / "rows.parquet", index=False)
+    (folder / "summary.json").write_text(json.dumps(plain(summary), indent=1, allow_nan=False) + "\n")
+
+
+def save_figures(folder: Path, figures: dict[str, Figure]) -> dict[str, Path]:
+    """PNG files in `figures/`, by name."""
+    (folder / "figures").mkdir()
+    paths = {name: folder / "figures" / f"{name}.png" for name in figures}
+    for name, figure in figures.items():
+        figure.savefig(paths[name], dpi=150)
+    return paths
+
+
+def load(folder: Path | str) -> tuple[dict, pd.DataFrame, dict[str, np.ndarray]]:
+    """The summary, rows and arrays of a run's folder."""
+    folder = Path(folder)
+    with np.load(folder / "arrays.npz") as stored:
+        named = dict(stored)
+    return json.loads((folder / "summary.json").read_text()), pd.read_parquet(folder / "rows.parquet"), named
+
+
+def plain(value):
+    """Arrays to lists, numbers to Python's, what is not finite to None."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+@contextlib.contextmanager
+def staged(folder: Path, config: str) -> Iterator[Path]:
+    """A hidden folder that becomes `folder` when the block ends well and is removed when it does not.
+
+    Raises ValueError where `folder` cannot be written, and where it holds another configuration: nothing is overwritten then. A
+    finished run of the same configuration is replaced.
+    """
+    stored = folder / "config.yaml"
+    if folder.exists() and (not stored.is_file() or stored.read_text() != config):
+        held = "another configuration" if stored.is_file() else "something that is not a run"
+        raise ValueError(f"results_dir: {folder} holds {held}; move it away, or set another results_dir or experiment_name")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise ValueError(f"results_dir: {folder.parent} cannot be written ({error.strerror}); set results_dir=PATH") from error
+    try:
+        stage.chmod(0o755)
+        yield stage
+        if folder.exists():
+            shutil.rmtree(folder)
+        stage.rename(folder)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)

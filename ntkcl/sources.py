@@ -1,0 +1,296 @@
+"""Where images come from: scikit-learn's digits, any TFDS name, a folder of IDX files. The one door to TFDS.
+
+Every source returns images [n, h, w] or [n, h, w, channels] in [0, 1], float32, with one-hot targets, checked on load. Whoever
+transforms them standardises afterwards, so that an empty corner of a rotated image is black and not grey. TFDS is read through
+array_record, without TensorFlow; only preparing its stock image sets needs the extra `data`.
+"""
+
+import contextlib
+import difflib
+import gzip
+import hashlib
+import importlib.util
+import io
+import logging
+import math
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ntkcl.types import Dataset, Source
+
+IDX_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+ARRAY_RECORD = {"file_format": "array_record"}  # TFDS's default, tfrecord, has no random access and needs TensorFlow
+
+
+def digits(*, mean: float, sd: float, test_fraction: float = 0.2, seed: int = 0) -> Source:
+    """The 1,797 digits of 8 x 8 pixels in scikit-learn's wheel (UCI optdigits), split by class.
+
+    Arguments: `mean`, `sd` of a pixel in [0, 1]; `test_fraction` of each class, drawn by `seed`, is the test set.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"source.test_fraction={test_fraction}: expected a number between 0 and 1")
+    bunch = load_digits()
+    parts = train_test_split(
+        bunch.images / 16.0, bunch.target, test_size=test_fraction, stratify=bunch.target, random_state=seed
+    )
+    x_train, x_test, y_train, y_test = parts
+    return Source(_dataset(x_train, y_train, 10, "digits"), _dataset(x_test, y_test, 10, "digits"), mean, sd)
+
+
+def from_tfds(
+    name: str,
+    *,
+    mean: float,
+    sd: float,
+    train_split: str = "train",
+    test_split: str = "test",
+    data_dir: str | None = None,
+    download: bool = True,
+) -> Source:
+    """Any labelled image set of TensorFlow Datasets, by name.
+
+    Arguments:
+      name: `mnist`, `cifar10`, ...; with a config or version as TFDS writes them.
+      train_split, test_split: TFDS split expressions.
+      data_dir: where prepared sets lie; null is TFDS's own default (TFDS_DATA_DIR or ~/tensorflow_datasets).
+      download: whether a set that is not prepared may be downloaded and prepared, which needs the extra `data`.
+    Raises ValueError for an unknown name or split, and for a set that is not prepared and cannot be.
+    """
+    builder = _stock_builder(name, data_dir)
+    if not builder.is_prepared():
+        _prepare(name, builder, download)
+    return Source(_read(builder, train_split), _read(builder, test_split), mean, sd)
+
+
+def idx(
+    idx_dir: str,
+    *,
+    mean: float,
+    sd: float,
+    classes: int = 10,
+    data_dir: str | None = None,
+    sha256: Mapping[str, str] | None = None,
+) -> Source:
+    """A folder of the four IDX files of MNIST's family (gz or not), prepared once as a TFDS dataset of ours.
+
+    Arguments:
+      idx_dir: the folder; files are named as MNIST's are, with or without .gz.
+      classes: labels lie in 0 .. classes - 1.
+      data_dir: as for `from_tfds`; the prepared copy is keyed by the files' bytes, so a changed folder is prepared anew.
+      sha256: checksums of the unpacked files by name, where they are known.
+    Raises ValueError naming the file that is missing, truncated, mislabelled or of another content.
+    """
+    files = {stem: _idx_path(idx_dir, stem) for stems in IDX_FILES.values() for stem in stems}
+    digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files.values()))
+    digest.update(repr((classes, sorted((sha256 or {}).items()))).encode())
+    config = IdxConfig(name=digest.hexdigest()[:16], files=files, classes=classes, sha256=dict(sha256 or {}))
+    with _quiet():
+        builder = IdxFolder(config=config, data_dir=data_dir, **ARRAY_RECORD)
+        if not builder.is_prepared():
+            config.arrays()  # checked as a whole before TFDS writes anything
+            builder.download_and_prepare()
+    return Source(_read(builder, "train"), _read(builder, "test"), mean, sd)
+
+
+def tfds_or_idx(
+    name: str,
+    idx_dir: str,
+    *,
+    mean: float,
+    sd: float,
+    classes: int = 10,
+    data_dir: str | None = None,
+    download: bool = True,
+    sha256: Mapping[str, str] | None = None,
+) -> Source:
+    """TFDS's own copy if it is prepared or can be; else the folder of IDX files. Arguments as in `from_tfds` and `idx`."""
+    try:
+        return from_tfds(name, mean=mean, sd=sd, data_dir=data_dir, download=download)
+    except _Unprepared as missing:
+        if not Path(idx_dir).is_dir():
+            raise ValueError(f"{missing}; nor is there a folder of IDX files at source.idx_dir={idx_dir}") from missing
+        return idx(idx_dir, mean=mean, sd=sd, classes=classes, data_dir=data_dir, sha256=sha256)
+
+
+class _Unprepared(ValueError):
+    """The set is known to TFDS, but there is no copy here and none could be made."""
+
+
+def _stock_builder(name, data_dir):
+    known = tfds.list_builders(with_community_datasets=False)
+    base = name.split("/")[0].split(":")[0]
+    if base not in known and not (Path(data_dir or tfds.core.constants.DATA_DIR) / base).is_dir():
+        near = difflib.get_close_matches(base, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see the TFDS catalogue, or use source=idx with a folder"
+        raise ValueError(f"source.name={name}: TensorFlow Datasets has no such data set; {hint}")
+    with _quiet():
+        return tfds.builder(name, data_dir=data_dir, **ARRAY_RECORD)
+
+
+def _prepare(name, builder, download):
+    """Download and prepare, or say in one line why not. TFDS needs TensorFlow to encode the images of its stock sets."""
+    remedy = f"prepare it on a machine with network: pip install 'ntkcl[data]' and source.name={name}, or copy its folder there"
+    missing = f"source.name={name}: no prepared array_record copy in {builder.data_dir}"
+    if not download:
+        raise _Unprepared(f"{missing} and source.download=false; {remedy}")
+    if importlib.util.find_spec("tensorflow") is None:
+        raise _Unprepared(f"{missing} and TensorFlow, needed to prepare one, is not installed; {remedy}")
+    try:
+        with _quiet():
+            builder.download_and_prepare()
+    except OSError as error:  # requests' connection errors are OSErrors too
+        raise _Unprepared(f"{missing} and downloading failed ({type(error).__name__}); {remedy}") from error
+
+
+def _read(builder, split) -> Dataset:
+    """One split as arrays, read in one call: iterating takes three times as long."""
+    name = builder.info.full_name
+    try:
+        with _quiet():
+            data = builder.as_data_source(split)
+    except (KeyError, ValueError) as error:
+        known = ", ".join(builder.info.splits)
+        raise ValueError(f"{name}: cannot read split {split!r}; it has {known}") from error
+    image, label = builder.info.supervised_keys or ("image", "label")
+    features = dict(builder.info.features)
+    labelled = isinstance(features.get(label), tfds.features.ClassLabel)
+    if not labelled or len(getattr(features.get(image), "shape", ())) not in (2, 3):
+        raise ValueError(f"{name}: expected images with class labels, but its features are {', '.join(features)}")
+    records = data.__getitems__(range(len(data)))
+    shapes = {np.shape(record[image]) for record in records}
+    if len(shapes) != 1:
+        raise ValueError(f"{name}: images of one shape are needed, but {split} has {len(shapes)} shapes")
+    x = np.stack([record[image] for record in records])
+    y = np.array([record[label] for record in records])
+    scale = 255.0 if x.dtype == np.uint8 else 1.0
+    return _dataset(x / np.float32(scale), y, features[label].num_classes, f"{name} {split}")
+
+
+def _dataset(x, labels, classes, origin) -> Dataset:
+    """Checked images and labels as a Dataset with one-hot targets; a single channel is dropped."""
+    x = np.asarray(x, np.float32)
+    x = x[..., 0] if x.ndim == 4 and x.shape[-1] == 1 else x
+    if len(x) != len(labels) or len(x) == 0:
+        raise ValueError(f"{origin}: {len(x)} images but {len(labels)} labels")
+    if not np.isfinite(x).all():
+        raise ValueError(f"{origin}: {np.sum(~np.isfinite(x))} pixels are NaN or infinite; expected finite numbers")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"{origin}: labels run from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}")
+    return Dataset(x, np.eye(classes, dtype=np.float32)[labels])
+
+
+def _idx_path(folder, stem) -> Path:
+    if not Path(folder).is_dir():
+        raise ValueError(f"source.idx_dir={folder}: no such folder; expected one with {stem}[.gz] and its three companions")
+    for path in (Path(folder) / f"{stem}.gz", Path(folder) / stem):
+        if path.is_file():
+            return path
+    raise ValueError(f"source.idx_dir={folder}: {stem}.gz or {stem} is missing")
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """An IDX file of unsigned bytes, gz or not: two zero bytes, type 0x08, the number of axes, a big-endian uint32 for each, the data.
+
+    Raises ValueError naming the file where header and length do not agree.
+    """
+    raw = _unpacked(path)
+    if len(raw) < 4 or raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
+        raise ValueError(f"{path}: not an IDX file of unsigned bytes")
+    shape = struct.unpack(f">{raw[3]}I", raw[4 : 4 + 4 * raw[3]])
+    body = len(raw) - 4 - 4 * raw[3]
+    if body != math.prod(shape):
+        raise ValueError(f"{path}: truncated or padded, its header promises {math.prod(shape)} bytes and {body} follow")
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
+
+
+def _unpacked(path) -> bytes:
+    raw = Path(path).read_bytes()
+    if raw[:2] != b"\x1f\x8b":
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: truncated or damaged gz file ({error})") from error
+
+
+@dataclass(eq=False, kw_only=True)
+class IdxConfig(tfds.core.BuilderConfig):
+    """One folder's files; `name` is the digest of their bytes, so that two folders never share a prepared copy."""
+
+    files: dict = field(default_factory=dict)
+    classes: int = 10
+    sha256: dict = field(default_factory=dict)
+
+    def arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Images and labels by split, checked against each other and against the checksums."""
+        for stem, expected in self.sha256.items():
+            found = hashlib.sha256(_unpacked(self.files[stem])).hexdigest()
+            if found != expected:
+                raise ValueError(f"{self.files[stem]}: SHA-256 of the unpacked bytes is {found[:12]}..., expected {expected[:12]}...")
+        return {split: self._pair(*stems) for split, stems in IDX_FILES.items()}
+
+    def _pair(self, images, labels):
+        x, y = read_idx(self.files[images]), read_idx(self.files[labels])
+        if x.ndim != 3 or 0 in x.shape:
+            raise ValueError(f"{self.files[images]}: expected images of 3 axes, found shape {x.shape}")
+        if y.shape != x.shape[:1]:
+            raise ValueError(f"{self.files[labels]}: expected {len(x)} labels on one axis, found shape {y.shape}")
+        if y.max() >= self.classes:
+            raise ValueError(f"{self.files[labels]}: label {y.max()} is outside 0 .. {self.classes - 1} (source.classes)")
+        return x, y
+
+
+class IdxFolder(tfds.core.GeneratorBasedBuilder):
+    """A folder of IDX files as a TFDS dataset, prepared without TensorFlow: index i of a split is index i of its file."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = []
+
+    def _info(self):
+        config = self.builder_config
+        shape = read_idx(config.files[IDX_FILES["train"][0]]).shape[1:]
+        features = {
+            "image": tfds.features.Tensor(shape=shape, dtype=np.uint8),
+            "label": tfds.features.ClassLabel(num_classes=config.classes),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Images and labels from a folder of IDX files.",
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(*pair) for split, pair in self.builder_config.arrays().items()}
+
+    def _generate_examples(self, images, labels):
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield index, {"image": image, "label": int(label)}
+
+
+@contextlib.contextmanager
+def _quiet():
+    """TFDS logs and draws progress bars; a run has one progress display, its own."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+        tfds.enable_progress_bar()

@@ -1,0 +1,103 @@
+"""A finished run in Weights & Biases: the same numbers as in the files, on axes of our own. The one door to wandb.
+
+Offline unless told otherwise; `wandb sync FOLDER` sends an offline run later.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import wandb
+
+from ntkcl.record import Record
+
+
+def log(
+    folder: Path,
+    *,
+    mode: str,
+    project: str,
+    entity: str | None,
+    identity: Mapping,
+    config: dict,
+    record: Record,
+    summary: dict,
+    figures: Mapping[str, Path],
+) -> None:
+    """Write one run: history by task and by step, R matrices as tables, figures, the summary.
+
+    Arguments:
+      folder: where wandb keeps its own folder.  mode: online, offline or disabled.
+      identity: `id`, `name`, `group`, `job_type`, `tags` of the run.
+      figures: their PNG files by name.
+      summary: the contents of summary.json; its nesting becomes slashes.
+    Raises ValueError for an unknown mode, and for online without a login.
+    """
+    if mode not in ("online", "offline", "disabled"):
+        raise ValueError(f"tracking.mode={mode}: expected online, offline or disabled")
+    if mode == "disabled":
+        return
+    settings = wandb.Settings(silent=True, console="off")
+    try:
+        with wandb.init(
+            project=project,
+            entity=entity,
+            dir=folder,
+            mode=mode,
+            config=config,
+            resume="allow",
+            reinit="finish_previous",
+            settings=settings,
+            **identity,
+        ) as run:
+            _declare_axes(run)
+            _history(run, record, summary)
+            run.log({f"R_{name}": _table(R) for name, R in _matrices(summary).items()})
+            run.log({f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()})
+            run.summary.update(_flat({key: summary[key] for key in summary if key not in _MATRICES}))
+    except wandb.errors.UsageError as error:
+        raise ValueError(f"tracking.mode={mode}: {error}; run `wandb login`, or use tracking.mode=offline") from error
+
+
+_MATRICES = {f"{name}{part}" for name in ("R", "R_loss", "b", "b_loss") for part in ("", "_train")}
+
+
+def _declare_axes(run):
+    run.define_metric("task")
+    run.define_metric("step")
+    run.define_metric("train/loss", step_metric="step")
+    for key in ("acc/*", "loss/*", "forecast/*"):
+        run.define_metric(key, step_metric="task")
+
+
+def _history(run, record, summary):
+    tasks, steps = record.losses.shape
+    stride = max(1, steps // 50)
+    for i in range(tasks):
+        for step in range(0, steps, stride):
+            run.log({"train/loss": record.losses[i, step], "step": i * steps + step})
+        row = {"task": i, "step": (i + 1) * steps}
+        for prefix, source in [("", summary)] + [(f"forecast/{a}/", s) for a, s in summary["forecast"].items()]:
+            for key, R in (("acc", "R"), ("loss", "R_loss")):
+                row |= {f"{prefix}{key}/{j}": float(np.asarray(source[R])[i, j]) for j in range(tasks)}
+        run.log(row)
+
+
+def _matrices(summary):
+    return {"measured": summary["R"]} | {f"forecast_{anchor}": numbers["R"] for anchor, numbers in summary["forecast"].items()}
+
+
+def _table(R):
+    columns = ["after task", *(f"task {j}" for j in range(len(R)))]
+    return wandb.Table(columns=columns, data=[[i, *map(float, row)] for i, row in enumerate(np.asarray(R))])
+
+
+def _flat(nested, prefix=""):
+    """Scalars, texts and short lists by path; matrices are tables of their own."""
+    flat = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}/")
+        elif key not in _MATRICES:
+            flat[prefix + key] = np.asarray(value).tolist() if isinstance(value, (list, tuple, np.ndarray)) else value
+    return flat

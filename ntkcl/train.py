@@ -1,0 +1,62 @@
+"""Training on one task: Optax inside one `lax.scan`."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from ntkcl.types import Apply, Dataset, Key, Loss, Params
+
+
+class Fit(NamedTuple):
+    """Parameters after training and the loss before each of the S steps (of the batch the step was taken on)."""
+
+    theta: Params
+    losses: Float[Array, " steps"]
+
+
+def batches(key: Key, n: int, batch_size: int, steps: int) -> Int[Array, "steps batch_size"]:
+    """The batch of each step: fresh permutations of the n samples laid end to end, one an epoch, and cut into batches.
+
+    Every sample is drawn once an epoch; where batch_size does not divide n, a batch may straddle two epochs.
+    """
+    epochs = -(-steps * batch_size // n)
+    order = jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(key, epochs))
+    return order.ravel()[: steps * batch_size].reshape(steps, batch_size)
+
+
+@partial(jax.jit, static_argnames=("apply", "loss", "transform", "steps", "batch_size"))
+def fit(
+    key: Key,
+    theta: Params,
+    dataset: Dataset,
+    head: Float[Array, " c"],
+    *,
+    apply: Apply,
+    loss: Loss,
+    transform: optax.GradientTransformation,
+    steps: int,
+    batch_size: int | None = None,
+) -> Fit:
+    """S = `steps` updates of theta on the mean loss over a batch; the whole task is the batch where batch_size is None.
+
+    The optimizer starts afresh. Divergence is data: losses and parameters that are not finite are returned as they are.
+    """
+
+    def mean_loss(theta, batch):
+        f = jax.vmap(apply, (None, 0))(theta, batch.x)
+        return jnp.mean(jax.vmap(loss, (0, 0, None))(f, batch.y, head))
+
+    def step(carry, index):
+        theta, state = carry
+        batch = dataset if index is None else jax.tree.map(lambda a: a[index], dataset)
+        value, gradient = jax.value_and_grad(mean_loss)(theta, batch)
+        updates, state = transform.update(gradient, state, theta)
+        return (optax.apply_updates(theta, updates), state), value
+
+    order = None if batch_size is None else batches(key, dataset.x.shape[0], batch_size, steps)
+    (theta, _), losses = jax.lax.scan(step, (theta, transform.init(theta)), order, length=steps)
+    return Fit(theta, losses)

@@ -1,0 +1,71 @@
+"""The nouns of the house: aliases and NamedTuples, no functions.
+
+A network is seen everywhere as a pure function of its parameters and **one** input; a head is a 0/1 mask over its
+outputs; a stream is a tuple of tasks. Task-, domain- and class-incremental learning therefore differ in data, not in code.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+Params = Any  # a pytree of arrays, theta
+Key = PRNGKeyArray
+Apply = Callable[[Params, Any], Float[Array, " c"]]  # (theta, x) -> f(x; theta), one x
+Loss = Callable[[Float[Array, " c"], Float[Array, " c"], Float[Array, " c"]], Float[Array, ""]]  # (f, y, head), one sample
+Kernel = Callable[..., Float[Array, "n1 c n2 c"]]  # (theta, x1, x2=None) -> K(x1, x2)
+
+
+class Dataset(NamedTuple):
+    """Inputs `x` [n, *shape] and targets `y` [n, c]."""
+
+    x: Any
+    y: Any
+
+
+class Source(NamedTuple):
+    """Images in [0, 1] with one-hot targets, and the two numbers that standardise a pixel: (x - mean) / sd."""
+
+    train: Dataset
+    test: Dataset
+    mean: float
+    sd: float
+
+
+class Task(NamedTuple):
+    """What is trained on, what is tested on, and the mask [c] of the outputs that take part."""
+
+    train: Dataset
+    test: Dataset
+    head: Any
+
+
+Stream = tuple[Task, ...]
+
+
+class Network(NamedTuple):
+    """A model as the mathematics sees it.
+
+    `init(key, x) -> theta` for one input x, in x's floating type; `apply(theta, x) -> [c]`; `taps`, what the structured
+    kernel reads (see `ntkcl.networks.taps`), or None for a model that only offers the first two; `centred`, whether
+    f - f_0 is trained and forecast in place of f.
+    """
+
+    init: Callable[[Key, Any], Params]
+    apply: Apply
+    taps: Callable[..., Any] | None = None
+    centred: bool = False
+
+
+class Optimizer(NamedTuple):
+    """A training rule and its twin in kernel space, kept together so that a forecast cannot use another rule's filter.
+
+    `transform(learning_rate)` is the Optax transformation; `filter(lam, rate, steps)` what it does to the eigenvalue
+    `lam` of K_tt; `limit(lam_max)` the largest `rate` at which it is stable. `rate` is eta_eff, the learning rate times
+    the normalisation of the loss.
+    """
+
+    transform: Callable[[float], optax.GradientTransformation]
+    filter: Callable[..., Any]
+    limit: Callable[[float], float]
