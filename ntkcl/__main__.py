@@ -24,6 +24,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ntkcl import experiment, figures, record, results, tracking
+from ntkcl.settings import one_of, whole
 
 PACKAGE = Path(__file__).parent
 CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())  # wheel, or checkout
@@ -33,7 +34,6 @@ NOT_COORDINATES = ("results_dir", "tracking")  # where a run is written and show
 def main() -> None:
     """One clear line and exit code 2 for what the user can mend; HYDRA_FULL_ERROR=1 shows the traceback instead."""
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
 
     def job(cfg):
         # Hydra announces every exception that leaves a job. In a sweep that is welcome, and the other jobs go on.
@@ -43,7 +43,13 @@ def main() -> None:
             _told(run, cfg)
 
     command = hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)
-    return command() if full else _told(command)
+    if full:
+        return command()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
+    try:
+        return _told(command)
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
 
 
 def _told(action, *arguments):
@@ -65,8 +71,8 @@ def run(cfg: DictConfig) -> None:
     identity = identify(cfg)
     config = OmegaConf.to_yaml(OmegaConf.create(coordinates(cfg)), sort_keys=True)
     folder = Path(cfg.results_dir) / "runs" / cfg.experiment_name / f"{identity['name']}-{identity['id'][:8]}"
+    stream, events, loss = build(cfg)
     with results.staged(folder, config) as stage:
-        stream, events, loss = build(cfg)
         told = record.gather(_progress(events, cfg, len(stream), console), stream, cfg.training.steps)
         summary = results.summarise(told, stream, loss)
         pictures = results.save_figures(stage, figures.draw(told, summary, stream))
@@ -89,14 +95,14 @@ def run(cfg: DictConfig) -> None:
 
 def build(cfg: DictConfig):
     """The stream, the experiment's events (not yet begun) and the loss that a configuration names."""
-    if cfg.precision not in ("float32", "float64"):
-        raise ValueError(f"precision={cfg.precision}: expected float32 or float64")
+    one_of("precision", cfg.precision, ("float32", "float64"))
+    one_of("tracking.mode", cfg.tracking.mode, ("online", "offline", "disabled"))
     stream = instantiate(cfg.stream)(instantiate(cfg.source))
     stream = jax.tree.map(lambda a: jnp.asarray(a, cfg.precision), stream)
     network = instantiate(cfg.network)(outputs=stream[0].train.y.shape[1])
     loss = instantiate(cfg.loss)
     events = experiment.run(
-        jax.random.key(cfg.seed),
+        jax.random.key(whole("seed", cfg.seed, least=0)),
         stream,
         network,
         loss,
@@ -109,7 +115,7 @@ def build(cfg: DictConfig):
 
 def coordinates(cfg: DictConfig) -> dict:
     """What makes a run this run: its resolved configuration without paths and logging."""
-    resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    resolved = dict(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
     return {key: value for key, value in resolved.items() if key not in NOT_COORDINATES}
 
 
@@ -119,7 +125,7 @@ def identify(cfg: DictConfig) -> dict:
     optimizer = cfg.optimizer["_target_"].rsplit(".", 1)[-1]
     width = OmegaConf.select(cfg, "network.width")
     name = "-".join([optimizer, stream, *([f"w{width}"] if width is not None else []), f"s{cfg.seed}"])
-    seedless = OmegaConf.merge(cfg, {"seed": None})
+    seedless = OmegaConf.create(OmegaConf.to_container(cfg) | {"seed": None})  # type: ignore[operator]
     return {
         "id": _digest(coordinates(cfg)),
         "name": name,
@@ -136,14 +142,25 @@ def _digest(content: dict) -> str:
 def _labels(cfg, identity) -> dict:
     """The columns that tell a run's rows from another's."""
     width = OmegaConf.select(cfg, "network.width")
-    return {"experiment": cfg.experiment_name, "run": identity["id"], "name": identity["name"], "width": width, "seed": cfg.seed}
+    return {
+        "experiment": cfg.experiment_name,
+        "run": identity["id"],
+        "name": identity["name"],
+        "width": width,
+        "seed": cfg.seed,
+    }
 
 
 def _progress(events: Iterator, cfg, tasks, console) -> Iterator:
     """The events as they come, with a line that says what is being waited for."""
     anchors = cfg.forecast.anchors
     total = 2 + ("init" in anchors) + tasks * (1 + ("boundary" in anchors))
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn()
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("learning rate", total=total)
         for event in events:
@@ -151,7 +168,7 @@ def _progress(events: Iterator, cfg, tasks, console) -> Iterator:
                 case experiment.Plan(rate, limit, _):
                     console.print(f"learning rate {rate:.6g}, {rate / limit:.3g} of the stability limit {limit:.6g}")
                     doing = "forecasting the stream from initialisation"
-                case experiment.Forecast(anchor, first, _, _, _):
+                case experiment.Forecast(_, first, _, _, _):
                     doing = f"training task {first}"
                 case experiment.Measurement(trained, _, _, _):
                     doing = f"task {trained}" if trained else "forecasting the stream from initialisation"
@@ -161,11 +178,11 @@ def _progress(events: Iterator, cfg, tasks, console) -> Iterator:
 
 def _show(summary, console) -> None:
     """The compact table at the end: what was foretold beside what came."""
-    table = Table(title="forecast beside measurement (train inputs; accuracies on test inputs)", title_justify="left")
+    table = Table(caption="drift and loss on train inputs, accuracies on test inputs", caption_justify="left")
     anchors = summary["forecast"]
     for heading in ("", "measured", *anchors):
         table.add_column(heading, justify="left" if not heading else "right")
-    first = next(iter(anchors.values()), {})
+    first: dict = next(iter(anchors.values()), {})
     for name in ("average_accuracy", "learning_accuracy", "forgetting_chaudhry", "bwt_gem", "fwt_gem"):
         table.add_row(name, _number(summary["metrics"][name]), *(_number(a["metrics"][name]) for a in anchors.values()))
     table.add_section()
@@ -188,10 +205,11 @@ def _number(value) -> str:
 def _one_line(error: BaseException) -> str | None:
     """What to tell the user, or None for an error that is not of his making: a fault of the program keeps its traceback."""
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        cause = _one_line(error.__cause__)
-        return cause if cause is not None or not isinstance(error.__cause__, TypeError) else _flat(error.__cause__)
+        return _one_line(error.__cause__)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _flat(error) + _nearest(error)
+    if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+        return f"{_flat(error)}: no such setting"
     ours = str(PACKAGE) in traceback.extract_tb(error.__traceback__)[-1].filename
     if isinstance(error, ValueError) and ours:
         return _flat(error)

@@ -9,6 +9,7 @@ done to the data or the trainer afterwards can reach it. Two anchors:
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 from ntkcl import forecast, kernels, train
 from ntkcl.meter import Cost, Meter
 from ntkcl.networks import centred
+from ntkcl.settings import finite, one_of, whole
 from ntkcl.types import Key, Loss, Network, Optimizer, Stream
 
 ANCHORS = ("init", "boundary")
@@ -77,32 +79,30 @@ class Rows(NamedTuple):
     def of(stream: Stream) -> "Rows":
         sizes = [len(task.train.x) for task in stream] + [len(task.test.x) for task in stream]
         ends = np.cumsum([0, *sizes]).tolist()
-        slices = tuple(slice(a, b) for a, b in zip(ends, ends[1:], strict=False))
+        slices = tuple(slice(a, b) for a, b in pairwise(ends))
         return Rows(slices[: len(stream)], slices[len(stream) :])
 
 
 def check(stream: Stream, training: Training, anchors: Sequence[str]) -> None:
     """ValueError for settings out of range, values in the data that are not finite, a head without active outputs."""
-    if training.steps != int(training.steps) or training.steps < 1:
-        raise ValueError(f"training.steps={training.steps}: expected a whole number of at least 1")
+    whole("training.steps", training.steps)
     smallest = min(len(task.train.x) for task in stream)
-    if training.batch_size is not None and not 1 <= training.batch_size <= smallest:
-        raise ValueError(f"training.batch_size={training.batch_size}: expected 1 to {smallest}, the smallest task, or null for all")
+    if training.batch_size is not None and whole("training.batch_size", training.batch_size) > smallest:
+        raise ValueError(f"training.batch_size={training.batch_size}: expected at most {smallest}, the smallest task, or null")
     rates = {name: getattr(training, name) for name in ("learning_rate", "learning_rate_fraction")}
     for name, rate in rates.items():
-        if rate is not None and not 0 < rate < float("inf"):
-            raise ValueError(f"training.{name}={rate}: expected a finite number above 0")
-    if rates["learning_rate"] is None and rates["learning_rate_fraction"] is None:
+        if rate is not None:
+            finite(f"training.{name}", rate, above=0.0)
+    if all(rate is None for rate in rates.values()):
         raise ValueError("training.learning_rate=null and training.learning_rate_fraction=null: expected one of them")
     for anchor in anchors:
-        if anchor not in ANCHORS:
-            raise ValueError(f"forecast.anchors={list(anchors)}: {anchor} is unknown; expected some of {', '.join(ANCHORS)}")
+        one_of("forecast.anchors", anchor, ANCHORS)
     for t, task in enumerate(stream):
         for part, dataset in (("train", task.train), ("test", task.test)):
             for name, values in zip(dataset._fields, dataset, strict=True):
                 bad = int(np.sum(~np.isfinite(values)))
                 if bad:
-                    raise ValueError(f"stream: task {t}, {part}.{name} holds {bad} NaN or infinite values; expected finite numbers")
+                    raise ValueError(f"stream: task {t}, {part}.{name} holds {bad} NaN or infinite values; expected finite ones")
         if not np.any(task.head):
             raise ValueError(f"stream: task {t} has a head without active outputs")
 
@@ -124,9 +124,14 @@ def run(
       stream: arrays in the floating type that networks and kernels are to work in; forecasts are solved in float64.
       anchors: which of `ANCHORS` to forecast from.
     After a measurement that is not finite the run has diverged: nothing more is trained and the generator ends.
-    Raises ValueError before anything is trained where the learning rate exceeds the stability limit, unless allowed.
+    Raises ValueError at the call for bad settings and data, and before the first event where the learning rate exceeds the
+    stability limit and that is not allowed.
     """
     check(stream, training, anchors)
+    return _story(key, stream, network, loss, optimizer, training, anchors)
+
+
+def _story(key, stream, network, loss, optimizer, training, anchors):
     rows = Rows.of(stream)
     x = jnp.concatenate([task.train.x for task in stream] + [task.test.x for task in stream])
     theta = network.init(jax.random.fold_in(key, 0), x[0])
@@ -171,7 +176,7 @@ def run(
 
 def _plan(kernel, theta, stream, optimizer, training, meter) -> Plan:
     def own_limit(task):
-        k_tt = jnp.asarray(kernel(theta, task.train.x), jnp.float64)
+        k_tt = kernel(theta, task.train.x)
         return optimizer.limit(forecast.largest_eigenvalue(k_tt, np.asarray(task.head))) / _scale(task)
 
     limit = min(own_limit(task) for task in stream)
@@ -188,7 +193,7 @@ def _plan(kernel, theta, stream, optimizer, training, meter) -> Plan:
 
 
 def _forecast(anchor, first, kernel, theta, x, rows, f, tasks, filters, learning_rate, meter) -> Forecast:
-    columns = (jnp.asarray(kernel(theta, x, task.train.x), jnp.float64) for task in tasks)
+    columns = (kernel(theta, x, task.train.x) for task in tasks)
     ys = [jnp.asarray(task.train.y, jnp.float64) for task in tasks]
     heads = [np.asarray(task.head) for task in tasks]
     solves = forecast.sequence(columns, rows.train, jnp.asarray(f), ys, heads, filters)

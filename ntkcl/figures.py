@@ -56,7 +56,7 @@ def accuracy_matrices(summary: dict, anchors: Sequence[str]) -> Figure:
         R = np.array(R, float)
         image = axis.imshow(R, vmin=0, vmax=1, cmap="viridis")
         for (i, j), value in np.ndenumerate(R):
-            text = f"{value:.2f}" if np.isfinite(value) else "–"
+            text = f"{value:.2f}" if np.isfinite(value) else "-"
             axis.text(j, i, text, ha="center", va="center", fontsize=8, color="black" if value > 0.6 else "white")
         axis.set(xticks=range(tasks), yticks=range(tasks), xlabel="evaluated on task", ylabel="after task")
         axis.set_title(LABELS[name], fontsize=9)
@@ -72,7 +72,13 @@ def forgetting(summary: dict, anchors: Sequence[str]) -> Figure:
     axis = figure.subplots()
     width = 0.8 / len(heights)
     for k, (name, values) in enumerate(heights.items()):
-        axis.bar(np.arange(len(values)) + (k - (len(heights) - 1) / 2) * width, values, width, label=LABELS[name], color=COLOURS[name])
+        axis.bar(
+            np.arange(len(values)) + (k - (len(heights) - 1) / 2) * width,
+            values,
+            width,
+            label=LABELS[name],
+            color=COLOURS[name],
+        )
     axis.axhline(0, color="0.4", lw=0.8)
     axis.set(xticks=range(len(values)), xlabel="old task", ylabel="forgetting (rise of the train loss)")
     axis.legend(fontsize=8)

@@ -15,6 +15,7 @@ import numpy as np
 from ntkcl import metrics
 from ntkcl.experiment import Forecast, Measurement, Plan, Rows
 from ntkcl.forecast import agreement, flip_f1, spearman
+from ntkcl.meter import Cost
 from ntkcl.types import Loss, Stream
 
 PARTS = ("train", "test")
@@ -51,7 +52,7 @@ def gather(events: Iterable[Plan | Forecast | Measurement], stream: Stream, step
     tasks, rows = len(stream), Rows.of(stream)
     shape = (rows.test[-1].stop, np.shape(stream[0].train.y)[1])
     nan = np.full((tasks, *shape), np.nan)
-    record = Record(Plan(np.nan, np.nan, None), np.concatenate([nan[:1], nan]), {}, np.full((tasks, steps), np.nan), {}, {})
+    record = Record(Plan(np.nan, np.nan, Cost(0, 0)), np.concatenate([nan[:1], nan]), {}, np.full((tasks, steps), np.nan), {}, {})
     for event in events:
         match event:
             case Plan():
@@ -72,7 +73,7 @@ def gather(events: Iterable[Plan | Forecast | Measurement], stream: Stream, step
 
 
 def score_matrices(outputs: np.ndarray, stream: Stream, part: str, loss: Loss) -> dict[str, np.ndarray]:
-    """R, R_loss [T, T] and b, b_loss [T] of outputs [T+1, N, c] on the train or the test inputs; NaN where outputs are not finite."""
+    """R, R_loss [T, T] and b, b_loss [T] of outputs [T+1, N, c] on the train or test inputs; NaN where outputs are not finite."""
     rows = getattr(Rows.of(stream), part)
     accuracy, value = (np.full((len(stream) + 1, len(stream)), np.nan) for _ in range(2))
     for j, task in enumerate(stream):

@@ -23,12 +23,15 @@ from ntkcl.types import Loss, Stream
 
 
 def summarise(record: Record, stream: Stream, loss: Loss) -> dict:
-    """The contents of `summary.json`: R and b on test inputs, metrics, forecasts; agreement on train inputs unless under `test`."""
+    """The contents of `summary.json`: R, b, metrics on test inputs; agreement of forecasts on train inputs, and under `test`."""
     measured = {part: score_matrices(record.measured, stream, part, loss) for part in PARTS}
     forecasts = {}
     for anchor in record.changes:
         train, test = (compare(record, anchor, stream, part, loss) for part in PARTS)
-        matrices = {key: test[key] for key in ("R", "R_loss", "metrics")} | {"R_train": train["R"], "R_loss_train": train["R_loss"]}
+        matrices = {key: test[key] for key in ("R", "R_loss", "metrics")} | {
+            "R_train": train["R"],
+            "R_loss_train": train["R_loss"],
+        }
         agreement = {key: value for key, value in train.items() if key not in ("R", "R_loss", "b", "b_loss", "metrics")}
         stability = {"rate_times_eigenvalue": record.rate_times_eigenvalue[anchor]}
         forecasts[anchor] = matrices | agreement | stability | {"test": {key: test[key] for key in agreement}}
@@ -47,7 +50,7 @@ def summarise(record: Record, stream: Stream, loss: Loss) -> dict:
 
 
 def rows(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.DataFrame:
-    """One row for each (part, what, trained, evaluated): accuracy, loss, and the root mean square drift since `evaluated` was learned.
+    """One row for each (part, what, trained, evaluated): accuracy, loss, root mean square drift since `evaluated` was learned.
 
     `what` is `measured` or an anchor; `trained` = -1 is the untrained network. `coordinates` are repeated in every row.
     """
@@ -88,7 +91,7 @@ def arrays(record: Record, stream: Stream) -> dict[str, np.ndarray]:
 def write(folder: Path, config: str, summary: dict, table: pd.DataFrame, named: dict[str, np.ndarray]) -> None:
     """The four files of a run; NaN is null in JSON."""
     (folder / "config.yaml").write_text(config)
-    np.savez_compressed(folder / "arrays.npz", **named)
+    np.savez_compressed(folder / "arrays.npz", **named)  # type: ignore[arg-type]
     table.to_parquet(folder / "rows.parquet", index=False)
     (folder / "summary.json").write_text(json.dumps(plain(summary), indent=1, allow_nan=False) + "\n")
 
@@ -132,6 +135,7 @@ def staged(folder: Path, config: str) -> Iterator[Path]:
     if folder.exists() and (not stored.is_file() or stored.read_text() != config):
         held = "another configuration" if stored.is_file() else "something that is not a run"
         raise ValueError(f"results_dir: {folder} holds {held}; move it away, or set another results_dir or experiment_name")
+    opened = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -145,3 +149,6 @@ def staged(folder: Path, config: str) -> Iterator[Path]:
         stage.rename(folder)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what was opened for this run and stayed empty
+            for parent in opened:
+                parent.rmdir()

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
+from ntkcl.settings import finite
 from ntkcl.types import Dataset, Source
 
 IDX_FILES = {
@@ -39,12 +40,10 @@ def digits(*, mean: float, sd: float, test_fraction: float = 0.2, seed: int = 0)
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    if not 0 < test_fraction < 1:
+    if not 0 < finite("source.test_fraction", test_fraction) < 1:
         raise ValueError(f"source.test_fraction={test_fraction}: expected a number between 0 and 1")
     bunch = load_digits()
-    parts = train_test_split(
-        bunch.images / 16.0, bunch.target, test_size=test_fraction, stratify=bunch.target, random_state=seed
-    )
+    parts = train_test_split(bunch.images / 16.0, bunch.target, test_size=test_fraction, stratify=bunch.target, random_state=seed)
     x_train, x_test, y_train, y_test = parts
     return Source(_dataset(x_train, y_train, 10, "digits"), _dataset(x_test, y_test, 10, "digits"), mean, sd)
 
@@ -69,8 +68,9 @@ def from_tfds(
     Raises ValueError for an unknown name or split, and for a set that is not prepared and cannot be.
     """
     builder = _stock_builder(name, data_dir)
-    if not builder.is_prepared():
-        _prepare(name, builder, download)
+    with _quiet():
+        if not builder.is_prepared():
+            _prepare(name, builder, download)
     return Source(_read(builder, train_split), _read(builder, test_split), mean, sd)
 
 
@@ -148,8 +148,7 @@ def _prepare(name, builder, download):
     if importlib.util.find_spec("tensorflow") is None:
         raise _Unprepared(f"{missing} and TensorFlow, needed to prepare one, is not installed; {remedy}")
     try:
-        with _quiet():
-            builder.download_and_prepare()
+        builder.download_and_prepare()
     except OSError as error:  # requests' connection errors are OSErrors too
         raise _Unprepared(f"{missing} and downloading failed ({type(error).__name__}); {remedy}") from error
 
@@ -201,7 +200,7 @@ def _idx_path(folder, stem) -> Path:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An IDX file of unsigned bytes, gz or not: two zero bytes, type 0x08, the number of axes, a big-endian uint32 for each, the data.
+    """An IDX file of unsigned bytes, gz or not: two zero bytes, type 0x08, number of axes, a big-endian uint32 for each, the data.
 
     Raises ValueError naming the file where header and length do not agree.
     """
@@ -238,7 +237,9 @@ class IdxConfig(tfds.core.BuilderConfig):
         for stem, expected in self.sha256.items():
             found = hashlib.sha256(_unpacked(self.files[stem])).hexdigest()
             if found != expected:
-                raise ValueError(f"{self.files[stem]}: SHA-256 of the unpacked bytes is {found[:12]}..., expected {expected[:12]}...")
+                raise ValueError(
+                    f"{self.files[stem]}: SHA-256 of the unpacked bytes is {found[:12]}..., expected {expected[:12]}..."
+                )
         return {split: self._pair(*stems) for split, stems in IDX_FILES.items()}
 
     def _pair(self, images, labels):
@@ -256,7 +257,7 @@ class IdxFolder(tfds.core.GeneratorBasedBuilder):
     """A folder of IDX files as a TFDS dataset, prepared without TensorFlow: index i of a split is index i of its file."""
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = []
+    BUILDER_CONFIGS: list[IdxConfig] = []
 
     def _info(self):
         config = self.builder_config

@@ -1,9 +1,8 @@
 """From one source to a sequence of tasks: rotated, permuted, split.
 
-Every task holds `train_per_class` and `test_per_class` images of each of its classes, so it is balanced, drawn by `seed` alone; train
-and test images come from the source's own two sets and never meet. With `same_images` every task transforms the same draw (the
-usual benchmark); otherwise the tasks' draws are disjoint. Pixels are standardised last, so what a transformation leaves
-empty is black.
+Every task holds `train_per_class` and `test_per_class` images of each of its classes, drawn by `seed` alone; train and test images
+come from the source's own two sets and never meet. With `same_images` every task transforms the same draw (the usual
+benchmark); otherwise the tasks' draws are disjoint. Pixels are standardised last, so what a transformation leaves empty is black.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from ntkcl.settings import finite, one_of, whole
 from ntkcl.types import Dataset, Source, Stream, Task
 
 
@@ -40,10 +40,11 @@ def rotated(
     Counter-clockwise, bilinear, the size kept, the corners filled with black. Raises ValueError for images that are not square,
     and where the number of angles is not the number of tasks.
     """
-    _count("stream.tasks", tasks)
-    angles = [step * t for t in range(tasks)] if angles is None else list(angles)
-    if len(angles) != tasks or not np.isfinite(angles).all():
-        raise ValueError(f"stream.angles={angles}: expected {tasks} finite angles in degrees, one for each of stream.tasks={tasks}")
+    whole("stream.tasks", tasks)
+    angles = [finite("stream.step", step) * t for t in range(tasks)] if angles is None else list(angles)
+    if len(angles) != tasks:
+        raise ValueError(f"stream.angles={angles}: expected {tasks} angles in degrees, one for each of stream.tasks={tasks}")
+    angles = [finite("stream.angles", angle) for angle in angles]
     shape = source.train.x.shape[1:]
     if len(shape) < 2 or shape[0] != shape[1]:
         raise ValueError(f"stream=rotated: images of shape {shape} cannot be rotated; expected square ones")
@@ -70,12 +71,14 @@ def permuted(
 
     `first_identity` leaves task 0 unshuffled (OGD+ and others; in GEM it is shuffled too). Channels move together.
     """
-    _count("stream.tasks", tasks)
+    whole("stream.tasks", tasks)
     shape = source.train.x.shape[1:]
     if len(shape) < 2:
         raise ValueError(f"stream=permuted: images of shape {shape} have no pixels to permute; expected [h, w] or [h, w, channels]")
-    if patch is not None and not 2 <= patch <= min(shape[:2]):
-        raise ValueError(f"stream.patch={patch}: expected 2 to {min(shape[:2])} for images of shape {shape}, or null for all pixels")
+    if patch is not None and not 2 <= whole("stream.patch", patch) <= min(shape[:2]):
+        raise ValueError(
+            f"stream.patch={patch}: expected 2 to {min(shape[:2])} for images of shape {shape}, or null for all pixels"
+        )
     inside = _central_pixels(shape[:2], patch)
 
     def transform(t):
@@ -109,16 +112,14 @@ def split(
     Raises ValueError where the tasks need more classes than there are, and for sign targets with other than two classes a task.
     Source of the scenarios: van de Ven and Tolias 2019.
     """
-    _count("stream.tasks", tasks)
-    _count("stream.classes_per_task", classes_per_task)
+    whole("stream.tasks", tasks)
+    whole("stream.classes_per_task", classes_per_task)
     classes = source.train.y.shape[1]
     if tasks * classes_per_task > classes:
         need = f"{tasks} tasks x {classes_per_task} classes need {tasks * classes_per_task}"
         raise ValueError(f"stream.classes_per_task={classes_per_task}: {need} classes, the source has {classes}")
-    if scenario not in ("domain", "task", "class"):
-        raise ValueError(f"stream.scenario={scenario}: expected domain, task or class")
-    if targets not in ("one_hot", "sign"):
-        raise ValueError(f"stream.targets={targets}: expected one_hot or sign")
+    one_of("stream.scenario", scenario, ("domain", "task", "class"))
+    one_of("stream.targets", targets, ("one_hot", "sign"))
     if targets == "sign" and (classes_per_task != 2 or scenario == "class"):
         raise ValueError("stream.targets=sign: expected stream.classes_per_task=2 and stream.scenario=domain or task; or one_hot")
     order = np.random.default_rng(seed).permutation(classes) if shuffle_classes else np.arange(classes)
@@ -161,7 +162,7 @@ def _draw(source, classes, sizes: Sizes, number: int):
 
 
 def _balanced(dataset, classes, per_class, number, seed, name):
-    _count(f"stream.{name}_per_class", per_class)
+    whole(f"stream.{name}_per_class", per_class)
     order = np.random.default_rng(seed).permutation(len(dataset.x))
     labels = dataset.y.argmax(1)[order]
     chosen = [order[labels == k][number * per_class : (number + 1) * per_class] for k in classes]
@@ -184,8 +185,3 @@ def _central_pixels(shape, patch):
     top, left = (shape[0] - patch) // 2, (shape[1] - patch) // 2
     grid = np.arange(shape[0] * shape[1]).reshape(shape)
     return grid[top : top + patch, left : left + patch].ravel()
-
-
-def _count(name, value):
-    if value != int(value) or value < 1:
-        raise ValueError(f"{name}={value}: expected a whole number of at least 1")

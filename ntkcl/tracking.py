@@ -5,6 +5,7 @@ Offline unless told otherwise; `wandb sync FOLDER` sends an offline run later.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import wandb
@@ -15,7 +16,7 @@ from ntkcl.record import Record
 def log(
     folder: Path,
     *,
-    mode: str,
+    mode: Literal["online", "offline", "disabled"],
     project: str,
     entity: str | None,
     identity: Mapping,
@@ -31,10 +32,8 @@ def log(
       identity: `id`, `name`, `group`, `job_type`, `tags` of the run.
       figures: their PNG files by name.
       summary: the contents of summary.json; its nesting becomes slashes.
-    Raises ValueError for an unknown mode, and for online without a login.
+    Raises ValueError for online without a login.
     """
-    if mode not in ("online", "offline", "disabled"):
-        raise ValueError(f"tracking.mode={mode}: expected online, offline or disabled")
     if mode == "disabled":
         return
     settings = wandb.Settings(silent=True, console="off")
@@ -42,7 +41,7 @@ def log(
         with wandb.init(
             project=project,
             entity=entity,
-            dir=folder,
+            dir=folder.absolute(),  # wandb's service process has a working directory of its own
             mode=mode,
             config=config,
             resume="allow",

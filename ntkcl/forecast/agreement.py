@@ -29,8 +29,8 @@ def slope(measured, predicted) -> float:
 def skill(measured: Sequence[np.ndarray], predicted: Sequence[np.ndarray]) -> float:
     """1 - sum (m - p)^2 / sum (m - constant)^2, the constant being the mean **measured** drift of each old task and output.
 
-    The baseline is an oracle: it has seen the answer. Arguments are drifts [n_S, a_S] by old task. Positive: the forecast knows more than
-    the best common offset.
+    Arguments are drifts [n_S, a_S] by old task. The baseline is an oracle, it has seen the answer: above zero the forecast
+    knows more than the best common offset.
     """
     error = np.concatenate([(m - p).ravel() for m, p in zip(measured, predicted, strict=True)])
     spread = np.concatenate([(m - m.mean(0)).ravel() for m in measured])
@@ -45,13 +45,13 @@ def spearman(measured, predicted) -> float:
 
 
 def flip_f1(measured, predicted) -> float:
-    """F1 of the predicted flips: signed arrays, -1 lost, +1 gained, 0 unchanged; a hit needs the same sign. NaN: none on either side."""
+    """F1 of the predicted flips, -1 lost, +1 gained, 0 unchanged; a hit needs the same sign. NaN where neither side has any."""
     hits = np.sum((measured == predicted) & (measured != 0))
     return _ratio(2.0 * hits, np.sum(measured != 0) + np.sum(predicted != 0))
 
 
 def agreement(measured: Sequence[np.ndarray], predicted: Sequence[np.ndarray]) -> dict[str, float]:
-    """R2, cosine, slope and skill of drifts [n_S, a_S] by old task; all NaN where there is no old task or a value is not finite."""
+    """R2, cosine, slope and skill of drifts [n_S, a_S] by old task; NaN where there is no old task or a value is not finite."""
     names = ("drift_r2", "drift_cosine", "drift_slope", "skill")
     if not measured or not all(np.isfinite(d).all() for d in (*measured, *predicted)):
         return dict.fromkeys(names, float("nan"))

@@ -11,17 +11,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jaxtyping import Array, Float
 
 Filter = Callable[[Float[Array, " k"]], Float[Array, " k"]]
 
 
 class Solve(NamedTuple):
-    """One task's training: the change of the outputs, the dual coefficients, the eigenvalues of K_tt before clipping."""
+    """One task's training: the change [N, c] of the outputs, the dual coefficients alpha [n, active outputs], and the
+    eigenvalues of K_tt as they came, before clipping at zero."""
 
-    change: Float[Array, "N c"]
-    alpha: Float[Array, "n a"]
-    eigenvalues: Float[Array, " k"]
+    change: Float[Array, "_ _"]
+    alpha: Float[Array, "_ _"]
+    eigenvalues: Float[Array, " _"]
 
 
 def one_task(
@@ -35,7 +37,7 @@ def one_task(
     """Change of f at all N inputs by training on task t: K(x, X_t) G_t (Y_t - f(X_t)).
 
     Arguments:
-      column: K(x, X_t) for all N inputs x, the n inputs of the task among them.
+      column: K(x, X_t) for all N inputs x, the n inputs of the task among them; of any floating type, the solve is in f's.
       rows: where the task's own inputs stand among the N.
       f: outputs before the task is trained.  y: the task's targets.
       head: 0/1 mask of its active outputs (concrete, not traced); others get no gradient.
@@ -43,20 +45,19 @@ def one_task(
     Returns the solve, alpha [n, number of active outputs]. Eigenvalues below zero are rounding and count as zero.
     """
     active = np.flatnonzero(head)
-    column = column[..., active]
-    k_tt = column[rows][:, active]
+    column = column if len(active) == len(head) else column[..., active]
     residual = (y - f[rows])[:, active]
-    eigenvalues, modes = jnp.linalg.eigh(_gram(k_tt))
+    eigenvalues, modes = jnp.linalg.eigh(_gram(column[rows][:, active].astype(residual.dtype)))
     gain = filter(jnp.maximum(eigenvalues, 0.0))
     alpha = (modes @ (gain * (modes.T @ residual.ravel()))).reshape(residual.shape)
-    return Solve(jnp.einsum("xcja,ja->xc", column, alpha), alpha, eigenvalues)
+    return Solve(_read_out(column, alpha), alpha, eigenvalues)
 
 
 def sequence(
-    columns: Iterable[Float[Array, "N c n c"]],
+    columns: Iterable[Float[Array, "N c _ c"]],
     rows: Sequence[slice],
     f0: Float[Array, "N c"],
-    ys: Sequence[Float[Array, "n c"]],
+    ys: Sequence[Float[Array, "_ c"]],
     heads: Sequence[Float[np.ndarray, " c"]],
     filters: Sequence[Filter],
 ) -> list[Solve]:
@@ -74,10 +75,17 @@ def sequence(
 def largest_eigenvalue(k_tt: Float[Array, "n c n c"], head: Float[np.ndarray, " c"]) -> float:
     """lam_max of the task's Gram matrix over its active outputs; a learning rate is stable up to limit(lam_max)."""
     active = np.flatnonzero(head)
-    return float(jnp.linalg.eigvalsh(_gram(k_tt[:, active][..., active]))[-1])
+    gram = np.asarray(_gram(k_tt[:, active][..., active]), np.float64)
+    top = len(gram) - 1
+    return float(scipy.linalg.eigh(gram, eigvals_only=True, subset_by_index=[top, top])[0])
 
 
-@jax.jit
 def _gram(block):
     n, c = block.shape[:2]
     return block.reshape(n * c, n * c)
+
+
+@jax.jit
+def _read_out(column, alpha):
+    """K alpha in alpha's type; as a product and a sum, XLA widens the block on the fly instead of copying it."""
+    return jnp.sum(column * alpha[None, None], axis=(-2, -1))

@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from ntkcl.networks.layers import Dense
 from ntkcl.networks.linen import network
+from ntkcl.settings import finite, one_of, whole
 from ntkcl.types import Network
 
 ACTIVATIONS = {"relu": jax.nn.relu, "erf": jax.lax.erf, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
@@ -55,15 +56,13 @@ def mlp(
     Raises ValueError for sizes below 1, scales that are not finite and positive, an unknown activation.
     Source: Jacot, Gabriel, Hongler 2018, section 2.
     """
-    for name, value in (("outputs", outputs), ("width", width), ("depth", depth)):
-        if value != int(value) or value < 1:
-            raise ValueError(f"network.{name}={value}: expected a whole number of at least 1")
-    for name, value in (("w_std", w_std), ("output_scale", output_scale)):
-        if not 0 < value < float("inf"):
-            raise ValueError(f"network.{name}={value}: expected a finite number above 0")
-    if not 0 <= b_std < float("inf"):
-        raise ValueError(f"network.b_std={b_std}: expected a finite number, 0 for no bias")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"network.activation={activation}: expected one of {', '.join(ACTIVATIONS)}")
-    module = MLP(outputs, int(width), int(depth), activation, float(w_std), float(b_std), float(output_scale))
+    module = MLP(
+        whole("network.outputs", outputs),
+        whole("network.width", width),
+        whole("network.depth", depth),
+        one_of("network.activation", activation, ACTIVATIONS),
+        finite("network.w_std", w_std, above=0.0),
+        finite("network.b_std", b_std, least=0.0),
+        finite("network.output_scale", output_scale, above=0.0),
+    )
     return network(module, centred=centred)

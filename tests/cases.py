@@ -1,0 +1,56 @@
+"""The lists that laws run over."""
+
+import jax
+import jax.numpy as jnp
+
+from ntkcl import networks
+from ntkcl.types import Dataset, Network, Source, Task
+
+MLPS = {
+    "one hidden layer": dict(width=7, depth=1),
+    "deep with biases": dict(width=5, depth=3, b_std=0.3, activation="tanh"),
+    "erf, gains": dict(width=6, depth=2, w_std=1.5, b_std=0.05, activation="erf"),
+    "gelu, scaled": dict(width=4, depth=2, activation="gelu", output_scale=0.3),
+    "one output": dict(width=9, depth=2, outputs=1),
+    "width one": dict(width=1, depth=1, outputs=2),
+}
+
+
+def mlp(name):
+    return networks.mlp(**(dict(outputs=3) | MLPS[name]))
+
+
+def linear(features, p):
+    """f(x; theta) = theta^T features(x): linear in its parameters, and so exactly what every forecast assumes."""
+    return Network(
+        init=lambda key, x: jax.random.normal(key, (features(x).shape[0], p), x.dtype),
+        apply=lambda theta, x: features(x) @ theta,
+    )
+
+
+def quadratic_features(x):
+    return jnp.concatenate([x, x**2, jnp.ones(1, x.dtype)])
+
+
+def random_stream(key, sizes, d=5, c=2, heads=None, dtype=jnp.float64):
+    """Gaussian inputs and targets, tasks of the given train sizes, test sets of 3."""
+    tasks = []
+    for t, n in enumerate(sizes):
+        k = jax.random.split(jax.random.fold_in(key, t), 4)
+        train = Dataset(jax.random.normal(k[0], (n, d), dtype), jax.random.normal(k[1], (n, c), dtype))
+        test = Dataset(jax.random.normal(k[2], (3, d), dtype), jax.random.normal(k[3], (3, c), dtype))
+        tasks.append(Task(train, test, jnp.ones(c, dtype) if heads is None else jnp.asarray(heads[t], dtype)))
+    return tuple(tasks)
+
+
+def tiny_source(classes=4, n=12, side=6, seed=0):
+    """Random images with every class equally often."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+
+    def dataset(n):
+        labels = np.arange(n * classes) % classes
+        return Dataset(rng.random((n * classes, side, side), np.float32), np.eye(classes, dtype=np.float32)[labels])
+
+    return Source(dataset(n), dataset(n // 2), 0.5, 0.25)

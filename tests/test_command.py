@@ -1,0 +1,193 @@
+"""The command as a user types it: files, figures, W&B, multirun, and one clear line for what can be mended."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ntkcl import results
+
+TINY = ("network.width=8", "stream.tasks=3", "stream.train_per_class=2", "stream.test_per_class=2", "training.steps=20")
+
+
+def the_run(root, experiment="main"):
+    (folder,) = (Path(root) / "results" / "runs" / experiment).iterdir()
+    return folder
+
+
+def leet(*arguments):
+    wandb = Path(sys.executable).parent / "wandb"
+    return subprocess.run([wandb, "leet", "inspect", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_run_writes_everything_and_wandb_reads_it_back(ntkcl, tmp_path):
+    code, out, err = ntkcl(*TINY, "seed=3")
+    assert (code, err) == (0, "")
+    assert "stability limit" in out and "drift_r2" in out and "completed" in out
+    folder = the_run(tmp_path)
+    assert {p.name for p in folder.iterdir()} == {
+        "arrays.npz",
+        "config.yaml",
+        "figures",
+        "rows.parquet",
+        "summary.json",
+        "wandb",
+    }
+    assert {p.name for p in (folder / "figures").iterdir()} == {"R.png", "drift.png", "forgetting.png"}
+
+    summary, rows, arrays = results.load(folder)
+    assert summary["status"] == "completed"
+    assert np.shape(summary["R"]) == (3, 3) and np.shape(summary["b"]) == (3,)
+    named = {
+        "R",
+        "drift_r2",
+        "drift_cosine",
+        "drift_slope",
+        "forgetting_predicted",
+        "forgetting_measured",
+        "spearman_offdiagonal",
+        "skill",
+    }
+    for anchor in ("init", "boundary"):
+        assert named <= set(summary["forecast"][anchor]) and summary["forecast"][anchor]["drift_r2"] > 0
+    assert {"forecast_init", "forecast_boundary", "train", "total"} <= set(summary["seconds"])
+    assert summary["peak_mib"]["train"] > 50
+    assert summary["learning_rate"] == pytest.approx(summary["learning_rate_limit"] / 2)
+
+    assert len(rows) == 2 * 3 * 4 * 3  # part, what, trained, evaluated
+    last = rows.query("part == 'test' and what == 'measured' and trained == 2").sort_values("evaluated")
+    np.testing.assert_allclose(last["accuracy"], summary["R"][2])
+    assert arrays["measured"].shape == (4, 3 * 2 * 20, 10)
+
+    run = next((folder / "wandb").glob("offline-run-*"))
+    told = leet("--summary", "--json", str(run))
+    assert "sgd-rotated-w8-s3" in told and "rotated" in told
+    plain = leet("--summary", str(run))
+    shown = dict(line.split() for line in plain.splitlines() if len(line.split()) == 2)
+    for anchor in ("init", "boundary"):
+        assert float(shown[f"forecast/{anchor}/drift_r2"]) == pytest.approx(summary["forecast"][anchor]["drift_r2"])
+    assert float(shown["metrics/forgetting_chaudhry"]) == pytest.approx(summary["metrics"]["forgetting_chaudhry"])
+    whole = leet("--json", str(run))
+    for key in ("R_measured", "R_forecast_init", "figures/drift", "acc/0", "forecast/init/acc/2", "run_group", "train/loss"):
+        assert key in whole, key
+    identity = folder.name.rsplit("-", 1)[1]
+    assert run.name.rsplit("-", 1)[1].startswith(identity)
+
+
+def test_the_same_configuration_gives_the_same_folder_and_the_same_numbers(ntkcl, tmp_path):
+    assert ntkcl(*TINY, "tracking=disabled")[0] == 0
+    folder = the_run(tmp_path)
+    assert not (folder / "wandb").exists()
+    before = (folder / "arrays.npz").read_bytes()
+    assert ntkcl(*TINY, "tracking=disabled")[0] == 0
+    assert the_run(tmp_path) == folder and (folder / "arrays.npz").read_bytes() == before
+    assert ntkcl(*TINY, "tracking=disabled", "seed=1", "results_dir=elsewhere")[0] == 0
+    assert (tmp_path / "elsewhere" / "runs" / "main").is_dir()
+    assert the_run(tmp_path) == folder
+
+
+def test_multirun_makes_a_folder_a_run_and_groups_differ_in_all_but_the_seed(ntkcl, tmp_path):
+    code, _, err = ntkcl("-m", *TINY, "network.width=8,16", "seed=0,1")
+    assert (code, err) == (0, "")
+    folders = sorted(p.name.rsplit("-", 1)[0] for p in (tmp_path / "results" / "runs" / "main").iterdir())
+    assert folders == ["sgd-rotated-w16-s0", "sgd-rotated-w16-s1", "sgd-rotated-w8-s0", "sgd-rotated-w8-s1"]
+    runs = (tmp_path / "results" / "runs" / "main").glob("*/wandb/offline-run-*")
+    groups = [record["run_group"] for run in runs for record in find(leet("--json", str(run)), "run_group")]
+    assert len(set(groups)) == 2 and sorted(map(groups.count, set(groups))) == [2, 2]
+
+
+def find(text, key):
+    """Every object in a stream of JSON that has a key."""
+    found, stack = [], [json.loads(line) for line in text.splitlines() if line.startswith("{")] or [json.loads(text)]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict):
+            found += [node] if key in node else []
+            stack += list(node.values())
+        elif isinstance(node, list):
+            stack += node
+    return found
+
+
+def test_a_run_that_diverges_is_written_and_ends_well(ntkcl, tmp_path):
+    code, out, _ = ntkcl(*TINY, "network.activation=erf", "training.learning_rate_fraction=1e6", "training.allow_unstable=true", "training.steps=200")
+    assert code == 0 and "diverged" in out
+    summary, _, _ = results.load(the_run(tmp_path))
+    assert summary["status"] == "diverged" and summary["metrics"]["average_accuracy"] is None
+    assert summary["R"][0][0] is None and summary["b"][0] is not None
+
+
+BAD = {
+    "unknown source": (["source=cifra"], "source/cifra"),
+    "unknown TFDS name": (["source=tfds", "source.name=minst"], "source.name=minst"),
+    "not prepared, no download": (["source=tfds", "source.download=false", "source.data_dir=empty"], "source.download=false"),
+    "missing folder": (["source=idx", "source.idx_dir=/nowhere"], "source.idx_dir=/nowhere"),
+    "missing setting": (["source=idx"], "source.idx_dir"),
+    "no samples": (["stream.train_per_class=0"], "stream.train_per_class=0"),
+    "too many samples": (["stream.train_per_class=1000"], "stream.train_per_class=1000"),
+    "too many classes": (["stream=split", "stream.tasks=6"], "classes, the source has 10"),
+    "angles that do not fit": (["stream.angles=[0.0,10.0]"], "stream.angles=[0.0, 10.0]"),
+    "patch that does not fit": (["stream=permuted", "stream.patch=9"], "stream.patch=9"),
+    "width 0": (["network.width=0"], "network.width=0"),
+    "over the limit": (["training.learning_rate=1e9"], "training.learning_rate=1e+09"),
+    "steps of none": (["training.steps=0"], "training.steps=0"),
+    "unknown anchor": (["forecast.anchors=[final]"], "forecast.anchors"),
+    "unknown precision": (["precision=float16"], "precision=float16"),
+    "unknown key": (["sed=3"], "did you mean seed?"),
+    "unknown nested key": (["network.widht=3"], "did you mean network.width?"),
+    "unknown argument": (["+network.wings=2"], "wings"),
+    "unknown tracking mode": (["tracking.mode=sideways"], "tracking.mode=sideways"),
+    "unwritable folder": (["results_dir=/dev/null/results"], "results_dir"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_that_names_the_setting_and_leaves_nothing(ntkcl, tmp_path, case):
+    overrides, named = BAD[case]
+    code, _, err = ntkcl(*TINY, *overrides)
+    assert code == 2
+    assert err.startswith("ntkcl: ") and err.count("\n") == 1 and named in err, err
+    assert not list(tmp_path.rglob("summary.json")) and not list(tmp_path.rglob(".sgd*"))
+
+
+def test_a_folder_that_holds_another_configuration_is_left_alone(ntkcl, tmp_path):
+    assert ntkcl(*TINY, "tracking=disabled")[0] == 0
+    folder = the_run(tmp_path)
+    stored = folder / "config.yaml"
+    stored.write_text(stored.read_text().replace("seed: 0", "seed: 7"))
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in folder.rglob("*"))
+    code, _, err = ntkcl(*TINY, "tracking=disabled")
+    assert code == 2 and "holds another configuration" in err and str(folder.name) in err
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in folder.rglob("*")) == before
+
+
+def test_nan_in_the_data_is_found(ntkcl, monkeypatch):
+    from ntkcl import sources
+
+    honest = sources.digits
+
+    def holed(**settings):
+        source = honest(**settings)
+        source.train.x[:] = np.nan
+        return source
+
+    monkeypatch.setattr(sources, "digits", holed)
+    code, _, err = ntkcl(*TINY)
+    assert code == 2 and "NaN" in err and err.count("\n") == 1
+
+
+def test_in_a_sweep_the_other_jobs_go_on(ntkcl, tmp_path):
+    code, _, err = ntkcl("-m", *TINY, "tracking=disabled", "network.width=0,8")
+    assert code == 2 and "network.width=0" in err
+    assert the_run(tmp_path).name.startswith("sgd-rotated-w8-s0")
+
+
+@pytest.mark.parametrize("setting", ["network.width=0", "network.width=2.5", "network.width=wide", "training.steps=many"])
+def test_the_process_itself_ends_with_code_2_and_no_traceback(tmp_path, setting):
+    """In a process of its own: there no type checker stands before our own checks."""
+    done = subprocess.run([sys.executable, "-m", "ntkcl", setting], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith(f"ntkcl: {setting}: expected") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())

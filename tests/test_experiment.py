@@ -1,0 +1,189 @@
+"""The story: exact where the theory is exact, and blind to what it foretells."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import linear, quadratic_features, random_stream
+
+from ntkcl import experiment, losses, networks, optimizers, record, train
+from ntkcl.experiment import Forecast, Measurement, Plan, Training
+from ntkcl.types import Dataset
+
+STREAM = random_stream(jax.random.key(5), [6, 3, 8])
+LINEAR = linear(quadratic_features, 2)
+
+
+def events(stream=STREAM, network=LINEAR, key=0, anchors=("init", "boundary"), **training):
+    settings = Training(**(dict(steps=25) | training))
+    return experiment.run(jax.random.key(key), stream, network, losses.squared_error, optimizers.sgd(), settings, anchors=anchors)
+
+
+def told(stream=STREAM, steps=25, **settings):
+    return record.gather(events(stream, steps=steps, **settings), stream, steps)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("anchor", ["init", "boundary"])
+@pytest.mark.parametrize("heads", [None, [[1, 0], [0, 1], [1, 1]]])
+def test_a_model_linear_in_its_parameters_is_forecast_exactly(anchor, part, heads):
+    stream = random_stream(jax.random.key(5), [6, 3, 8], heads=heads)
+    numbers = record.compare(told(stream, steps=60), anchor, stream, part, losses.squared_error)
+    assert 1 - numbers["drift_r2"] < 1e-10 and 1 - numbers["skill"] < 1e-10
+    np.testing.assert_allclose(numbers["forgetting_predicted"], numbers["forgetting_measured"], atol=1e-12)
+    measured = record.score_matrices(told(stream, steps=60).measured, stream, part, losses.squared_error)
+    np.testing.assert_allclose(numbers["R_loss"], measured["R_loss"], atol=1e-12)
+    np.testing.assert_array_equal(numbers["R"], measured["R"])
+    assert numbers["spearman_offdiagonal"] == numbers["spearman_samples"] == pytest.approx(1)
+
+
+def test_the_forecast_tends_to_the_measurement_as_the_network_widens():
+    stream = random_stream(jax.random.key(5), [6, 6, 6], d=8, c=1)
+    r2 = []
+    for width in (32, 512, 8192):
+        network = networks.mlp(outputs=1, width=width, activation="erf", b_std=0.1, centred=True)
+        run = told(stream, network=network, steps=40, anchors=["init"])
+        r2.append(record.compare(run, "init", stream, "train", losses.squared_error)["drift_r2"])
+    assert r2[0] < r2[1] < r2[2] and r2[2] > 0.999
+
+
+def test_the_first_boundary_is_the_initialisation():
+    run = told(network=networks.mlp(outputs=2, width=16))
+    np.testing.assert_allclose(run.changes["boundary"][0], run.changes["init"][0], atol=1e-13)
+    assert not np.allclose(run.changes["boundary"][1], run.changes["init"][1], rtol=1e-3)
+
+
+def test_every_forecast_is_made_before_the_training_it_foretells(monkeypatch):
+    """Poison: from the first training on, the trainer gets shuffled NaN-free garbage. No forecast made before may change."""
+    clean = list(events())
+    trained = []
+    honest = train.fit
+
+    def poisoned(key, theta, dataset, head, **settings):
+        trained.append(len(trained))
+        garbage = Dataset(-3.0 * dataset.x[::-1], 7.0 - dataset.y)
+        return honest(key, theta, garbage, head, **settings)
+
+    monkeypatch.setattr(experiment.train, "fit", poisoned)
+    seen, before = [], []
+    for event in events():
+        seen.append(event)
+        before.append(len(trained))
+    foretold = [(e, n) for e, n in zip(seen, before, strict=True) if isinstance(e, Forecast)]
+    assert all(n <= e.first for e, n in foretold)  # nothing of task `first` or later had been trained
+    pairs = [(a, b) for a, b in zip(clean, seen, strict=True) if isinstance(a, Forecast)]
+    unchanged = [np.array_equal(a.changes, b.changes) for a, b in pairs]
+    assert unchanged == [
+        True,
+        True,
+        False,
+        False,
+    ]  # init and the first boundary; later boundaries start from the poisoned network
+    measured = [(a, b) for a, b in zip(clean, seen, strict=True) if isinstance(a, Measurement) and a.task]
+    assert not any(np.array_equal(a.outputs, b.outputs) for a, b in measured)
+
+
+def test_a_forecast_never_reads_targets_of_tests_or_of_later_tasks():
+    def spoiled(t, part):
+        task = STREAM[t]
+        return (
+            *STREAM[:t],
+            task._replace(**{part: getattr(task, part)._replace(y=getattr(task, part).y + 100.0)}),
+            *STREAM[t + 1 :],
+        )
+
+    base = told().changes["init"]
+    np.testing.assert_array_equal(told(spoiled(1, "test")).changes["init"], base)
+    last = told(spoiled(2, "train")).changes["init"]
+    np.testing.assert_array_equal(last[:2], base[:2])
+    assert not np.allclose(last[2], base[2])
+
+
+def test_the_events_come_in_the_order_of_the_story():
+    kinds = [type(e).__name__ + (f":{e.anchor}{e.first}" if isinstance(e, Forecast) else "") for e in events()]
+    tasks = [k for t in range(3) for k in (f"Forecast:boundary{t}", "Measurement")]
+    assert kinds == ["Plan", "Measurement", "Forecast:init0", *tasks]
+
+
+def test_the_learning_rate_is_a_fraction_of_the_limit_of_the_largest_task_kernel():
+    plan = next(events(learning_rate_fraction=0.25))
+    assert isinstance(plan, Plan)
+    phi = [np.asarray(jax.vmap(quadratic_features)(task.train.x)) for task in STREAM]
+    limit = min(2 * 2 * len(p) / np.linalg.eigvalsh(p @ p.T)[-1] for p in phi)  # rate = eta / (n c) < 2 / lam_max
+    assert plan.limit == pytest.approx(limit) and plan.learning_rate == pytest.approx(limit / 4)
+
+
+@pytest.mark.parametrize("side", [0.99, 1.01])
+def test_the_stability_limit_is_where_training_turns(side):
+    stream = STREAM[2:]
+    run = told(stream, steps=4000, learning_rate_fraction=side, allow_unstable=True, anchors=[])
+    assert (run.losses[0, -1] > run.losses[0, 0]) == (side > 1)
+
+
+def test_over_the_limit_is_refused_with_both_numbers_unless_allowed():
+    limit = next(events()).limit
+    with pytest.raises(ValueError, match=rf"training\.learning_rate={3 * limit:g}: .* limit {limit:.6g} .*allow_unstable=true"):
+        next(events(learning_rate=3 * limit))
+    with pytest.raises(ValueError, match=r"training.learning_rate_fraction=1.5.*use at most 1,"):
+        next(events(learning_rate_fraction=1.5))
+    assert next(events(learning_rate=3 * limit, allow_unstable=True)).learning_rate == pytest.approx(3 * limit)
+
+
+def test_divergence_ends_the_run_and_is_recorded():
+    run = told(learning_rate_fraction=1e6, allow_unstable=True, steps=200)
+    assert run.status == "diverged"
+    scores = record.score_matrices(run.measured, STREAM, "test", losses.squared_error)
+    assert np.isnan(scores["R"]).all() and np.isfinite(scores["b"]).all()
+    numbers = record.compare(run, "init", STREAM, "train", losses.squared_error)
+    assert np.isnan(numbers["drift_r2"]) and np.isnan(numbers["spearman_samples"])
+
+
+def test_the_same_key_gives_the_same_bits_and_another_key_does_not():
+    network = networks.mlp(outputs=2, width=16, centred=True)
+    one, two, three = (told(network=network, key=k, batch_size=3) for k in (1, 1, 2))
+    np.testing.assert_array_equal(one.measured, two.measured)
+    np.testing.assert_array_equal(one.changes["init"], two.changes["init"])
+    assert not np.array_equal(one.measured, three.measured)
+
+
+def test_one_task_has_a_forecast_and_no_drift():
+    stream = STREAM[:1]
+    numbers = record.compare(told(stream), "init", stream, "train", losses.squared_error)
+    assert np.isnan(numbers["drift_r2"]) and numbers["forgetting_predicted"] == []
+    np.testing.assert_allclose(told(stream).predicted("init"), told(stream).measured, atol=1e-10)
+
+
+def test_predicted_flips_and_losses_follow_from_outputs():
+    """On the measured outputs themselves, R, forgetting and the drift of the record agree with a direct count."""
+    run = told(network=networks.mlp(outputs=2, width=16))
+    scores = record.score_matrices(run.measured, STREAM, "train", losses.squared_error)
+    rows = experiment.Rows.of(STREAM).train
+    for i in range(3):
+        for j in range(3):
+            f, y = run.measured[i + 1, rows[j]], np.asarray(STREAM[j].train.y)
+            assert scores["R"][i, j] == np.mean(f.argmax(1) == y.argmax(1))
+            assert scores["R_loss"][i, j] == pytest.approx(0.5 * np.mean((f - y) ** 2))
+    numbers = record.compare(run, "init", STREAM, "train", losses.squared_error)
+    expected = [scores["R_loss"][2, j] - scores["R_loss"][j, j] for j in range(2)]
+    np.testing.assert_allclose(numbers["forgetting_measured"], expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(steps=0), "training.steps=0"),
+        (dict(batch_size=4), "training.batch_size=4: expected at most 3"),
+        (dict(learning_rate=-1.0), "training.learning_rate=-1.0"),
+        (dict(learning_rate_fraction=None), "learning_rate=null and training.learning_rate_fraction=null"),
+        (dict(anchors=["middle"]), "forecast.anchors=middle: expected init or boundary"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        next(events(**settings))
+
+
+def test_values_that_are_not_finite_are_found_before_anything_runs():
+    holed = STREAM[1]._replace(test=STREAM[1].test._replace(x=STREAM[1].test.x.at[0, 0].set(jnp.nan)))
+    with pytest.raises(ValueError, match="task 1, test.x holds 1 NaN or infinite values"):
+        next(events((STREAM[0], holed)))

@@ -1,0 +1,80 @@
+"""The trainer is gradient descent, step by step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from cases import linear, quadratic_features, random_stream
+from oracles import train_linear
+
+from ntkcl import losses, train
+
+MODEL = linear(quadratic_features, 2)
+
+
+def fit(task, theta, **settings):
+    settings = dict(apply=MODEL.apply, loss=losses.squared_error, transform=optax.sgd(0.05), steps=30) | settings
+    return train.fit(jax.random.key(3), theta, task.train, task.head, **settings)
+
+
+def test_full_batch_training_of_a_linear_model_is_the_plain_loop():
+    task = random_stream(jax.random.key(0), [7])[0]
+    theta = MODEL.init(jax.random.key(1), task.train.x[0])
+    phi = np.asarray(jax.vmap(quadratic_features)(task.train.x))
+    fitted = fit(task, theta)
+    for a in range(2):  # outputs are independent; eta_eff = eta / (n c)
+        expected = train_linear([phi], [np.asarray(task.train.y[:, a])], np.asarray(theta[:, a]), 0.05 / (7 * 2), 30)[0]
+        np.testing.assert_allclose(fitted.theta[:, a], expected, atol=1e-12)
+    first = 0.5 * np.mean((phi @ theta - task.train.y) ** 2)
+    np.testing.assert_allclose(fitted.losses[0], first)
+    assert np.all(np.diff(fitted.losses) < 0)
+
+
+def test_a_masked_output_is_not_trained_and_does_not_dilute_the_rate():
+    task = random_stream(jax.random.key(0), [6], heads=[[0.0, 1.0]])[0]
+    theta = MODEL.init(jax.random.key(1), task.train.x[0])
+    fitted = fit(task, theta)
+    np.testing.assert_array_equal(fitted.theta[:, 0], theta[:, 0])
+    phi = np.asarray(jax.vmap(quadratic_features)(task.train.x))
+    expected = train_linear([phi], [np.asarray(task.train.y[:, 1])], np.asarray(theta[:, 1]), 0.05 / 6, 30)[0]
+    np.testing.assert_allclose(fitted.theta[:, 1], expected, atol=1e-12)
+
+
+def test_batches_cover_every_sample_once_an_epoch():
+    order = np.asarray(train.batches(jax.random.key(0), 10, 4, 15)).ravel()
+    assert len(order) == 60
+    for epoch in range(6):
+        assert sorted(order[epoch * 10 : (epoch + 1) * 10]) == list(range(10))
+    assert not np.array_equal(order[:10], order[10:20])
+
+
+def test_minibatch_training_follows_its_batches():
+    task = random_stream(jax.random.key(0), [10])[0]
+    theta = MODEL.init(jax.random.key(1), task.train.x[0])
+    fitted = fit(task, theta, batch_size=4, steps=15)
+    phi, y, slow = np.asarray(jax.vmap(quadratic_features)(task.train.x)), np.asarray(task.train.y), np.asarray(theta)
+    for batch in np.asarray(train.batches(jax.random.key(3), 10, 4, 15)):
+        slow = slow - 0.05 * phi[batch].T @ (phi[batch] @ slow - y[batch]) / 8
+    np.testing.assert_allclose(fitted.theta, slow, atol=1e-12)
+
+
+def test_the_whole_task_as_one_batch_is_full_batch_training():
+    task = random_stream(jax.random.key(0), [5])[0]
+    theta = MODEL.init(jax.random.key(1), task.train.x[0])
+    np.testing.assert_allclose(fit(task, theta, batch_size=5).theta, fit(task, theta).theta, atol=1e-12)
+
+
+def test_tasks_of_one_size_share_a_compilation_and_the_same_key_gives_the_same_bits():
+    first, second = random_stream(jax.random.key(0), [8, 8])
+    theta = MODEL.init(jax.random.key(1), first.train.x[0])
+    transform = optax.sgd(0.01)
+    before = train.fit._cache_size()
+    runs = [fit(task, theta, transform=transform, batch_size=3) for task in (first, second, first)]
+    assert train.fit._cache_size() == before + 1
+    np.testing.assert_array_equal(runs[0].theta, runs[2].theta)
+
+
+def test_divergence_is_data():
+    task = random_stream(jax.random.key(0), [6])[0]
+    fitted = fit(task, MODEL.init(jax.random.key(1), task.train.x[0]), transform=optax.sgd(1e6), steps=100)
+    assert not jnp.isfinite(fitted.losses[-1])
