@@ -16,7 +16,7 @@ lint: setup
 	$(BIN)/mypy
 
 figures: setup
-	$(BIN)/python scripts/readme_figure.py
+	$(BIN)/python scripts/fashion_width.py
 
 setup: .venv/.installed
 

@@ -4,11 +4,12 @@ The map of the house, from the ground up (arrows point down; `tests/test_archite
 
     __main__                                 Hydra: compose, instantiate, run, write
     results  tracking  figures               a record as files, as a W&B run, as pictures
+    record                                   a run as numbers: forecast beside measurement
     experiment                               the story, once: forecast, train, measure, yield
     train                                    optax inside one lax.scan
     kernels  forecast  losses  metrics       the mathematics: arrays in, arrays out
     networks  streams  sources  optimizers   what conf/ names by _target_
-    types                                    the nouns
+    types  settings  meter                   the nouns; checks of settings; seconds and memory
 
 As a library: `from ntkcl import kernels, forecast`.
 """

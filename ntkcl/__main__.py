@@ -20,15 +20,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ntkcl import experiment, figures, record, results, tracking
+from ntkcl.meter import Meter
 from ntkcl.settings import one_of, whole
 
 PACKAGE = Path(__file__).parent
 CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())  # wheel, or checkout
-NOT_COORDINATES = ("results_dir", "tracking")  # where a run is written and shown does not change what it is
 
 
 def main() -> None:
@@ -36,11 +36,11 @@ def main() -> None:
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
     def job(cfg):
-        # Hydra announces every exception that leaves a job. In a sweep that is welcome, and the other jobs go on.
-        if full or HydraConfig.get().mode == RunMode.MULTIRUN:
+        # Hydra announces every exception that leaves a job, so a single run ends here. In a sweep the other jobs go on.
+        if full:
             run(cfg)
         else:
-            _told(run, cfg)
+            _told(run, cfg, stop=HydraConfig.get().mode != RunMode.MULTIRUN)
 
     command = hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)
     if full:
@@ -52,49 +52,62 @@ def main() -> None:
         del os.environ["HYDRA_FULL_ERROR"]
 
 
-def _told(action, *arguments):
-    """Run an action; an error that the user can mend becomes one line and exit code 2."""
+def _told(action, *arguments, stop=True):
+    """Run an action; an error that the user can mend is told in one line, once, and ends the process with code 2 if `stop`."""
     try:
         return action(*arguments)
     except Exception as error:
         line = _one_line(error)
         if line is None:
             raise
-        print(f"ntkcl: {line}", file=sys.stderr)
+        if not hasattr(error, "told"):
+            print(f"ntkcl: {line}", file=sys.stderr)
+            error.told = True  # type: ignore[attr-defined]
+        if not stop:
+            raise
         sys.exit(2)
 
 
 def run(cfg: DictConfig) -> None:
     """One run, from its configuration to its folder."""
     jax.config.update("jax_enable_x64", True)  # forecasts are solved in float64; networks keep `precision`
-    console = Console()
+    console, meter = Console(), Meter()
+    stream, events, loss = build(cfg)
+    setup = meter.read()
     identity = identify(cfg)
     config = OmegaConf.to_yaml(OmegaConf.create(coordinates(cfg)), sort_keys=True)
     folder = Path(cfg.results_dir) / "runs" / cfg.experiment_name / f"{identity['name']}-{identity['id'][:8]}"
-    stream, events, loss = build(cfg)
     with results.staged(folder, config) as stage:
-        told = record.gather(_progress(events, cfg, len(stream), console), stream, cfg.training.steps)
+        told = record.gather(_progress(events, cfg, len(stream), console), stream)
+        told.costs["setup"] = [setup]
         summary = results.summarise(told, stream, loss)
         pictures = results.save_figures(stage, figures.draw(told, summary, stream))
         table = results.rows(told, stream, loss, _labels(cfg, identity))
         results.write(stage, config, summary, table, results.arrays(told, stream))
-        tracking.log(
-            stage,
-            mode=cfg.tracking.mode,
-            project=cfg.tracking.project,
-            entity=cfg.tracking.entity,
-            identity=identity,
-            config=coordinates(cfg),
-            record=told,
-            summary=summary,
-            figures=pictures,
-        )
     _show(summary, console)
     console.print(f"[dim]{summary['status']} in {summary['seconds']['total']:.1f} s ->[/dim] {folder}", soft_wrap=True)
+    tracking.log(
+        folder,
+        mode=cfg.tracking.mode,
+        project=cfg.tracking.project,
+        entity=cfg.tracking.entity,
+        identity=identity,
+        config=coordinates(cfg),
+        record=told,
+        summary=summary,
+        figures={path.stem: folder / "figures" / path.name for path in pictures},
+    )
 
 
 def build(cfg: DictConfig):
     """The stream, the experiment's events (not yet begun) and the loss that a configuration names."""
+    for name in ("experiment_name", "results_dir"):
+        if not isinstance(cfg[name], str) or not cfg[name]:
+            raise ValueError(f"{name}={cfg[name]}: expected a name")
+    if not OmegaConf.is_list(cfg.forecast.anchors):
+        raise ValueError(f"forecast.anchors={cfg.forecast.anchors}: expected a list, such as [init,boundary] or []")
+    if not OmegaConf.is_dict(cfg.training):
+        raise ValueError(f"training={cfg.training}: expected the settings of conf/config.yaml")
     one_of("precision", cfg.precision, ("float32", "float64"))
     one_of("tracking.mode", cfg.tracking.mode, ("online", "offline", "disabled"))
     stream = instantiate(cfg.stream)(instantiate(cfg.source))
@@ -114,9 +127,10 @@ def build(cfg: DictConfig):
 
 
 def coordinates(cfg: DictConfig) -> dict:
-    """What makes a run this run: its resolved configuration without paths and logging."""
+    """What makes a run this run: its resolved configuration without logging, and without where things lie."""
     resolved = dict(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
-    return {key: value for key, value in resolved.items() if key not in NOT_COORDINATES}
+    source = {key: value for key, value in resolved["source"].items() if key not in ("data_dir", "download")}
+    return {key: value for key, value in resolved.items() if key not in ("results_dir", "tracking")} | {"source": source}
 
 
 def identify(cfg: DictConfig) -> dict:
@@ -154,25 +168,20 @@ def _labels(cfg, identity) -> dict:
 def _progress(events: Iterator, cfg, tasks, console) -> Iterator:
     """The events as they come, with a line that says what is being waited for."""
     anchors = cfg.forecast.anchors
-    total = 2 + ("init" in anchors) + tasks * (1 + ("boundary" in anchors))
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-    )
+    one_task = [*(["forecasting task {}"] if "boundary" in anchors else []), "training task {}"]
+    phases = ["learning rate", "untrained network", *(["forecasting the stream"] if "init" in anchors else [])]
+    phases += [phase.format(t) for t in range(tasks) for phase in one_task]
+    columns = SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("learning rate", total=total)
-        for event in events:
-            match event:
-                case experiment.Plan(rate, limit, _):
-                    console.print(f"learning rate {rate:.6g}, {rate / limit:.3g} of the stability limit {limit:.6g}")
-                    doing = "forecasting the stream from initialisation"
-                case experiment.Forecast(_, first, _, _, _):
-                    doing = f"training task {first}"
-                case experiment.Measurement(trained, _, _, _):
-                    doing = f"task {trained}" if trained else "forecasting the stream from initialisation"
-            progress.update(bar, advance=1, description=doing)
+        bar = progress.add_task(phases[0], total=len(phases))
+        for upcoming, event in zip([*phases[1:], "comparing"], events, strict=False):
+            if isinstance(event, experiment.Plan):
+                share = event.learning_rate / event.limit
+                console.print(f"learning rate {event.learning_rate:.6g}, {share:.3g} of the stability limit {event.limit:.6g}")
+            elif isinstance(event, experiment.Forecast) and not all(event.stable):
+                over = [event.first + k for k, stable in enumerate(event.stable) if not stable]
+                console.print(f"[yellow]{event.anchor}: the learning rate is over the stability limit of tasks {over}[/yellow]")
+            progress.update(bar, advance=1, description=upcoming)
             yield event
 
 
@@ -180,7 +189,8 @@ def _show(summary, console) -> None:
     """The compact table at the end: what was foretold beside what came."""
     table = Table(caption="drift and loss on train inputs, accuracies on test inputs", caption_justify="left")
     anchors = summary["forecast"]
-    for heading in ("", "measured", *anchors):
+    ahead = {"init": "init", "boundary": "one task ahead"}
+    for heading in ("", "measured", *(ahead[a] for a in anchors)):
         table.add_column(heading, justify="left" if not heading else "right")
     first: dict = next(iter(anchors.values()), {})
     for name in ("average_accuracy", "learning_accuracy", "forgetting_chaudhry", "bwt_gem", "fwt_gem"):
@@ -190,7 +200,16 @@ def _show(summary, console) -> None:
     table.add_row(
         "forgetting (loss)", _number(first.get("mean_forgetting_measured")), *(_number(a[forgetting]) for a in anchors.values())
     )
-    for name in ("drift_r2", "drift_cosine", "drift_slope", "skill", "spearman_offdiagonal", "spearman_samples", "flip_f1"):
+    for name in (
+        "drift_r2",
+        "drift_cosine",
+        "drift_slope",
+        "skill",
+        "change_r2",
+        "spearman_offdiagonal",
+        "spearman_samples",
+        "flip_f1",
+    ):
         table.add_row(name, "", *(_number(a[name]) for a in anchors.values()))
     table.add_section()
     seconds = summary["seconds"]
@@ -213,7 +232,9 @@ def _one_line(error: BaseException) -> str | None:
     ours = str(PACKAGE) in traceback.extract_tb(error.__traceback__)[-1].filename
     if isinstance(error, ValueError) and ours:
         return _flat(error)
-    return f"results_dir: {_flat(error)}; set results_dir=PATH" if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; is results_dir a folder that can be written?"
+    return None
 
 
 def _flat(error) -> str:

@@ -28,8 +28,9 @@ ANCHORS = ("init", "boundary")
 class Training(NamedTuple):
     """How each task is trained: S = `steps` updates, on the whole task or on minibatches, and how the learning rate is found.
 
-    Either `learning_rate` is given, or it is `learning_rate_fraction` of the stability limit, which is the limit of the rule
-    at the stream's largest same-task eigenvalue at theta_0.
+    Either `learning_rate` is given, or it is `learning_rate_fraction` of the stability limit: the smallest over the tasks of the
+    rule's limit at the kernel of the untrained network. For full batches that kernel is K_tt; for minibatches the limit is one
+    that no batch exceeds, that of the task's worst single sample.
     """
 
     steps: int = 500
@@ -39,34 +40,42 @@ class Training(NamedTuple):
     allow_unstable: bool = False
 
 
-class Forecast(NamedTuple):
-    """Predicted changes [T', N, c] of all outputs by tasks `first`, `first` + 1, ..., seen from one anchor.
-
-    `rate_times_eigenvalue` is h lam_max(K_tt) of each of these tasks at this anchor; above the rule's limit times h it is unstable.
-    """
-
-    anchor: str
-    first: int
-    changes: np.ndarray
-    rate_times_eigenvalue: tuple[float, ...]
-    cost: Cost
-
-
-class Measurement(NamedTuple):
-    """Outputs [N, c] after `task` tasks were trained (0: the untrained network) and the losses [S] on the way."""
-
-    task: int
-    outputs: np.ndarray
-    losses: np.ndarray
-    cost: Cost
-
-
 class Plan(NamedTuple):
     """What is known before the first forecast: the learning rate and its limit."""
 
     learning_rate: float
     limit: float
     cost: Cost
+
+
+class Forecast(NamedTuple):
+    """Predicted changes [T', N, c] of all outputs by tasks `first`, `first` + 1, ..., seen from one anchor.
+
+    For each of these tasks, at this anchor: `rate_times_eigenvalue` is h lam_max(K_tt); `stable` whether h is within the rule's limit;
+    `negative_mass` the share of eigenvalues below zero in sum |lam|, rounding if it is small and a wrong kernel if it is not.
+    """
+
+    anchor: str
+    first: int
+    changes: np.ndarray
+    rate_times_eigenvalue: tuple[float, ...]
+    stable: tuple[bool, ...]
+    negative_mass: tuple[float, ...]
+    cost: Cost
+
+
+class Measurement(NamedTuple):
+    """Outputs [N, c] after `task` tasks were trained (0: the untrained network), the losses [S] on the way, and whether they blew up.
+
+    `cost` is that of training (of the initialisation for task 0), `measuring` that of reading the outputs.
+    """
+
+    task: int
+    outputs: np.ndarray
+    losses: np.ndarray
+    diverged: bool
+    cost: Cost
+    measuring: Cost
 
 
 class Rows(NamedTuple):
@@ -81,6 +90,9 @@ class Rows(NamedTuple):
         ends = np.cumsum([0, *sizes]).tolist()
         slices = tuple(slice(a, b) for a, b in pairwise(ends))
         return Rows(slices[: len(stream)], slices[len(stream) :])
+
+
+BLOWN = 1e3  # a loss this many times that of predicting zero is no training, long before it overflows
 
 
 def check(stream: Stream, training: Training, anchors: Sequence[str]) -> None:
@@ -123,7 +135,7 @@ def run(
       key: split into the initialisation and one key a task.
       stream: arrays in the floating type that networks and kernels are to work in; forecasts are solved in float64.
       anchors: which of `ANCHORS` to forecast from.
-    After a measurement that is not finite the run has diverged: nothing more is trained and the generator ends.
+    After a measurement that diverged nothing more is trained and the generator ends.
     Raises ValueError at the call for bad settings and data, and before the first event where the learning rate exceeds the
     stability limit and that is not allowed.
     """
@@ -132,29 +144,53 @@ def run(
 
 
 def _story(key, stream, network, loss, optimizer, training, anchors):
+    meter = Meter()
     rows = Rows.of(stream)
     x = jnp.concatenate([task.train.x for task in stream] + [task.test.x for task in stream])
     theta = network.init(jax.random.fold_in(key, 0), x[0])
     apply = centred(network.apply, theta) if network.centred else network.apply
     outputs = jax.jit(jax.vmap(apply, (None, 0)))
     kernel = kernels.structured(network) if network.taps else kernels.contraction(network.apply)
-    meter = Meter()
+    born = meter.read()
 
-    plan = _plan(kernel, theta, stream, optimizer, training, meter)
+    def forecast_from(anchor, tasks):
+        chosen, here = stream[tasks], Rows(rows.train[tasks], rows.test[tasks])
+        rates = [loss.rate(plan.learning_rate, len(task.train.x), task.head) for task in chosen]
+        columns = (kernel(theta, x, task.train.x) for task in chosen)
+        solves = forecast.sequence(
+            columns,
+            here.train,
+            jnp.asarray(f),
+            [jnp.asarray(task.train.y, jnp.float64) for task in chosen],
+            [np.asarray(task.head) for task in chosen],
+            [partial(optimizer.filter, rate=rate, steps=training.steps) for rate in rates],
+        )
+        changes = np.stack([solve.change for solve in solves])
+        tops = [float(solve.eigenvalues[-1]) for solve in solves]
+        return Forecast(
+            anchor,
+            tasks.start,
+            changes,
+            tuple(rate * top for rate, top in zip(rates, tops, strict=True)),
+            tuple(rate <= optimizer.limit(top) for rate, top in zip(rates, tops, strict=True)),
+            tuple(forecast.negative_mass(solve.eigenvalues) for solve in solves),
+            meter.read(),
+        )
+
+    plan = _plan(kernel, theta, stream, loss, optimizer, training, meter)
     yield plan
-    filters = [partial(optimizer.filter, rate=plan.learning_rate * _scale(task), steps=training.steps) for task in stream]
     f = np.asarray(outputs(theta, x), np.float64)
-    yield Measurement(0, f, np.empty(0), meter.read())
+    if not np.isfinite(f).all():
+        raise ValueError("network: the untrained outputs are not finite; use a smaller network.output_scale or network.w_std")
+    yield Measurement(0, f, np.empty(0), False, born, meter.read())
 
     if "init" in anchors:
-        yield _forecast("init", 0, kernel, theta, x, rows, f, stream, filters, plan.learning_rate, meter)
+        yield forecast_from("init", slice(0, len(stream)))
 
     transform = optimizer.transform(plan.learning_rate)
     for t, task in enumerate(stream):
         if "boundary" in anchors:
-            one = slice(t, t + 1)
-            near = Rows(rows.train[one], rows.test[one])
-            yield _forecast("boundary", t, kernel, theta, x, near, f, stream[one], filters[one], plan.learning_rate, meter)
+            yield forecast_from("boundary", slice(t, t + 1))
         fitted = train.fit(
             jax.random.fold_in(key, t + 1),
             theta,
@@ -166,42 +202,36 @@ def _story(key, stream, network, loss, optimizer, training, anchors):
             steps=training.steps,
             batch_size=training.batch_size,
         )
-        theta = fitted.theta
-        losses, cost = np.asarray(fitted.losses), meter.read()
+        theta, losses, cost = fitted.theta, np.asarray(fitted.losses), meter.read()
         f = np.asarray(outputs(theta, x), np.float64)
-        yield Measurement(t + 1, f, losses, cost)
-        if not np.isfinite(f).all() or not np.isfinite(losses).all():
+        zero = jnp.mean(jax.vmap(loss.value, (0, 0, None))(jnp.zeros_like(task.train.y), task.train.y, task.head))
+        diverged = not (np.isfinite(f).all() and losses[-1] <= BLOWN * max(losses[0], float(zero)))
+        yield Measurement(t + 1, f, losses, diverged, cost, meter.read())
+        if diverged:
             return
 
 
-def _plan(kernel, theta, stream, optimizer, training, meter) -> Plan:
-    def own_limit(task):
-        k_tt = kernel(theta, task.train.x)
-        return optimizer.limit(forecast.largest_eigenvalue(k_tt, np.asarray(task.head))) / _scale(task)
+def _plan(kernel, theta, stream, loss, optimizer, training, meter) -> Plan:
+    def own_limit(t, task):
+        k_tt, head, n = kernel(theta, task.train.x), np.asarray(task.head), len(task.train.x)
+        if not np.isfinite(k_tt).all():
+            raise ValueError(f"network: the kernel of task {t} is not finite; use a smaller network.output_scale or network.w_std")
+        if training.batch_size not in (None, n):
+            # The Gram matrix of any batch, divided by its size, has eigenvalues no larger than those of its worst sample.
+            n, worst = 1, [forecast.largest_eigenvalue(k_tt[i : i + 1, :, i : i + 1], head) for i in range(n)]
+        else:
+            worst = [forecast.largest_eigenvalue(k_tt, head)]
+        if max(worst) <= 0:
+            raise ValueError(f"network: the kernel of task {t} is zero, nothing can be learned; the network's units may all be dead")
+        return optimizer.limit(max(worst)) / loss.rate(1.0, n, head)
 
-    limit = min(own_limit(task) for task in stream)
+    limit = min(own_limit(t, task) for t, task in enumerate(stream))
     given, fraction = training.learning_rate, training.learning_rate_fraction
     rate = given if given is not None else fraction * limit
     if rate > limit and not training.allow_unstable:
         name, value = ("learning_rate", given) if given is not None else ("learning_rate_fraction", fraction)
-        most = f"{limit:.6g}" if given is not None else "1"
         raise ValueError(
             f"training.{name}={value:g}: the learning rate {rate:.6g} exceeds the stability limit {limit:.6g} of the kernel at "
-            f"initialisation; use at most {most}, or training.allow_unstable=true"
+            f"initialisation; use at most {limit if given is not None else 1}, or training.allow_unstable=true"
         )
     return Plan(float(rate), float(limit), meter.read())
-
-
-def _forecast(anchor, first, kernel, theta, x, rows, f, tasks, filters, learning_rate, meter) -> Forecast:
-    columns = (kernel(theta, x, task.train.x) for task in tasks)
-    ys = [jnp.asarray(task.train.y, jnp.float64) for task in tasks]
-    heads = [np.asarray(task.head) for task in tasks]
-    solves = forecast.sequence(columns, rows.train, jnp.asarray(f), ys, heads, filters)
-    changes = np.stack([solve.change for solve in solves])
-    top = tuple(float(learning_rate * _scale(task) * s.eigenvalues[-1]) for task, s in zip(tasks, solves, strict=True))
-    return Forecast(anchor, first, changes, top, meter.read())
-
-
-def _scale(task) -> float:
-    """eta_eff / eta of `losses.squared_error`, a mean over the task's samples and active outputs."""
-    return 1.0 / (len(task.train.x) * float(np.sum(task.head)))

@@ -9,7 +9,7 @@ from ntkcl.experiment import Rows
 from ntkcl.record import Record
 from ntkcl.types import Stream
 
-LABELS = {"init": "forecast at initialisation", "boundary": "forecast at task boundaries", "measured": "measured"}
+LABELS = {"init": "forecast at initialisation", "boundary": "forecast one task ahead", "measured": "measured"}
 COLOURS = {"measured": "0.25", "init": "tab:blue", "boundary": "tab:orange"}
 DOTS = 4000  # more overlap to a blot and swell the file
 
@@ -32,8 +32,7 @@ def drift(record: Record, summary: dict, stream: Stream, anchors: Sequence[str])
     for axis, anchor in zip(axes, anchors, strict=True):
         for s, own in enumerate(Rows.of(stream).train[:-1]):
             active = np.flatnonzero(stream[s].head)
-            measured = (record.measured[-1, own] - record.measured[s + 1, own])[:, active].ravel()
-            predicted = record.changes[anchor][s + 1 :, own].sum(0)[:, active].ravel()
+            measured, predicted = (record.drift(what, s, len(stream) - 1, own)[:, active].ravel() for what in ("measured", anchor))
             shown = pick.permutation(len(measured))[: DOTS // len(stream)]
             axis.plot(predicted[shown], measured[shown], ".", ms=3, alpha=0.5, label=f"task {s}")
         axis.axline((0, 0), slope=1, color="0.4", lw=0.8)

@@ -9,15 +9,19 @@ import numpy as np
 
 
 def correct(f, y, head):
-    """Per sample: is the prediction right? [..., n, c], [n, c], mask [c] -> booleans [..., n].
+    """Per sample: is the prediction right? [..., n, c], [n, c], mask [c] -> [..., n], 1 right, 0 wrong, NaN where f is.
 
-    With several active outputs the largest one decides (the first of equals); with a single one its sign does, and zero is wrong.
+    With several active outputs the largest one decides; with a single one its sign does. A tie counts as breaking it at random would
+    on average, 1/k among k equals: a centred network that was not trained is at chance, not at class 0.
     """
     active = np.flatnonzero(head)
     f, y = f[..., active], y[..., active]
     if len(active) == 1:
-        return f[..., 0] * y[..., 0] > 0
-    return f.argmax(-1) == y.argmax(-1)
+        return 0.5 * (1 + np.sign(f[..., 0] * y[..., 0]))
+    best = f == f.max(-1, keepdims=True)
+    right = np.take_along_axis(best, np.broadcast_to(y.argmax(-1)[..., None], (*f.shape[:-1], 1)), -1)[..., 0]
+    with np.errstate(invalid="ignore"):  # 0 / 0, no equals: NaN where f is
+        return right / best.sum(-1)
 
 
 def average_accuracy(R):
@@ -37,6 +41,8 @@ def bwt_gem(R):
 
 def fwt_gem(R, b):
     """1/(T-1) sum_{j>=1} (R[j-1, j] - b[j]) (Lopez-Paz and Ranzato 2017, the paper)."""
+    if np.isnan(b[1:]).any():
+        raise ValueError(f"b[{1 + int(np.flatnonzero(np.isnan(b[1:]))[0])}] was not measured")
     return _over_others(R, lambda j: _entry(R, j - 1, j) - b[j], range(1, len(R)))
 
 

@@ -7,7 +7,7 @@ from ntkcl.types import Optimizer
 
 
 def sgd() -> Optimizer:
-    """Plain (stochastic) gradient descent, theta <- theta - eta g; stable for rate < 2 / lam_max.
+    """Plain (stochastic) gradient descent, theta <- theta - eta g; stable for rate <= 2 / lam_max.
 
     With minibatches the filter is the mean path: the expected gradient of a batch is the full one.
     """

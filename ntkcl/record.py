@@ -1,8 +1,8 @@
 """A run as numbers: what was predicted and what was measured, gathered from the experiment's events and compared.
 
 Everything follows from outputs: `measured[i]` [N, c] after i tasks, and each anchor's predicted `changes[t]` [N, c] by task t.
-A prediction that starts from a measured network (`boundary`) gives row i of R one task ahead; its drift over several
-tasks is the sum of its changes, so that both anchors predict the same quantity and differ in the kernel alone.
+`init` knows the untrained network alone. `boundary` knows the network as measured when each task begins, so its row i of R is one
+task ahead, and its drift over several tasks is the sum of changes each of which was foretold one task ahead.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ import numpy as np
 
 from ntkcl import metrics
 from ntkcl.experiment import Forecast, Measurement, Plan, Rows
-from ntkcl.forecast import agreement, flip_f1, spearman
+from ntkcl.forecast import agreement, flip_f1, r2, spearman
 from ntkcl.meter import Cost
 from ntkcl.types import Loss, Stream
 
@@ -24,52 +24,63 @@ PARTS = ("train", "test")
 class Record(NamedTuple):
     """One run. Entries that were not reached are NaN.
 
-    measured [T+1, N, c], changes[anchor] [T, N, c], losses [T, S], rate_times_eigenvalue[anchor] [T], costs[phase]
+    measured [T+1, N, c]; changes[anchor] [T, N, c]; losses [T, S]; numerics[anchor] what `Forecast` tells of each task; costs[phase].
     """
 
     plan: Plan
+    status: str
     measured: np.ndarray
     changes: dict[str, np.ndarray]
     losses: np.ndarray
-    rate_times_eigenvalue: dict[str, np.ndarray]
-    costs: dict[str, list]
+    numerics: dict[str, dict[str, list]]
+    costs: dict[str, list[Cost]]
 
-    @property
-    def status(self) -> str:
-        return "completed" if np.isfinite(self.measured).all() and np.isfinite(self.losses).all() else "diverged"
+    def outputs(self, what: str) -> np.ndarray:
+        """Outputs [T+1, N, c] as `measured`, or foretold: from f_0 on for `init`, one task ahead for `boundary`."""
+        if what == "measured":
+            return self.measured
+        if what == "init":
+            return np.cumsum(np.concatenate([self.measured[:1], self.changes[what]]), axis=0)
+        return np.concatenate([self.measured[:1], self.measured[:-1] + self.changes[what]])
 
-    def predicted(self, anchor: str) -> np.ndarray:
-        """Outputs [T+1, N, c] foretold from one anchor: from f_0 on for `init`, one task ahead for `boundary`."""
-        changes = self.changes[anchor]
-        if anchor == "init":
-            steps = np.concatenate([self.measured[:1], changes])
-            return np.cumsum(steps, axis=0)
-        return np.concatenate([self.measured[:1], self.measured[:-1] + changes])
+    def drift(self, what: str, since: int, until: int, rows: slice) -> np.ndarray:
+        """Change [n, c] of the outputs on some rows from just after task `since` to just after task `until`, measured or foretold."""
+        if what == "measured":
+            return self.measured[until + 1, rows] - self.measured[since + 1, rows]
+        return self.changes[what][since + 1 : until + 1, rows].sum(0)
 
 
-def gather(events: Iterable[Plan | Forecast | Measurement], stream: Stream, steps: int) -> Record:
+def gather(events: Iterable[Plan | Forecast | Measurement], stream: Stream) -> Record:
     """Play an experiment to its end."""
-    tasks, rows = len(stream), Rows.of(stream)
-    shape = (rows.test[-1].stop, np.shape(stream[0].train.y)[1])
-    nan = np.full((tasks, *shape), np.nan)
-    record = Record(Plan(np.nan, np.nan, Cost(0, 0)), np.concatenate([nan[:1], nan]), {}, np.full((tasks, steps), np.nan), {}, {})
-    for event in events:
-        match event:
-            case Plan():
-                record = record._replace(plan=event)
-                phase = "plan"
-            case Forecast(anchor, first, changes, top, _):
-                here = slice(first, first + len(changes))
-                record.changes.setdefault(anchor, nan.copy())[here] = changes
-                record.rate_times_eigenvalue.setdefault(anchor, np.full(tasks, np.nan))[here] = top
-                phase = f"forecast_{anchor}"
-            case Measurement(task, outputs, losses, _):
-                record.measured[task] = outputs
-                if task:
-                    record.losses[task - 1] = losses
-                phase = "train" if task else "initialise"
-        record.costs.setdefault(phase, []).append(event.cost)
-    return record
+    played = list(events)
+    (plan,) = (e for e in played if isinstance(e, Plan))
+    measurements = [e for e in played if isinstance(e, Measurement)]
+    forecasts = [e for e in played if isinstance(e, Forecast)]
+    anchors = dict.fromkeys(e.anchor for e in forecasts)
+    tasks = len(stream)
+
+    def filled(arrays, length):
+        missing = np.full((length - len(arrays), *np.shape(arrays[0])), np.nan)
+        return np.concatenate([np.stack(arrays), missing])
+
+    def per_task(anchor, field):
+        return [value for e in forecasts if e.anchor == anchor for value in getattr(e, field)]
+
+    def padded(values):
+        return values + [float("nan")] * (tasks - len(values))
+
+    costs: dict[str, list[Cost]] = {"initialise": [measurements[0].cost], "plan": [plan.cost]}
+    costs |= {f"forecast_{anchor}": [e.cost for e in forecasts if e.anchor == anchor] for anchor in anchors}
+    costs |= {"train": [e.cost for e in measurements[1:]], "measure": [e.measuring for e in measurements]}
+    return Record(
+        plan,
+        "diverged" if measurements[-1].diverged else "completed",
+        filled([e.outputs for e in measurements], tasks + 1),
+        {anchor: filled(per_task(anchor, "changes"), tasks) for anchor in anchors},
+        filled([e.losses for e in measurements[1:]], tasks),
+        {a: {k: padded(per_task(a, k)) for k in ("rate_times_eigenvalue", "stable", "negative_mass")} for a in anchors},
+        costs,
+    )
 
 
 def score_matrices(outputs: np.ndarray, stream: Stream, part: str, loss: Loss) -> dict[str, np.ndarray]:
@@ -87,19 +98,14 @@ def score_matrices(outputs: np.ndarray, stream: Stream, part: str, loss: Loss) -
 def compare(record: Record, anchor: str, stream: Stream, part: str, loss: Loss) -> dict:
     """One anchor's forecast beside the measurement, on the train or the test inputs: the numbers of `summary.json`."""
     measured = score_matrices(record.measured, stream, part, loss)
-    outputs = record.predicted(anchor)
-    predicted = score_matrices(outputs, stream, part, loss)
-    rows = getattr(Rows.of(stream), part)
-    pairs = [
-        _old_task(getattr(task, part).y, task.head, loss, *drift)
-        for task, drift in zip(stream[:-1], _drifts(record, anchor, outputs, rows), strict=True)
-    ]
-    numbers = agreement([p.drift_measured for p in pairs], [p.drift_predicted for p in pairs])
+    predicted = score_matrices(record.outputs(anchor), stream, part, loss)
+    pairs = _old_tasks(record, anchor, stream, part, loss)
     finite = bool(pairs) and all(np.isfinite(values).all() for pair in pairs for values in pair)
     forgetting = {side: [float(getattr(p, f"loss_change_{side}").mean()) for p in pairs] for side in ("predicted", "measured")}
     return predicted | {
         "metrics": metrics.summary(predicted["R"], predicted["b"]),
-        **numbers,
+        **agreement([p.drift_measured for p in pairs], [p.drift_predicted for p in pairs]),
+        "change_r2": _change_r2(record, anchor, stream, part) if finite else float("nan"),
         "spearman_offdiagonal": _off_diagonal(measured, predicted, predicted if anchor == "init" else measured),
         "spearman_samples": spearman(*_pooled(pairs, "loss_change")) if finite else float("nan"),
         "flip_f1": flip_f1(*_pooled(pairs, "flip")) if finite else float("nan"),
@@ -121,23 +127,36 @@ class _Pair(NamedTuple):
     flip_predicted: np.ndarray
 
 
+def _old_tasks(record, anchor, stream, part, loss) -> list[_Pair]:
+    """Both sides of every old task S. The drift foretold starts where the anchor stood: `init` at its own f_S, `boundary` at the
+    measured one, which is known when the task after S begins."""
+    starts = record.outputs("init" if anchor == "init" else "measured")
+    pairs = []
+    for s, own in enumerate(getattr(Rows.of(stream), part)[:-1]):
+        y, head = np.asarray(getattr(stream[s], part).y), np.asarray(stream[s].head)
+        before = record.measured[s + 1, own], starts[s + 1, own]
+        drifts = [record.drift(what, s, len(stream) - 1, own) for what in ("measured", anchor)]
+        after = [f + d for f, d in zip(before, drifts, strict=True)]
+        losses = [sample_losses(g, y, head, loss) - sample_losses(f, y, head, loss) for f, g in zip(before, after, strict=True)]
+        flips = [np.sign(metrics.correct(g, y, head) - metrics.correct(f, y, head)) for f, g in zip(before, after, strict=True)]
+        active = np.flatnonzero(head)
+        pairs.append(_Pair(*(d[:, active] for d in drifts), *losses, *flips))
+    return pairs
+
+
 def _pooled(pairs, quantity):
     return [np.concatenate([getattr(p, f"{quantity}_{side}") for p in pairs]) for side in ("measured", "predicted")]
 
 
-def _drifts(record, anchor, outputs, rows):
-    """For each old task S: f_S and d_S as measured, then as predicted, each [n, c]."""
-    for s, own in enumerate(rows[:-1]):
-        measured = record.measured[s + 1, own], record.measured[-1, own] - record.measured[s + 1, own]
-        yield *measured, outputs[s + 1, own], record.changes[anchor][s + 1 :, own].sum(0)
-
-
-def _old_task(y, head, loss, f_measured, d_measured, f_predicted, d_predicted) -> _Pair:
-    active = np.flatnonzero(head)
-    sides = (f_measured, f_measured + d_measured), (f_predicted, f_predicted + d_predicted)
-    losses = [sample_losses(after, y, head, loss) - sample_losses(before, y, head, loss) for before, after in sides]
-    right = [[metrics.correct(f, y, head).astype(int) for f in side] for side in sides]
-    return _Pair(d_measured[:, active], d_predicted[:, active], *losses, *(after - before for before, after in right))
+def _change_r2(record, anchor, stream, part) -> float:
+    """R2 over the changes of old tasks' active outputs by each later task, one task at a time."""
+    rows = getattr(Rows.of(stream), part)
+    active = [np.flatnonzero(task.head) for task in stream]
+    where = [(s, t) for t in range(1, len(stream)) for s in range(t)]
+    sides = [
+        np.concatenate([record.drift(what, t - 1, t, rows[s])[:, active[s]].ravel() for s, t in where]) for what in ("measured", anchor)
+    ]
+    return r2(*sides)
 
 
 def _off_diagonal(measured, predicted, starts) -> float:
@@ -148,9 +167,9 @@ def _off_diagonal(measured, predicted, starts) -> float:
     return spearman(m, p) if len(m) and np.isfinite(m).all() and np.isfinite(p).all() else float("nan")
 
 
-def sample_losses(f, y, head, loss: Loss) -> np.ndarray:
+def sample_losses(f: np.ndarray, y: np.ndarray, head, loss: Loss) -> np.ndarray:
     """Loss of every sample: [..., n, c], [n, c], mask [c] -> [..., n] in float64."""
-    each = jax.vmap(loss, (0, 0, None))
-    flat = jnp.asarray(f.reshape(-1, *y.shape), jnp.float64)
+    each = jax.vmap(loss.value, (0, 0, None))
+    flat = jnp.asarray(f.reshape(int(np.prod(f.shape[:-2])), *y.shape), jnp.float64)
     values = jax.vmap(each, (0, None, None))(flat, jnp.asarray(y, jnp.float64), jnp.asarray(head, jnp.float64))
     return np.asarray(values).reshape(f.shape[:-1])

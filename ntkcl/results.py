@@ -33,8 +33,7 @@ def summarise(record: Record, stream: Stream, loss: Loss) -> dict:
             "R_loss_train": train["R_loss"],
         }
         agreement = {key: value for key, value in train.items() if key not in ("R", "R_loss", "b", "b_loss", "metrics")}
-        stability = {"rate_times_eigenvalue": record.rate_times_eigenvalue[anchor]}
-        forecasts[anchor] = matrices | agreement | stability | {"test": {key: test[key] for key in agreement}}
+        forecasts[anchor] = matrices | agreement | record.numerics[anchor] | {"test": {key: test[key] for key in agreement}}
     seconds = {phase: sum(cost.seconds for cost in costs) for phase, costs in record.costs.items()}
     return {
         "status": record.status,
@@ -54,16 +53,15 @@ def rows(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.Da
 
     `what` is `measured` or an anchor; `trained` = -1 is the untrained network. `coordinates` are repeated in every row.
     """
-    outputs = {"measured": record.measured} | {anchor: record.predicted(anchor) for anchor in record.changes}
     table = []
     for part in PARTS:
         own = getattr(Rows.of(stream), part)
-        for what, f in outputs.items():
-            scores = score_matrices(f, stream, part, loss)
+        for what in ("measured", *record.changes):
+            scores = score_matrices(record.outputs(what), stream, part, loss)
             accuracy, value = (np.vstack([scores[b], scores[R]]) for b, R in (("b", "R"), ("b_loss", "R_loss")))
             for i in range(len(stream) + 1):
                 for j, task in enumerate(stream):
-                    drift = (f[i, own[j]] - f[j + 1, own[j]])[:, np.flatnonzero(task.head)]
+                    drift = record.drift(what, j, i - 1, own[j])[:, np.flatnonzero(task.head)]
                     rms = float(np.sqrt(np.mean(drift**2))) if i > j else float("nan")
                     where = {"part": part, "what": what, "trained": i - 1, "evaluated": j}
                     table.append(coordinates | where | {"accuracy": accuracy[i, j], "loss": value[i, j], "drift_rms": rms})
@@ -96,12 +94,12 @@ def write(folder: Path, config: str, summary: dict, table: pd.DataFrame, named: 
     (folder / "summary.json").write_text(json.dumps(plain(summary), indent=1, allow_nan=False) + "\n")
 
 
-def save_figures(folder: Path, figures: dict[str, Figure]) -> dict[str, Path]:
-    """PNG files in `figures/`, by name."""
+def save_figures(folder: Path, figures: dict[str, Figure]) -> list[Path]:
+    """PNG files `figures/<name>.png`."""
     (folder / "figures").mkdir()
-    paths = {name: folder / "figures" / f"{name}.png" for name in figures}
-    for name, figure in figures.items():
-        figure.savefig(paths[name], dpi=150)
+    paths = [folder / "figures" / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        figure.savefig(path, dpi=150)
     return paths
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 def whole(name: str, value, least: int = 1) -> int:
     """A whole number of at least `least`, or ValueError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1 or value < least:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}={value}: expected a whole number of at least {least}")
-    return int(value)
+    return value
 
 
 def finite(name: str, value, above: float | None = None, least: float | None = None) -> float:

@@ -22,13 +22,14 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from ntkcl.settings import finite
+from ntkcl.settings import finite, whole
 from ntkcl.types import Dataset, Source
 
 IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+REMAKE = "delete that folder to have it prepared anew"
 ARRAY_RECORD = {"file_format": "array_record"}  # TFDS's default, tfrecord, has no random access and needs TensorFlow
 
 
@@ -40,12 +41,13 @@ def digits(*, mean: float, sd: float, test_fraction: float = 0.2, seed: int = 0)
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    if not 0 < finite("source.test_fraction", test_fraction) < 1:
-        raise ValueError(f"source.test_fraction={test_fraction}: expected a number between 0 and 1")
+    if not 0.01 <= finite("source.test_fraction", test_fraction) <= 0.99:
+        raise ValueError(f"source.test_fraction={test_fraction}: expected 0.01 to 0.99")
+    whole("source.seed", seed, least=0)
     bunch = load_digits()
     parts = train_test_split(bunch.images / 16.0, bunch.target, test_size=test_fraction, stratify=bunch.target, random_state=seed)
     x_train, x_test, y_train, y_test = parts
-    return Source(_dataset(x_train, y_train, 10, "digits"), _dataset(x_test, y_test, 10, "digits"), mean, sd)
+    return _source(_dataset(x_train, y_train, 10, "digits"), _dataset(x_test, y_test, 10, "digits"), mean, sd)
 
 
 def from_tfds(
@@ -71,7 +73,7 @@ def from_tfds(
     with _quiet():
         if not builder.is_prepared():
             _prepare(name, builder, download)
-    return Source(_read(builder, train_split), _read(builder, test_split), mean, sd)
+    return _source(_read(builder, train_split), _read(builder, test_split), mean, sd)
 
 
 def idx(
@@ -93,15 +95,18 @@ def idx(
     Raises ValueError naming the file that is missing, truncated, mislabelled or of another content.
     """
     files = {stem: _idx_path(idx_dir, stem) for stems in IDX_FILES.values() for stem in stems}
-    digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files.values()))
+    digest = hashlib.sha256(b"".join(hashlib.sha256(_unpacked(path)).digest() for path in files.values()))
     digest.update(repr((classes, sorted((sha256 or {}).items()))).encode())
     config = IdxConfig(name=digest.hexdigest()[:16], files=files, classes=classes, sha256=dict(sha256 or {}))
     with _quiet():
         builder = IdxFolder(config=config, data_dir=data_dir, **ARRAY_RECORD)
         if not builder.is_prepared():
             config.arrays()  # checked as a whole before TFDS writes anything
-            builder.download_and_prepare()
-    return Source(_read(builder, "train"), _read(builder, "test"), mean, sd)
+            try:
+                builder.download_and_prepare()
+            except OSError as error:
+                raise ValueError(f"source.data_dir={builder.data_dir}: cannot be written ({error.strerror})") from error
+    return _source(_read(builder, "train"), _read(builder, "test"), mean, sd)
 
 
 def tfds_or_idx(
@@ -135,8 +140,11 @@ def _stock_builder(name, data_dir):
         near = difflib.get_close_matches(base, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see the TFDS catalogue, or use source=idx with a folder"
         raise ValueError(f"source.name={name}: TensorFlow Datasets has no such data set; {hint}")
-    with _quiet():
-        return tfds.builder(name, data_dir=data_dir, **ARRAY_RECORD)
+    try:
+        with _quiet():
+            return tfds.builder(name, data_dir=data_dir, **ARRAY_RECORD)
+    except (ValueError, AssertionError, OSError) as error:  # what TFDS raises for configs and versions that do not exist
+        raise ValueError(f"source.name={name}: TFDS cannot open it ({_first_line(error)})") from error
 
 
 def _prepare(name, builder, download):
@@ -149,7 +157,7 @@ def _prepare(name, builder, download):
         raise _Unprepared(f"{missing} and TensorFlow, needed to prepare one, is not installed; {remedy}")
     try:
         builder.download_and_prepare()
-    except OSError as error:  # requests' connection errors are OSErrors too
+    except Exception as error:  # TFDS's own download errors share no other base class
         raise _Unprepared(f"{missing} and downloading failed ({type(error).__name__}); {remedy}") from error
 
 
@@ -167,7 +175,13 @@ def _read(builder, split) -> Dataset:
     labelled = isinstance(features.get(label), tfds.features.ClassLabel)
     if not labelled or len(getattr(features.get(image), "shape", ())) not in (2, 3):
         raise ValueError(f"{name}: expected images with class labels, but its features are {', '.join(features)}")
-    records = data.__getitems__(range(len(data)))
+    promised = builder.info.splits[split].num_examples
+    try:
+        records = data.__getitems__(range(len(data)))
+    except Exception as error:  # the array_record reader raises what its C++ side threw
+        raise ValueError(f"{builder.data_dir}: the prepared copy is damaged ({_first_line(error)}); {REMAKE}") from error
+    if len(records) != promised:
+        raise ValueError(f"{builder.data_dir}: {split} holds {len(records)} examples, {promised} are promised; {REMAKE}")
     shapes = {np.shape(record[image]) for record in records}
     if len(shapes) != 1:
         raise ValueError(f"{name}: images of one shape are needed, but {split} has {len(shapes)} shapes")
@@ -175,6 +189,14 @@ def _read(builder, split) -> Dataset:
     y = np.array([record[label] for record in records])
     scale = 255.0 if x.dtype == np.uint8 else 1.0
     return _dataset(x / np.float32(scale), y, features[label].num_classes, f"{name} {split}")
+
+
+def _source(train, test, mean, sd) -> Source:
+    return Source(train, test, finite("source.mean", mean), finite("source.sd", sd, above=0.0))
+
+
+def _first_line(error) -> str:
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:160]
 
 
 def _dataset(x, labels, classes, origin) -> Dataset:
@@ -215,7 +237,10 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _unpacked(path) -> bytes:
-    raw = Path(path).read_bytes()
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
     if raw[:2] != b"\x1f\x8b":
         return raw
     try:
@@ -237,9 +262,7 @@ class IdxConfig(tfds.core.BuilderConfig):
         for stem, expected in self.sha256.items():
             found = hashlib.sha256(_unpacked(self.files[stem])).hexdigest()
             if found != expected:
-                raise ValueError(
-                    f"{self.files[stem]}: SHA-256 of the unpacked bytes is {found[:12]}..., expected {expected[:12]}..."
-                )
+                raise ValueError(f"{self.files[stem]}: SHA-256 of the unpacked bytes is {found[:12]}..., expected {expected[:12]}...")
         return {split: self._pair(*stems) for split, stems in IDX_FILES.items()}
 
     def _pair(self, images, labels):

@@ -41,6 +41,7 @@ def rotated(
     and where the number of angles is not the number of tasks.
     """
     whole("stream.tasks", tasks)
+    whole("stream.seed", seed, least=0)
     angles = [finite("stream.step", step) * t for t in range(tasks)] if angles is None else list(angles)
     if len(angles) != tasks:
         raise ValueError(f"stream.angles={angles}: expected {tasks} angles in degrees, one for each of stream.tasks={tasks}")
@@ -72,13 +73,12 @@ def permuted(
     `first_identity` leaves task 0 unshuffled (OGD+ and others; in GEM it is shuffled too). Channels move together.
     """
     whole("stream.tasks", tasks)
+    whole("stream.seed", seed, least=0)
     shape = source.train.x.shape[1:]
     if len(shape) < 2:
         raise ValueError(f"stream=permuted: images of shape {shape} have no pixels to permute; expected [h, w] or [h, w, channels]")
     if patch is not None and not 2 <= whole("stream.patch", patch) <= min(shape[:2]):
-        raise ValueError(
-            f"stream.patch={patch}: expected 2 to {min(shape[:2])} for images of shape {shape}, or null for all pixels"
-        )
+        raise ValueError(f"stream.patch={patch}: expected 2 to {min(shape[:2])} for images of shape {shape}, or null for all pixels")
     inside = _central_pixels(shape[:2], patch)
 
     def transform(t):
@@ -114,6 +114,7 @@ def split(
     """
     whole("stream.tasks", tasks)
     whole("stream.classes_per_task", classes_per_task)
+    whole("stream.seed", seed, least=0)
     classes = source.train.y.shape[1]
     if tasks * classes_per_task > classes:
         need = f"{tasks} tasks x {classes_per_task} classes need {tasks * classes_per_task}"

@@ -32,7 +32,7 @@ def log(
       identity: `id`, `name`, `group`, `job_type`, `tags` of the run.
       figures: their PNG files by name.
       summary: the contents of summary.json; its nesting becomes slashes.
-    Raises ValueError for online without a login.
+    Raises ValueError where wandb cannot log, online without a login or a network.
     """
     if mode == "disabled":
         return
@@ -53,9 +53,10 @@ def log(
             _history(run, record, summary)
             run.log({f"R_{name}": _table(R) for name, R in _matrices(summary).items()})
             run.log({f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()})
-            run.summary.update(_flat({key: summary[key] for key in summary if key not in _MATRICES}))
-    except wandb.errors.UsageError as error:
-        raise ValueError(f"tracking.mode={mode}: {error}; run `wandb login`, or use tracking.mode=offline") from error
+            run.summary.update(_by_path({key: summary[key] for key in summary if key not in _MATRICES}))
+    except wandb.errors.Error as error:
+        remedy = "run `wandb login`, or use tracking=offline"
+        raise ValueError(f"tracking.mode={mode}: {error}; {remedy}; the run's files are in {folder.name}") from error
 
 
 _MATRICES = {f"{name}{part}" for name in ("R", "R_loss", "b", "b_loss") for part in ("", "_train")}
@@ -91,12 +92,12 @@ def _table(R):
     return wandb.Table(columns=columns, data=[[i, *map(float, row)] for i, row in enumerate(np.asarray(R))])
 
 
-def _flat(nested, prefix=""):
+def _by_path(nested, prefix=""):
     """Scalars, texts and short lists by path; matrices are tables of their own."""
     flat = {}
     for key, value in nested.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}/")
+            flat |= _by_path(value, f"{prefix}{key}/")
         elif key not in _MATRICES:
             flat[prefix + key] = np.asarray(value).tolist() if isinstance(value, (list, tuple, np.ndarray)) else value
     return flat

@@ -48,7 +48,7 @@ def fit(
 
     def mean_loss(theta, batch):
         f = jax.vmap(apply, (None, 0))(theta, batch.x)
-        return jnp.mean(jax.vmap(loss, (0, 0, None))(f, batch.y, head))
+        return jnp.mean(jax.vmap(loss.value, (0, 0, None))(f, batch.y, head))
 
     def step(carry, index):
         theta, state = carry

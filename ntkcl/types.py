@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 Params = Any  # a pytree of arrays, theta
 Key = PRNGKeyArray
 Apply = Callable[[Params, Any], Float[Array, " c"]]  # (theta, x) -> f(x; theta), one x
-Loss = Callable[[Float[Array, " c"], Float[Array, " c"], Float[Array, " c"]], Float[Array, ""]]  # (f, y, head), one sample
 Kernel = Callable[..., Float[Array, "n1 c n2 c"]]  # (theta, x1, x2=None) -> K(x1, x2)
 
 
@@ -56,6 +55,17 @@ class Network(NamedTuple):
     apply: Apply
     taps: Callable[..., Any] | None = None
     centred: bool = False
+
+
+class Loss(NamedTuple):
+    """A loss of one sample, and what a learning rate means for it in function space.
+
+    `value(f, y, head) -> scalar` for one sample [c]; `rate(learning_rate, n, head)` = eta_eff, so that full-batch gradient descent on n
+    samples moves the active outputs by eta_eff K (y - f): the loss is quadratic in f.
+    """
+
+    value: Callable[[Float[Array, " c"], Float[Array, " c"], Float[Array, " c"]], Float[Array, ""]]
+    rate: Callable[..., float]
 
 
 class Optimizer(NamedTuple):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "ntkcl"
 FLOORS = [
-    {"types", "settings"},
-    {"losses", "metrics", "kernels", "forecast", "streams", "sources", "networks", "optimizers", "meter"},
+    {"types", "settings", "meter"},
+    {"losses", "metrics", "kernels", "forecast", "streams", "sources", "networks", "optimizers"},
     {"train"},
     {"experiment"},
     {"record"},

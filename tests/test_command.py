@@ -113,7 +113,9 @@ def find(text, key):
 
 
 def test_a_run_that_diverges_is_written_and_ends_well(ntkcl, tmp_path):
-    code, out, _ = ntkcl(*TINY, "network.activation=erf", "training.learning_rate_fraction=1e6", "training.allow_unstable=true", "training.steps=200")
+    code, out, _ = ntkcl(
+        *TINY, "network.activation=erf", "training.learning_rate_fraction=1e6", "training.allow_unstable=true", "training.steps=200"
+    )
     assert code == 0 and "diverged" in out
     summary, _, _ = results.load(the_run(tmp_path))
     assert summary["status"] == "diverged" and summary["metrics"]["average_accuracy"] is None
@@ -140,6 +142,17 @@ BAD = {
     "unknown nested key": (["network.widht=3"], "did you mean network.width?"),
     "unknown argument": (["+network.wings=2"], "wings"),
     "unknown tracking mode": (["tracking.mode=sideways"], "tracking.mode=sideways"),
+    "a negative seed": (["seed=-1"], "seed=-1"),
+    "steps as a fraction": (["training.steps=20.0"], "training.steps=20.0"),
+    "no anchors": (["forecast.anchors=null"], "forecast.anchors=None"),
+    "an anchor for a list": (["forecast.anchors=init"], "forecast.anchors=init"),
+    "no name": (["experiment_name=null"], "experiment_name=None"),
+    "no training": (["training=null"], "training=None"),
+    "sd of zero": (["source.sd=0.0"], "source.sd=0.0"),
+    "hardly any test set": (["source.test_fraction=0.999"], "source.test_fraction=0.999"),
+    "unknown TFDS version": (["source=tfds", "source.name=mnist:9.9.9"], "source.name=mnist:9.9.9"),
+    "unknown TFDS config": (["source=tfds", "source.name=mnist/nope"], "source.name=mnist/nope"),
+    "dead network": (["network.width=1", "network.depth=9"], "kernel of task"),
     "unwritable folder": (["results_dir=/dev/null/results"], "results_dir"),
 }
 
@@ -150,7 +163,15 @@ def test_bad_input_is_one_line_that_names_the_setting_and_leaves_nothing(ntkcl, 
     code, _, err = ntkcl(*TINY, *overrides)
     assert code == 2
     assert err.startswith("ntkcl: ") and err.count("\n") == 1 and named in err, err
-    assert not list(tmp_path.rglob("summary.json")) and not list(tmp_path.rglob(".sgd*"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_online_without_a_login_is_one_line_and_loses_nothing(ntkcl, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    code, _, err = ntkcl(*TINY, "tracking=online")
+    assert code == 2 and "tracking.mode=online" in err and "tracking=offline" in err
+    assert results.load(the_run(tmp_path))[0]["status"] == "completed"
 
 
 def test_a_folder_that_holds_another_configuration_is_left_alone(ntkcl, tmp_path):
@@ -180,12 +201,15 @@ def test_nan_in_the_data_is_found(ntkcl, monkeypatch):
 
 
 def test_in_a_sweep_the_other_jobs_go_on(ntkcl, tmp_path):
-    code, _, err = ntkcl("-m", *TINY, "tracking=disabled", "network.width=0,8")
-    assert code == 2 and "network.width=0" in err
+    code, _, err = ntkcl("-m", *TINY, "tracking=disabled", "network.width=0,8,-1")
+    assert code == 2 and "Traceback" not in err
+    assert [line for line in err.splitlines() if line.startswith("ntkcl: ")] == [
+        f"ntkcl: network.width={width}: expected a whole number of at least 1" for width in (0, -1)
+    ]
     assert the_run(tmp_path).name.startswith("sgd-rotated-w8-s0")
 
 
-@pytest.mark.parametrize("setting", ["network.width=0", "network.width=2.5", "network.width=wide", "training.steps=many"])
+@pytest.mark.parametrize("setting", ["network.width=0", "network.width=wide", "training.steps=many", "stream.tasks=3.0"])
 def test_the_process_itself_ends_with_code_2_and_no_traceback(tmp_path, setting):
     """In a process of its own: there no type checker stands before our own checks."""
     done = subprocess.run([sys.executable, "-m", "ntkcl", setting], capture_output=True, text=True, cwd=tmp_path)

@@ -93,6 +93,29 @@ def test_float32_stays_float32_and_is_near_float64():
     np.testing.assert_allclose(single, kernels.structured(network)(theta, x), rtol=1e-4, atol=1e-5)
 
 
+def test_a_linen_model_of_other_layers_goes_through_contraction():
+    network = networks.network(nn.Dense(2), structured=False)
+    x = jax.random.normal(jax.random.key(1), (3, 4))
+    theta = network.init(jax.random.key(0), x[0])
+    assert network.taps is None
+    expected = np.einsum("ij,ab->iajb", np.asarray(x @ x.T) + 1, np.eye(2))
+    np.testing.assert_allclose(kernels.contraction(network.apply)(theta, x), expected, atol=1e-5)  # flax's float32
+    with pytest.raises(ValueError, match="no taps"):
+        kernels.structured(network)
+
+
+def test_the_average_over_wide_networks_is_the_infinite_width_kernel_of_theory_12_5():
+    """ReLU, L = 2, s_w 2, beta .1: within four standard errors of the mean over 64 networks."""
+    x = jnp.array([[1.0, 0, 0], [0, 1, 0], [1, 2, 2]])
+    network = networks.mlp(outputs=1, width=2000, w_std=2**0.5, b_std=0.1)
+    kernel_fn = kernels.structured(network)
+    K = np.stack([kernel_fn(network.init(jax.random.key(k), x[0]), x)[:, 0, :, 0] for k in range(64)])
+    expected = {(0, 0): 1.3633333333, (0, 1): 0.2354602531, (0, 2): 1.4387678395, (2, 2): 12.03}
+    for (i, j), value in expected.items():
+        error = K[:, i, j].std(ddof=1) / 8
+        assert error < 0.01 * value + 0.01 and K[:, i, j].mean() == pytest.approx(value, abs=4 * error)
+
+
 def test_a_second_call_compiles_nothing():
     network = mlp("one hidden layer")
     x = jax.random.normal(jax.random.key(1), (4, 6))
@@ -120,7 +143,7 @@ class Shared(nn.Module):
         return layer(jnp.tanh(layer(x)))
 
 
-@pytest.mark.parametrize(("module", "why"), [(Unseen(), "6 of 7"), (Shared(), "runs more than once")])
+@pytest.mark.parametrize(("module", "why"), [(Unseen(), "6 of 7"), (Shared(), "runs more than once"), (nn.Dense(2), "none of")])
 def test_structured_refuses_a_model_it_would_get_wrong(module, why):
     network = networks.network(module)
     x = jnp.ones((2, 3))

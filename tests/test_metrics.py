@@ -51,8 +51,15 @@ def test_an_entry_that_was_not_measured_is_named_and_never_counted_as_zero():
     assert np.isnan(metrics.summary(holed, B)["average_accuracy"])
 
 
-def test_correct_looks_at_active_outputs_only_and_at_the_sign_of_a_single_one():
+def test_a_missing_baseline_is_named_too():
+    with pytest.raises(ValueError, match=r"b\[2\] was not measured"):
+        metrics.fwt_gem(R, np.array([np.nan, 0.1, np.nan, 0.1]))
+
+
+def test_correct_looks_at_active_outputs_only_and_at_the_sign_of_a_single_one_and_ties_are_chance():
     f = np.array([[0.9, 0.1, 0.5], [0.2, 0.3, -1.0], [0.0, 0.0, 0.0]])
     y = np.array([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0], [0.0, 0.0, 1.0]])
-    assert metrics.correct(f, y, np.array([0, 1, 1])).tolist() == [True, True, False]
-    assert metrics.correct(f, y, np.array([0, 0, 1])).tolist() == [True, True, False]
+    assert metrics.correct(f, y, np.array([0, 1, 1])).tolist() == [1.0, 1.0, 0.5]
+    assert metrics.correct(f, y, np.array([0, 0, 1])).tolist() == [1.0, 1.0, 0.5]
+    assert metrics.correct(f, y, np.ones(3)).tolist() == [0.0, 0.0, 1 / 3]
+    assert metrics.correct(np.stack([f, -f]), y, np.ones(3)).shape == (2, 3)

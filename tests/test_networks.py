@@ -32,9 +32,7 @@ def test_a_centred_network_starts_at_zero_and_keeps_its_tangent():
     assert np.all(apply(theta, x) == 0)
     moved = jax.tree.map(lambda a: a + 0.1, theta)
     np.testing.assert_allclose(apply(moved, x), network.apply(moved, x) - network.apply(theta, x))
-    for a, b in zip(
-        jax.tree.leaves(jax.jacrev(apply)(moved, x)), jax.tree.leaves(jax.jacrev(network.apply)(moved, x)), strict=True
-    ):
+    for a, b in zip(jax.tree.leaves(jax.jacrev(apply)(moved, x)), jax.tree.leaves(jax.jacrev(network.apply)(moved, x)), strict=True):
         np.testing.assert_allclose(a, b)
 
 

@@ -118,6 +118,15 @@ def test_a_file_of_another_content_fails_its_checksum(folder, tmp_path):
         load(folder, tmp_path, sha256={stem: good})
 
 
+@pytest.mark.parametrize("harm", [lambda b: b[:40], lambda b: b[: len(b) // 4] + bytes(len(b) // 2) + b[-(len(b) // 4) :]])
+def test_a_damaged_prepared_copy_is_named(folder, tmp_path, harm):
+    load(folder, tmp_path)
+    shard = next((tmp_path / "tfds").rglob("*train.array_record*"))
+    damage(shard, harm)
+    with pytest.raises(ValueError, match=r"tfds/idx_folder.*delete that folder"):
+        load(folder, tmp_path)
+
+
 def test_missing_files_and_folders_are_named(folder, tmp_path):
     with pytest.raises(ValueError, match=r"source.idx_dir=/nowhere: no such folder"):
         load("/nowhere", tmp_path)
@@ -136,6 +145,28 @@ def test_a_set_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
         sources.from_tfds("mnist", mean=0.0, sd=1.0, data_dir=str(tmp_path), download=False)
     with pytest.raises(ValueError, match=r"nor is there a folder of IDX files at source.idx_dir=/nowhere"):
         sources.tfds_or_idx("fashion_mnist", "/nowhere", mean=0.0, sd=1.0, data_dir=str(tmp_path), download=False)
+
+
+def test_without_a_network_the_folder_of_idx_files_is_the_last_resort(folder, tmp_path, monkeypatch):
+    """TensorFlow is there, so TFDS may try to download; the connection fails, as requests' errors do, with an OSError."""
+    tries = []
+
+    def offline(builder, *_, **__):
+        tries.append(builder.name)
+        raise ConnectionError("Max retries exceeded")
+
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(sources.tfds.core.DatasetBuilder, "download_and_prepare", offline)
+    settings = dict(mean=0.0, sd=1.0, data_dir=str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match=r"source.name=fashion_mnist: .* downloading failed \(ConnectionError\)"):
+        sources.from_tfds("fashion_mnist", **settings)
+    assert tries == ["fashion_mnist"]
+    monkeypatch.undo()
+    load(folder, tmp_path)
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(sources.tfds.core.DatasetBuilder, "download_and_prepare", offline)
+    source = sources.tfds_or_idx("fashion_mnist", str(folder), classes=3, **(settings | dict(data_dir=str(tmp_path / "tfds"))))
+    assert source.train.x.shape == (30, 4, 5)
 
 
 def test_a_prepared_tfds_set_is_read_by_name_without_tensorflow(folder, tmp_path):

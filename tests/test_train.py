@@ -9,11 +9,12 @@ from oracles import train_linear
 
 from ntkcl import losses, train
 
+LOSS = losses.squared_error()
 MODEL = linear(quadratic_features, 2)
 
 
 def fit(task, theta, **settings):
-    settings = dict(apply=MODEL.apply, loss=losses.squared_error, transform=optax.sgd(0.05), steps=30) | settings
+    settings = dict(apply=MODEL.apply, loss=LOSS, transform=optax.sgd(0.05), steps=30) | settings
     return train.fit(jax.random.key(3), theta, task.train, task.head, **settings)
 
 

@@ -4,8 +4,19 @@ A task is one linear filter of its residual; a stream of tasks is one block lowe
 predicted outputs with measured ones. The solves work in the floating type they are given: give them float64.
 """
 
-from ntkcl.forecast.agreement import agreement, flip_f1, spearman
+from ntkcl.forecast.agreement import agreement, flip_f1, r2, spearman
 from ntkcl.forecast.filters import gradient_descent
-from ntkcl.forecast.sequence import Solve, largest_eigenvalue, one_task, sequence
+from ntkcl.forecast.sequence import Solve, largest_eigenvalue, negative_mass, one_task, sequence
 
-__all__ = ["Solve", "agreement", "flip_f1", "gradient_descent", "largest_eigenvalue", "one_task", "sequence", "spearman"]
+__all__ = [
+    "Solve",
+    "agreement",
+    "flip_f1",
+    "gradient_descent",
+    "largest_eigenvalue",
+    "negative_mass",
+    "one_task",
+    "r2",
+    "sequence",
+    "spearman",
+]

@@ -14,7 +14,7 @@ def gradient_descent(lam: Float[Array, "..."], rate: float, steps: int) -> Float
     Returns g in the units of h; its limit at lam = 0 is h S, and no eigenvalue gives NaN.
     """
     x = rate * lam
-    # expm1 and log1p keep the digits where x is tiny; beyond x = 1 the base is negative and the power is exact enough.
+    # expm1 and log1p keep the digits where x is small; above a half the power loses none, and beyond 1 its base is negative.
     small = jnp.minimum(x, 0.5)
     near = -jnp.expm1(steps * jnp.log1p(-small))
     far = 1.0 - (1.0 - x) ** steps

@@ -80,6 +80,12 @@ def largest_eigenvalue(k_tt: Float[Array, "n c n c"], head: Float[np.ndarray, " 
     return float(scipy.linalg.eigh(gram, eigvals_only=True, subset_by_index=[top, top])[0])
 
 
+def negative_mass(eigenvalues: Float[Array, " _"]) -> float:
+    """sum of |lam| over lam < 0, as a share of the sum over all; 0 for a kernel of zeros."""
+    total = float(jnp.sum(jnp.abs(eigenvalues)))
+    return float(-jnp.sum(jnp.minimum(eigenvalues, 0.0))) / total if total > 0 else 0.0
+
+
 def _gram(block):
     n, c = block.shape[:2]
     return block.reshape(n * c, n * c)

@@ -19,6 +19,7 @@ def contraction(apply: Apply) -> Kernel:
         return jax.vmap(jax.jacrev(apply), (None, 0))(theta, x)
 
     @jax.jit
+    @jax.default_matmul_precision("highest")  # an accelerator's default (TF32, bfloat16) would cost four digits
     def kernel_fn(theta, x1, x2=None):
         j1 = jacobian(theta, x1)
         j2 = j1 if x2 is None else jacobian(theta, x2)
@@ -29,4 +30,4 @@ def contraction(apply: Apply) -> Kernel:
 
 def _contract(j1, j2):
     flat1, flat2 = (j.reshape(*j.shape[:2], -1) for j in (j1, j2))
-    return jnp.einsum("iap,jbp->iajb", flat1, flat2, precision="highest")
+    return jnp.einsum("iap,jbp->iajb", flat1, flat2)

@@ -20,10 +20,15 @@ def structured(network: Network) -> Kernel:
     Source: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.3 (structured derivatives), for the dense case.
     """
 
+    taps = network.taps
+    if taps is None:
+        raise ValueError("this network has no taps for the structured kernel: use kernels.contraction(network.apply)")
+
     def factors(theta, x):
-        return jax.vmap(lambda one: _factors(network.taps, theta, one))(x)
+        return jax.vmap(lambda one: _factors(taps, theta, one))(x)
 
     @jax.jit
+    @jax.default_matmul_precision("highest")  # an accelerator's default (TF32, bfloat16) would cost four digits
     def kernel_fn(theta, x1, x2=None):
         phi1, delta1 = factors(theta, x1)
         phi2, delta2 = (phi1, delta1) if x2 is None else factors(theta, x2)
@@ -36,6 +41,8 @@ def structured(network: Network) -> Kernel:
 def _factors(taps, theta, x):
     """phi by layer and leaf, and delta [c, width] by layer, for one input."""
     shapes = jax.eval_shape(lambda: taps(theta, {}, x)[2])
+    if not shapes:
+        raise ValueError("structured kernel sees none of the parameters: use kernels.contraction(network.apply) for this model")
     probes = jax.tree.map(lambda z: jnp.zeros(z.shape, z.dtype), shapes)
 
     def outputs(probes):
@@ -47,8 +54,8 @@ def _factors(taps, theta, x):
 
 
 def _layer(phi1, delta1, phi2, delta2):
-    gram = sum(jnp.einsum("ip,jp->ij", phi1[leaf], phi2[leaf], precision="highest") for leaf in phi1)
-    signals = jnp.einsum("iaz,jbz->iajb", delta1, delta2, precision="highest")
+    gram = sum(jnp.einsum("ip,jp->ij", phi1[leaf], phi2[leaf]) for leaf in phi1)
+    signals = jnp.einsum("iaz,jbz->iajb", delta1, delta2)
     return gram[:, None, :, None] * signals
 
 
@@ -57,4 +64,4 @@ def _check_covered(theta, phi, delta):
     seen = sum(v.shape[-1] * delta[layer].shape[-1] for layer, leaves in phi.items() for v in leaves.values())
     total = sum(leaf.size for leaf in jax.tree.leaves(theta))
     if seen != total:
-        raise ValueError(f"structured kernel sees {seen} of {total} parameters: use kernels.contraction(apply) for this model")
+        raise ValueError(f"structured kernel sees {seen} of {total} parameters: use kernels.contraction(network.apply) for this model")

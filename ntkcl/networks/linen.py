@@ -7,8 +7,11 @@ from ntkcl.networks.layers import Dense
 from ntkcl.types import Apply, Network, Params
 
 
-def network(module: nn.Module, *, centred: bool = False) -> Network:
-    """The `Network` of a linen module that maps one input to [c] outputs."""
+def network(module: nn.Module, *, centred: bool = False, structured: bool = True) -> Network:
+    """The `Network` of a linen module that maps one input to [c] outputs.
+
+    `structured=False` for a module with parameters outside `ntkcl.networks.Dense`: its kernel is contracted from Jacobians.
+    """
 
     def init(key, x):
         return module.init(key, x)["params"]
@@ -16,7 +19,7 @@ def network(module: nn.Module, *, centred: bool = False) -> Network:
     def apply(theta, x):
         return module.apply({"params": theta}, x)
 
-    return Network(init, apply, taps(module), centred)
+    return Network(init, apply, taps(module) if structured else None, centred)
 
 
 def taps(module: nn.Module):

@@ -1,0 +1,129 @@
+"""Forecast against measurement over width on Fashion-MNIST: the table and the two figures of README.
+
+Reads the runs of the presets rotated_fashion, permuted_fashion and split_fashion (run them first; nothing is trained here), writes
+results/tables/fashion_width.{json,md}, results/figures/fashion_width.png and results/figures/fashion_drift.png.
+
+    python scripts/fashion_width.py [results_dir]
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+
+from ntkcl import results
+
+STREAMS = ("rotated", "permuted", "split")
+NUMBERS = {
+    "R2 init": ("init", "drift_r2"),
+    "R2 boundary": ("boundary", "drift_r2"),
+    "R2 one task ahead": ("boundary", "change_r2"),
+    "skill init": ("init", "skill"),
+    "Spearman (i, j) init": ("init", "spearman_offdiagonal"),
+    "forgetting forecast": ("init", "mean_forgetting_predicted"),
+    "forgetting measured": ("init", "mean_forgetting_measured"),
+}
+COLOURS = dict(zip(STREAMS, ("tab:blue", "tab:orange", "tab:green"), strict=True))
+
+
+def gather(root: Path) -> pd.DataFrame:
+    """One row a run: stream, width, seed, the numbers, seconds of forecast and training."""
+    table = []
+    for stream in STREAMS:
+        for summary in sorted((root / "runs" / f"{stream}_fashion").glob("[!.]*/summary.json")):
+            told = json.loads(summary.read_text())
+            config = yaml.safe_load((summary.parent / "config.yaml").read_text())
+            row = {"stream": stream, "width": config["network"]["width"], "seed": config["seed"], "folder": str(summary.parent)}
+            row |= {name: told["forecast"][anchor][key] for name, (anchor, key) in NUMBERS.items()}
+            row |= {"seconds forecast init": told["seconds"]["forecast_init"], "seconds train": told["seconds"]["train"]}
+            table.append(row)
+    if not table:
+        sys.exit(f"no runs under {root}/runs: first `ntkcl experiment=rotated_fashion`, and permuted_fashion, split_fashion")
+    return pd.DataFrame(table)
+
+
+def cells(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation (ddof 1) over seeds of every number, by stream and width."""
+    columns = [*NUMBERS, "seconds forecast init", "seconds train"]
+    grouped = runs.groupby(["stream", "width"], sort=False)[columns].agg(["mean", "std"])
+    grouped.columns = [f"{name} {part}" for name, part in grouped.columns]
+    return grouped.assign(n=runs.groupby(["stream", "width"], sort=False).size()).reset_index()
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Mean ± standard deviation over the seeds."""
+    lines = [
+        "| stream | width | seeds | " + " | ".join(NUMBERS) + " | s forecast | s train |",
+        "|---|---|---|" + "---|" * (len(NUMBERS) + 2),
+    ]
+    for row in table.to_dict("records"):
+        entries = [_entry(row[f"{name} mean"], row[f"{name} std"]) for name in NUMBERS]
+        seconds = [f"{row[f'seconds {phase} mean']:.1f}" for phase in ("forecast init", "train")]
+        lines.append(f"| {row['stream']} | {row['width']} | {row['n']} | " + " | ".join([*entries, *seconds]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _entry(mean, std):
+    return f"{mean:.4f}" + (f" ± {std:.4f}" if np.isfinite(std) else "")
+
+
+def draw_widths(runs: pd.DataFrame) -> Figure:
+    """R2 of the forecast at initialisation, every run a dot, and forgetting as forecast and measured."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for stream, group in runs.groupby("stream", sort=False):
+        mean = group.groupby("width").mean(numeric_only=True)
+        left.plot(group["width"], group["R2 init"], ".", color=COLOURS[stream], alpha=0.6)
+        left.plot(mean.index, mean["R2 init"], color=COLOURS[stream], label=stream)
+        right.plot(mean.index, mean["forgetting measured"], color=COLOURS[stream], label=f"{stream}, measured")
+        right.plot(mean.index, mean["forgetting forecast"], "--", color=COLOURS[stream], label=f"{stream}, forecast")
+    left.set(xscale="log", xlabel="width", ylabel="R² of the drift, train inputs", title="one kernel at initialisation", ylim=(None, 1))
+    right.set(xscale="log", yscale="log", xlabel="width", ylabel="mean forgetting (train loss)", title="forgetting over the stream")
+    ticks = sorted(runs["width"].unique())
+    for axis in (left, right):
+        axis.set_xticks(ticks, [str(t) for t in ticks])
+        axis.minorticks_off()
+        axis.legend(fontsize=8)
+    return figure
+
+
+def draw_drift(runs: pd.DataFrame) -> Figure:
+    """Predicted against measured drift of the rotated stream, seed 0, a panel a width."""
+    chosen = runs[(runs["stream"] == "rotated") & (runs["seed"] == 0)].sort_values("width")
+    figure = Figure(figsize=(3.2 * len(chosen), 3.7), layout="constrained")
+    axes = figure.subplots(1, len(chosen), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, run in zip(axes, chosen.to_dict("records"), strict=True):
+        _, _, arrays = results.load(run["folder"])
+        starts = [*arrays["start_train"], arrays["start_test"][0]]
+        for s in range(len(starts) - 2):
+            own = slice(starts[s], starts[s + 1])
+            measured = (arrays["measured"][-1, own] - arrays["measured"][s + 1, own]).ravel()
+            predicted = arrays["changes_init"][s + 1 :, own].sum(0).ravel()
+            axis.plot(predicted, measured, ".", ms=2, alpha=0.4, label=f"task {s}")
+        axis.axline((0, 0), slope=1, color="0.4", lw=0.8)
+        axis.set(xlabel="forecast drift", title=f"width {run['width']}, R² = {run['R2 init']:.3f}", aspect="equal")
+    axes[0].set_ylabel("measured drift")
+    axes[0].legend(fontsize=7, markerscale=4, loc="upper left")
+    return figure
+
+
+def main() -> None:
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
+    runs = gather(root)
+    table = cells(runs)
+    for folder in ("tables", "figures"):
+        (root / folder).mkdir(exist_ok=True)
+    stored = {"runs": runs.drop(columns="folder").to_dict("records"), "cells": results.plain(table.to_dict("records"))}
+    (root / "tables" / "fashion_width.json").write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n")
+    (root / "tables" / "fashion_width.md").write_text(markdown(table))
+    draw_widths(runs).savefig(root / "figures" / "fashion_width.png", dpi=150)
+    draw_drift(runs).savefig(root / "figures" / "fashion_drift.png", dpi=150)
+    print(markdown(table))
+
+
+if __name__ == "__main__":
+    main()
