@@ -13,6 +13,7 @@ from pathlib import Path
 import hydra
 import jax
 import jax.numpy as jnp
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
@@ -23,12 +24,18 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ntkcl import experiment, figures, record, results, tracking
+from ntkcl import experiment, figures, record, results, settings, tracking
 from ntkcl.meter import Meter
-from ntkcl.settings import one_of, whole
+from ntkcl.settings import one_of, text
 
 PACKAGE = Path(__file__).parent
 CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())  # wheel, or checkout
+
+
+KEYS = (
+    "source", "stream", "network", "loss", "optimizer", "training", "forecast",
+    "experiment_name", "seed", "precision", "results_dir", "tracking",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -47,23 +54,27 @@ def main() -> None:
         return command()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
     try:
-        return _told(command)
+        return _told(command, composing=True)
+    except KeyboardInterrupt:
+        print("ntkcl: interrupted; the run at work left nothing, the same command starts it again", file=sys.stderr)
+        sys.exit(130)
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
 
 
-def _told(action, *arguments, stop=True):
-    """Run an action; an error that the user can mend is told in one line, once, and ends the process with code 2 if `stop`."""
+def _told(action, *arguments, stop=True, composing=False):
+    """Run an action; an error that the user can mend is told in one line, once, and ends the process with code 2 if `stop`.
+
+    `composing`: an error that no job has seen comes from the configuration itself, whatever its type.
+    """
     try:
         return action(*arguments)
     except Exception as error:
-        line = _one_line(error)
-        if line is None:
-            raise
-        if not hasattr(error, "told"):
-            print(f"ntkcl: {line}", file=sys.stderr)
-            error.told = True  # type: ignore[attr-defined]
-        if not stop:
+        if not hasattr(error, "line"):
+            error.line = _one_line(error) or (_flat(error) if composing else None)  # type: ignore[attr-defined]
+            if error.line is not None:  # type: ignore[attr-defined]
+                print(f"ntkcl: {error.line}", file=sys.stderr)  # type: ignore[attr-defined]
+        if error.line is None or not stop:  # type: ignore[attr-defined]
             raise
         sys.exit(2)
 
@@ -77,7 +88,7 @@ def run(cfg: DictConfig) -> None:
     identity = identify(cfg)
     config = OmegaConf.to_yaml(OmegaConf.create(coordinates(cfg)), sort_keys=True)
     folder = Path(cfg.results_dir) / "runs" / cfg.experiment_name / f"{identity['name']}-{identity['id'][:8]}"
-    with results.staged(folder, config) as stage:
+    with results.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):  # divergence is data
         told = record.gather(_progress(events, cfg, len(stream), console), stream)
         told.costs["setup"] = [setup]
         summary = results.summarise(told, stream, loss)
@@ -101,9 +112,19 @@ def run(cfg: DictConfig) -> None:
 
 def build(cfg: DictConfig):
     """The stream, the experiment's events (not yet begun) and the loss that a configuration names."""
-    for name in ("experiment_name", "results_dir"):
-        if not isinstance(cfg[name], str) or not cfg[name]:
-            raise ValueError(f"{name}={cfg[name]}: expected a name")
+    unknown = [key for key in cfg if key not in KEYS]
+    if unknown:
+        raise ValueError(f"{unknown[0]!s}={cfg[unknown[0]]}: no such setting; expected one of {', '.join(KEYS)}")
+    text("results_dir", cfg.results_dir)
+    if text("experiment_name", cfg.experiment_name) != Path(cfg.experiment_name).name or cfg.experiment_name.startswith("."):
+        raise ValueError(f"experiment_name={cfg.experiment_name}: expected a plain name without slashes, not beginning with a dot")
+    settings.seed("seed", cfg.seed)
+    for group in ("forecast", "tracking"):
+        if not OmegaConf.is_dict(cfg[group]):
+            raise ValueError(f"{group}={cfg[group]}: expected the settings of that group")
+    text("tracking.project", cfg.tracking.project)
+    if cfg.tracking.entity is not None:
+        text("tracking.entity", cfg.tracking.entity)
     if not OmegaConf.is_list(cfg.forecast.anchors):
         raise ValueError(f"forecast.anchors={cfg.forecast.anchors}: expected a list, such as [init,boundary] or []")
     if not OmegaConf.is_dict(cfg.training):
@@ -115,7 +136,7 @@ def build(cfg: DictConfig):
     network = instantiate(cfg.network)(outputs=stream[0].train.y.shape[1])
     loss = instantiate(cfg.loss)
     events = experiment.run(
-        jax.random.key(whole("seed", cfg.seed, least=0)),
+        jax.random.key(cfg.seed),
         stream,
         network,
         loss,
@@ -223,8 +244,10 @@ def _number(value) -> str:
 
 def _one_line(error: BaseException) -> str | None:
     """What to tell the user, or None for an error that is not of his making: a fault of the program keeps its traceback."""
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        return _one_line(error.__cause__)
+    if isinstance(error, InstantiationException):
+        cause = error.__cause__
+        own_fault = cause is not None and not isinstance(cause, ImportError | AttributeError | TypeError | ValueError)
+        return None if own_fault else (cause and _one_line(cause)) or _flat(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _flat(error) + _nearest(error)
     if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
@@ -232,8 +255,8 @@ def _one_line(error: BaseException) -> str | None:
     ours = str(PACKAGE) in traceback.extract_tb(error.__traceback__)[-1].filename
     if isinstance(error, ValueError) and ours:
         return _flat(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; is results_dir a folder that can be written?"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{error.filename or 'results_dir'}: {error.strerror}; is results_dir a folder that can be written?"
     return None
 
 

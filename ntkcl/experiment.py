@@ -19,7 +19,7 @@ import numpy as np
 from ntkcl import forecast, kernels, train
 from ntkcl.meter import Cost, Meter
 from ntkcl.networks import centred
-from ntkcl.settings import finite, one_of, whole
+from ntkcl.settings import finite, flag, one_of, whole
 from ntkcl.types import Key, Loss, Network, Optimizer, Stream
 
 ANCHORS = ("init", "boundary")
@@ -107,6 +107,7 @@ def check(stream: Stream, training: Training, anchors: Sequence[str]) -> None:
             finite(f"training.{name}", rate, above=0.0)
     if all(rate is None for rate in rates.values()):
         raise ValueError("training.learning_rate=null and training.learning_rate_fraction=null: expected one of them")
+    flag("training.allow_unstable", training.allow_unstable)
     for anchor in anchors:
         one_of("forecast.anchors", anchor, ANCHORS)
     for t, task in enumerate(stream):
@@ -149,7 +150,14 @@ def _story(key, stream, network, loss, optimizer, training, anchors):
     x = jnp.concatenate([task.train.x for task in stream] + [task.test.x for task in stream])
     theta = network.init(jax.random.fold_in(key, 0), x[0])
     apply = centred(network.apply, theta) if network.centred else network.apply
-    outputs = jax.jit(jax.vmap(apply, (None, 0)))
+    forward = jax.jit(jax.vmap(network.apply, (None, 0)))
+
+    def outputs(theta):
+        """In float64; centred by subtracting what the same compiled function gave at theta0, so that f_0 is 0 and not rounding."""
+        return np.asarray(forward(theta, x), np.float64) - origin
+
+    origin = 0.0
+    origin = outputs(theta) if network.centred else 0.0
     kernel = kernels.structured(network) if network.taps else kernels.contraction(network.apply)
     born = meter.read()
 
@@ -179,7 +187,7 @@ def _story(key, stream, network, loss, optimizer, training, anchors):
 
     plan = _plan(kernel, theta, stream, loss, optimizer, training, meter)
     yield plan
-    f = np.asarray(outputs(theta, x), np.float64)
+    f = outputs(theta)
     if not np.isfinite(f).all():
         raise ValueError("network: the untrained outputs are not finite; use a smaller network.output_scale or network.w_std")
     yield Measurement(0, f, np.empty(0), False, born, meter.read())
@@ -203,7 +211,7 @@ def _story(key, stream, network, loss, optimizer, training, anchors):
             batch_size=training.batch_size,
         )
         theta, losses, cost = fitted.theta, np.asarray(fitted.losses), meter.read()
-        f = np.asarray(outputs(theta, x), np.float64)
+        f = outputs(theta)
         zero = jnp.mean(jax.vmap(loss.value, (0, 0, None))(jnp.zeros_like(task.train.y), task.train.y, task.head))
         diverged = not (np.isfinite(f).all() and losses[-1] <= BLOWN * max(losses[0], float(zero)))
         yield Measurement(t + 1, f, losses, diverged, cost, meter.read())
@@ -222,7 +230,7 @@ def _plan(kernel, theta, stream, loss, optimizer, training, meter) -> Plan:
         else:
             worst = [forecast.largest_eigenvalue(k_tt, head)]
         if max(worst) <= 0:
-            raise ValueError(f"network: the kernel of task {t} is zero, nothing can be learned; the network's units may all be dead")
+            raise ValueError(f"network: the kernel of task {t} is zero, all units dead? Try another network.width or activation")
         return optimizer.limit(max(worst)) / loss.rate(1.0, n, head)
 
     limit = min(own_limit(t, task) for t, task in enumerate(stream))

@@ -11,4 +11,4 @@ def sgd() -> Optimizer:
 
     With minibatches the filter is the mean path: the expected gradient of a batch is the full one.
     """
-    return Optimizer(optax.sgd, gradient_descent, lambda lam_max: 2.0 / lam_max)
+    return Optimizer(optax.sgd, gradient_descent, lambda lam_max: 2.0 / lam_max if lam_max > 0 else float("inf"))

@@ -122,6 +122,21 @@ def plain(value):
     return value.item() if isinstance(value, np.generic) else value
 
 
+def _deliver(stage: Path, folder: Path) -> None:
+    """Put the new run in the place of the old one, which goes only when the new one stands."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        if folder.exists():
+            folder.rename(aside / "old")
+        try:
+            stage.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another process has just delivered the same run
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def staged(folder: Path, config: str) -> Iterator[Path]:
     """A hidden folder that becomes `folder` when the block ends well and is removed when it does not.
@@ -142,9 +157,7 @@ def staged(folder: Path, config: str) -> Iterator[Path]:
     try:
         stage.chmod(0o755)
         yield stage
-        if folder.exists():
-            shutil.rmtree(folder)
-        stage.rename(folder)
+        _deliver(stage, folder)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         with contextlib.suppress(OSError):  # what was opened for this run and stayed empty

@@ -1,22 +1,46 @@
 """Checks of single settings: one clear line that names the setting, what came, and what would work."""
 
 from collections.abc import Iterable
+from numbers import Integral, Real
+
+LARGEST_SEED = 2**32 - 1  # what NumPy's legacy generators, and scikit-learn with them, accept
 
 
 def whole(name: str, value, least: int = 1) -> int:
     """A whole number of at least `least`, or ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise ValueError(f"{name}={value}: expected a whole number of at least {least}")
-    return value
+    return int(value)
+
+
+def seed(name: str, value) -> int:
+    """A seed that every generator in use accepts, or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) <= LARGEST_SEED:
+        raise ValueError(f"{name}={value}: expected a whole number from 0 to {LARGEST_SEED}")
+    return int(value)
 
 
 def finite(name: str, value, above: float | None = None, least: float | None = None) -> float:
     """A finite number, above or at least a bound, or ValueError."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+    number = isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) < float("inf")
     if not number or (above is not None and value <= above) or (least is not None and value < least):
         bound = f" above {above:g}" if above is not None else f" of at least {least:g}" if least is not None else ""
         raise ValueError(f"{name}={value}: expected a finite number{bound}")
     return float(value)
+
+
+def flag(name: str, value) -> bool:
+    """True or False and nothing that merely counts as one, or ValueError."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value}: expected true or false")
+    return value
+
+
+def text(name: str, value) -> str:
+    """A text that is not empty, or ValueError."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name}={value}: expected a text")
+    return value
 
 
 def one_of(name: str, value, options: Iterable[str]) -> str:

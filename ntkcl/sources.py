@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from ntkcl.settings import finite, whole
+from ntkcl import settings
+from ntkcl.settings import finite, flag, text, whole
 from ntkcl.types import Dataset, Source
 
 IDX_FILES = {
@@ -43,7 +44,7 @@ def digits(*, mean: float, sd: float, test_fraction: float = 0.2, seed: int = 0)
 
     if not 0.01 <= finite("source.test_fraction", test_fraction) <= 0.99:
         raise ValueError(f"source.test_fraction={test_fraction}: expected 0.01 to 0.99")
-    whole("source.seed", seed, least=0)
+    settings.seed("source.seed", seed)
     bunch = load_digits()
     parts = train_test_split(bunch.images / 16.0, bunch.target, test_size=test_fraction, stratify=bunch.target, random_state=seed)
     x_train, x_test, y_train, y_test = parts
@@ -69,7 +70,8 @@ def from_tfds(
       download: whether a set that is not prepared may be downloaded and prepared, which needs the extra `data`.
     Raises ValueError for an unknown name or split, and for a set that is not prepared and cannot be.
     """
-    builder = _stock_builder(name, data_dir)
+    flag("source.download", download)
+    builder = _stock_builder(text("source.name", name), _folder(data_dir))
     with _quiet():
         if not builder.is_prepared():
             _prepare(name, builder, download)
@@ -94,18 +96,20 @@ def idx(
       sha256: checksums of the unpacked files by name, where they are known.
     Raises ValueError naming the file that is missing, truncated, mislabelled or of another content.
     """
+    text("source.idx_dir", idx_dir)
+    whole("source.classes", classes)
     files = {stem: _idx_path(idx_dir, stem) for stems in IDX_FILES.values() for stem in stems}
     digest = hashlib.sha256(b"".join(hashlib.sha256(_unpacked(path)).digest() for path in files.values()))
     digest.update(repr((classes, sorted((sha256 or {}).items()))).encode())
     config = IdxConfig(name=digest.hexdigest()[:16], files=files, classes=classes, sha256=dict(sha256 or {}))
     with _quiet():
-        builder = IdxFolder(config=config, data_dir=data_dir, **ARRAY_RECORD)
+        builder = IdxFolder(config=config, data_dir=_folder(data_dir), **ARRAY_RECORD)
         if not builder.is_prepared():
             config.arrays()  # checked as a whole before TFDS writes anything
             try:
                 builder.download_and_prepare()
-            except OSError as error:
-                raise ValueError(f"source.data_dir={builder.data_dir}: cannot be written ({error.strerror})") from error
+            except Exception as error:  # a full disk reaches us as whatever the writer made of it
+                raise ValueError(f"source.data_dir={builder.data_dir}: cannot be written ({_first_line(error)})") from error
     return _source(_read(builder, "train"), _read(builder, "test"), mean, sd)
 
 
@@ -143,7 +147,7 @@ def _stock_builder(name, data_dir):
     try:
         with _quiet():
             return tfds.builder(name, data_dir=data_dir, **ARRAY_RECORD)
-    except (ValueError, AssertionError, OSError) as error:  # what TFDS raises for configs and versions that do not exist
+    except Exception as error:  # TFDS asserts, parses and looks up: a version that does not exist, a broken dataset_info.json
         raise ValueError(f"source.name={name}: TFDS cannot open it ({_first_line(error)})") from error
 
 
@@ -192,7 +196,11 @@ def _read(builder, split) -> Dataset:
 
 
 def _source(train, test, mean, sd) -> Source:
-    return Source(train, test, finite("source.mean", mean), finite("source.sd", sd, above=0.0))
+    return Source(train, test, finite("source.mean", mean), finite("source.sd", sd, least=1e-6))
+
+
+def _folder(data_dir):
+    return None if data_dir is None else text("source.data_dir", data_dir)
 
 
 def _first_line(error) -> str:
@@ -263,7 +271,11 @@ class IdxConfig(tfds.core.BuilderConfig):
             found = hashlib.sha256(_unpacked(self.files[stem])).hexdigest()
             if found != expected:
                 raise ValueError(f"{self.files[stem]}: SHA-256 of the unpacked bytes is {found[:12]}..., expected {expected[:12]}...")
-        return {split: self._pair(*stems) for split, stems in IDX_FILES.items()}
+        pairs = {split: self._pair(*stems) for split, stems in IDX_FILES.items()}
+        train, test = (x.shape[1:] for x, _ in pairs.values())
+        if train != test:
+            raise ValueError(f"{self.files[IDX_FILES['test'][0]]}: expected images of {train} as in the train set, found {test}")
+        return pairs
 
     def _pair(self, images, labels):
         x, y = read_idx(self.files[images]), read_idx(self.files[labels])

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from ntkcl.settings import finite, one_of, whole
+from ntkcl import settings
+from ntkcl.settings import finite, flag, one_of, whole
 from ntkcl.types import Dataset, Source, Stream, Task
 
 
@@ -41,7 +42,9 @@ def rotated(
     and where the number of angles is not the number of tasks.
     """
     whole("stream.tasks", tasks)
-    whole("stream.seed", seed, least=0)
+    settings.seed("stream.seed", seed)
+    if angles is not None and (isinstance(angles, str) or not isinstance(angles, Sequence)):
+        raise ValueError(f"stream.angles={angles}: expected a list of {tasks} angles in degrees, or null for multiples of stream.step")
     angles = [finite("stream.step", step) * t for t in range(tasks)] if angles is None else list(angles)
     if len(angles) != tasks:
         raise ValueError(f"stream.angles={angles}: expected {tasks} angles in degrees, one for each of stream.tasks={tasks}")
@@ -53,7 +56,7 @@ def rotated(
     def transform(t):
         return lambda x: ndimage.rotate(x, angles[t], axes=(2, 1), order=1, reshape=False) if angles[t] % 360 else x
 
-    sizes = Sizes(train_per_class, test_per_class, seed, same_images)
+    sizes = Sizes(train_per_class, test_per_class, seed, flag("stream.same_images", same_images))
     return _domain_incremental(source, [transform(t) for t in range(tasks)], sizes)
 
 
@@ -73,21 +76,21 @@ def permuted(
     `first_identity` leaves task 0 unshuffled (OGD+ and others; in GEM it is shuffled too). Channels move together.
     """
     whole("stream.tasks", tasks)
-    whole("stream.seed", seed, least=0)
+    settings.seed("stream.seed", seed)
     shape = source.train.x.shape[1:]
     if len(shape) < 2:
         raise ValueError(f"stream=permuted: images of shape {shape} have no pixels to permute; expected [h, w] or [h, w, channels]")
-    if patch is not None and not 2 <= whole("stream.patch", patch) <= min(shape[:2]):
+    if patch is not None and not 2 <= whole("stream.patch", patch, least=2) <= min(shape[:2]):
         raise ValueError(f"stream.patch={patch}: expected 2 to {min(shape[:2])} for images of shape {shape}, or null for all pixels")
     inside = _central_pixels(shape[:2], patch)
 
     def transform(t):
         order = np.arange(shape[0] * shape[1])
-        if t or not first_identity:
+        if t or not flag("stream.first_identity", first_identity):
             order[inside] = np.random.default_rng([seed, t]).permutation(inside)
         return lambda x: x.reshape(len(x), len(order), -1)[:, order].reshape(x.shape)
 
-    sizes = Sizes(train_per_class, test_per_class, seed, same_images)
+    sizes = Sizes(train_per_class, test_per_class, seed, flag("stream.same_images", same_images))
     return _domain_incremental(source, [transform(t) for t in range(tasks)], sizes)
 
 
@@ -114,7 +117,7 @@ def split(
     """
     whole("stream.tasks", tasks)
     whole("stream.classes_per_task", classes_per_task)
-    whole("stream.seed", seed, least=0)
+    settings.seed("stream.seed", seed)
     classes = source.train.y.shape[1]
     if tasks * classes_per_task > classes:
         need = f"{tasks} tasks x {classes_per_task} classes need {tasks * classes_per_task}"
@@ -123,7 +126,7 @@ def split(
     one_of("stream.targets", targets, ("one_hot", "sign"))
     if targets == "sign" and (classes_per_task != 2 or scenario == "class"):
         raise ValueError("stream.targets=sign: expected stream.classes_per_task=2 and stream.scenario=domain or task; or one_hot")
-    order = np.random.default_rng(seed).permutation(classes) if shuffle_classes else np.arange(classes)
+    order = np.random.default_rng(seed).permutation(classes) if flag("stream.shuffle_classes", shuffle_classes) else np.arange(classes)
     code = np.array([[1.0], [-1.0]]) if targets == "sign" else np.eye(classes_per_task)
     heads = 1 if scenario == "domain" else tasks
     sizes = Sizes(train_per_class, test_per_class, seed)

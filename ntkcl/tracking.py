@@ -54,9 +54,9 @@ def log(
             run.log({f"R_{name}": _table(R) for name, R in _matrices(summary).items()})
             run.log({f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()})
             run.summary.update(_by_path({key: summary[key] for key in summary if key not in _MATRICES}))
-    except wandb.errors.Error as error:
-        remedy = "run `wandb login`, or use tracking=offline"
-        raise ValueError(f"tracking.mode={mode}: {error}; {remedy}; the run's files are in {folder.name}") from error
+    except (wandb.errors.Error, ValueError, OSError) as error:
+        remedy = "run `wandb login`, or use tracking=offline" if mode == "online" else "see tracking.project, entity, and the disk"
+        raise ValueError(f"tracking.mode={mode}: {error}; {remedy}; the run's own files are complete in {folder}") from error
 
 
 _MATRICES = {f"{name}{part}" for name in ("R", "R_loss", "b", "b_loss") for part in ("", "_train")}

@@ -43,7 +43,8 @@ def gather(root: Path) -> pd.DataFrame:
             table.append(row)
     if not table:
         sys.exit(f"no runs under {root}/runs: first `ntkcl experiment=rotated_fashion`, and permuted_fashion, split_fashion")
-    return pd.DataFrame(table)
+    rank = {stream: k for k, stream in enumerate(STREAMS)}
+    return pd.DataFrame(table).sort_values(["stream", "width", "seed"], key=lambda c: c.map(rank) if c.name == "stream" else c)
 
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:
@@ -87,7 +88,8 @@ def draw_widths(runs: pd.DataFrame) -> Figure:
     for axis in (left, right):
         axis.set_xticks(ticks, [str(t) for t in ticks])
         axis.minorticks_off()
-        axis.legend(fontsize=8)
+    left.legend(fontsize=8)
+    right.legend(fontsize=7, ncols=3, loc="center", bbox_to_anchor=(0.5, 0.68))
     return figure
 
 

@@ -122,6 +122,19 @@ def test_a_run_that_diverges_is_written_and_ends_well(ntkcl, tmp_path):
     assert summary["R"][0][0] is None and summary["b"][0] is not None
 
 
+def test_units_that_die_in_training_do_not_end_the_run(ntkcl, tmp_path):
+    """One huge step kills every ReLU: the next boundary kernel is zero, and so is its forecast."""
+    code, _, err = ntkcl(*TINY, "training.allow_unstable=true", "training.learning_rate=1e4", "tracking=disabled")
+    assert (code, err) == (0, "")
+    assert results.load(the_run(tmp_path))[0]["status"] in ("completed", "diverged")
+
+
+def test_a_centred_network_starts_at_chance_exactly(ntkcl, tmp_path):
+    assert ntkcl(*TINY, "tracking=disabled")[0] == 0
+    summary, _, arrays = results.load(the_run(tmp_path))
+    assert not arrays["measured"][0].any() and summary["b"] == pytest.approx([0.1] * 3)
+
+
 BAD = {
     "unknown source": (["source=cifra"], "source/cifra"),
     "unknown TFDS name": (["source=tfds", "source.name=minst"], "source.name=minst"),
@@ -153,6 +166,14 @@ BAD = {
     "unknown TFDS version": (["source=tfds", "source.name=mnist:9.9.9"], "source.name=mnist:9.9.9"),
     "unknown TFDS config": (["source=tfds", "source.name=mnist/nope"], "source.name=mnist/nope"),
     "dead network": (["network.width=1", "network.depth=9"], "kernel of task"),
+    "unknown preset": (["experiment=rotated_fasion"], "rotated_fasion"),
+    "a path for a name": (["experiment_name=../x"], "experiment_name=../x"),
+    "a word for a flag": (["training.allow_unstable=abc"], "training.allow_unstable=abc"),
+    "an unknown addition": (["+foo=1"], "foo=1: no such setting"),
+    "a group of nothing": (["network=null"], "null"),
+    "no such target": (["network._target_=ntkcl.networks.nope"], "nope"),
+    "a huge seed": (["seed=99999999999999999999"], "seed=99999999999999999999"),
+    "a project that is a number": (["tracking.project=3"], "tracking.project=3"),
     "unwritable folder": (["results_dir=/dev/null/results"], "results_dir"),
 }
 

@@ -12,6 +12,7 @@ from scipy import stats
 
 def r2(measured, predicted) -> float:
     """1 - sum (m - p)^2 / sum (m - mean m)^2 over all entries together."""
+    measured, predicted = np.asarray(measured, float), np.asarray(predicted, float)
     return _one_minus_ratio(measured - predicted, measured - measured.mean())
 
 

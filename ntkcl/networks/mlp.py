@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from ntkcl.networks.layers import Dense
 from ntkcl.networks.linen import network
-from ntkcl.settings import finite, one_of, whole
+from ntkcl.settings import finite, flag, one_of, whole
 from ntkcl.types import Network
 
 ACTIVATIONS = {"relu": jax.nn.relu, "erf": jax.lax.erf, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
@@ -65,4 +65,4 @@ def mlp(
         finite("network.b_std", b_std, least=0.0),
         finite("network.output_scale", output_scale, above=0.0),
     )
-    return network(module, centred=centred)
+    return network(module, centred=flag("network.centred", centred))
