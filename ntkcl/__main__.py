@@ -250,6 +250,8 @@ def _one_line(error: BaseException) -> str | None:
         return None if own_fault else (cause and _one_line(cause)) or _flat(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _flat(error) + _nearest(error)
+    if "Config group override" in str(error):
+        return f"{_flat(error)}; a group such as network=mlp takes the name of a file in conf/network"
     if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
         return f"{_flat(error)}: no such setting"
     ours = str(PACKAGE) in traceback.extract_tb(error.__traceback__)[-1].filename

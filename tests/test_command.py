@@ -170,7 +170,7 @@ BAD = {
     "a path for a name": (["experiment_name=../x"], "experiment_name=../x"),
     "a word for a flag": (["training.allow_unstable=abc"], "training.allow_unstable=abc"),
     "an unknown addition": (["+foo=1"], "foo=1: no such setting"),
-    "a group of nothing": (["network=null"], "null"),
+    "a group of nothing": (["network=null"], "takes the name of a file"),
     "no such target": (["network._target_=ntkcl.networks.nope"], "nope"),
     "a huge seed": (["seed=99999999999999999999"], "seed=99999999999999999999"),
     "a project that is a number": (["tracking.project=3"], "tracking.project=3"),
