@@ -184,6 +184,14 @@ def test_every_number_of_a_narrow_network_follows_from_its_outputs_by_hand(ancho
             assert numbers["R_loss"][i, j] == pytest.approx(0.5 * np.mean((f - y) ** 2))
             assert numbers["R"][i, j] == np.mean(f.argmax(1) == y.argmax(1))
     rows = experiment.Rows.of(STREAM).train
+    where = [(0, 1), (0, 2), (1, 2)]  # old task, later task
+    m = np.concatenate([(measured[t + 1, rows[s]] - measured[t, rows[s]]).ravel() for s, t in where])
+    p = np.concatenate([changes[t, rows[s]].ravel() for s, t in where])
+    assert numbers["change_r2"] == pytest.approx(1 - np.sum((m - p) ** 2) / np.sum((m - m.mean()) ** 2))
+    before = np.concatenate([scores["b_loss"][None], (numbers if anchor == "init" else scores)["R_loss"][:-1]])
+    rises = scores["R_loss"] - np.concatenate([scores["b_loss"][None], scores["R_loss"][:-1]]), numbers["R_loss"] - before
+    ranks = [np.argsort(np.argsort(rise[~np.eye(3, dtype=bool)])) for rise in rises]
+    assert numbers["spearman_offdiagonal"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
     np.testing.assert_allclose(run.drift(anchor, 0, 2, rows[0]), changes[1:, rows[0]].sum(0))
     np.testing.assert_allclose(run.drift("measured", 0, 2, rows[0]), measured[3, rows[0]] - measured[1, rows[0]])
 
