@@ -166,7 +166,13 @@ def identify(cfg: DictConfig) -> dict:
         "name": name,
         "group": f"{cfg.experiment_name}/{_digest(coordinates(seedless))[:8]}",
         "job_type": "run",
-        "tags": [cfg.experiment_name, stream, source, cfg.loss["_target_"].rsplit(".", 1)[-1]],
+        "tags": [
+            cfg.experiment_name,
+            stream,
+            source,
+            cfg.network["_target_"].rsplit(".", 1)[-1],
+            cfg.loss["_target_"].rsplit(".", 1)[-1],
+        ],
     }
 
 
@@ -208,10 +214,9 @@ def _progress(events: Iterator, cfg, tasks, console) -> Iterator:
 
 def _show(summary, console) -> None:
     """The compact table at the end: what was foretold beside what came."""
-    table = Table(caption="drift and loss on train inputs, accuracies on test inputs", caption_justify="left")
+    table = Table(caption="drift, loss: train inputs; accuracies: test\ninputs, for boundary one task ahead", caption_justify="left")
     anchors = summary["forecast"]
-    ahead = {"init": "init", "boundary": "one task ahead"}
-    for heading in ("", "measured", *(ahead[a] for a in anchors)):
+    for heading in ("", "measured", *anchors):
         table.add_column(heading, justify="left" if not heading else "right")
     first: dict = next(iter(anchors.values()), {})
     for name in ("average_accuracy", "learning_accuracy", "forgetting_chaudhry", "bwt_gem", "fwt_gem"):

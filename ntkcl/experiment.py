@@ -213,7 +213,7 @@ def _story(key, stream, network, loss, optimizer, training, anchors):
         theta, losses, cost = fitted.theta, np.asarray(fitted.losses), meter.read()
         f = outputs(theta)
         zero = jnp.mean(jax.vmap(loss.value, (0, 0, None))(jnp.zeros_like(task.train.y), task.train.y, task.head))
-        diverged = not (np.isfinite(f).all() and losses[-1] <= BLOWN * max(losses[0], float(zero)))
+        diverged = not (np.isfinite(f).all() and losses.max() <= BLOWN * max(losses[0], float(zero)))
         yield Measurement(t + 1, f, losses, diverged, cost, meter.read())
         if diverged:
             return

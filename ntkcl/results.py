@@ -99,7 +99,7 @@ def save_figures(folder: Path, figures: dict[str, Figure]) -> list[Path]:
     (folder / "figures").mkdir()
     paths = [folder / "figures" / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=150, bbox_inches="tight")  # equal aspects outgrow the canvas
     return paths
 
 

@@ -10,12 +10,14 @@ import json
 import sys
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
 from ntkcl import results
+from ntkcl.__main__ import CONF, identify
 
 STREAMS = ("rotated", "permuted", "split")
 NUMBERS = {
@@ -30,6 +32,13 @@ NUMBERS = {
 COLOURS = dict(zip(STREAMS, ("tab:blue", "tab:orange", "tab:green"), strict=True))
 
 
+def preset_hash(stream: str, width: int, seed: int) -> str:
+    """How the folder of the preset's own run ends: a trial with other settings in the same place is no cell of the table."""
+    cell = [f"experiment={stream}_fashion", f"network.width={width}", f"seed={seed}"]
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        return identify(hydra.compose("config", overrides=cell))["id"][:8]
+
+
 def gather(root: Path) -> pd.DataFrame:
     """One row a run: stream, width, seed, the numbers, seconds of forecast and training."""
     table = []
@@ -37,6 +46,9 @@ def gather(root: Path) -> pd.DataFrame:
         for summary in sorted((root / "runs" / f"{stream}_fashion").glob("[!.]*/summary.json")):
             told = json.loads(summary.read_text())
             config = yaml.safe_load((summary.parent / "config.yaml").read_text())
+            if not summary.parent.name.endswith(preset_hash(stream, config["network"]["width"], config["seed"])):
+                print(f"left out, not a run of the preset as it stands: {summary.parent}", file=sys.stderr)
+                continue
             row = {"stream": stream, "width": config["network"]["width"], "seed": config["seed"], "folder": str(summary.parent)}
             row |= {name: told["forecast"][anchor][key] for name, (anchor, key) in NUMBERS.items()}
             row |= {"seconds forecast init": told["seconds"]["forecast_init"], "seconds train": told["seconds"]["train"]}
@@ -117,11 +129,14 @@ def draw_drift(runs: pd.DataFrame) -> Figure:
 def main() -> None:
     root = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
     runs = gather(root)
+    stored_table = root / "tables" / "fashion_width.json"
+    if stored_table.exists() and len(json.loads(stored_table.read_text())["runs"]) > len(runs):
+        sys.exit(f"only {len(runs)} runs here and more in {stored_table}: run what is missing, or delete that file to replace it")
     table = cells(runs)
     for folder in ("tables", "figures"):
         (root / folder).mkdir(exist_ok=True)
     stored = {"runs": runs.drop(columns="folder").to_dict("records"), "cells": results.plain(table.to_dict("records"))}
-    (root / "tables" / "fashion_width.json").write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n")
+    stored_table.write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n")
     (root / "tables" / "fashion_width.md").write_text(markdown(table))
     draw_widths(runs).savefig(root / "figures" / "fashion_width.png", dpi=150)
     draw_drift(runs).savefig(root / "figures" / "fashion_drift.png", dpi=150)

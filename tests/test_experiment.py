@@ -206,6 +206,20 @@ def test_minibatches_get_a_limit_that_no_batch_exceeds():
     assert told(batch_size=1, steps=3000, learning_rate_fraction=30.0, allow_unstable=True).status == "diverged"
 
 
+def test_a_loss_that_explodes_and_comes_back_has_diverged(monkeypatch):
+    """Far over the limit every ReLU may die after a few steps, and a dead network has a small and finite loss again."""
+    honest = train.fit
+
+    def exploding(*arguments, **settings):
+        fitted = honest(*arguments, **settings)
+        return fitted._replace(losses=fitted.losses.at[3].multiply(1e9))
+
+    assert told().status == "completed"
+    monkeypatch.setattr(experiment.train, "fit", exploding)
+    run = told()
+    assert run.status == "diverged" and np.isfinite(run.measured[1]).all() and np.isnan(run.measured[2]).all()
+
+
 def test_a_dead_network_and_one_that_overflows_are_named():
     with pytest.raises(ValueError, match="kernel of task 0 is zero"):
         next(events(network=networks.mlp(outputs=2, width=1, depth=8)))

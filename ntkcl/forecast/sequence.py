@@ -83,7 +83,7 @@ def largest_eigenvalue(k_tt: Float[Array, "n c n c"], head: Float[np.ndarray, " 
 def negative_mass(eigenvalues: Float[Array, " _"]) -> float:
     """sum of |lam| over lam < 0, as a share of the sum over all; 0 for a kernel of zeros."""
     total = float(jnp.sum(jnp.abs(eigenvalues)))
-    return float(-jnp.sum(jnp.minimum(eigenvalues, 0.0))) / total if total > 0 else 0.0
+    return float(jnp.sum(jnp.maximum(-eigenvalues, 0.0))) / total if total > 0 else 0.0
 
 
 def _gram(block):

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from ntkcl.types import Kernel, Network
 
+REMEDY = "use kernels.contraction(network.apply); for a run, networks.network(module, structured=False)"
+
 
 def structured(network: Network) -> Kernel:
     """K[i, a, j, b] = sum over layers (sum over leaves phi_i . phi_j) (delta_i^a . delta_j^b).
@@ -42,7 +44,7 @@ def _factors(taps, theta, x):
     """phi by layer and leaf, and delta [c, width] by layer, for one input."""
     shapes = jax.eval_shape(lambda: taps(theta, {}, x)[2])
     if not shapes:
-        raise ValueError("structured kernel sees none of the parameters: use kernels.contraction(network.apply) for this model")
+        raise ValueError(f"structured kernel sees none of the parameters: {REMEDY}")
     probes = jax.tree.map(lambda z: jnp.zeros(z.shape, z.dtype), shapes)
 
     def outputs(probes):
@@ -64,4 +66,4 @@ def _check_covered(theta, phi, delta):
     seen = sum(v.shape[-1] * delta[layer].shape[-1] for layer, leaves in phi.items() for v in leaves.values())
     total = sum(leaf.size for leaf in jax.tree.leaves(theta))
     if seen != total:
-        raise ValueError(f"structured kernel sees {seen} of {total} parameters: use kernels.contraction(network.apply) for this model")
+        raise ValueError(f"structured kernel sees {seen} of {total} parameters: {REMEDY}")
