@@ -83,6 +83,7 @@ def run(cfg: DictConfig) -> None:
     """One run, from its configuration to its folder."""
     jax.config.update("jax_enable_x64", True)  # forecasts are solved in float64; networks keep `precision`
     console, meter = Console(), Meter()
+    check(cfg)
     stream, events, loss = build(cfg)
     setup = meter.read()
     identity = identify(cfg)
@@ -110,8 +111,8 @@ def run(cfg: DictConfig) -> None:
     )
 
 
-def build(cfg: DictConfig):
-    """The stream, the experiment's events (not yet begun) and the loss that a configuration names."""
+def check(cfg: DictConfig) -> None:
+    """ValueError for what no group's own function sees: the top level, and the form of groups and lists."""
     unknown = [key for key in cfg if key not in KEYS]
     if unknown:
         raise ValueError(f"{unknown[0]!s}={cfg[unknown[0]]}: no such setting; expected one of {', '.join(KEYS)}")
@@ -131,6 +132,10 @@ def build(cfg: DictConfig):
         raise ValueError(f"training={cfg.training}: expected the settings of conf/config.yaml")
     one_of("precision", cfg.precision, ("float32", "float64"))
     one_of("tracking.mode", cfg.tracking.mode, ("online", "offline", "disabled"))
+
+
+def build(cfg: DictConfig):
+    """The stream, the experiment's events (not yet begun) and the loss that a configuration names."""
     stream = instantiate(cfg.stream)(instantiate(cfg.source))
     stream = jax.tree.map(lambda a: jnp.asarray(a, cfg.precision), stream)
     network = instantiate(cfg.network)(outputs=stream[0].train.y.shape[1])
@@ -156,8 +161,8 @@ def coordinates(cfg: DictConfig) -> dict:
 
 def identify(cfg: DictConfig) -> dict:
     """Name, id, group and tags, from the coordinates alone: the same configuration is the same run, in any process."""
-    stream, source = (cfg[key]["_target_"].rsplit(".", 1)[-1] for key in ("stream", "source"))
-    optimizer = cfg.optimizer["_target_"].rsplit(".", 1)[-1]
+    groups = ("optimizer", "stream", "source", "network", "loss")
+    optimizer, stream, *others = (cfg[key]["_target_"].rsplit(".", 1)[-1] for key in groups)
     width = OmegaConf.select(cfg, "network.width")
     name = "-".join([optimizer, stream, *([f"w{width}"] if width is not None else []), f"s{cfg.seed}"])
     seedless = OmegaConf.create(OmegaConf.to_container(cfg) | {"seed": None})  # type: ignore[operator]
@@ -166,13 +171,7 @@ def identify(cfg: DictConfig) -> dict:
         "name": name,
         "group": f"{cfg.experiment_name}/{_digest(coordinates(seedless))[:8]}",
         "job_type": "run",
-        "tags": [
-            cfg.experiment_name,
-            stream,
-            source,
-            cfg.network["_target_"].rsplit(".", 1)[-1],
-            cfg.loss["_target_"].rsplit(".", 1)[-1],
-        ],
+        "tags": [cfg.experiment_name, stream, *others],
     }
 
 
@@ -182,14 +181,8 @@ def _digest(content: dict) -> str:
 
 def _labels(cfg, identity) -> dict:
     """The columns that tell a run's rows from another's."""
-    width = OmegaConf.select(cfg, "network.width")
-    return {
-        "experiment": cfg.experiment_name,
-        "run": identity["id"],
-        "name": identity["name"],
-        "width": width,
-        "seed": cfg.seed,
-    }
+    named = {"experiment": cfg.experiment_name, "run": identity["id"], "name": identity["name"]}
+    return named | {"width": OmegaConf.select(cfg, "network.width"), "seed": cfg.seed}
 
 
 def _progress(events: Iterator, cfg, tasks, console) -> Iterator:

@@ -152,12 +152,8 @@ def _story(key, stream, network, loss, optimizer, training, anchors):
     apply = centred(network.apply, theta) if network.centred else network.apply
     forward = jax.jit(jax.vmap(network.apply, (None, 0)))
 
-    def outputs(theta):
-        """In float64; centred by subtracting what the same compiled function gave at theta0, so that f_0 is 0 and not rounding."""
-        return np.asarray(forward(theta, x), np.float64) - origin
-
-    origin = 0.0
-    origin = outputs(theta) if network.centred else 0.0
+    # In float64, and centred by what the same compiled function gave at theta_0, so that f_0 is 0 and not rounding.
+    origin = np.asarray(forward(theta, x), np.float64) if network.centred else 0.0
     kernel = kernels.structured(network) if network.taps else kernels.contraction(network.apply)
     born = meter.read()
 
@@ -187,7 +183,7 @@ def _story(key, stream, network, loss, optimizer, training, anchors):
 
     plan = _plan(kernel, theta, stream, loss, optimizer, training, meter)
     yield plan
-    f = outputs(theta)
+    f = np.asarray(forward(theta, x), np.float64) - origin
     if not np.isfinite(f).all():
         raise ValueError("network: the untrained outputs are not finite; use a smaller network.output_scale or network.w_std")
     yield Measurement(0, f, np.empty(0), False, born, meter.read())
@@ -211,7 +207,7 @@ def _story(key, stream, network, loss, optimizer, training, anchors):
             batch_size=training.batch_size,
         )
         theta, losses, cost = fitted.theta, np.asarray(fitted.losses), meter.read()
-        f = outputs(theta)
+        f = np.asarray(forward(theta, x), np.float64) - origin
         zero = jnp.mean(jax.vmap(loss.value, (0, 0, None))(jnp.zeros_like(task.train.y), task.train.y, task.head))
         diverged = not (np.isfinite(f).all() and losses.max() <= BLOWN * max(losses[0], float(zero)))
         yield Measurement(t + 1, f, losses, diverged, cost, meter.read())
