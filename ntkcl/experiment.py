@@ -154,7 +154,7 @@ def _story(key, stream, network, loss, optimizer, training, anchors):
 
     # In float64, and centred by what the same compiled function gave at theta_0, so that f_0 is 0 and not rounding.
     origin = np.asarray(forward(theta, x), np.float64) if network.centred else 0.0
-    kernel = kernels.structured(network) if network.taps else kernels.contraction(network.apply)
+    kernel = kernels.structured(network) if network.taps else kernels.contraction(network)
     born = meter.read()
 
     def forecast_from(anchor, tasks):

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 Params = Any  # a pytree of arrays, theta
 Key = PRNGKeyArray
 Apply = Callable[[Params, Any], Float[Array, " c"]]  # (theta, x) -> f(x; theta), one x
-Kernel = Callable[..., Float[Array, "n1 c n2 c"]]  # (theta, x1, x2=None) -> K(x1, x2)
 
 
 class Dataset(NamedTuple):
@@ -43,18 +42,38 @@ class Task(NamedTuple):
 Stream = tuple[Task, ...]
 
 
+class Survey(NamedTuple):
+    """Where a model keeps its parameters: `layers` that are affine in theirs, and every other leaf it uses, `rest`, by its index."""
+
+    layers: tuple[tuple[str, ...], ...]
+    rest: tuple[int, ...]
+
+
+class Taps(NamedTuple):
+    """What a structured kernel reads off a model, for one input x.
+
+    `survey(theta, x) -> Survey` looks at shapes alone. `read(layers, theta, probes, x) -> (f, phi, z)` runs the model: for each
+    layer one entry a call, phi [P, G, k] what its parameters multiply and z [P, G, m] what comes out, `probes` (where given) added
+    to it, so that the derivative of f with respect to a probe is the back-propagated signal df/dz.
+    """
+
+    survey: Callable[[Params, Any], Survey]
+    read: Callable[..., Any]
+
+
 class Network(NamedTuple):
     """A model as the mathematics sees it.
 
-    `init(key, x) -> theta` for one input x, in x's floating type; `apply(theta, x) -> [c]`; `taps`, what the structured
-    kernel reads (see `ntkcl.networks.taps`), or None for a model that only offers the first two; `centred`, whether
-    f - f_0 is trained and forecast in place of f.
+    `init(key, x) -> theta` for one input x; `apply(theta, x) -> [c]`; `taps`, what the structured kernel reads, or None for a model
+    that only offers the first two; `centred`, whether f - f_0 is trained and forecast in place of f; `batched(theta, x) -> [n, c]`,
+    where the model was written for batches, so that kernels can see whether its samples interact.
     """
 
-    init: Callable[[Key, Any], Params]
+    init: Callable[[Key, Any], Params] | None
     apply: Apply
-    taps: Callable[..., Any] | None = None
+    taps: Taps | None = None
     centred: bool = False
+    batched: Callable[[Params, Any], Float[Array, "n c"]] | None = None
 
 
 class Loss(NamedTuple):

@@ -1,10 +1,12 @@
-"""Empirical neural tangent kernels K(x, x') = J(x) J(x')^T as blocks [n1, c, n2, c].
+"""Neural tangent kernels K(x, x') = J(x) J(x')^T as blocks [n1, c, n2, c].
 
 Constructors take a model and return `kernel_fn(theta, x1, x2=None)`, x2 = None meaning x1. Rows are where the function is read,
 columns what is trained on, and `.reshape(n1 * c, n2 * c)` is the Gram matrix. Arrays in, arrays out: nothing here knows a task.
 """
 
 from ntkcl.kernels.contraction import contraction
-from ntkcl.kernels.structured import structured
+from ntkcl.kernels.factored import Kernel
+from ntkcl.kernels.structured import layers, structured
+from ntkcl.kernels.vector_products import vector_products
 
-__all__ = ["contraction", "structured"]
+__all__ = ["Kernel", "contraction", "layers", "structured", "vector_products"]

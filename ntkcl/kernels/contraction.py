@@ -3,31 +3,33 @@
 import jax
 import jax.numpy as jnp
 
-from ntkcl.types import Apply, Kernel
+from ntkcl.kernels.factored import Factors, Kernel, factored, network_of
+from ntkcl.types import Apply, Network
 
 
-def contraction(apply: Apply) -> Kernel:
+def contraction(model: Network | Apply) -> Kernel:
     """K[i, a, j, b] = sum over leaves of <df_a(x1_i)/dleaf, df_b(x2_j)/dleaf>.
 
-    Arguments: `apply(theta, x) -> [c]` for one x.
+    Arguments: a network, or `apply(theta, x) -> [c]` for one x.
     Returns: `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]` in the parameters' floating type.
     Cost: (n1 + n2) c backward passes, n1 n2 c^2 p multiply-adds, and memory for (n1 + n2) c p numbers.
+    Raises ValueError as `ntkcl.kernels.checks.check` does.
     Source: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.1 (Jacobian contraction).
     """
+    network = network_of(model)
 
-    def jacobian(theta, x):
-        return jax.vmap(jax.jacrev(apply), (None, 0))(theta, x)
+    def factors(theta, x):
+        jacobian = jax.vmap(jax.jacrev(network.apply), (None, 0))(theta, x)
+        leaves = [j for j in jax.tree.leaves(jacobian) if j.size]
+        return Factors([j.reshape(*j.shape[:2], -1) for j in leaves], ())
 
-    @jax.jit
-    @jax.default_matmul_precision("highest")  # an accelerator's default (TF32, bfloat16) would cost four digits
-    def kernel_fn(theta, x1, x2=None):
-        j1 = jacobian(theta, x1)
-        j2 = j1 if x2 is None else jacobian(theta, x2)
-        return sum(_contract(a, b) for a, b in zip(jax.tree.leaves(j1), jax.tree.leaves(j2), strict=True))
+    def pair(a, b):
+        return sum(signals_gram(j1, j2) for j1, j2 in zip(a.samples, b.samples, strict=True))
 
-    return kernel_fn
+    return factored("contraction", network, factors, pair)
 
 
-def _contract(j1, j2):
-    flat1, flat2 = (j.reshape(*j.shape[:2], -1) for j in (j1, j2))
-    return jnp.einsum("iap,jbp->iajb", flat1, flat2)
+def signals_gram(u, v):
+    """[n1, c, s], [n2, c, s] -> [n1, c, n2, c], the inner products over s as one matrix product."""
+    n1, c, s = u.shape
+    return jnp.dot(u.reshape(n1 * c, s), v.reshape(-1, s).T).reshape(n1, c, -1, c)

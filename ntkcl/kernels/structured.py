@@ -1,69 +1,162 @@
-"""The kernel by layers: for a dense map the parameter Jacobian is an outer product, so its Gram matrix is a product of two.
+"""The kernel by layers: a layer that is affine in its parameters has Jacobians that are sums of outer products.
 
-With z = sum over leaves of phi . leaf and delta = df/dz, a leaf contributes (phi_i . phi_j)(delta_i^a . delta_j^b), and the
-Jacobian over the parameters never exists. For an MLP of width n that saves a factor of about n over contraction.
+With z[p] = phi[p] . leaf at position p (one position for a vector, one a pixel or a token otherwise) and delta[p] = df/dz[p],
+
+    df_a/dleaf = M^a = sum_p phi[p] (x) delta^a[p],
+    <M_i^a, M_j^b> = sum_{p,q} (phi_i[p] . phi_j[q]) (delta_i^a[p] . delta_j^b[q]).
+
+The right-hand side needs no Jacobian: for a dense net of width n it saves a factor of about n. Where there are many positions the left
+is cheaper, so each layer takes the form that costs less. Leaves that are not in such a layer (scales of a norm, embeddings, parameters
+used twice in different ways) enter with their exact Jacobians.
 """
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ntkcl.types import Kernel, Network
+from ntkcl.kernels.checks import check
+from ntkcl.kernels.contraction import signals_gram
+from ntkcl.kernels.factored import Factors, Kernel, factored
+from ntkcl.types import Network
 
-REMEDY = "use kernels.contraction(network.apply); for a run, networks.network(module, structured=False)"
+# Building M costs c P k m multiply-adds a sample, shared by all the pairs it takes part in; we count on as many partners as this.
+PARTNERS = 64
 
 
 def structured(network: Network) -> Kernel:
-    """K[i, a, j, b] = sum over layers (sum over leaves phi_i . phi_j) (delta_i^a . delta_j^b).
+    """K[i, a, j, b] = sum over layers of <M_i^a, M_j^b>, by the cheaper of two exact forms, plus the other leaves' contraction.
 
-    Arguments: a network whose parameters all sit in layers that `network.taps` sees (the dense layers of
-      `ntkcl.networks`); otherwise ValueError, with `kernels.contraction` as the remedy.
+    Arguments: a network with taps, such as any linen module's (`ntkcl.networks.network`).
     Returns: `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]` in the parameters' floating type.
-    Cost: n1 n2 c^2 n multiply-adds a layer of width n, memory for the block and (n1 + n2) c n signals a layer.
-    Source: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.3 (structured derivatives), for the dense case.
+    Cost: (n1 + n2) c backward passes, and a layer of k inputs, m outputs and P positions n1 n2 times the smaller of
+      P^2 (k + c^2 m) and c^2 k m multiply-adds; memory for the block and (n1 + n2) c P m or (n1 + n2) c k m numbers.
+    Raises ValueError for a network without taps, and as `ntkcl.kernels.checks.check` does.
+    Source: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.3 (structured derivatives).
     """
 
-    taps = network.taps
-    if taps is None:
-        raise ValueError("this network has no taps for the structured kernel: use kernels.contraction(network.apply)")
+    def pair(a, b):
+        return sum(by_layer(a, b).values())
 
-    def factors(theta, x):
-        return jax.vmap(lambda one: _factors(taps, theta, one))(x)
+    return factored("structured", network, layer_factors(network), pair)
+
+
+def layers(network: Network):
+    """`kernels_fn(theta, x1, x2=None) -> {layer: [n1, c, n2, c]}`: the terms that `structured` adds up, which of them interferes.
+
+    Leaves outside of affine layers come together under "rest". No tiles: for blocks that fit into memory several times.
+    """
+    kernel = structured(network)
+    factors = kernel.factors
 
     @jax.jit
-    @jax.default_matmul_precision("highest")  # an accelerator's default (TF32, bfloat16) would cost four digits
-    def kernel_fn(theta, x1, x2=None):
-        phi1, delta1 = factors(theta, x1)
-        phi2, delta2 = (phi1, delta1) if x2 is None else factors(theta, x2)
-        _check_covered(theta, phi1, delta1)
-        return sum(_layer(phi1[k], delta1[k], phi2[k], delta2[k]) for k in phi1)
+    @jax.default_matmul_precision("highest")
+    def split(a, b):
+        return by_layer(a, b)
 
-    return kernel_fn
+    def kernels_fn(theta, x1, x2=None):
+        check(network, theta, x1, x2)
+        a = factors(theta, x1)
+        return split(a, a if x2 is None else factors(theta, x2))
 
-
-def _factors(taps, theta, x):
-    """phi by layer and leaf, and delta [c, width] by layer, for one input."""
-    shapes = jax.eval_shape(lambda: taps(theta, {}, x)[2])
-    if not shapes:
-        raise ValueError(f"structured kernel sees none of the parameters: {REMEDY}")
-    probes = jax.tree.map(lambda z: jnp.zeros(z.shape, z.dtype), shapes)
-
-    def outputs(probes):
-        f, features, _ = taps(theta, probes, x)
-        return f, features
-
-    delta, features = jax.jacrev(outputs, has_aux=True)(probes)
-    return features, delta
+    return kernels_fn
 
 
-def _layer(phi1, delta1, phi2, delta2):
-    gram = sum(jnp.einsum("ip,jp->ij", phi1[leaf], phi2[leaf]) for leaf in phi1)
-    signals = jnp.einsum("iaz,jbz->iajb", delta1, delta2)
-    return gram[:, None, :, None] * signals
+class Term(NamedTuple):
+    """One layer's factors: phi [n, P, k] and delta [n, c, P, m]; or M [n, c, s] as delta, phi None; or phi alone, where delta is
+    the same for all inputs (a readout's) and only its Gram matrix [c, c] is kept, among the shared factors."""
+
+    phi: Any
+    delta: Any
 
 
-def _check_covered(theta, phi, delta):
-    """Every parameter must be inside a tapped leaf, or the sum over layers would silently miss it."""
-    seen = sum(v.shape[-1] * delta[layer].shape[-1] for layer, leaves in phi.items() for v in leaves.values())
-    total = sum(leaf.size for leaf in jax.tree.leaves(theta))
-    if seen != total:
-        raise ValueError(f"structured kernel sees {seen} of {total} parameters: {REMEDY}")
+def layer_factors(network: Network):
+    """`factors(theta, x) -> Factors({layer: Term}, {layer: [c, c]})`."""
+    if network.taps is None:
+        raise ValueError("structured kernel: this network has no taps; use kernels.contraction or kernels.vector_products")
+    taps = network.taps
+
+    def factors(theta, x):
+        survey = taps.survey(theta, x[0])
+        dtype = jnp.result_type(*jax.tree.leaves(theta))
+        leaves, tree = jax.tree.flatten(theta)
+
+        def outputs(probes, rest, one):
+            full = list(leaves)
+            for i, leaf in zip(survey.rest, rest, strict=True):
+                full[i] = leaf
+            f, phi, _ = taps.read(survey.layers, jax.tree.unflatten(tree, full), probes, one)
+            return f, phi
+
+        shapes = jax.eval_shape(lambda: taps.read(survey.layers, theta, {}, x[0])[2])
+        zeros = jax.tree.map(lambda z: jnp.zeros(z.shape, z.dtype), shapes)
+        rest = [leaves[i] for i in survey.rest]
+
+        def derivatives(one):
+            (delta, jacobian), phi = jax.jacrev(outputs, (0, 1), has_aux=True)(zeros, rest, one)
+            # The calls of a layer that runs several times are so many more positions.
+            phi = {layer: jnp.concatenate(calls, 0).astype(dtype) for layer, calls in phi.items()}
+            delta = {layer: jnp.concatenate(calls, 1).astype(dtype) for layer, calls in delta.items()}
+            return phi, delta, [j.reshape(j.shape[0], -1).astype(dtype) for j in jacobian]
+
+        def same_for_all(layer):
+            """Whether delta of a layer does not depend on the input, read off by vmap, which knows what it had to batch."""
+            try:
+                jax.eval_shape(jax.vmap(lambda one: derivatives(one)[1][layer], out_axes=None), x)
+            except ValueError:
+                return False
+            return True
+
+        readouts = [layer for layer in survey.layers if _one_position(shapes[layer]) and same_for_all(layer)]
+
+        def one_sample(one):
+            phi, delta, jacobian = derivatives(one)
+            terms = {
+                "/".join(layer): Term(phi[layer][:, 0], None) if layer in readouts else _term(phi[layer], delta[layer])
+                for layer in survey.layers
+            }
+            return terms | ({"rest": Term(None, jnp.concatenate(jacobian, -1))} if rest else {})
+
+        def gram(delta):
+            return jnp.dot(delta[:, 0, 0], delta[:, 0, 0].T)
+
+        shared = derivatives(x[0])[1] if readouts else {}
+        return Factors(jax.vmap(one_sample)(x), {"/".join(layer): gram(shared[layer]) for layer in readouts})
+
+    return factors
+
+
+def _one_position(calls):
+    return len(calls) == 1 and calls[0].shape[:2] == (1, 1)
+
+
+def _term(phi, delta):
+    """The cheaper form for one sample's phi [P, G, k] and delta [c, P, G, m]."""
+    (positions, groups, k), (c, m) = phi.shape, (delta.shape[0], delta.shape[-1])
+    by_positions = positions**2 * groups * (k + c**2 * m)
+    by_gradients = groups * k * m * (c**2 + 2 * c * positions / PARTNERS)
+    if groups == 1 and by_positions <= by_gradients:
+        return Term(phi[:, 0], delta[:, :, 0])
+    return Term(None, jnp.einsum("pgk,cpgm->cgkm", phi, delta).reshape(c, -1))
+
+
+def by_layer(a: Factors, b: Factors):
+    """{layer: [n1, c, n2, c]}."""
+    return {layer: _layer(a.samples[layer], b.samples[layer], a.shared.get(layer)) for layer in a.samples}
+
+
+def _layer(a: Term, b: Term, shared=None):
+    if a.delta is None:
+        return jnp.dot(a.phi[:, 0], b.phi[:, 0].T)[:, None, :, None] * shared[None, :, None, :]
+    if a.phi is None:
+        return signals_gram(a.delta, b.delta)
+
+    def at(p, q):
+        inputs = jnp.dot(a.phi[:, p], b.phi[:, q].T)
+        return inputs[:, None, :, None] * signals_gram(a.delta[:, :, p], b.delta[:, :, q])
+
+    positions = a.phi.shape[1]
+    if positions == 1:
+        return at(0, 0)
+    pairs = jnp.stack(jnp.meshgrid(jnp.arange(positions), jnp.arange(positions)), -1).reshape(-1, 2)
+    return jax.lax.scan(lambda total, pq: (total + at(*pq), None), jnp.zeros_like(at(0, 0)), pairs)[0]

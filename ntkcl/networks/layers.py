@@ -24,9 +24,7 @@ class Dense(nn.Module):
             z = z + self.b_std * self.param("bias", normal, (self.features,), x.dtype)
         return z
 
-    def leaf_features(self, x):
-        """The vector phi that each parameter leaf multiplies: z = sum over leaves of phi . leaf, so dz/dleaf = phi (x) I."""
-        phi = {"kernel": x * (self.w_std / x.shape[-1] ** 0.5)}
-        if self.b_std:
-            phi["bias"] = jnp.full((1,), self.b_std, x.dtype)
-        return phi
+    def features_of(self, x):
+        """phi [..., n + 1 or n], what the leaves multiply: z = phi . [kernel; bias], so dz/d[kernel; bias] = phi (x) I."""
+        phi = x * (self.w_std / x.shape[-1] ** 0.5)
+        return jnp.concatenate([phi, jnp.full_like(phi[..., :1], self.b_std)], axis=-1) if self.b_std else phi

@@ -1,56 +1,122 @@
 """From a linen module to the pure functions the rest of the house works with."""
 
+from collections import Counter, defaultdict
+
 import jax
+from flax import errors
 from flax import linen as nn
 
-from ntkcl.networks.layers import Dense
-from ntkcl.types import Apply, Network, Params
+from ntkcl.networks.affine import features
+from ntkcl.types import Apply, Network, Params, Survey, Taps
 
 
-def network(module: nn.Module, *, centred: bool = False, structured: bool = True) -> Network:
-    """The `Network` of a linen module that maps one input to [c] outputs.
+def network(module: nn.Module, *, constants: dict | None = None, batched: bool = False, centred: bool = False) -> Network:
+    """The `Network` of any linen module.
 
-    `structured=False` for a module with parameters outside `ntkcl.networks.Dense`: its kernel is contracted from Jacobians.
+    Arguments:
+      module: maps one input to [c] outputs or, with `batched=True`, inputs [n, ...] to [n, c].
+      constants: collections beside "params" that the module reads, such as {"batch_stats": ...}; they are not trained.
+      centred: train and forecast f - f_0.
+
+    Raises ValueError, when it is first applied, for a module that writes collections (batch norm in training mode) or reads
+    collections that `constants` lacks.
     """
+    constants = constants or {}
 
     def init(key, x):
-        return module.init(key, x)["params"]
+        variables = module.init(key, x[None] if batched else x)
+        missing = sorted(set(variables) - {"params"} - set(constants))
+        if missing:
+            raise ValueError(f"network: the module keeps {', '.join(missing)} beside its parameters; pass networks.network(constants=...)")
+        return variables["params"]
+
+    def on_module(theta, x):
+        try:
+            return module.apply({"params": theta} | constants, x)
+        except errors.ModifyScopeVariableError as error:
+            raise ValueError(
+                "network: the module writes state while it runs, so its samples interact (batch norm in training mode?); "
+                "use use_running_average=True and networks.network(constants=...)"
+            ) from error
 
     def apply(theta, x):
-        return module.apply({"params": theta}, x)
+        return on_module(theta, x[None])[0] if batched else on_module(theta, x)
 
-    return Network(init, apply, taps(module) if structured else None, centred)
+    return Network(init, apply, taps(apply), centred, on_module if batched else None)
 
 
-def taps(module: nn.Module):
-    """What the structured kernel reads off one forward pass, seen from outside through `nn.intercept_methods`.
+def taps(apply: Apply) -> Taps:
+    """What the structured kernel sees of a linen model from outside, through `nn.intercept_methods`.
 
-    Returns `tapped(theta, probes, x) -> (f, features, signals)`: for each layer `features[layer][leaf]` is the vector phi that
-    the leaf multiplies, `signals[layer]` the layer's output z. `probes[layer]`, where given, is added to z, so that the
-    derivative of f with respect to it is the back-propagated signal delta = df/dz.
-
-    Raises ValueError where one layer runs twice in a pass: its kernel is then not a single product.
+    A layer is seen if it is affine in its parameters (`ntkcl.networks.affine`), runs in the model's own trace (not inside
+    `nn.scan`, `nn.remat`, `nn.vmap`), and its parameters are used by nothing else. It may run several times.
     """
 
-    def tapped(theta, probes, x):
-        features, signals = {}, {}
+    def survey(theta, x):
+        calls: Counter = Counter()
 
-        def intercept(call, args, kwargs, context):
+        def cut(theta, own, x):
+            """The model with the candidates' parameters taken from `own`: what still reads `theta` lies outside of them."""
+
+            def on_call(module, call, args, kwargs, phi):
+                calls[module.path] += 1
+                return module.clone(parent=None).apply({"params": _layer(own, module.path)}, *args, **kwargs)
+
+            return _intercepted(apply, on_call)(theta, x)
+
+        jaxpr = jax.make_jaxpr(cut)(theta, theta, x).jaxpr
+        read = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
+        paths = [tuple(key.key for key in path) for path, _ in jax.tree.leaves_with_path(theta)]
+        outside = {path for path, v in zip(paths, jaxpr.invars, strict=False) if id(v) in read}
+        layers = tuple(layer for layer in calls if not any(path[:-1] == layer for path in outside))
+        seen = [path[:-1] in layers for path in paths]
+        used = [path in outside or path[:-1] in calls for path in paths]
+        rest = tuple(i for i, path in enumerate(paths) if used[i] and not seen[i])
+        return Survey(layers, rest)
+
+    def read(layers, theta, probes, x):
+        phis, signals = defaultdict(list), defaultdict(list)
+
+        def on_call(module, call, args, kwargs, phi):
             z = call(*args, **kwargs)
-            if context.method_name != "__call__" or not isinstance(context.module, Dense):
-                return z
-            layer = "/".join(context.module.path)
-            if layer in signals:
-                raise ValueError(f"layer {layer} runs more than once in a forward pass: use kernels.contraction(apply)")
-            features[layer] = context.module.leaf_features(args[0])
-            signals[layer] = z = z + probes[layer] if layer in probes else z
+            if module.path in layers:
+                signal = z.reshape(len(phi), phi.shape[1], -1)
+                if module.path in probes:
+                    signal = signal + probes[module.path][len(signals[module.path])]
+                phis[module.path].append(phi.astype(z.dtype))
+                signals[module.path].append(signal)
+                z = signal.reshape(z.shape)
             return z
 
-        with nn.intercept_methods(intercept):
-            f = module.apply({"params": theta}, x)
-        return f, features, signals
+        f = _intercepted(apply, on_call)(theta, x)
+        return f, dict(phis), dict(signals)
 
-    return tapped
+    return Taps(survey, read)
+
+
+def _intercepted(apply, on_call):
+    def intercepted(theta, x):
+        root = None
+
+        def intercept(call, args, kwargs, context):
+            nonlocal root
+            scope = context.module.scope
+            root = scope.root if root is None else root
+            if context.method_name != "__call__" or scope.root is not root:  # inside a lifted transformation, or a clone of ours
+                return call(*args, **kwargs)
+            phi = features(context.module, *args, *kwargs.values())
+            return call(*args, **kwargs) if phi is None else on_call(context.module, call, args, kwargs, phi)
+
+        with nn.intercept_methods(intercept):
+            return apply(theta, x)
+
+    return intercepted
+
+
+def _layer(theta, path):
+    for name in path:
+        theta = theta[name]
+    return theta
 
 
 def centred(apply: Apply, theta0: Params) -> Apply:

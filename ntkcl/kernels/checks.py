@@ -1,0 +1,78 @@
+"""What can be told to be wrong before a kernel is computed: one clear line each."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntkcl.types import Network
+
+
+def check(network: Network, theta, x1, x2=None) -> None:
+    """ValueError for inputs and parameters that this network cannot have meant. Values are looked at only outside of `jax.jit`.
+
+    Empty or mismatched inputs; integers where the model takes reals; parameters of another model, or not finite; a model that
+    maps one input to anything but [c]; a model written for batches in which the samples interact.
+    """
+    sides = {"x1": x1} if x2 is None else {"x1": x1, "x2": x2}
+    for name, x in sides.items():
+        if jnp.ndim(x) == 0 or jnp.size(x) == 0:
+            raise ValueError(f"kernel: {name} has shape {jnp.shape(x)}; expected [n, *shape of one input] with n of at least 1")
+    if x2 is not None and (x1.shape[1:], x1.dtype) != (x2.shape[1:], x2.dtype):
+        kinds = f"inputs of shape {x1.shape[1:]} {x1.dtype} in x1 and {x2.shape[1:]} {x2.dtype} in x2"
+        raise ValueError(f"kernel: {kinds}; expected the same in both")
+    _check_model(network, theta, x1)
+    for name, tree in {"theta": theta, **sides}.items():
+        if any(not _finite(leaf) for leaf in jax.tree.leaves(tree)):
+            raise ValueError(f"kernel: {name} holds NaN or infinite values; expected finite ones")
+    if network.batched is not None:
+        _check_samples(network, theta, x1)
+
+
+def _check_model(network, theta, x):
+    if not jax.tree.leaves(theta):
+        raise ValueError("kernel: theta holds no parameters; expected a pytree of arrays")
+    one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        real = jax.ShapeDtypeStruct(one.shape, jnp.result_type(float))
+        try:
+            jax.eval_shape(network.apply, theta, real)
+        except Exception:  # whatever the model's library raises: it looks its inputs up, so integers are what it wants
+            pass
+        else:
+            raise ValueError(f"kernel: inputs are {x.dtype}, and this model takes reals; convert and scale them first")
+    if network.init is not None:
+        wanted = jax.eval_shape(network.init, jax.random.key(0), one)
+        if shapes(wanted) != shapes(theta):
+            differing = sorted(shapes(wanted).items() ^ shapes(theta).items())[0]
+            raise ValueError(f"kernel: theta holds the parameters of another model: {differing[0]} {differing[1]} is in one of the two only")
+    try:
+        f = jax.eval_shape(network.apply, theta, one)
+    except ValueError:
+        raise
+    except Exception as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"kernel: the model does not take these parameters and an input of shape {one.shape}: {first}") from error
+    if not hasattr(f, "shape") or len(f.shape) != 1 or f.shape[0] == 0:
+        raise ValueError(f"kernel: the model maps one input of shape {one.shape} to {jax.tree.map(jnp.shape, f)}; expected outputs [c]")
+
+
+def _check_samples(network, theta, x):
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((theta, x))):
+        return
+    batch = x[:3] if len(x) > 1 else jnp.concatenate([x, jnp.zeros_like(x)])
+    together, alone = network.batched(theta, batch), jax.vmap(network.apply, (None, 0))(theta, batch)
+    gap = float(jnp.max(jnp.abs(together - alone)))
+    if gap > 1e-3 * float(jnp.max(jnp.abs(together))):
+        raise ValueError(
+            f"kernel: the model mixes the samples of a batch (outputs differ by {gap:.3g} from those of one input at a time); "
+            "a kernel needs one output for one input: is batch norm in training mode?"
+        )
+
+
+def shapes(tree) -> dict[str, tuple[int, ...]]:
+    """{path of a leaf: its shape}."""
+    return {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _finite(leaf) -> bool:
+    return isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact) or bool(np.all(np.isfinite(leaf)))
