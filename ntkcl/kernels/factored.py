@@ -86,14 +86,14 @@ def by_tiles(pair: Callable, a: Factors, b: Factors | None = None):
 
     def add(block, corner):
         i, j = corner
-        tile = pair(rows(a, i, t1), rows(b, j, t2))
-        block = jax.lax.dynamic_update_slice(block, tile, (i, 0, j, 0))
+        tile = pair(rows(a, i, t1), rows(b, j, t2)).reshape(t1 * c, t2 * c)
+        block = jax.lax.dynamic_update_slice(block, tile, (i * c, j * c))
         if symmetric:
-            block = jax.lax.dynamic_update_slice(block, tile.transpose(2, 3, 0, 1), (j, 0, i, 0))
+            block = jax.lax.dynamic_update_slice(block, tile.T, (j * c, i * c))
         return block, None
 
-    block = jnp.zeros((n1, c, n2, c), one.dtype)
-    return jax.lax.scan(add, block, np.array(corners, np.int32).T.reshape(2, -1).T)[0]
+    block = jnp.zeros((n1 * c, n2 * c), one.dtype)
+    return jax.lax.scan(add, block, np.array(corners, np.int32))[0].reshape(n1, c, n2, c)
 
 
 def size(a: Factors) -> int:
