@@ -7,6 +7,7 @@ columns what is trained on, and `.reshape(n1 * c, n2 * c)` is the Gram matrix. A
 from ntkcl.kernels.contraction import contraction
 from ntkcl.kernels.factored import Kernel
 from ntkcl.kernels.structured import layers, structured
+from ntkcl.kernels.tiles import tiled
 from ntkcl.kernels.vector_products import vector_products
 
-__all__ = ["Kernel", "contraction", "layers", "structured", "vector_products"]
+__all__ = ["Kernel", "contraction", "layers", "structured", "tiled", "vector_products"]
