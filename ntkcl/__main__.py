@@ -33,7 +33,7 @@ CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"
 
 
 KEYS = (
-    "source", "stream", "network", "loss", "optimizer", "training", "forecast",
+    "source", "stream", "network", "loss", "optimizer", "training", "kernel", "forecast",
     "experiment_name", "seed", "precision", "results_dir", "tracking",
 )  # fmt: skip
 
@@ -120,7 +120,7 @@ def check(cfg: DictConfig) -> None:
     if text("experiment_name", cfg.experiment_name) != Path(cfg.experiment_name).name or cfg.experiment_name.startswith("."):
         raise ValueError(f"experiment_name={cfg.experiment_name}: expected a plain name without slashes, not beginning with a dot")
     settings.seed("seed", cfg.seed)
-    for group in ("forecast", "tracking"):
+    for group in ("kernel", "forecast", "tracking"):
         if not OmegaConf.is_dict(cfg[group]):
             raise ValueError(f"{group}={cfg[group]}: expected the settings of that group")
     text("tracking.project", cfg.tracking.project)
@@ -148,15 +148,16 @@ def build(cfg: DictConfig):
         instantiate(cfg.optimizer),
         experiment.Training(**cfg.training),
         anchors=list(cfg.forecast.anchors),
+        kernel=instantiate(cfg.kernel),
     )
     return stream, events, loss
 
 
 def coordinates(cfg: DictConfig) -> dict:
-    """What makes a run this run: its resolved configuration without logging, and without where things lie."""
+    """What makes a run this run: its resolved configuration without logging, where things lie, and how a kernel is computed."""
     resolved = dict(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
     source = {key: value for key, value in resolved["source"].items() if key not in ("data_dir", "download")}
-    return {key: value for key, value in resolved.items() if key not in ("results_dir", "tracking")} | {"source": source}
+    return {key: value for key, value in resolved.items() if key not in ("results_dir", "tracking", "kernel")} | {"source": source}
 
 
 def identify(cfg: DictConfig) -> dict:

@@ -7,7 +7,7 @@ done to the data or the trainer afterwards can reach it. Two anchors:
 * `boundary`: at the start of each task, the kernel and the residuals of the network as it then is, one task ahead.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -129,6 +129,7 @@ def run(
     training: Training,
     *,
     anchors: Sequence[str] = ANCHORS,
+    kernel: Callable[[Network], Callable[..., np.ndarray]] = kernels.empirical,
 ) -> Iterator[Plan | Forecast | Measurement]:
     """Yields the plan, the untrained measurement, the init forecast, then for each task its boundary forecast and measurement.
 
@@ -136,15 +137,16 @@ def run(
       key: split into the initialisation and one key a task.
       stream: arrays in the floating type that networks and kernels are to work in; forecasts are solved in float64.
       anchors: which of `ANCHORS` to forecast from.
+      kernel: from the network to its `kernel_fn(theta, x1, x2=None)`, such as `kernels.empirical` with settings of one's own.
     After a measurement that diverged nothing more is trained and the generator ends.
     Raises ValueError at the call for bad settings and data, and before the first event where the learning rate exceeds the
     stability limit and that is not allowed.
     """
     check(stream, training, anchors)
-    return _story(key, stream, network, loss, optimizer, training, anchors)
+    return _story(key, stream, network, loss, optimizer, training, anchors, kernel(network))
 
 
-def _story(key, stream, network, loss, optimizer, training, anchors):
+def _story(key, stream, network, loss, optimizer, training, anchors, kernel_fn):
     meter = Meter()
     rows = Rows.of(stream)
     x = jnp.concatenate([task.train.x for task in stream] + [task.test.x for task in stream])
@@ -154,8 +156,10 @@ def _story(key, stream, network, loss, optimizer, training, anchors):
 
     # In float64, and centred by what the same compiled function gave at theta_0, so that f_0 is 0 and not rounding.
     origin = np.asarray(forward(theta, x), np.float64) if network.centred else 0.0
-    kernel = kernels.structured(network) if network.taps else kernels.contraction(network)
     born = meter.read()
+
+    def kernel(*arguments):
+        return jnp.asarray(kernel_fn(*arguments))
 
     def forecast_from(anchor, tasks):
         chosen, here = stream[tasks], Rows(rows.train[tasks], rows.test[tasks])

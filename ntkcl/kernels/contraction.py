@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ntkcl.kernels.factored import Factors, Kernel, factored, network_of
+from ntkcl.kernels.factored import Factors, Kernel, Work, factored, forward_work, network_of
 from ntkcl.types import Apply, Network
 
 
@@ -26,7 +26,11 @@ def contraction(model: Network | Apply) -> Kernel:
     def pair(a, b):
         return sum(signals_gram(j1, j2) for j1, j2 in zip(a.samples, b.samples, strict=True))
 
-    return factored("contraction", network, factors, pair)
+    def work(theta, x):
+        forward, c, p = forward_work(network, theta, x)
+        return Work((1 + 2 * c) * forward, c**2 * p)
+
+    return factored("contraction", network, factors, pair, work)
 
 
 def signals_gram(u, v):

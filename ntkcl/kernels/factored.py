@@ -27,16 +27,24 @@ class Factors(NamedTuple):
     shared: Any
 
 
+class Work(NamedTuple):
+    """Multiply-adds: of the factors of one sample, and of the Gram of one pair of samples."""
+
+    sample: float
+    pair: float
+
+
 class Kernel(NamedTuple):
     """K(x1, x2) = gram(factors(theta, x1), factors(theta, x2)), and callable as that: `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]`.
 
-    `gram(a)` alone is K(x1, x1), computed on and above the diagonal and mirrored.
+    `gram(a)` alone is K(x1, x1), computed on and above the diagonal and mirrored. `work(theta, x) -> Work` counts, from shapes alone.
     """
 
     name: str
     model: Network
     factors: Callable[[Any, Any], Factors]
     gram: Callable[..., Any]
+    work: Callable[[Any, Any], Work]
 
     def __call__(self, theta, x1, x2=None):
         check(self.model, theta, x1, x2)
@@ -49,7 +57,7 @@ def network_of(model: Network | Apply) -> Network:
     return model if isinstance(model, Network) else Network(None, model)
 
 
-def factored(name: str, model: Network, factors: Callable, pair: Callable) -> Kernel:
+def factored(name: str, model: Network, factors: Callable, pair: Callable, work: Callable) -> Kernel:
     """A `Kernel` of `factors(theta, x) -> Factors` and `pair(a, b) -> [m1, c, m2, c]`, both jitted, at the highest matmul precision.
 
     An accelerator's default precision (TF32, bfloat16) would cost four digits.
@@ -65,7 +73,14 @@ def factored(name: str, model: Network, factors: Callable, pair: Callable) -> Ke
     def gram(a, b=None):
         return by_tiles(pair, a, b)
 
-    return Kernel(name, model, kernel_factors, gram)
+    return Kernel(name, model, kernel_factors, gram, work)
+
+
+def forward_work(model: Network, theta, x) -> tuple[float, int, int]:
+    """Multiply-adds of one forward pass (as XLA counts them), outputs c, and parameters p."""
+    p = sum(leaf.size for leaf in jax.tree.leaves(theta))
+    counted = jax.jit(model.apply).lower(theta, x[0]).cost_analysis() or {}
+    return counted.get("flops", 2 * p) / 2, jax.eval_shape(model.apply, theta, x[0]).shape[0], p
 
 
 def by_tiles(pair: Callable, a: Factors, b: Factors | None = None):

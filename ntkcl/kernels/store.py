@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import zlib
+from itertools import combinations, starmap
 from pathlib import Path
 
 import filelock
@@ -108,9 +109,11 @@ class Block:
         self._lock.release()
 
     def missing(self, regions: list[Region]) -> list[Region]:
-        """The regions without a tile whose checksum holds."""
+        """The regions without a tile whose checksum holds; none if such tiles, of whatever size, make up the whole block."""
         block = self.open()
-        return [region for region in regions if self._done.get(region) != _checksum(_part(block, region))]
+        valid = {region for region, checksum in self._done.items() if checksum == _checksum(_part(block, region))}
+        whole = sum(map(_area, valid)) == self.shape[0] * self.shape[2] and not any(starmap(_overlap, combinations(valid, 2)))
+        return [] if whole else [region for region in regions if region not in valid]
 
     def write(self, region: Region, tile) -> None:
         """First the tile, then its line in the journal: what the journal names is on disk."""
@@ -162,6 +165,15 @@ def _file(folder, name):
 def _part(block, region: Region):
     top, bottom, left, right = region
     return block[top:bottom, :, left:right]
+
+
+def _area(region: Region) -> int:
+    top, bottom, left, right = region
+    return (bottom - top) * (right - left)
+
+
+def _overlap(a: Region, b: Region) -> bool:
+    return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
 
 
 def _checksum(tile) -> int:

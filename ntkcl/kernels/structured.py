@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from ntkcl.kernels.checks import check
 from ntkcl.kernels.contraction import signals_gram
-from ntkcl.kernels.factored import Factors, Kernel, factored
+from ntkcl.kernels.factored import Factors, Kernel, Work, factored, forward_work
 from ntkcl.types import Network
 
 # Building M costs c P k m multiply-adds a sample, shared by all the pairs it takes part in; we count on as many partners as this.
@@ -38,7 +38,14 @@ def structured(network: Network) -> Kernel:
     def pair(a, b):
         return sum(by_layer(a, b).values())
 
-    return factored("structured", network, layer_factors(network), pair)
+    factors = layer_factors(network)
+
+    def work(theta, x):
+        forward, c, _ = forward_work(network, theta, x)
+        terms = jax.eval_shape(factors, theta, x[:1]).samples.values()
+        return Work((1 + c) * forward, sum(_pair_work(term, c) for term in terms))
+
+    return factored("structured", network, factors, pair, work)
 
 
 def layers(network: Network):
@@ -138,6 +145,14 @@ def _term(phi, delta):
     if groups == 1 and by_positions <= by_gradients:
         return Term(phi[:, 0], delta[:, :, 0])
     return Term(None, jnp.einsum("pgk,cpgm->cgkm", phi, delta).reshape(c, -1))
+
+
+def _pair_work(term, c):
+    """Multiply-adds of one pair of samples in the form the term took, as in `_layer`."""
+    if term.phi is None:
+        return c**2 * term.delta.shape[-1]
+    positions, k = term.phi.shape[1:]
+    return positions**2 * (k + (c**2 * term.delta.shape[-1] if term.delta is not None else 0))
 
 
 def by_layer(a: Factors, b: Factors):

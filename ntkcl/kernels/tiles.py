@@ -26,12 +26,14 @@ Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 class Tile(NamedTuple):
-    """Compiled for tiles of `edge` samples a side: the factors of one, the Gram of two, of one with itself; `mib` it all takes."""
+    """Compiled for tiles of `rows` x `columns` samples: factors of each, Gram of the two, of one with itself; `mib` it all takes."""
 
-    edge: int
-    factors: Callable
+    rows: int
+    columns: int
+    row_factors: Callable
+    column_factors: Callable
     gram: Callable
-    own: Callable
+    own: Callable | None
     mib: float
 
 
@@ -62,6 +64,7 @@ def tiled(
 
     def kernel_fn(theta, x1, x2=None):
         check(kernel.model, theta, x1, x2)
+        x1, x2 = np.asarray(x1), None if x2 is None else np.asarray(x2)
         kinds = tuple(_kind(leaf) for leaf in (*jax.tree.leaves(theta), x1, x1 if x2 is None else x2))
         if kinds not in compiled:
             compiled[kinds] = fit(kernel, theta, x1, x2, budget_mib, devices)
@@ -69,18 +72,22 @@ def tiled(
         place, fetch = _transport(devices)
         theta_there = jax.tree.map(lambda leaf: place(leaf, WHOLE), theta)
 
-        def factors(x, start):
+        def factors(compiled_for, x, start, length):
             # Past the end the last sample again: tiles of one shape, compiled once.
-            return tile.factors(theta_there, place(np.asarray(x[np.minimum(np.arange(start, start + tile.edge), len(x) - 1)]), ROWS))
+            return compiled_for(theta_there, place(x[np.minimum(np.arange(start, start + length), len(x) - 1)], ROWS))
 
         with _sink(store, kernel, theta, x1, x2) as sink:
-            todo = _missing(sink, _regions(tile.edge, x1, x2), x2 is None)
+            todo = _missing(sink, _regions(tile, x1, x2), x2 is None)
             side = None, None  # the rows' factors, kept for the whole row of tiles
             for region in progress(todo) if progress else todo:
                 top, bottom, left, right = region
-                side = side if side[0] == top else (top, factors(x1, top))
+                if side[0] != top:
+                    side = top, factors(tile.row_factors, x1, top, tile.rows)
                 on_diagonal = x2 is None and top == left
-                block = tile.own(side[1]) if on_diagonal else tile.gram(side[1], factors(x1 if x2 is None else x2, left))
+                if on_diagonal:
+                    block = tile.own(side[1])
+                else:
+                    block = tile.gram(side[1], factors(tile.column_factors, x1 if x2 is None else x2, left, tile.columns))
                 values = fetch(block)[: bottom - top, :, : right - left]
                 sink.write(region, values)
                 if x2 is None and not on_diagonal:
@@ -92,31 +99,52 @@ def tiled(
     return kernel_fn
 
 
+def tile_mib(kernel: Kernel, theta, x, edge: float) -> float:
+    """Memory for a tile of `edge` samples a side, guessed from the factors' sizes.
+
+    Three blocks (the tile, its mirror image, one in work) and two sides of factors, each with as much again in work.
+    """
+    linear, quadratic = _sizes(kernel, theta, x)
+    return (edge * linear + edge**2 * quadratic) / MIB
+
+
+def guess_edge(kernel: Kernel, theta, x, budget_mib: float) -> float:
+    """The `edge` whose `tile_mib` is `budget_mib`, below 1 where not even one pair of samples fits."""
+    linear, quadratic = _sizes(kernel, theta, x)
+    return float((-linear + (linear**2 + 4 * quadratic * budget_mib * MIB) ** 0.5) / (2 * quadratic))
+
+
+def _sizes(kernel, theta, x):
+    one = jax.eval_shape(kernel.factors, theta, x[:1])
+    return 4 * _bytes(one.samples), 3 * _bytes(jax.eval_shape(kernel.gram, one, one))
+
+
 def fit(kernel: Kernel, theta, x1, x2, budget_mib: float, devices) -> Tile:
     """The largest tile within the budget: guessed from the factors' sizes, then measured on the compiled program and cut down."""
-    one = jax.eval_shape(kernel.factors, theta, x1[:1])
-    block = jax.eval_shape(kernel.gram, one, one)
-    per_sample, per_pair = _bytes(one.samples), _bytes(block)
-    longest = max(len(x1), len(x1 if x2 is None else x2))
-    # t from 3 blocks of t^2 pairs (the tile, its mirror image, one in work) and two sides of factors, each with as much again in work
-    linear, budget = 4 * per_sample, budget_mib * MIB
-    edge = int((-linear + (linear**2 + 12 * per_pair * budget) ** 0.5) / (6 * per_pair))
-    edge = min(longest, max(1, edge))
+    edge = guess_edge(kernel, theta, x1, budget_mib)
     while True:
-        edge = -(-edge // len(devices)) * len(devices)
-        tile = _compile(kernel, theta, x1, edge, devices)
+        rows, columns = (_share(len(x), edge, len(devices)) for x in (x1, x1 if x2 is None else x2))
+        tile = _compile(kernel, theta, x1, rows, columns, x2 is None, devices)
         if tile.mib <= budget_mib:
             return tile
-        if edge == len(devices):
+        if rows == columns == len(devices):
             raise ValueError(
-                f"kernel.budget_mib={budget_mib:g}: one {kernel.name} tile of {edge} x {edge} samples takes {tile.mib:.3g} MiB; "
+                f"kernel.budget_mib={budget_mib:g}: one {kernel.name} tile of {rows} x {columns} samples takes {tile.mib:.3g} MiB; "
                 "use a larger budget, or kernels.structured or kernels.vector_products, which take less than a Jacobian"
             )
-        edge = max(1, min(edge - len(devices), int(edge * 0.9 * (budget_mib / tile.mib) ** 0.5)))
+        edge = max(rows, columns) * min(0.9, (budget_mib / tile.mib) ** 0.5)
 
 
-def _compile(kernel, theta, x, edge, devices) -> Tile:
+def _share(n, edge, devices) -> int:
+    """Equal parts of n samples, none longer than `edge`, and each a multiple of the number of devices."""
+    parts = -(-n // max(1, int(edge)))
+    length = -(-n // parts)
+    return -(-length // devices) * devices
+
+
+def _compile(kernel, theta, x, rows, columns, symmetric, devices) -> Tile:
     mesh = Mesh(np.array(devices), ("samples",))
+    split, whole = Factors(ROWS, WHOLE), Factors(WHOLE, WHOLE)
 
     def spec(array, partition):
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=NamedSharding(mesh, partition))
@@ -125,22 +153,32 @@ def _compile(kernel, theta, x, edge, devices) -> Tile:
         return jax.jit(f if len(devices) == 1 else jax.shard_map(f, mesh=mesh, in_specs=ins, out_specs=outs, check_vma=False))
 
     theta = jax.tree.map(lambda leaf: spec(leaf, WHOLE), theta)
-    samples = spec(jax.ShapeDtypeStruct((edge, *x.shape[1:]), x.dtype), ROWS)
-    split, whole = Factors(ROWS, WHOLE), Factors(WHOLE, WHOLE)
-    factors = share(kernel.factors, (WHOLE, ROWS), split).lower(theta, samples).compile()
-    shape = jax.eval_shape(kernel.factors, theta, samples)
-    a = Factors(*(jax.tree.map(lambda leaf, p=p: spec(leaf, p), part) for part, p in zip(shape, split, strict=True)))
-    gram = share(lambda a, b: kernel.gram(a, b), (split, whole), ROWS).lower(a, a).compile()
-    own = share(lambda a: kernel.gram(a), (split,), ROWS).lower(a).compile() if len(devices) == 1 else lambda a: gram(a, a)
-    f, g = factors.memory_analysis(), gram.memory_analysis()
+    shared_factors = share(kernel.factors, (WHOLE, ROWS), split)
+
+    def side(n):
+        samples = spec(jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), ROWS)
+        shape = jax.eval_shape(kernel.factors, theta, samples)
+        factors = Factors(*(jax.tree.map(lambda leaf, p=p: spec(leaf, p), part) for part, p in zip(shape, split, strict=True)))
+        return shared_factors.lower(theta, samples).compile(), factors
+
+    f, a = side(rows)
+    g, b = (f, a) if rows == columns else side(columns)
+    gram = share(lambda a, b: kernel.gram(a, b), (split, whole), ROWS).lower(a, b).compile()
+    own = None
+    if symmetric:
+        own = jax.jit(lambda a: kernel.gram(a)).lower(a).compile() if len(devices) == 1 else lambda a: gram(a, a)
+    costs = [compiled.memory_analysis() for compiled in (f, g, gram)]
+    sides, block = costs[0].output_size_in_bytes + costs[1].output_size_in_bytes, costs[2].output_size_in_bytes
     # Two sides of factors; beside them first a side in the making, then the block in work, the block, and its mirror image.
-    work = 2 * f.output_size_in_bytes + max(f.temp_size_in_bytes, g.temp_size_in_bytes + 2 * g.output_size_in_bytes)
-    return Tile(edge, factors, gram, own, work / MIB)
+    making = max(cost.temp_size_in_bytes for cost in costs[:2])
+    work = sides + max(making, costs[2].temp_size_in_bytes + 2 * block)
+    return Tile(rows, columns, f, g, gram, own, work / MIB)
 
 
-def _regions(edge, x1, x2) -> list[stores.Region]:
+def _regions(tile, x1, x2) -> list[stores.Region]:
     """Row by row of tiles; those on and above the diagonal where x2 is x1."""
-    rows, columns = (list(pairwise([*range(0, len(x), edge), len(x)])) for x in (x1, x1 if x2 is None else x2))
+    sides = (len(x1), tile.rows), (len(x1 if x2 is None else x2), tile.columns)
+    rows, columns = (list(pairwise([*range(0, n, length), n])) for n, length in sides)
     return [(*row, *column) for row in rows for column in columns if x2 is not None or row <= column]
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ntkcl.kernels.factored import Factors, Kernel, factored, network_of
+from ntkcl.kernels.factored import Factors, Kernel, Work, factored, forward_work, network_of
 from ntkcl.types import Apply, Network
 
 
@@ -37,4 +37,8 @@ def vector_products(model: Network | Apply) -> Kernel:
         dtype = jnp.result_type(*jax.tree.leaves(theta))
         return jax.lax.map(columns, b.samples).transpose(2, 3, 0, 1).astype(dtype)
 
-    return factored("vector products", network, factors, pair)
+    def work(theta, x):
+        forward, c, _ = forward_work(network, theta, x)
+        return Work(0.0, 2 * c * forward)  # a pass with tangents; the products at x2 are shared by all of x1
+
+    return factored("vector_products", network, factors, pair, work)
