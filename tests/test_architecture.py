@@ -23,6 +23,10 @@ DOORS = {
     "sklearn": {"sources"},
     "matplotlib": {"figures", "results"},
     "pandas": {"results"},
+    "matfree": {"kernels"},
+    "lineax": {"kernels"},
+    "filelock": {"kernels"},
+    "psutil": {"kernels"},
     "rich": {"__main__"},
 }
 

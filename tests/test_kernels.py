@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import MLPS, linear, mlp, quadratic_features
-from flax import linen as nn
 from oracles import kernel as oracle
 
 from ntkcl import kernels, networks
@@ -93,17 +92,6 @@ def test_float32_stays_float32_and_is_near_float64():
     np.testing.assert_allclose(single, kernels.structured(network)(theta, x), rtol=1e-4, atol=1e-5)
 
 
-def test_a_linen_model_of_other_layers_goes_through_contraction():
-    network = networks.network(nn.Dense(2), structured=False)
-    x = jax.random.normal(jax.random.key(1), (3, 4))
-    theta = network.init(jax.random.key(0), x[0])
-    assert network.taps is None
-    expected = np.einsum("ij,ab->iajb", np.asarray(x @ x.T) + 1, np.eye(2))
-    np.testing.assert_allclose(kernels.contraction(network.apply)(theta, x), expected, atol=1e-5)  # flax's float32
-    with pytest.raises(ValueError, match="no taps"):
-        kernels.structured(network)
-
-
 def test_the_average_over_wide_networks_is_the_infinite_width_kernel_of_theory_12_5():
     """ReLU, L = 2, s_w 2, beta .1: within four standard errors of the mean over 64 networks."""
     x = jnp.array([[1.0, 0, 0], [0, 1, 0], [1, 2, 2]])
@@ -114,41 +102,3 @@ def test_the_average_over_wide_networks_is_the_infinite_width_kernel_of_theory_1
     for (i, j), value in expected.items():
         error = K[:, i, j].std(ddof=1) / 8
         assert error < 0.01 * value + 0.01 and K[:, i, j].mean() == pytest.approx(value, abs=4 * error)
-
-
-def test_a_second_call_compiles_nothing():
-    network = mlp("one hidden layer")
-    x = jax.random.normal(jax.random.key(1), (4, 6))
-    theta = network.init(jax.random.key(0), x[0])
-    kernel_fn = kernels.structured(network)
-    kernel_fn(theta, x)
-    kernel_fn(jax.tree.map(lambda a: a + 1, theta), x + 1)
-    assert kernel_fn._cache_size() == 1
-
-
-class Unseen(nn.Module):
-    """A scale that no tapped layer holds."""
-
-    @nn.compact
-    def __call__(self, x):
-        return networks.Dense(2, name="out")(x) * self.param("scale", nn.initializers.ones, (), x.dtype)
-
-
-class Shared(nn.Module):
-    """One layer, run twice."""
-
-    @nn.compact
-    def __call__(self, x):
-        layer = networks.Dense(3, name="same")
-        return layer(jnp.tanh(layer(x)))
-
-
-@pytest.mark.parametrize(
-    ("module", "why"), [(Unseen(), "6 of 7"), (Shared(), "runs more than once"), (nn.Dense(2), r"none of .*structured=False")]
-)
-def test_structured_refuses_a_model_it_would_get_wrong(module, why):
-    network = networks.network(module)
-    x = jnp.ones((2, 3))
-    theta = network.init(jax.random.key(0), x[0])
-    with pytest.raises(ValueError, match=why):
-        kernels.structured(network)(theta, x)

@@ -1,10 +1,15 @@
 """What can be told to be wrong before a kernel is computed: one clear line each."""
 
+import traceback
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ntkcl.types import Network
+
+PACKAGE = str(Path(__file__).parents[1])
 
 
 def check(network: Network, theta, x1, x2=None) -> None:
@@ -40,20 +45,25 @@ def _check_model(network, theta, x):
             pass
         else:
             raise ValueError(f"kernel: inputs are {x.dtype}, and this model takes reals; convert and scale them first")
-    if network.init is not None:
-        wanted = jax.eval_shape(network.init, jax.random.key(0), one)
-        if shapes(wanted) != shapes(theta):
-            differing = sorted(shapes(wanted).items() ^ shapes(theta).items())[0]
-            raise ValueError(f"kernel: theta holds the parameters of another model: {differing[0]} {differing[1]} is in one of the two only")
-    try:
-        f = jax.eval_shape(network.apply, theta, one)
-    except ValueError:
-        raise
-    except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"kernel: the model does not take these parameters and an input of shape {one.shape}: {first}") from error
+    wanted = theta if network.init is None else _shape(one, network.init, jax.random.key(0), one)
+    if shapes(wanted) != shapes(theta):
+        path, shape = sorted(shapes(wanted).items() ^ shapes(theta).items())[0]
+        raise ValueError(f"kernel: theta holds the parameters of another model: {path} {shape} is in one of the two only")
+    f = _shape(one, network.apply, theta, one)
     if not hasattr(f, "shape") or len(f.shape) != 1 or f.shape[0] == 0:
         raise ValueError(f"kernel: the model maps one input of shape {one.shape} to {jax.tree.map(jnp.shape, f)}; expected outputs [c]")
+
+
+def _shape(one, function, *arguments):
+    """`jax.eval_shape`, with one line in place of whatever the model's library raises."""
+    try:
+        return jax.eval_shape(function, *arguments)
+    except Exception as error:
+        if isinstance(error, ValueError) and PACKAGE in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise  # ours, and one line already
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        line = f"kernel: the model does not take these parameters and an input of shape {one.shape}: {first}"
+        raise ValueError(line) from error
 
 
 def _check_samples(network, theta, x):

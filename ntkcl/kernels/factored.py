@@ -57,6 +57,14 @@ def network_of(model: Network | Apply) -> Network:
     return model if isinstance(model, Network) else Network(None, model)
 
 
+def one_by_one(batched: Callable[[Any, Any], Any]) -> Network:
+    """The network of a function written for batches, `batched(theta, x) -> [n, c]` for x [n, ...].
+
+    Kernels probe it on a few inputs, together and one at a time, and refuse it if the samples interact.
+    """
+    return Network(None, lambda theta, x: batched(theta, x[None])[0], batched=batched)
+
+
 def factored(name: str, model: Network, factors: Callable, pair: Callable, work: Callable) -> Kernel:
     """A `Kernel` of `factors(theta, x) -> Factors` and `pair(a, b) -> [m1, c, m2, c]`, both jitted, at the highest matmul precision.
 

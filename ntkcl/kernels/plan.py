@@ -63,7 +63,7 @@ def plan(
     x1,
     x2=None,
     *,
-    budget_mib: float = 1024.0,
+    budget_mib: float | int = 1024,
     in_memory: bool = True,
     implementation: str = "auto",
 ) -> Plan:
@@ -105,7 +105,7 @@ def empirical(
     model: Network | Apply,
     *,
     implementation: str = "auto",
-    budget_mib: float = 1024.0,
+    budget_mib: float | int = 1024,
     store: str | Path | None = None,
     devices: Sequence[Any] | None = None,
     progress: Progress | None = None,

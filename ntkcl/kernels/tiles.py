@@ -40,7 +40,7 @@ class Tile(NamedTuple):
 def tiled(
     kernel: Kernel,
     *,
-    budget_mib: float = 1024.0,
+    budget_mib: float | int = 1024,
     store: str | Path | None = None,
     devices: Sequence[Any] | None = None,
     progress: Progress | None = None,
