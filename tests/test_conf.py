@@ -18,7 +18,7 @@ from ntkcl import results
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-NODES = sorted(p.relative_to(CONF) for p in CONF.rglob("*.yaml") if p.parent != CONF and p.parent.name != "experiment")
+NODES = sorted(p.relative_to(CONF) for p in CONF.rglob("*.yaml") if p.parent != CONF and p.parent.name not in ("experiment", "figure"))
 PRESETS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 FASHION = Path(yaml.safe_load((CONF / "source" / "fashion_mnist.yaml").read_text())["idx_dir"])
 

@@ -60,7 +60,9 @@ def test_a_symmetric_block_takes_the_tiles_on_and_above_the_diagonal_and_a_repea
 
 def test_a_budget_below_one_tile_is_refused_with_the_numbers():
     network, theta, x, _ = problem(width=64)
-    with pytest.raises(ValueError, match=r"kernel.budget_mib=0.01: one contraction tile of 1 x 1 samples takes .* MiB; use a larger budget"):
+    with pytest.raises(
+        ValueError, match=r"kernel.budget_mib=0.01: one contraction tile of 1 x 1 samples takes .* MiB; use a larger budget"
+    ):
         kernels.tiled(kernels.contraction(network), budget_mib=0.01)(theta, x)
     for bad in (0.0, -1, float("nan"), "much"):
         with pytest.raises(ValueError, match=r"kernel.budget_mib=.*: expected a finite number above 0"):

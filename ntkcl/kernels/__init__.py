@@ -6,9 +6,24 @@ columns what is trained on, and `.reshape(n1 * c, n2 * c)` is the Gram matrix. A
 
 from ntkcl.kernels.contraction import contraction
 from ntkcl.kernels.factored import Kernel, one_by_one
-from ntkcl.kernels.plan import Plan, empirical, plan
+from ntkcl.kernels.infinite import InfiniteWidth, infinite, with_outputs
+from ntkcl.kernels.planner import Plan, empirical, plan
 from ntkcl.kernels.structured import layers, structured
 from ntkcl.kernels.tiles import tiled
 from ntkcl.kernels.vector_products import vector_products
 
-__all__ = ["Kernel", "Plan", "contraction", "empirical", "layers", "one_by_one", "plan", "structured", "tiled", "vector_products"]
+__all__ = [
+    "InfiniteWidth",
+    "Kernel",
+    "Plan",
+    "contraction",
+    "empirical",
+    "infinite",
+    "layers",
+    "one_by_one",
+    "plan",
+    "structured",
+    "tiled",
+    "vector_products",
+    "with_outputs",
+]

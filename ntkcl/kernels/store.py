@@ -99,7 +99,9 @@ class Block:
                 self._make()
         except OSError as error:
             self._lock.release()
-            raise ValueError(f"kernel store={self.path.parent}: cannot be written ({error.strerror}); expected a folder of your own") from error
+            raise ValueError(
+                f"kernel store={self.path.parent}: cannot be written ({error.strerror}); expected a folder of your own"
+            ) from error
         except ValueError:
             self._lock.release()
             raise

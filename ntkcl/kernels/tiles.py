@@ -108,7 +108,7 @@ def tile_mib(kernel: Kernel, theta, x, edge: float) -> float:
     return (edge * linear + edge**2 * quadratic) / MIB
 
 
-def guess_edge(kernel: Kernel, theta, x, budget_mib: float) -> float:
+def guess_edge(kernel: Kernel, theta, x, budget_mib: float | int) -> float:
     """The `edge` whose `tile_mib` is `budget_mib`, below 1 where not even one pair of samples fits."""
     linear, quadratic = _sizes(kernel, theta, x)
     return float((-linear + (linear**2 + 4 * quadratic * budget_mib * MIB) ** 0.5) / (2 * quadratic))
@@ -119,7 +119,7 @@ def _sizes(kernel, theta, x):
     return 4 * _bytes(one.samples), 3 * _bytes(jax.eval_shape(kernel.gram, one, one))
 
 
-def fit(kernel: Kernel, theta, x1, x2, budget_mib: float, devices) -> Tile:
+def fit(kernel: Kernel, theta, x1, x2, budget_mib: float | int, devices) -> Tile:
     """The largest tile within the budget: guessed from the factors' sizes, then measured on the compiled program and cut down."""
     edge = guess_edge(kernel, theta, x1, budget_mib)
     while True:

@@ -73,9 +73,7 @@ def _conv(module, x):
     out = [(n - w) // s + 1 for n, w, s in zip(x.shape[1:-1], window, stride, strict=True)]
 
     def patch(offset):
-        ranges = [
-            slice(o * a, o * a + (n - 1) * s + 1, s) for o, a, n, s in zip(offset, dilation, out, stride, strict=True)
-        ]
+        ranges = [slice(o * a, o * a + (n - 1) * s + 1, s) for o, a, n, s in zip(offset, dilation, out, stride, strict=True)]
         return x[(slice(None), *ranges)].reshape(-1, module.feature_group_count, x.shape[-1] // module.feature_group_count)
 
     return jnp.concatenate([patch(offset) for offset in product(*map(range, size))], axis=-1)

@@ -27,7 +27,9 @@ def network(module: nn.Module, *, constants: dict | None = None, batched: bool =
         variables = module.init(key, x[None] if batched else x)
         missing = sorted(set(variables) - {"params"} - set(constants))
         if missing:
-            raise ValueError(f"network: the module keeps {', '.join(missing)} beside its parameters; pass networks.network(constants=...)")
+            raise ValueError(
+                f"network: the module keeps {', '.join(missing)} beside its parameters; pass networks.network(constants=...)"
+            )
         return variables["params"]
 
     def on_module(theta, x):

@@ -6,7 +6,7 @@ import pytest
 from models import model
 
 from ntkcl import kernels, networks
-from ntkcl.kernels import plan as plans
+from ntkcl.kernels import planner
 from ntkcl.types import Network
 
 
@@ -19,7 +19,7 @@ def problem(width=32, n=20):
 @pytest.fixture(autouse=True)
 def steady_machine(monkeypatch):
     """Choices do not hang on how fast this machine is right now."""
-    monkeypatch.setattr(plans, "matmul_rate", lambda: 1e10)
+    monkeypatch.setattr(planner, "matmul_rate", lambda: 1e10)
 
 
 def test_the_plan_is_one_line_with_time_and_tiles_of_each_and_the_choice():
@@ -63,13 +63,15 @@ def test_a_small_budget_changes_the_choice_and_a_smaller_one_is_refused_with_eve
     assert kernels.plan(generic, theta, x).choice == fast.implementation
     cramped = kernels.plan(generic, theta, x, budget_mib=between)
     assert cramped.choice == "vector_products" and "contraction needs" in str(cramped)
-    with pytest.raises(ValueError, match=r"smallest tiles take structured .* contraction .* vector_products .*; use a larger budget or"):
+    with pytest.raises(
+        ValueError, match=r"smallest tiles take structured .* contraction .* vector_products .*; use a larger budget or"
+    ):
         kernels.plan(network, theta, x, budget_mib=1e-6)
 
 
 def test_a_result_that_does_not_fit_into_memory_is_refused_unless_it_goes_to_a_store(monkeypatch):
     network, theta, x = problem()
-    monkeypatch.setattr(plans.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 100}))
+    monkeypatch.setattr(planner.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 100}))
     with pytest.raises(ValueError, match=r"20 x 20 inputs with 3 outputs make 0 MiB and 0 MiB are free; give a store"):
         kernels.plan(network, theta, x)
     assert kernels.plan(network, theta, x, in_memory=False).choice == "structured"
@@ -89,7 +91,9 @@ def test_the_front_door_takes_plain_functions(name):
     network, theta, x = model(name)
     expected = kernels.contraction(network)(theta, x)
     np.testing.assert_allclose(kernels.empirical(network.apply)(theta, x), expected, atol=1e-10)
-    with pytest.raises(ValueError, match=r"kernel.implementation=structured: this network has no taps; use contraction or vector_products"):
+    with pytest.raises(
+        ValueError, match=r"kernel.implementation=structured: this network has no taps; use contraction or vector_products"
+    ):
         kernels.empirical(network.apply, implementation="structured")(theta, x)
 
 
