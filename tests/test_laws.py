@@ -1,6 +1,6 @@
 """Laws of empirical kernels, over every kind of model: each implementation gives the same numbers, whatever the tiles."""
 
-from functools import lru_cache
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from ntkcl.types import Network
 TOLERANCE = 1e-10  # of the largest entry, in float64
 
 
-@lru_cache(maxsize=None)
+@cache
 def contracted(name):
     """The reference: K(x, x) [5, c, 5, c] by contraction, and its largest entry."""
     network, theta, x = model(name)
@@ -25,7 +25,7 @@ def contracted(name):
     return K, TOLERANCE * abs(K).max()
 
 
-@lru_cache(maxsize=None)
+@cache
 def structured(name):
     network, theta, x = model(name)
     return np.asarray(kernels.structured(network)(theta, x))

@@ -4,9 +4,12 @@ Constructors take a model and return `kernel_fn(theta, x1, x2=None)`, x2 = None 
 columns what is trained on, and `.reshape(n1 * c, n2 * c)` is the Gram matrix. Arrays in, arrays out: nothing here knows a task.
 """
 
+from ntkcl.kernels import geometry, krylov
 from ntkcl.kernels.contraction import contraction
 from ntkcl.kernels.factored import Kernel, one_by_one
 from ntkcl.kernels.infinite import InfiniteWidth, infinite, with_outputs
+from ntkcl.kernels.numerics import Numerics, numerics
+from ntkcl.kernels.operator import Operator, operator
 from ntkcl.kernels.planner import Plan, empirical, plan
 from ntkcl.kernels.structured import layers, structured
 from ntkcl.kernels.tiles import tiled
@@ -15,12 +18,18 @@ from ntkcl.kernels.vector_products import vector_products
 __all__ = [
     "InfiniteWidth",
     "Kernel",
+    "Numerics",
+    "Operator",
     "Plan",
     "contraction",
     "empirical",
+    "geometry",
     "infinite",
+    "krylov",
     "layers",
+    "numerics",
     "one_by_one",
+    "operator",
     "plan",
     "structured",
     "tiled",

@@ -35,15 +35,15 @@ class Work(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """K(x1, x2) = gram(factors(theta, x1), factors(theta, x2)), and callable as that: `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]`.
+    """K(x1, x2) = gram(factors(theta, x1), factors(theta, x2)), callable as `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]`.
 
     `gram(a)` alone is K(x1, x1), computed on and above the diagonal and mirrored. `work(theta, x) -> Work` counts, from shapes alone.
     """
 
     name: str
     model: Network
-    factors: Callable[[Any, Any], Factors]
-    gram: Callable[..., Any]
+    factors: Any  # jitted (theta, x) -> Factors
+    gram: Any  # jitted (a, b=None) -> [n1, c, n2, c]
     work: Callable[[Any, Any], Work]
 
     def __call__(self, theta, x1, x2=None):
@@ -97,14 +97,14 @@ def by_tiles(pair: Callable, a: Factors, b: Factors | None = None):
     The last tile of a side overlaps the one before it, so that all have one shape and no sample is padded.
     """
     symmetric = b is None
-    b = a if symmetric else b
+    b = a if b is None else b
     n1, n2 = size(a), size(b)
     one = jax.eval_shape(lambda: pair(rows(a, 0, 1), rows(b, 0, 1)))
     c = one.shape[1]
     edge = max(1, EDGE.get(jax.default_backend(), ACCELERATOR_EDGE) // c)
     if n1 <= edge and n2 <= edge:
         return pair(a, b)
-    (starts1, t1), (starts2, t2) = _cover(n1, edge), _cover(n2, edge)
+    (starts1, t1), (starts2, t2) = cover(n1, edge), cover(n2, edge)
     corners = [(i, j) for i in starts1 for j in starts2 if not symmetric or i <= j]
 
     def add(block, corner):
@@ -129,8 +129,8 @@ def rows(a: Factors, start, length: int) -> Factors:
     return a._replace(samples=jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, length), a.samples))
 
 
-def _cover(n, edge):
-    """Starts and length of the fewest equal intervals, at most `edge` long, that cover 0..n."""
+def cover(n: int, edge: int) -> tuple[list[int], int]:
+    """Starts and length of the fewest equal intervals, at most `edge` long, that cover 0..n; the last may overlap the one before."""
     count = -(-n // edge)
     length = -(-n // count)
     return [min(i * length, n - length) for i in range(count)], length

@@ -72,17 +72,17 @@ def infinite(
     w2 = finite("network.w_std", w_std, above=0.0) ** 2
     b2 = finite("network.b_std", b_std, least=0.0) ** 2
     scale2 = finite("network.output_scale", output_scale, above=0.0) ** 2
-    moments = _moments(activation, whole("degree", degree))
+    moments = moments_of(activation, whole("degree", degree))
 
     @jax.jit
     @jax.default_matmul_precision("highest")
     def kernels(x1, x2=None):
-        _check(x1, x2)
+        check_inputs(x1, x2)
         same = x2 is None
         q1, q2, k = (w2 * product + b2 for product in _products(x1, x2))
         theta = k
         for _ in range(depth):
-            value, slope = moments(q1, q2, _cosine(q1, q2, k, same))
+            value, slope = moments(q1, q2, cosine_of(q1, q2, k, same))
             v1 = moments(q1, q1, jnp.ones_like(q1)).value
             v2 = v1.T if same else moments(q2, q2, jnp.ones_like(q2)).value
             q1, q2, k = (w2 * v + b2 for v in (v1, v2, value))
@@ -109,7 +109,7 @@ def _products(x1, x2):
     return q1, jnp.sum(x2**2, 1, keepdims=True).T / n0, jnp.dot(x1, x2.T) / n0
 
 
-def _cosine(q1, q2, k, same):
+def cosine_of(q1, q2, k, same):
     """k / sqrt(q1 q2) within [-1, 1]; 0 for an input of variance 0, whose cosine nothing depends on.
 
     As arccos(1 - e) ~ sqrt(2 e), rounding next to +-1 costs half the digits. So within rounding of +-1, and beyond, it is +-1: parallel
@@ -166,7 +166,7 @@ def _quadrature(activation, degree):
     return moments
 
 
-def _moments(activation, degree):
+def moments_of(activation, degree):
     """`(q1, q2, cosine) -> Moments` of u and v with variances q1, q2, arrays that broadcast to one another."""
     closed = {"relu": _relu, "erf": _erf}
     if not callable(activation):
@@ -178,7 +178,7 @@ def _moments(activation, degree):
     return _quadrature(activation, degree)
 
 
-def _check(x1, x2):
+def check_inputs(x1, x2):
     for name, x in {"x1": x1, "x2": x1 if x2 is None else x2}.items():
         if jnp.ndim(x) == 0 or jnp.size(x) == 0 or not jnp.issubdtype(x.dtype, jnp.floating):
             kind = f"{name} has shape {jnp.shape(x)} and type {x.dtype}"

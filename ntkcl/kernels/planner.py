@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,7 +122,7 @@ def empirical(
 
     network, plans = network_of(model), {}
 
-    @lru_cache(maxsize=None)
+    @cache
     def by_name(name):
         return tiled(IMPLEMENTATIONS[name](network), budget_mib=budget_mib, store=store, devices=devices, progress=progress)
 

@@ -1,7 +1,7 @@
 """Kernel blocks on disk, found by what they are made of: the program, the parameters, the inputs.
 
-A block is one `.npy` file that numpy opens as it is, beside a journal with a checksum for every tile written. A tile counts as done only
-while its checksum holds, so a killed computation goes on where it was, and a file that was cut, overwritten or never ours is remade.
+A block is one `.npy` file that numpy opens as it is, beside a journal with a checksum for every tile written. A tile counts as done
+only while its checksum holds: a killed computation goes on where it was, and a file that was cut, overwritten or never ours is remade.
 """
 
 import hashlib

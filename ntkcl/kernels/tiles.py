@@ -99,7 +99,7 @@ def tiled(
     return kernel_fn
 
 
-def tile_mib(kernel: Kernel, theta, x, edge: float) -> float:
+def tile_mib(kernel: Kernel, theta, x, edge: int) -> float:
     """Memory for a tile of `edge` samples a side, guessed from the factors' sizes.
 
     Three blocks (the tile, its mirror image, one in work) and two sides of factors, each with as much again in work.

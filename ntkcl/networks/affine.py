@@ -1,7 +1,7 @@
 """What a layer that is affine in its parameters multiplies them with: the one fact a structured kernel needs of it.
 
-Such a layer computes z[p, g, :] = sum over its leaves of phi[p, g, :] . leaf[g, :, :] at every position p (a token, a pixel) and in every
-group g (of a grouped convolution). So df/dleaf[g] = sum_p phi[p, g, :] (x) df/dz[p, g, :], whatever surrounds the layer.
+Such a layer computes z[p, g, :] = sum over its leaves of phi[p, g, :] . leaf[g, :, :] at every position p (a token, a pixel) and in
+every group g (of a grouped convolution). So df/dleaf[g] = sum_p phi[p, g, :] (x) df/dz[p, g, :], whatever surrounds the layer.
 """
 
 import dataclasses

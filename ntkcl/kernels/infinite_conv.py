@@ -1,0 +1,133 @@
+"""The limit of infinitely many channels: covariance and tangent kernel of a convolutional network, without a network.
+
+A layer treats a pair of positions, one in each image, as `infinite` treats a pair of inputs, and a convolution then takes the mean over
+the places of its window, the same place in both. A readout of every position needs the pairs at one position only; a mean over
+positions correlates them all, and needs every pair.
+"""
+
+from collections.abc import Callable
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+
+from ntkcl.kernels.infinite import DEGREE, InfiniteWidth, check_inputs, cosine_of, moments_of
+from ntkcl.settings import finite, one_of, whole
+
+
+def infinite_conv(
+    *,
+    depth: int = 1,
+    kernel_size: int = 3,
+    stride: int = 1,
+    padding: str = "SAME",
+    readout: str = "flatten",
+    activation: str | Callable = "relu",
+    w_std: float = 1.0,
+    b_std: float = 0.0,
+    output_scale: float = 1.0,
+    degree: int = DEGREE,
+) -> InfiniteWidth:
+    """With A the mean over the k^2 places d of a window, (A T)(p, p') = sum_d T(s p + d, s p' + d) / k^2, T = 0 in the padding,
+
+        Sigma^1 = Theta^1 = w_std^2 A(x(p).x'(p')/c_0) + b_std^2, and with (u, v) ~ N(0, Sigma^l(p, p')), l = 1..depth - 1,
+        Sigma^{l+1} = w_std^2 A(E[sigma(u) sigma(v)]) + b_std^2,
+        Theta^{l+1} = Sigma^{l+1} + w_std^2 A(E[sigma'(u) sigma'(v)] Theta^l).
+
+    The readout is one more such step, whose A is the mean over all positions p = p' (flatten) or over all pairs p, p' (mean).
+    They are the limits, c_l -> infinity, of layers z = w_std / sqrt(k^2 c_{l-1}) W * h + b_std b, h = sigma(z), and of a dense layer
+    on all of h, or on its mean over positions, with W, b ~ N(0, 1): the fan-in counts the padding. Both kernels are multiplied by
+    output_scale^2; c outputs share them (`with_outputs`).
+
+    Arguments:
+      depth: number of convolutional layers, each followed by the activation.
+      kernel_size, stride: k and s, the same in both directions and in every layer.
+      padding: SAME (zeros, ceil(h / s) rows come out) or VALID.
+      readout: flatten or mean.
+      activation, degree: as in `infinite`.
+      w_std, b_std, output_scale: of every layer, and of the output.
+
+    Returns: `InfiniteWidth(nngp, ntk)` for inputs [n, h, w, c_0] of one floating type.
+      One row of the kernel is made at a time: memory for some arrays [n2, h, w] (flatten) or [n2, h, w, h, w] (mean), with quadrature
+      also for [n1 + n2, h, w, degree]. Operations are n1 n2 depth h w k^2, for mean times another h w, for quadrature `degree` in
+      place of k^2 where that is more.
+    Raises ValueError as `infinite` does, for inputs that are not images, and for images that a window without padding does not fit.
+    Source: Novak et al. 2019 (the covariance); Arora et al. 2019, section 4 (the tangent kernel, with mean as global average pooling).
+    """
+    depth = whole("network.depth", depth)
+    size, stride = whole("network.kernel_size", kernel_size), whole("network.stride", stride)
+    padding = one_of("network.padding", padding, ("SAME", "VALID"))
+    everywhere = one_of("network.readout", readout, ("flatten", "mean")) == "mean"
+    w2 = finite("network.w_std", w_std, above=0.0) ** 2
+    b2 = finite("network.b_std", b_std, least=0.0) ** 2
+    scale2 = finite("network.output_scale", output_scale, above=0.0) ** 2
+    moments = moments_of(activation, whole("degree", degree))
+
+    def window(t):
+        return _window_mean(t, size, stride, padding)
+
+    def whole_image(t):
+        return jnp.mean(t, tuple(range(1, t.ndim)))
+
+    def variances(x):
+        """Sigma^l(p, p) of each image with itself, [n, h_l, w_l] for l = 1..depth."""
+        layers = [w2 * window(jnp.mean(x**2, -1)) + b2]
+        for _ in range(depth - 1):
+            q = layers[-1]
+            layers.append(w2 * window(moments(q, q, jnp.ones_like(q)).value) + b2)
+        return layers
+
+    def row(x, of_x, index, columns, of_columns):
+        """Sigma and Theta of one image x with all columns, [n2]; `index`: the column that is x itself, if one is known to be."""
+        places = "hwc,nuvc->nhwuv" if everywhere else "hwc,nhwc->nhw"
+        theta = k = w2 * window(jnp.einsum(places, x, columns) / x.shape[-1]) + b2
+        averages = [window] * (depth - 1) + [whole_image]
+        for average, q1, q2 in zip(averages, of_x, of_columns, strict=True):
+            here = jnp.ones(q1.shape, bool)[None]
+            if everywhere:
+                q1, q2 = q1[:, :, None, None], q2[:, None, None]
+                here = jnp.eye(q1.size, dtype=bool).reshape(1, *k.shape[1:])
+            cosine = cosine_of(q1[None], q2, k, False)
+            if index is not None:  # an image meets itself, and each of its positions itself
+                cosine = jnp.where(here & (jnp.arange(len(k)) == index).reshape(-1, *[1] * (k.ndim - 1)), 1, cosine)
+            value, slope = moments(q1[None], q2, cosine)
+            k = w2 * average(value) + b2
+            theta = k + w2 * average(slope * theta)
+        return scale2 * k, scale2 * theta
+
+    @jax.jit
+    @jax.default_matmul_precision("highest")
+    def kernels(x1, x2=None):
+        check_inputs(x1, x2)
+        _check_images(x1, depth, size, stride, padding)
+        of_x1 = variances(x1)
+        if x2 is not None:
+            of_x2 = variances(x2)
+            return jax.lax.map(lambda one: row(*one, None, x2, of_x2), (x1, of_x1))
+        rows = jax.lax.map(lambda one: row(*one, x1, of_x1), (x1, of_x1, jnp.arange(len(x1))))
+        return [(k + k.T) / 2 for k in rows]  # sums over positions in another order promise no symmetry in the last digit
+
+    return InfiniteWidth(lambda x1, x2=None: kernels(x1, x2)[0], lambda x1, x2=None: kernels(x1, x2)[1])
+
+
+def _window_mean(t, size, stride, padding):
+    """A t for t [n, h, w], pairs at one position, or [n, h, w, h, w], where both positions move together."""
+    images = (t.ndim - 1) // 2
+    pads = jax.lax.padtype_to_pads(t.shape[1:3], (size, size), (stride, stride), padding)
+    t = jnp.pad(t, [(0, 0), *pads * images])
+    rows, columns = (extent - size + 1 for extent in t.shape[1:3])
+
+    def at(a, b):
+        return t[:, *(slice(a, a + rows, stride), slice(b, b + columns, stride)) * images]
+
+    return sum(at(a, b) for a, b in product(range(size), repeat=2)) / size**2
+
+
+def _check_images(x, depth, size, stride, padding):
+    if x.ndim != 4:
+        raise ValueError(f"infinite_conv: x1 has shape {x.shape}; expected images [n, h, w, channels]")
+    h, w = x.shape[1:3]
+    for layer in range(1, depth + 1):
+        if padding == "VALID" and min(h, w) < size:
+            raise ValueError(f"infinite_conv: layer {layer} sees {h} x {w}, less than kernel_size={size}; expected padding=SAME or less depth")
+        h, w = (-(-extent // stride) if padding == "SAME" else (extent - size) // stride + 1 for extent in (h, w))

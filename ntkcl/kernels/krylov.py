@@ -1,0 +1,126 @@
+"""What a kernel does to a vector when all one has is its products: functions of K, solves, and the large end of its spectrum.
+
+With `ntkcl.kernels.operator`, `lambda v: product(theta, x, None, v)` is such a matvec, and `matrix_function` of a training rule's
+filter gives the dual coefficients alpha = g(K) r of data that no dense kernel can hold. Vectors keep their shape, [n, c] as a rule.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.sparse.linalg import cg
+from jaxtyping import Array, Float, PRNGKeyArray
+from matfree import decomp
+
+from ntkcl.settings import finite, whole
+
+MatVec = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+
+# A Krylov space ends where the next vector is rounding noise, of length eps |K| and less: normalised, it may be an old direction and
+# bring an old Ritz value a second time. Cutting at a few eps |K| changes g(K) v no more than rounding does.
+BREAKDOWN = 10.0
+
+
+class Solution(NamedTuple):
+    """x = (K + ridge I)^-1 b as far as it went, and its relative residual |b - (K + ridge I) x| / |b|, 0 for b = 0."""
+
+    x: Any
+    residual: Any
+
+
+def matrix_function(matvec: MatVec, g: Callable, *, order: int) -> MatVec:
+    """v -> g(K) v by Lanczos: with K Q = Q T on the Krylov space of v, g(K) v = |v| Q g(T) e_1.
+
+    Arguments:
+      matvec: v -> K v, K symmetric positive semi-definite, any one shape of v.
+      g: lam -> g(lam), a scalar filter, finite between the eigenvalues of K; those below zero are rounding and count as 0.
+      order: products with K, at most; beyond the dimension of the Krylov space they change nothing. Exact for polynomials of a degree
+        below `order`, such as `order` steps of gradient descent.
+    Returns: a function that callers may jit; memory for `order` vectors, two to three times over.
+    Raises ValueError for an order below 1.
+    Source: Krämer et al. 2024 (matfree); Saad 1992 (analysis of Krylov approximations).
+    """
+    whole("order", order)
+
+    def apply(v):
+        length = jnp.linalg.norm(jnp.ravel(v))
+        space = _lanczos(matvec, v, length, order)
+        # What lies beyond the space is decoupled; an eigenvalue from inside of it keeps g where it is defined.
+        lam, U = jnp.linalg.eigh(_tridiagonal(space, space.diagonal[0]))
+        weights = U @ (jax.vmap(g)(jnp.maximum(lam, 0)) * U[0])
+        return (length * jnp.dot(weights, space.Q, precision="highest")).reshape(v.shape)
+
+    return apply
+
+
+def solve(matvec: MatVec, b, *, ridge: float = 0.0, tolerance: float = 1e-5, steps: int = 1000) -> Solution:
+    """(K + ridge I)^-1 b by conjugate gradients.
+
+    Arguments:
+      matvec: v -> K v, K symmetric positive semi-definite.
+      b: any shape. Without a ridge it must lie in the range of K: the pseudo-inverse of anything else is
+        `matrix_function` with g(lam) = 1/lam above a cut and 0 below.
+      ridge: absolute, in units of K.
+      tolerance: on the relative residual; float32 reaches about 1e-6 times the root of the condition number.
+      steps: products with K, at most: at seconds a product over a large set, a thousand are the better part of an hour.
+    Returns: `Solution(x, residual)`; whoever must be sure compares the residual, which is computed afresh. It is large or NaN, not an
+      error, where there is no solution or the steps did not suffice.
+    Raises ValueError for a negative ridge, a tolerance that is not positive, steps below 1.
+    Source: Hestenes, Stiefel 1952, as in jax.scipy.
+    """
+    finite("ridge", ridge, least=0.0)
+    finite("tolerance", tolerance, above=0.0)
+    whole("steps", steps)
+
+    def shifted(v):
+        return matvec(v) + ridge * v
+
+    x = cg(shifted, b, tol=tolerance, maxiter=steps)[0]
+    length = jnp.linalg.norm(jnp.ravel(b))
+    gap = jnp.linalg.norm(jnp.ravel(b - shifted(x)))
+    return Solution(x, gap / jnp.where(length > 0, length, 1))
+
+
+def spectrum(matvec: MatVec, like, *, order: int, key: PRNGKeyArray) -> Float[Array, " k"]:
+    """Ritz values of K, descending: the largest eigenvalues first and best, the small ones only as a smear.
+
+    Arguments:
+      matvec: v -> K v, K symmetric positive semi-definite.
+      like: an array, or its shape and type, such as v is.
+      order: products with K, at most.
+      key: draws the start. A repeated eigenvalue is found once.
+    Returns: [min(order, size of like)], zeros once the Krylov space of the start is exhausted.
+    Raises ValueError for an order below 1.
+    Source: Lanczos 1950.
+    """
+    whole("order", order)
+    v = jax.random.normal(key, like.shape, like.dtype)
+    space = _lanczos(matvec, v, jnp.linalg.norm(jnp.ravel(v)), order)
+    return jnp.linalg.eigvalsh(_tridiagonal(space, 0.0))[::-1]
+
+
+class _Krylov(NamedTuple):
+    """Orthonormal rows Q [k, size], T by its diagonals [k] and [k - 1], and which of the k are of the space: the first few, or all."""
+
+    Q: Any
+    diagonal: Any
+    lengths: Any
+    inside: Any
+
+
+def _lanczos(matvec, v, length, order) -> _Krylov:
+    """Matfree's factorisation, cut where it breaks down: there it divides by zero, or by noise, and goes on with old directions."""
+    first = jnp.zeros(v.size, v.dtype).at[0].set(1)  # any unit vector: g(K) 0 is 0 times something finite
+    start = jnp.where(length > 0, jnp.ravel(v) / jnp.where(length > 0, length, 1), first)
+    factorise = decomp.hessenberg(min(order, v.size), reortho="full", custom_vjp=False)
+    Q, H, *_ = factorise(lambda flat: jnp.ravel(matvec(flat.reshape(v.shape))), start)
+    lengths = jnp.diagonal(H, -1)  # the symmetric mean of H, which matfree's tridiagonal form keeps, would hide them
+    grown = lengths > BREAKDOWN * jnp.finfo(H.dtype).eps * jnp.nanmax(jnp.abs(H))
+    inside = jnp.cumprod(jnp.concatenate([jnp.ones(1, bool), grown])).astype(bool)
+    return _Krylov(jnp.where(inside[:, None], Q, 0), jnp.diagonal(H), jnp.where(inside[1:], lengths, 0), inside)
+
+
+def _tridiagonal(space, beyond):
+    diagonal = jnp.where(space.inside, space.diagonal, beyond)
+    return jnp.diag(diagonal) + jnp.diag(space.lengths, 1) + jnp.diag(space.lengths, -1)

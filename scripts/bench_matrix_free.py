@@ -1,0 +1,149 @@
+"""K v over all of Fashion-MNIST without K: time beside one gradient on the same data, and memory.
+
+    python scripts/bench_matrix_free.py            60,000 images x 10 outputs, MLP 784-1024-10; some two minutes on 2 cores
+    python scripts/bench_matrix_free.py --quick    2,000 images at width 64, to see it run: writes matrix_free_quick.{json,md}
+
+Claim: under 4 GiB, and a product within 4 times one gradient of the mean squared loss, the fastest of whole batch and two chunk sizes.
+Product and gradients take turns, medians are compared. Memory is the process's peak, data set and JAX included, in a first product
+before any gradient has run. Writes matrix_free.{json,md} under results/bench.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import yaml
+
+from ntkcl import networks, sources
+from ntkcl.kernels.operator import CHUNK, operator
+from ntkcl.meter import Meter
+
+ROOT = Path(__file__).parents[1]
+REPEATS = 7
+GRADIENT_CHUNKS = (500, 1000)  # they divide 60,000: the gradient has no ragged chunk to pay for
+BOUNDS = {"peak_gib": 4.0, "ratio": 4.0}
+
+
+def images(n: int):
+    """The first n train images, standardised, and their one-hot targets."""
+    settings = yaml.safe_load((ROOT / "conf/source/fashion_mnist.yaml").read_text())
+    del settings["_target_"]
+    source = sources.tfds_or_idx(**settings)
+    x = (source.train.x[:n] - np.float32(source.mean)) / np.float32(source.sd)
+    return jnp.asarray(x), jnp.asarray(source.train.y[:n])
+
+
+def gradient(apply, chunk: int | None):
+    """(theta, x, y) -> gradient of mean (f - y)^2, over the whole batch at once or summed over chunks that divide it."""
+
+    def loss(theta, x, y):
+        return jnp.sum((jax.vmap(apply, (None, 0))(theta, x) - y) ** 2)
+
+    def whole(theta, x, y):
+        return jax.grad(lambda theta: loss(theta, x, y) / y.size)(theta)
+
+    def chunked(theta, x, y):
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, jax.grad(loss)(theta, *part)), None
+
+        parts = jax.tree.map(lambda a: a.reshape(-1, chunk, *a.shape[1:]), (x, y))
+        total = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, theta), parts)[0]
+        return jax.tree.map(lambda g: g / y.size, total)
+
+    return jax.jit(chunked if chunk else whole)
+
+
+def seconds(f) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(f())
+    return time.perf_counter() - start
+
+
+def measure(n: int, width: int) -> dict:
+    x, y = images(n)
+    network = networks.mlp(outputs=10, width=width, depth=1)
+    theta = network.init(jax.random.key(0), x[0])
+    product, v = operator(network).product, jax.random.normal(jax.random.key(1), y.shape)
+    meter = Meter()
+    seconds(lambda: product(theta, x, None, v))
+    peak_mib = meter.read().peak_mib
+
+    members = {"product": lambda: product(theta, x, None, v)}
+    for chunk in (None, *GRADIENT_CHUNKS):
+        function = gradient(network.apply, chunk)
+        members[f"gradient, {f'chunks of {chunk}' if chunk else 'whole batch'}"] = lambda function=function: function(theta, x, y)
+    for f in members.values():
+        seconds(f)  # compiles
+    times = {name: [] for name in members}
+    for _ in range(REPEATS):
+        for name, f in members.items():
+            times[name].append(seconds(f))
+    medians = {name: statistics.median(t) for name, t in times.items()}
+    fastest = min((name for name in medians if name != "product"), key=medians.get)
+    return {
+        "n": n,
+        "outputs": 10,
+        "width": width,
+        "chunk": CHUNK,
+        "seconds": times,
+        "median_seconds": medians,
+        "fastest_gradient": fastest,
+        "ratio": medians["product"] / medians[fastest],
+        "peak_gib": peak_mib / 1024,
+        "dense_kernel_gib": (n * 10) ** 2 * 4 / 2**30,
+        "machine": {
+            "cores": os.cpu_count(),
+            "processor": platform.machine(),
+            "device": jax.devices()[0].device_kind,
+            "python": platform.python_version(),
+            "jax": version("jax"),
+            "load_at_the_end": os.getloadavg()[0],
+        },
+    }
+
+
+def table(found: dict) -> str:
+    machine = found["machine"]
+    rows = "\n".join(
+        f"| {name} | {median:.3f} | {min(found['seconds'][name]):.3f} | {max(found['seconds'][name]):.3f} |"
+        for name, median in found["median_seconds"].items()
+    )
+    return f"""# K v without K
+
+{found["n"]:,} Fashion-MNIST images, MLP 784-{found["width"]}-{found["outputs"]}, float32, {found["chunk"]} samples a chunk.
+{machine["cores"]} cores ({machine["processor"]}), JAX {machine["jax"]} on {machine["device"]}, Python {machine["python"]};
+{REPEATS} repeats taken in turn.
+
+| one evaluation | median s | least | most |
+|---|---|---|---|
+{rows}
+
+Product over the fastest gradient ({found["fastest_gradient"]}): {found["ratio"]:.2f} (claimed: at most {BOUNDS["ratio"]:g}).
+Peak memory of the process, data set included: {found["peak_gib"]:.2f} GiB (claimed: under {BOUNDS["peak_gib"]:g});
+the dense kernel would take {found["dense_kernel_gib"]:,.0f} GiB.
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see it run")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench", help="folder to write to")
+    arguments = parser.parse_args()
+    found = measure(2000, 64) if arguments.quick else measure(60_000, 1024)
+    stem = arguments.out / ("matrix_free_quick" if arguments.quick else "matrix_free")
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
+    stem.with_suffix(".md").write_text(table(found))
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
