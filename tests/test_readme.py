@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -14,8 +16,19 @@ SNIPPETS = [code for code in re.findall(r"```python\n(.*?)```", README, re.S) if
 def test_the_examples_run(code):
     names = {}
     exec(code, names)
-    assert names["gram"].shape == (200, 200)
-    assert abs(names["K"] - names["K_any"]).max() < 1e-4 * abs(names["K"]).max()
+    assert all(
+        np.isfinite(np.asarray(names[name])).all()
+        for name in ("K", "alpha", "flow", "largest")
+        if isinstance(names.get(name), np.ndarray | jax.Array)
+    )
+    if "by_layer" in names:
+        K, split = names["K"], names["by_layer"]
+        assert names["gram"].shape == (200, 200) and set(split) == {"Conv_0", "Dense_0", "rest"}
+        assert abs(sum(split.values()) - K[:5, :, :5]).max() < 1e-4 * abs(K).max()
+    if "residual" in names:
+        assert names["residual"] < 1e-3
+    if "limit" in names:
+        assert names["kernels"].geometry.cka(names["K"], names["limit"]) > 0.9
 
 
 def test_every_linked_file_exists_and_every_preset_is_listed():
