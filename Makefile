@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint setup figures clean
+.PHONY: run test lint setup figures bench clean
 
 run: setup
 	$(BIN)/python -m ntkcl $(ARGS)
@@ -17,6 +17,11 @@ lint: setup
 
 figures: setup
 	$(BIN)/python scripts/fashion_width.py
+
+bench: setup
+	$(BIN)/python scripts/bench_kernels.py
+	$(BIN)/python scripts/bench_matrix_free.py
+	$(BIN)/python scripts/bench_tiles.py
 
 setup: .venv/.installed
 

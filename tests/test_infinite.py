@@ -9,7 +9,8 @@ import pytest
 from scipy import integrate, stats
 
 from ntkcl import kernels, losses, networks, optimizers
-from ntkcl.kernels.infinite import infinite, with_outputs
+from ntkcl.kernels.infinite import infinite
+from ntkcl.kernels.outputs import with_outputs
 from ntkcl.networks.mlp import ACTIVATIONS
 from ntkcl.train import fit
 from ntkcl.types import Dataset

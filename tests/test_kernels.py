@@ -102,3 +102,13 @@ def test_the_average_over_wide_networks_is_the_infinite_width_kernel_of_theory_1
     for (i, j), value in expected.items():
         error = K[:, i, j].std(ddof=1) / 8
         assert error < 0.01 * value + 0.01 and K[:, i, j].mean() == pytest.approx(value, abs=4 * error)
+
+
+def test_the_outputs_of_a_block_averaged_one_by_one_and_made_from_scalars():
+    K = np.asarray(jax.random.normal(jax.random.key(0), (4, 3, 5, 3)))
+    gram = K.reshape(12, 15)
+    mean = np.array([[np.trace(gram[3 * i : 3 * i + 3, 3 * j : 3 * j + 3]) / 3 for j in range(5)] for i in range(4)])
+    np.testing.assert_allclose(kernels.traced(K), mean, atol=1e-14)
+    np.testing.assert_array_equal(kernels.diagonal(K)[:, :, 1], gram[1::3, 1::3])
+    np.testing.assert_allclose(kernels.traced(kernels.with_outputs(jnp.asarray(mean), 3)), mean, atol=1e-14)
+    np.testing.assert_array_equal(kernels.with_outputs(jnp.asarray(mean), 2)[:, 0, :, 1], 0 * mean)

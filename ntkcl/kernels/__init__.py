@@ -7,9 +7,10 @@ columns what is trained on, and `.reshape(n1 * c, n2 * c)` is the Gram matrix. A
 from ntkcl.kernels import geometry, krylov
 from ntkcl.kernels.contraction import contraction
 from ntkcl.kernels.factored import Kernel, one_by_one
-from ntkcl.kernels.infinite import InfiniteWidth, infinite, with_outputs
+from ntkcl.kernels.infinite import InfiniteWidth, infinite
 from ntkcl.kernels.numerics import Numerics, numerics
 from ntkcl.kernels.operator import Operator, operator
+from ntkcl.kernels.outputs import diagonal, traced, with_outputs
 from ntkcl.kernels.planner import Plan, empirical, plan
 from ntkcl.kernels.structured import layers, structured
 from ntkcl.kernels.tiles import tiled
@@ -22,6 +23,7 @@ __all__ = [
     "Operator",
     "Plan",
     "contraction",
+    "diagonal",
     "empirical",
     "geometry",
     "infinite",
@@ -33,6 +35,7 @@ __all__ = [
     "plan",
     "structured",
     "tiled",
+    "traced",
     "vector_products",
     "with_outputs",
 ]

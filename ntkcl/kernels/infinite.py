@@ -92,11 +92,6 @@ def infinite(
     return InfiniteWidth(lambda x1, x2=None: kernels(x1, x2)[0], lambda x1, x2=None: kernels(x1, x2)[1])
 
 
-def with_outputs(k: Float[Array, "n1 n2"], c: int) -> Float[Array, "n1 c n2 c"]:
-    """K[i, a, j, b] = k[i, j] delta_ab: c outputs at infinite width share one kernel and do not see each other."""
-    return k[:, None, :, None] * jnp.eye(whole("outputs", c), dtype=k.dtype)[None, :, None, :]
-
-
 def _products(x1, x2):
     """x.x/n_0 of each side, [n1, 1] and [1, n2], and x.x'/n_0 of the pairs; exactly symmetric for x2 = None."""
     x1 = x1.reshape(x1.shape[0], -1)

@@ -16,12 +16,16 @@ import jax
 import jax.numpy as jnp
 
 from ntkcl.kernels.checks import check
+from ntkcl.kernels.commuting import commutes
 from ntkcl.kernels.contraction import signals_gram
 from ntkcl.kernels.factored import Factors, Kernel, Work, factored, forward_work
 from ntkcl.types import Network
 
 # Building M costs c P k m multiply-adds a sample, shared by all the pairs it takes part in; we count on as many partners as this.
 PARTNERS = 64
+
+# Signals that commute are multiplied in this many blocks of outputs: k blocks cost (k + 1)/2k of the whole.
+OUTPUT_BLOCKS = 5
 
 
 def structured(network: Network) -> Kernel:
@@ -77,8 +81,15 @@ class Term(NamedTuple):
     delta: Any
 
 
+class CommutingTerm(NamedTuple):
+    """phi [n, 1, k] and delta [n, c, 1, m] of a layer whose signals commute (`ntkcl.kernels.commuting`)."""
+
+    phi: Any
+    delta: Any
+
+
 def layer_factors(network: Network):
-    """`factors(theta, x) -> Factors({layer: Term}, {layer: [c, c]})`."""
+    """`factors(theta, x) -> Factors({layer: Term or CommutingTerm}, {readout: [c, c]})`."""
     if network.taps is None:
         raise ValueError("structured kernel: this network has no taps; use kernels.contraction or kernels.vector_products")
     taps = network.taps
@@ -114,14 +125,24 @@ def layer_factors(network: Network):
                 return False
             return True
 
-        readouts = [layer for layer in survey.layers if _one_position(shapes[layer]) and same_for_all(layer)]
+        def commuting(layer, readout):
+            def f(z, probe):
+                return taps.read(survey.layers, theta, {layer: [z], readout: [probe]}, x[0])[0]
+
+            return commutes(f, zeros[layer][0], zeros[readout][0])
+
+        single = [layer for layer in survey.layers if _one_position(shapes[layer])]
+        readouts = [layer for layer in single if same_for_all(layer)]
+        halved = [layer for layer in single if layer not in readouts and any(commuting(layer, r) for r in readouts)]
+
+        def term(layer, phi, delta):
+            if layer in readouts:
+                return Term(phi[:, 0], None)
+            return CommutingTerm(phi[:, 0], delta[:, :, 0]) if layer in halved else _term(phi, delta)
 
         def one_sample(one):
             phi, delta, jacobian = derivatives(one)
-            terms = {
-                "/".join(layer): Term(phi[layer][:, 0], None) if layer in readouts else _term(phi[layer], delta[layer])
-                for layer in survey.layers
-            }
+            terms = {"/".join(layer): term(layer, phi[layer], delta[layer]) for layer in survey.layers}
             return terms | ({"rest": Term(None, jnp.concatenate(jacobian, -1))} if rest else {})
 
         def gram(delta):
@@ -152,6 +173,8 @@ def _pair_work(term, c):
     if term.phi is None:
         return c**2 * term.delta.shape[-1]
     positions, k = term.phi.shape[1:]
+    if isinstance(term, CommutingTerm):
+        return k + sum(rows * (c - first) for first, rows in _output_blocks(c)) * term.delta.shape[-1]
     return positions**2 * (k + (c**2 * term.delta.shape[-1] if term.delta is not None else 0))
 
 
@@ -160,11 +183,32 @@ def by_layer(a: Factors, b: Factors):
     return {layer: _layer(a.samples[layer], b.samples[layer], a.shared.get(layer)) for layer in a.samples}
 
 
-def _layer(a: Term, b: Term, shared=None):
+def _output_blocks(c):
+    """First output and number of outputs of each block: few enough that a block is a matrix product of some size."""
+    size = -(-c // OUTPUT_BLOCKS)
+    return [(first, min(size, c - first)) for first in range(0, c, size)]
+
+
+def _commuting_gram(u, v):
+    """`signals_gram` of signals [n, c, m] that commute: blocks of outputs on and above the diagonal, the others mirrored."""
+    (n1, c, m), n2 = u.shape, len(v)
+    gram = jnp.zeros((n1, c, n2, c), u.dtype)
+    for first, size in _output_blocks(c):
+        rows, columns = u[:, first : first + size], v[:, first:]
+        block = jnp.dot(rows.reshape(-1, m), columns.reshape(-1, m).T).reshape(n1, size, n2, c - first)
+        gram = gram.at[:, first : first + size, :, first:].set(block)
+        gram = gram.at[:, first + size :, :, first : first + size].set(block[..., size:].transpose(0, 3, 2, 1))
+    return gram
+
+
+def _layer(a: Term | CommutingTerm, b: Term | CommutingTerm, shared=None):
     if a.delta is None:
         return jnp.dot(a.phi[:, 0], b.phi[:, 0].T)[:, None, :, None] * shared[None, :, None, :]
     if a.phi is None:
         return signals_gram(a.delta, b.delta)
+
+    if isinstance(a, CommutingTerm):
+        return jnp.dot(a.phi[:, 0], b.phi[:, 0].T)[:, None, :, None] * _commuting_gram(a.delta[:, :, 0], b.delta[:, :, 0])
 
     def at(p, q):
         inputs = jnp.dot(a.phi[:, p], b.phi[:, q].T)
