@@ -49,10 +49,11 @@ def measure(n: int, width: int, budget_mib: int) -> dict:
 
 
 def table(found: dict) -> str:
-    first, repeated = found["first"], found["repeated"]
+    first, repeated, machine = found["first"], found["repeated"], found["machine"]
     return f"""# Blocks in tiles, streamed to disk
 
-{found["n"]:,} x {found["n"]:,} inputs, 10 outputs, MLP 784-{found["width"]}-{found["width"]}-10, float32, {found["machine"]["cores"]} cores, JAX {found["machine"]["jax"]}.
+{found["n"]:,} x {found["n"]:,} inputs, 10 outputs, MLP 784-{found["width"]}-{found["width"]}-10, float32.
+{machine["cores"]} cores, JAX {machine["jax"]}, Python {machine["python"]}.
 
 | | MiB |
 |---|---|
@@ -61,7 +62,8 @@ def table(found: dict) -> str:
 | allowed: both and 20 % | {found["allowed_mib"]:,.0f} |
 | used: peak resident {first["peak_mib"]:,.0f} less {found["before_mib"]:,.0f} before | {found["used_mib"]:,.0f} |
 
-First: {first["seconds"]:.1f} s, {first["tiles"]} tiles, compilation and writing included. Repeated: {repeated["seconds"]:.1f} s, {repeated["tiles"]} tiles, every checksum read.
+First: {first["seconds"]:.1f} s, {first["tiles"]} tiles, compilation and writing included.
+Repeated: {repeated["seconds"]:.1f} s, {repeated["tiles"]} tiles, every checksum read.
 """
 
 

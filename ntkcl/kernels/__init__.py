@@ -8,6 +8,7 @@ from ntkcl.kernels import geometry, krylov
 from ntkcl.kernels.contraction import contraction
 from ntkcl.kernels.factored import Kernel, one_by_one
 from ntkcl.kernels.infinite import InfiniteWidth, infinite
+from ntkcl.kernels.infinite_conv import infinite_conv
 from ntkcl.kernels.numerics import Numerics, numerics
 from ntkcl.kernels.operator import Operator, operator
 from ntkcl.kernels.outputs import diagonal, traced, with_outputs
@@ -27,6 +28,7 @@ __all__ = [
     "empirical",
     "geometry",
     "infinite",
+    "infinite_conv",
     "krylov",
     "layers",
     "numerics",

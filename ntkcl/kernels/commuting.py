@@ -20,9 +20,9 @@ NOT, ENTRYWISE, LINEAR, OTHERWISE = range(4)  # how a tangent depends on that of
 
 
 def commutes(f: Callable, z, probe) -> bool:
-    """Whether the derivative of f(z, probe) by z acts entry by entry, then by one linear map, and only through what the probe is added to.
+    """Whether df/dz in f(z, probe) acts entry by entry, then by one linear map, and only through what the probe is added to.
 
-    Arguments: `probe` is added to a readout's output, on which f is known to depend linearly and in one way for all inputs; z, probe: arrays.
+    Arguments: z and probe, arrays; `probe` is added to a readout's output, on which f depends linearly and alike for all inputs.
     """
 
     def tangents(of_z, of_probe):
@@ -34,7 +34,7 @@ def commutes(f: Callable, z, probe) -> bool:
 
 
 def _kinds(jaxpr, kinds, size, probe=None):
-    """The kinds of a program's outputs, given those of its inputs. What went through one linear map and then meets the probe is accounted for."""
+    """The kinds of a program's outputs, given those of its inputs. What meets the probe after one linear map is accounted for."""
     known = dict(zip(map(id, jaxpr.invars), kinds, strict=True))
     for eqn in jaxpr.eqns:
         ins = [known.get(id(v), NOT) for v in eqn.invars]
@@ -50,7 +50,8 @@ def _through(eqn, ins, size):
     if name in CALLS:
         inner = eqn.params[CALLS[name]]
         return _kinds(getattr(inner, "jaxpr", inner), ins, size)
-    entrywise = all(v.aval.size == size for v, kind in zip(eqn.invars, ins, strict=True) if kind) and eqn.outvars[0].aval.size == size
+    touched = [v for v, kind in zip(eqn.invars, ins, strict=True) if kind]
+    entrywise = all(v.aval.size == size for v in (*touched, eqn.outvars[0]))
     if max(ins) == ENTRYWISE and entrywise and name in ENTRY_BY_ENTRY | ORDER_KEPT:
         return [ENTRYWISE]
     if max(ins) == ENTRYWISE and name == "dot_general" and ins.count(NOT) == 1:

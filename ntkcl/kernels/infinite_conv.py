@@ -6,7 +6,6 @@ positions correlates them all, and needs every pair.
 """
 
 from collections.abc import Callable
-from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -49,8 +48,8 @@ def infinite_conv(
 
     Returns: `InfiniteWidth(nngp, ntk)` for inputs [n, h, w, c_0] of one floating type.
       One row of the kernel is made at a time: memory for some arrays [n2, h, w] (flatten) or [n2, h, w, h, w] (mean), with quadrature
-      also for [n1 + n2, h, w, degree]. Operations are n1 n2 depth h w k^2, for mean times another h w, for quadrature `degree` in
-      place of k^2 where that is more.
+      also for [n1 + n2, h, w, degree]. Operations are n1 n2 depth h w k, for mean times another h w, for quadrature `degree` in
+      place of k where that is more.
     Raises ValueError as `infinite` does, for inputs that are not images, and for images that a window without padding does not fit.
     Source: Novak et al. 2019 (the covariance); Arora et al. 2019, section 4 (the tangent kernel, with mean as global average pooling).
     """
@@ -77,20 +76,14 @@ def infinite_conv(
             layers.append(w2 * window(moments(q, q, jnp.ones_like(q)).value) + b2)
         return layers
 
-    def row(x, of_x, index, columns, of_columns):
-        """Sigma and Theta of one image x with all columns, [n2]; `index`: the column that is x itself, if one is known to be."""
+    def row(x, of_x, columns, of_columns):
+        """Sigma and Theta of one image x with all columns, [n2]."""
         places = "hwc,nuvc->nhwuv" if everywhere else "hwc,nhwc->nhw"
         theta = k = w2 * window(jnp.einsum(places, x, columns) / x.shape[-1]) + b2
         averages = [window] * (depth - 1) + [whole_image]
         for average, q1, q2 in zip(averages, of_x, of_columns, strict=True):
-            here = jnp.ones(q1.shape, bool)[None]
-            if everywhere:
-                q1, q2 = q1[:, :, None, None], q2[:, None, None]
-                here = jnp.eye(q1.size, dtype=bool).reshape(1, *k.shape[1:])
-            cosine = cosine_of(q1[None], q2, k, False)
-            if index is not None:  # an image meets itself, and each of its positions itself
-                cosine = jnp.where(here & (jnp.arange(len(k)) == index).reshape(-1, *[1] * (k.ndim - 1)), 1, cosine)
-            value, slope = moments(q1[None], q2, cosine)
+            q1, q2 = (q1[None, :, :, None, None], q2[:, None, None]) if everywhere else (q1[None], q2)
+            value, slope = moments(q1, q2, cosine_of(q1, q2, k, False))
             k = w2 * average(value) + b2
             theta = k + w2 * average(slope * theta)
         return scale2 * k, scale2 * theta
@@ -101,26 +94,23 @@ def infinite_conv(
         check_inputs(x1, x2)
         _check_images(x1, depth, size, stride, padding)
         of_x1 = variances(x1)
-        if x2 is not None:
-            of_x2 = variances(x2)
-            return jax.lax.map(lambda one: row(*one, None, x2, of_x2), (x1, of_x1))
-        rows = jax.lax.map(lambda one: row(*one, x1, of_x1), (x1, of_x1, jnp.arange(len(x1))))
-        return [(k + k.T) / 2 for k in rows]  # sums over positions in another order promise no symmetry in the last digit
+        columns, of_columns = (x1, of_x1) if x2 is None else (x2, variances(x2))
+        rows = jax.lax.map(lambda one: row(*one, columns, of_columns), (x1, of_x1))
+        # Sums over positions in another order promise no symmetry in the last digit.
+        return [(k + k.T) / 2 for k in rows] if x2 is None else rows
 
     return InfiniteWidth(lambda x1, x2=None: kernels(x1, x2)[0], lambda x1, x2=None: kernels(x1, x2)[1])
 
 
 def _window_mean(t, size, stride, padding):
-    """A t for t [n, h, w], pairs at one position, or [n, h, w, h, w], where both positions move together."""
-    images = (t.ndim - 1) // 2
-    pads = jax.lax.padtype_to_pads(t.shape[1:3], (size, size), (stride, stride), padding)
-    t = jnp.pad(t, [(0, 0), *pads * images])
-    rows, columns = (extent - size + 1 for extent in t.shape[1:3])
-
-    def at(a, b):
-        return t[:, *(slice(a, a + rows, stride), slice(b, b + columns, stride)) * images]
-
-    return sum(at(a, b) for a, b in product(range(size), repeat=2)) / size**2
+    """A t for t [n, h, w], pairs at one position, or [n, h, w, h, w], whose two positions move together: first down, then across."""
+    for first in (1, 2):
+        axes = range(first, t.ndim, 2)
+        pad = jax.lax.padtype_to_pads(t.shape[first : first + 1], (size,), (stride,), padding)[0]
+        t = jnp.pad(t, [pad if axis in axes else (0, 0) for axis in range(t.ndim)])
+        stop = t.shape[first] - size + 1
+        t = sum(t[tuple(slice(a, a + stop, stride) if axis in axes else slice(None) for axis in range(t.ndim))] for a in range(size))
+    return t / size**2
 
 
 def _check_images(x, depth, size, stride, padding):
@@ -129,5 +119,6 @@ def _check_images(x, depth, size, stride, padding):
     h, w = x.shape[1:3]
     for layer in range(1, depth + 1):
         if padding == "VALID" and min(h, w) < size:
-            raise ValueError(f"infinite_conv: layer {layer} sees {h} x {w}, less than kernel_size={size}; expected padding=SAME or less depth")
+            small = f"layer {layer} sees {h} x {w}, less than kernel_size={size}"
+            raise ValueError(f"infinite_conv: {small}; expected larger images, padding=SAME or less depth")
         h, w = (-(-extent // stride) if padding == "SAME" else (extent - size) // stride + 1 for extent in (h, w))
