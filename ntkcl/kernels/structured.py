@@ -25,7 +25,7 @@ from ntkcl.types import Network
 PARTNERS = 64
 
 # Signals that commute are multiplied in this many blocks of outputs: k blocks cost (k + 1)/2k of the whole.
-OUTPUT_BLOCKS = 5
+OUTPUT_BLOCKS = 3
 
 
 def structured(network: Network) -> Kernel:
