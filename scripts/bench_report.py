@@ -76,9 +76,11 @@ adds of a 4096 x 1024 x 4096 float32 product / its seconds), the product measure
 with k inputs, m outputs, P positions, G groups, c = 10 outputs of the network and p parameters, for each pair of samples (n (n + 1)
 / 2 pairs where x2 = x1): structured: a dense layer k + c^2 m, the readout k, layers of many positions the smaller of P^2 G (k + c^2
 m) and c^2 G k m, the latter with c P G k m for each sample, other leaves c^2 each; contraction: c^2 p; vector products: 2 c forward
-passes through the layers with parameters. Forward and backward passes for the factors are in the seconds, not in the count. Peak is
-the high-water mark of a process of its own over one call, with the runtime (about 0.3 GiB), inputs, parameters and the block. The
-last column is neural-tangents' best of three over our best; - was not measured, for the reason in the JSON file."""
+passes through the layers with parameters. The plain form is counted where the code gets by with less, too (half of a Gram that is
+symmetric in its outputs), so that a share says how fast the block came, not how busy the processor was. Forward and backward passes
+for the factors are in the seconds, not in the count. Peak is the high-water mark of a process of its own over one call, with the
+runtime (about 0.3 GiB), inputs, parameters and the block. The last column is neural-tangents' best of three over our best; - was
+not measured, for the reason in the JSON file."""
 
 
 def markdown(stored: dict) -> str:

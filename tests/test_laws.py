@@ -154,6 +154,9 @@ BAD_CALLS = {
     "infinite theta": (lambda theta, x: (jax.tree.map(lambda a: a / 0, theta), x), "theta holds NaN or infinite"),
     "integers": (lambda theta, x: (theta, jnp.arange(8).reshape(2, 4)), "inputs are int64, and this model takes reals"),
     "bytes": (lambda theta, x: (theta, np.zeros((2, 4), np.uint8)), "inputs are uint8, and this model takes reals"),
+    "a list": (lambda theta, x: (theta, [[1.0, 2.0, 3.0, 4.0]]), "x1 is a list; expected an array"),
+    "a counter among the parameters": (lambda theta, x: ((theta, jnp.arange(3)), x), r"theta\[1\] is int64; expected arrays of reals"),
+    "a Python number among the parameters": (lambda theta, x: ((theta, 1.0), x), r"theta\[1\] is float; expected arrays of reals"),
     "no parameters": (lambda theta, x: ({}, x), "no parameters"),
 }
 
@@ -221,3 +224,18 @@ def test_a_model_without_a_vector_of_outputs_is_refused(outputs):
 def test_structured_says_what_to_use_for_a_network_without_taps():
     with pytest.raises(ValueError, match=r"no taps; use kernels.contraction"):
         kernels.structured(Network(None, lambda theta, x: theta * x))
+
+
+class Named(nn.Module):
+    """A layer called what the leaves outside of layers are called."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2, name="rest")(x) * self.param("scale", nn.initializers.ones, ())
+
+
+def test_a_layer_of_a_taken_name_is_refused_and_not_overwritten():
+    network, x = networks.network(Named()), jnp.ones((2, 3))
+    theta = jax.tree.map(jnp.float64, network.init(jax.random.key(0), x[0]))
+    with pytest.raises(ValueError, match="two layers share a name among rest, rest; rename one"):
+        kernels.structured(network)(theta, x)

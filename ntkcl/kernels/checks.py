@@ -20,6 +20,8 @@ def check(network: Network, theta, x1, x2=None) -> None:
     """
     sides = {"x1": x1} if x2 is None else {"x1": x1, "x2": x2}
     for name, x in sides.items():
+        if not hasattr(x, "dtype"):
+            raise ValueError(f"kernel: {name} is a {type(x).__name__}; expected an array [n, *shape of one input]")
         if jnp.ndim(x) == 0 or jnp.size(x) == 0:
             raise ValueError(f"kernel: {name} has shape {jnp.shape(x)}; expected [n, *shape of one input] with n of at least 1")
     if x2 is not None and (x1.shape[1:], x1.dtype) != (x2.shape[1:], x2.dtype):
@@ -36,6 +38,12 @@ def check(network: Network, theta, x1, x2=None) -> None:
 def _check_model(network, theta, x):
     if not jax.tree.leaves(theta):
         raise ValueError("kernel: theta holds no parameters; expected a pytree of arrays")
+    for path, leaf in jax.tree.leaves_with_path(theta):
+        kind = getattr(leaf, "dtype", type(leaf).__name__)
+        if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"kernel: theta{jax.tree_util.keystr(path)} is {kind}; expected arrays of reals, counters and keys left out"
+            )
     one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         real = jax.ShapeDtypeStruct(one.shape, jnp.result_type(float))

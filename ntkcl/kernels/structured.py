@@ -106,6 +106,10 @@ def layer_factors(network: Network):
             f, phi, _ = taps.read(survey.layers, jax.tree.unflatten(tree, full), probes, one)
             return f, phi
 
+        names = ["/".join(layer) for layer in survey.layers] + ["rest"] * bool(survey.rest)
+        if len(set(names)) < len(names):
+            raise ValueError(f'structured kernel: two layers share a name among {", ".join(names)}; rename one, "rest" is taken')
+
         shapes = jax.eval_shape(lambda: taps.read(survey.layers, theta, {}, x[0])[2])
         zeros = jax.tree.map(lambda z: jnp.zeros(z.shape, z.dtype), shapes)
         rest = [leaves[i] for i in survey.rest]
