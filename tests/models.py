@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import nnx
 
@@ -34,7 +35,7 @@ class OddPadding(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.relu(nn.Conv(3, (3,), padding="CIRCULAR")(x))
-        x = nn.relu(nn.Conv(3, (2,), padding="CAUSAL", mask=jnp.ones((2, 3, 3)).at[0, 1, 2].set(0.0))(x))
+        x = nn.relu(nn.Conv(3, (2,), padding="CAUSAL", mask=np.arange(18.0).reshape(2, 3, 3) % 5)(x))
         x = nn.relu(nn.ConvTranspose(3, (2,), strides=(2,))(x))
         return nn.WeightNorm(nn.Dense(2))(x.mean(0))
 
@@ -95,6 +96,15 @@ class Lifted(nn.Module):
         h = nn.jit(nn.Dense)(4)(h)
         heads = nn.vmap(nn.Dense, in_axes=None, out_axes=0, axis_size=2, variable_axes={"params": 0}, split_rngs={"params": True})
         return nn.Dense(2)(heads(3)(h).ravel())
+
+
+class RawTransforms(nn.Module):
+    """Layers inside JAX's own transformations, called on bound modules."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = jnp.tanh(jax.vmap(nn.Dense(4))(jnp.stack([x, x**2])))
+        return nn.Dense(2)(h.ravel())
 
 
 class General(nn.Module):
@@ -160,6 +170,7 @@ LINEN = {
     "tied weights": (networks.network(Tied()), REAL),
     "embedding": (networks.network(EmbeddingBag()), TOKENS),
     "lifted": (networks.network(Lifted()), REAL),
+    "raw transformations": (networks.network(RawTransforms()), REAL),
     "dense general": (networks.network(General()), (3, 4, 2)),
     "batch norm, running": (
         networks.network(Normalised(), batched=True, constants=_constants(Normalised(), jnp.ones((1, 4)))), REAL,

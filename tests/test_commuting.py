@@ -32,6 +32,7 @@ class Net(nn.Module):
             "reversed product": lambda: z * z[::-1],
             "matrix": lambda: nn.relu(z) @ self.param("mix", nn.initializers.normal(), (6, 6)),
             "sum": lambda: nn.relu(z) + nn.relu(z).sum(),
+            "order F": lambda: nn.tanh(z + z.reshape(2, 3).ravel(order="F")),
             "sorted": lambda: jnp.sort(z),
             "gate of all": lambda: nn.relu(z) * nn.sigmoid(z.mean()),
             "mixing derivative": lambda: _mixing(z),
@@ -62,8 +63,10 @@ def _mixing(z):
 _mixing.defjvp(lambda primals, tangents: (jnp.tanh(primals[0]), primals[0] * tangents[0] + tangents[0].sum()))
 
 COMMUTE = ["relu", "no bias", "own gate", "residual", "gate by x", "scaled by x", "reshaped", "clipped", "leaky", "where"]
-DO_NOT = ["softmax", "norm", "shift", "reversed product", "matrix", "sum", "sorted", "gate of all", "mixing derivative", "skip",
-          "two readouts", "nonlinear end"]  # fmt: skip
+DO_NOT = [
+    "softmax", "norm", "shift", "reversed product", "matrix", "sum", "order F",
+    "sorted", "gate of all", "mixing derivative", "skip", "two readouts", "nonlinear end",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("between", COMMUTE + DO_NOT)

@@ -98,8 +98,10 @@ def test_the_front_door_takes_plain_functions(name):
 
 
 def test_settings_of_the_front_door_are_named():
-    network, theta, x = problem()
+    network, theta, _ = problem()
     with pytest.raises(ValueError, match=r"kernel.implementation=jacobian: expected auto, structured, contraction or vector_products"):
         kernels.empirical(network, implementation="jacobian")
     with pytest.raises(ValueError, match=r"kernel.budget_mib=0: expected a finite number above 0"):
-        kernels.empirical(network, budget_mib=0)(theta, x)
+        kernels.empirical(network, budget_mib=0)
+    with pytest.raises(ValueError, match="x1 is a list; expected an array"):
+        kernels.empirical(network)(theta, [[1.0] * 6])

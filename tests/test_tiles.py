@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -58,6 +59,29 @@ def test_a_symmetric_block_takes_the_tiles_on_and_above_the_diagonal_and_a_repea
     assert tile.mib <= 0.2
 
 
+def test_two_sides_of_one_size_and_one_side_do_not_share_their_program():
+    network, theta, x, _ = problem()
+    kernel_fn = kernels.tiled(kernels.structured(network))
+    np.testing.assert_allclose(kernel_fn(theta, x, x), whole()[1], atol=1e-10)
+    np.testing.assert_allclose(kernel_fn(theta, x), whole()[1], atol=1e-10)
+
+
+def test_the_search_for_a_tile_ends_with_any_number_of_devices(monkeypatch):
+    """Eight devices round lengths up: a tile of 16 that is too large must not be followed by another of 16."""
+    tried = []
+
+    def compiled(kernel, theta, x, rows, columns, symmetric, devices):
+        tried.append(rows)
+        return tiles.Tile(rows, columns, None, None, None, None, float(rows))
+
+    monkeypatch.setattr(tiles, "_compile", compiled)
+    monkeypatch.setattr(tiles, "guess_edge", lambda *a: 16.0)
+    network, theta, x, _ = problem(n1=1000)
+    with pytest.raises(ValueError, match="one structured tile of 8 x 8 samples takes 8 MiB"):
+        tiles.fit(kernels.structured(network), theta, x, None, 7.9, [None] * 8)
+    assert tried == [16, 8]
+
+
 def test_a_budget_below_one_tile_is_refused_with_the_numbers():
     network, theta, x, _ = problem(width=64)
     with pytest.raises(
@@ -97,7 +121,9 @@ def test_whatever_makes_another_kernel_has_another_key(change):
     other[150, 150] = 1e-9
 
     def shifted(constant):
-        return kernels.contraction(lambda theta, x: network.apply(theta, x) + constant.sum() * x[0] * theta["readout"]["kernel"][0])
+        return kernels.contraction(
+            lambda theta, x: network.apply(theta, x) + jnp.sin(constant * x[0]).sum() * theta["readout"]["kernel"][0]
+        )
 
     keys = {
         "theta": lambda: stores.key(kernels.structured(network), jax.tree.map(lambda a: a.at[0].add(1e-12), theta), x, y),

@@ -38,7 +38,7 @@ def _kinds(jaxpr, kinds, size, probe=None):
     known = dict(zip(map(id, jaxpr.invars), kinds, strict=True))
     for eqn in jaxpr.eqns:
         ins = [known.get(id(v), NOT) for v in eqn.invars]
-        if any(v is probe for v in eqn.invars) and max(ins) == LINEAR:
+        if eqn.primitive.name in ("add", "add_any") and any(v is probe for v in eqn.invars) and max(ins) == LINEAR:
             continue
         if any(ins):
             known |= dict(zip(map(id, eqn.outvars), _through(eqn, ins, size), strict=True))
@@ -50,6 +50,8 @@ def _through(eqn, ins, size):
     if name in CALLS:
         inner = eqn.params[CALLS[name]]
         return _kinds(getattr(inner, "jaxpr", inner), ins, size)
+    if name == "reshape" and eqn.params["dimensions"] is not None:  # it permutes
+        return [OTHERWISE]
     touched = [v for v, kind in zip(eqn.invars, ins, strict=True) if kind]
     entrywise = all(v.aval.size == size for v in (*touched, eqn.outvars[0]))
     if max(ins) == ENTRYWISE and entrywise and name in ENTRY_BY_ENTRY | ORDER_KEPT:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from ntkcl.settings import finite
 
-Kernel = Float[Array, "..."]
+Gram = Float[Array, "..."]
 Scalar = Float[Array, ""]
 
 # What centring leaves of a constant matrix is rounding, which must not be taken for a direction.
@@ -31,7 +31,7 @@ class Modes(NamedTuple):
     cumulative: Any
 
 
-def alignment(K1: Kernel, K2: Kernel) -> Scalar:
+def alignment(K1: Gram, K2: Gram) -> Scalar:
     """A = <K1, K2>_F / (|K1|_F |K2|_F), uncentred. Both kernels on the same inputs; ValueError for two shapes.
 
     Source: Cristianini et al. 2001; theory section 9.
@@ -40,7 +40,7 @@ def alignment(K1: Kernel, K2: Kernel) -> Scalar:
     return _cosine(A, B)
 
 
-def cka(K1: Kernel, K2: Kernel) -> Scalar:
+def cka(K1: Gram, K2: Gram) -> Scalar:
     """Centred kernel alignment: A(H K1 H, H K2 H) with H = I - 11^T/N over all N rows, (sample, output) pairs in a block.
 
     Source: Cortes, Mohri, Rostamizadeh 2012; Kornblith et al. 2019 (for linear kernels of features).
@@ -49,7 +49,7 @@ def cka(K1: Kernel, K2: Kernel) -> Scalar:
     return _cosine(_centred(A), _centred(B))
 
 
-def target_alignment(K: Kernel, y: Float[Array, "n ..."]) -> Scalar:
+def target_alignment(K: Gram, y: Float[Array, "n ..."]) -> Scalar:
     """CKA(K, y y^T): how much of the kernel points where the targets do.
 
     Arguments: K [n, n] with y [n] or [n, c], whose columns count as c targets; or a block [n, c, n, c] with y [n, c], then one target.
@@ -66,13 +66,13 @@ def target_alignment(K: Kernel, y: Float[Array, "n ..."]) -> Scalar:
     return cka(A, jnp.dot(Y, Y.T, precision="highest"))
 
 
-def relative_change(K_t: Kernel, K_0: Kernel) -> Scalar:
+def relative_change(K_t: Gram, K_0: Gram) -> Scalar:
     """|K_t - K_0|_F / |K_0|_F, 0 where nothing changed and infinite for a change from a kernel of zeros. Blocks of any two sides."""
     A, B = _pair("relative_change", K_t, K_0)
     return _ratio(jnp.linalg.norm(A - B), jnp.linalg.norm(B))
 
 
-def drift_change(K_t: Kernel, K_0: Kernel, alpha: Float[Array, "..."]) -> Scalar:
+def drift_change(K_t: Gram, K_0: Gram, alpha: Float[Array, "..."]) -> Scalar:
     """|(K_t - K_0) alpha| / |K_0 alpha|: the part of a kernel's change that reaches the drift K_Sk alpha_k.
 
     Arguments: K_t, K_0 = K_Sk now and before, [N_S, N_k] or blocks; alpha, [N_k] or [n_k, c].
@@ -83,18 +83,18 @@ def drift_change(K_t: Kernel, K_0: Kernel, alpha: Float[Array, "..."]) -> Scalar
     return _ratio(*(jnp.linalg.norm(jnp.dot(M, a, precision="highest")) for M in (A - B, B)))
 
 
-def kernel_distance(K_t: Kernel, K_s: Kernel) -> Scalar:
+def kernel_distance(K_t: Gram, K_s: Gram) -> Scalar:
     """1 - CKA(K_t, K_s), in [0, 1] for positive semi-definite kernels. Source: Fort et al. 2020, who do not centre."""
     return 1 - cka(K_t, K_s)
 
 
-def velocity(K_t: Kernel, K_s: Kernel, *, dt: float) -> Scalar:
+def velocity(K_t: Gram, K_s: Gram, *, dt: float) -> Scalar:
     """kernel_distance / dt, `dt` > 0 the time between the two in whatever unit the rate is wanted per. Source: Fort et al. 2020."""
     return kernel_distance(K_t, K_s) / finite("dt", dt, above=0.0)
 
 
 @jax.default_matmul_precision("highest")
-def overlap_cosines(K_SS: Kernel, K_Sk: Kernel, K_kk: Kernel, *, cut: float | None = None) -> Float[Array, " r"]:
+def overlap_cosines(K_SS: Gram, K_Sk: Gram, K_kk: Gram, *, cut: float | None = None) -> Float[Array, " r"]:
     """Cosines of the principal angles between two tasks' tangent spaces, the row spaces of J_S and J_k, from kernels alone.
 
         cosines = singular values of K_SS^(-1/2) K_Sk K_kk^(-1/2)
@@ -114,14 +114,14 @@ def overlap_cosines(K_SS: Kernel, K_Sk: Kernel, K_kk: Kernel, *, cut: float | No
     return jnp.minimum(jnp.linalg.svd(_inverse_root(S, cut) @ M @ _inverse_root(k, cut), compute_uv=False), 1)
 
 
-def cross_energy(K_SS: Kernel, K_Sk: Kernel, K_kk: Kernel) -> Scalar:
+def cross_energy(K_SS: Gram, K_Sk: Gram, K_kk: Gram) -> Scalar:
     """Normalised cross energy |K_Sk|_F^2 / (|K_SS|_F |K_kk|_F), in [0, 1]: defined for different inputs, unlike CKA."""
     S, M, k = _three("cross_energy", K_SS, K_Sk, K_kk)
     product = jnp.linalg.norm(S) * jnp.linalg.norm(k)
     return jnp.where(product > 0, jnp.linalg.norm(M) ** 2 / jnp.where(product > 0, product, 1), 0)
 
 
-def spectrum(K: Kernel) -> Float[Array, " N"]:
+def spectrum(K: Gram) -> Float[Array, " N"]:
     """Eigenvalues, descending; the first is the spectral norm. A dense decomposition: for N up to some ten thousand."""
     A = _square("spectrum", K)
     return jnp.linalg.eigvalsh((A + A.T) / 2)[::-1]
@@ -138,7 +138,7 @@ def participation(weights: Float[Array, " N"]) -> Scalar:
 
 
 @jax.default_matmul_precision("highest")
-def drift_modes(K_SS: Kernel, drift: Float[Array, "..."]) -> Modes:
+def drift_modes(K_SS: Gram, drift: Float[Array, "..."]) -> Modes:
     """In which eigenmodes of its own kernel a task drifts: K_SS = U Lam U^T, energies (u_i . d)^2 / |d|^2; all zero for no drift.
 
     Arguments: K_SS [N, N] or a block; drift [N] or [n, c]. Within a repeated eigenvalue only the sum of the energies means anything.

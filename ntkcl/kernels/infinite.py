@@ -77,7 +77,6 @@ def infinite(
     @jax.jit
     @jax.default_matmul_precision("highest")
     def kernels(x1, x2=None):
-        check_inputs(x1, x2)
         same = x2 is None
         q1, q2, k = (w2 * product + b2 for product in _products(x1, x2))
         theta = k
@@ -89,7 +88,11 @@ def infinite(
             theta = k + w2 * slope * theta
         return scale2 * k, scale2 * theta
 
-    return InfiniteWidth(lambda x1, x2=None: kernels(x1, x2)[0], lambda x1, x2=None: kernels(x1, x2)[1])
+    def checked(x1, x2=None):
+        check_inputs(x1, x2)
+        return kernels(x1, x2)
+
+    return InfiniteWidth(lambda x1, x2=None: checked(x1, x2)[0], lambda x1, x2=None: checked(x1, x2)[1])
 
 
 def _products(x1, x2):
@@ -175,8 +178,9 @@ def moments_of(activation, degree):
 
 def check_inputs(x1, x2):
     for name, x in {"x1": x1, "x2": x1 if x2 is None else x2}.items():
-        if jnp.ndim(x) == 0 or jnp.size(x) == 0 or not jnp.issubdtype(x.dtype, jnp.floating):
-            kind = f"{name} has shape {jnp.shape(x)} and type {x.dtype}"
+        dtype = getattr(x, "dtype", type(x).__name__)
+        if not hasattr(x, "dtype") or jnp.ndim(x) == 0 or jnp.size(x) == 0 or not jnp.issubdtype(dtype, jnp.floating):
+            kind = f"{name} has shape {jnp.shape(x)} and type {dtype}"
             raise ValueError(f"infinite: {kind}; expected reals [n, *shape of one input] with n of at least 1")
     if x2 is not None and (x1.shape[1:], x1.dtype) != (x2.shape[1:], x2.dtype):
         kinds = f"inputs of shape {x1.shape[1:]} {x1.dtype} in x1 and {x2.shape[1:]} {x2.dtype} in x2"

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +119,7 @@ def empirical(
     Raises ValueError as `plan` and `tiled` do.
     """
     one_of("kernel.implementation", implementation, AUTO)
-
+    finite("kernel.budget_mib", budget_mib, above=0.0)
     network, plans = network_of(model), {}
 
     @cache
@@ -127,7 +127,7 @@ def empirical(
         return tiled(IMPLEMENTATIONS[name](network), budget_mib=budget_mib, store=store, devices=devices, progress=progress)
 
     def kernel_fn(theta, x1, x2=None):
-        kind = tuple(None if x is None else (x.shape, x.dtype) for x in (x1, x2))
+        kind = tuple(None if x is None else (jnp.shape(x), getattr(x, "dtype", None)) for x in (x1, x2))
         if kind not in plans:
             plans[kind] = plan(network, theta, x1, x2, budget_mib=budget_mib, in_memory=store is None, implementation=implementation)
         return by_name(plans[kind].choice)(theta, x1, x2)
@@ -142,7 +142,7 @@ def _cost(kernel: Kernel, theta, x, pairs, sides, longest, budget_mib) -> Cost:
     return Cost(kernel.name, seconds, tile_mib(kernel, theta, x, 1), edge)
 
 
-@lru_cache(maxsize=1)
+@cache
 def matmul_rate() -> float:
     """Multiply-adds a second of a float32 matrix product on the default device, best of five."""
     a = jnp.ones((1024, 1024), jnp.float32)

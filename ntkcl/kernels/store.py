@@ -60,11 +60,20 @@ class Memory:
         return self._block
 
 
-class Follower(Memory):
+class Follower:
     """What the other processes hold of a block that the first one writes: nothing, until it is there to be opened."""
 
     def __init__(self, folder: str | Path, name: str):
         self._path = _file(folder, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        pass
+
+    def missing(self, regions: list[Region]) -> list[Region]:
+        return regions
 
     def write(self, region: Region, tile) -> None:
         pass
@@ -84,24 +93,22 @@ class Block:
         self.path = _file(folder, name)
         self.journal = self.path.with_suffix(".journal")
         self.shape, self.dtype = shape, np.dtype(dtype)
+        if self.dtype.kind != "f":  # such as bfloat16, whose type a .npy file would lose
+            raise ValueError(f"kernel store={folder}: blocks of {self.dtype} cannot be kept; use float32 parameters or no store")
         self.head = {"format": 1, "shape": list(shape), "dtype": self.dtype.name}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(self.path.with_suffix(".lock"))
-            self._lock.acquire()
-        except OSError as error:
-            raise ValueError(f"kernel store={folder}: cannot be written ({error.strerror}); expected a folder of your own") from error
+        self._lock = filelock.FileLock(self.path.with_suffix(".lock"))
 
     def __enter__(self):
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
             self._done = self._read_journal()
             if not self._done:
                 self._make()
         except OSError as error:
             self._lock.release()
-            raise ValueError(
-                f"kernel store={self.path.parent}: cannot be written ({error.strerror}); expected a folder of your own"
-            ) from error
+            folder = self.path.parent
+            raise ValueError(f"kernel store={folder}: cannot be written ({error.strerror}); expected a folder of your own") from error
         except ValueError:
             self._lock.release()
             raise

@@ -49,7 +49,7 @@ def tiled(
 
     Arguments:
       kernel: any of this package's empirical kernels.
-      budget_mib: memory for tiles in work, beside the result itself; tiles are as large as it allows (by XLA's own account).
+      budget_mib: memory for tiles in work, beside theta, the inputs and the result; tiles are as large as it allows (by XLA's account).
       store: a folder; the result is then mapped from a file there, found again by content, and finished if it was left half done.
         With several processes it must be a folder that all of them see.
       devices: those that share each tile's rows; all of this and of other processes where None.
@@ -65,7 +65,7 @@ def tiled(
     def kernel_fn(theta, x1, x2=None):
         check(kernel.model, theta, x1, x2)
         x1, x2 = np.asarray(x1), None if x2 is None else np.asarray(x2)
-        kinds = tuple(_kind(leaf) for leaf in (*jax.tree.leaves(theta), x1, x1 if x2 is None else x2))
+        kinds = tuple(None if leaf is None else _kind(leaf) for leaf in (*jax.tree.leaves(theta), x1, x2))
         if kinds not in compiled:
             compiled[kinds] = fit(kernel, theta, x1, x2, budget_mib, devices)
         tile = compiled[kinds]
@@ -132,7 +132,8 @@ def fit(kernel: Kernel, theta, x1, x2, budget_mib: float | int, devices) -> Tile
                 f"kernel.budget_mib={budget_mib:g}: one {kernel.name} tile of {rows} x {columns} samples takes {tile.mib:.3g} MiB; "
                 "use a larger budget, or kernels.structured or kernels.vector_products, which take less than a Jacobian"
             )
-        edge = max(rows, columns) * min(0.9, (budget_mib / tile.mib) ** 0.5)
+        longest = max(rows, columns)  # a multiple of the devices, and so is the next: at least so many less
+        edge = min(longest - len(devices), longest * (budget_mib / tile.mib) ** 0.5)
 
 
 def _share(n, edge, devices) -> int:
@@ -167,11 +168,11 @@ def _compile(kernel, theta, x, rows, columns, symmetric, devices) -> Tile:
     own = None
     if symmetric:
         own = jax.jit(lambda a: kernel.gram(a)).lower(a).compile() if len(devices) == 1 else lambda a: gram(a, a)
-    costs = [compiled.memory_analysis() for compiled in (f, g, gram)]
+    costs = [compiled.memory_analysis() for compiled in (f, g, gram, *([own] if symmetric and len(devices) == 1 else []))]
     sides, block = costs[0].output_size_in_bytes + costs[1].output_size_in_bytes, costs[2].output_size_in_bytes
     # Two sides of factors; beside them first a side in the making, then the block in work, the block, and its mirror image.
     making = max(cost.temp_size_in_bytes for cost in costs[:2])
-    work = sides + max(making, costs[2].temp_size_in_bytes + 2 * block)
+    work = sides + max(making, max(cost.temp_size_in_bytes for cost in costs[2:]) + 2 * block)
     return Tile(rows, columns, f, g, gram, own, work / MIB)
 
 

@@ -30,7 +30,7 @@ def features(module: nn.Module, *inputs):
 
 
 def _plain(module):
-    return all(getattr(module, f.name) == f.default for f in dataclasses.fields(module) if f.name in REPLACED)
+    return all(getattr(module, f.name) is f.default for f in dataclasses.fields(module) if f.name in REPLACED)
 
 
 def _ours(module, x):
@@ -59,12 +59,11 @@ def _conv(module, x):
     )
     x = x.reshape(-1, *x.shape[-d - 1 :])
     window = [(k - 1) * a + 1 for k, a in zip(size, dilation, strict=True)]
-    dilated = [(n - 1) * a + 1 for n, a in zip(x.shape[1:-1], spread, strict=True)]
     padding = module.padding
     if isinstance(padding, str):
         if padding not in ("SAME", "VALID"):
             return None  # circular, reflected and causal padding: exact by contraction
-        padding = jax.lax.padtype_to_pads(dilated, window, stride, padding)
+        padding = jax.lax.padtype_to_pads(x.shape[1:-1], window, stride, padding)
     elif isinstance(padding, int):
         padding = [padding] * d
     padding = [(p, p) if isinstance(p, int) else tuple(p) for p in padding]

@@ -51,11 +51,17 @@ def taps(apply: Apply) -> Taps:
     """What the structured kernel sees of a linen model from outside, through `nn.intercept_methods`.
 
     A layer is seen if it is affine in its parameters (`ntkcl.networks.affine`), runs in the model's own trace (not inside
-    `nn.scan`, `nn.remat`, `nn.vmap`), and its parameters are used by nothing else. It may run several times.
+    `nn.scan`, `jax.checkpoint`, ...), and its parameters are used by nothing else. It may run several times.
+
+    theta is the module's own "params": a nest of dictionaries of arrays. Raises ValueError for boxed ones (`nn.with_partitioning`).
     """
 
     def survey(theta, x):
         calls: Counter = Counter()
+        if any(not hasattr(key, "key") for path, _ in jax.tree.leaves_with_path(theta) for key in path):
+            raise ValueError(
+                "structured kernel: theta is not a nest of dictionaries of arrays; flax.linen.unbox(params) takes boxes off"
+            )
 
         def cut(theta, own, x):
             """The model with the candidates' parameters taken from `own`: what still reads `theta` lies outside of them."""
@@ -66,11 +72,18 @@ def taps(apply: Apply) -> Taps:
 
             return _intercepted(apply, on_call)(theta, x)
 
+        def in_own_trace(layer):
+            try:
+                jax.eval_shape(lambda theta, x: read((layer,), theta, {}, x), theta, x)
+            except jax.errors.UnexpectedTracerError:  # it runs inside a jax.vmap, jax.checkpoint, ... of the model's own
+                return False
+            return True
+
         jaxpr = jax.make_jaxpr(cut)(theta, theta, x).jaxpr
         read = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
         paths = [tuple(key.key for key in path) for path, _ in jax.tree.leaves_with_path(theta)]
         outside = {path for path, v in zip(paths, jaxpr.invars, strict=False) if id(v) in read}
-        layers = tuple(layer for layer in calls if not any(path[:-1] == layer for path in outside))
+        layers = tuple(layer for layer in calls if not any(path[:-1] == layer for path in outside) and in_own_trace(layer))
         seen = [path[:-1] in layers for path in paths]
         used = [path in outside or path[:-1] in calls for path in paths]
         rest = tuple(i for i, path in enumerate(paths) if used[i] and not seen[i])
