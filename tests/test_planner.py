@@ -34,9 +34,12 @@ def test_the_plan_is_one_line_with_time_and_tiles_of_each_and_the_choice():
 
 
 def test_the_work_it_counts_is_the_work_of_the_formulas():
-    """An MLP 6-32-32-3 without biases: k + c^2 m multiply-adds a pair in a hidden layer, k in the readout; c^2 p by contraction."""
+    """An MLP 6-32-32-3 without biases: k + c^2 m multiply-adds a pair in the first layer, k in the readout; c^2 p by contraction.
+
+    In the last hidden layer, whose signals commute, 3 + 2 + 1 pairs of outputs instead of 9.
+    """
     network, theta, x = problem()
-    assert kernels.structured(network).work(theta, x).pair == (6 + 9 * 32) + (32 + 9 * 32) + 32
+    assert kernels.structured(network).work(theta, x).pair == (6 + 9 * 32) + (32 + 6 * 32) + 32
     assert kernels.contraction(network).work(theta, x).pair == 9 * (6 * 32 + 32 * 32 + 32 * 3)
     forward = kernels.vector_products(network).work(theta, x).pair / 6
     assert forward == pytest.approx(6 * 32 + 32 * 32 + 32 * 3, rel=0.1)

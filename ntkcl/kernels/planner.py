@@ -127,7 +127,7 @@ def empirical(
         return tiled(IMPLEMENTATIONS[name](network), budget_mib=budget_mib, store=store, devices=devices, progress=progress)
 
     def kernel_fn(theta, x1, x2=None):
-        kind = tuple(None if x is None else (jnp.shape(x), getattr(x, "dtype", None)) for x in (x1, x2))
+        kind = tuple(None if x is None else (getattr(x, "shape", None), getattr(x, "dtype", None)) for x in (x1, x2))
         if kind not in plans:
             plans[kind] = plan(network, theta, x1, x2, budget_mib=budget_mib, in_memory=store is None, implementation=implementation)
         return by_name(plans[kind].choice)(theta, x1, x2)

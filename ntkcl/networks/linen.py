@@ -80,9 +80,9 @@ def taps(apply: Apply) -> Taps:
             return True
 
         jaxpr = jax.make_jaxpr(cut)(theta, theta, x).jaxpr
-        read = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
+        touched = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
         paths = [tuple(key.key for key in path) for path, _ in jax.tree.leaves_with_path(theta)]
-        outside = {path for path, v in zip(paths, jaxpr.invars, strict=False) if id(v) in read}
+        outside = {path for path, v in zip(paths, jaxpr.invars, strict=False) if id(v) in touched}
         layers = tuple(layer for layer in calls if not any(path[:-1] == layer for path in outside) and in_own_trace(layer))
         seen = [path[:-1] in layers for path in paths]
         used = [path in outside or path[:-1] in calls for path in paths]
