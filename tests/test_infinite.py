@@ -216,7 +216,7 @@ def test_every_output_has_the_same_kernel_and_no_two_share_any():
         (dict(activation=lambda z: jnp.stack([z, z])), "one number to one number"),
         (dict(degree=0), "degree=0"),
     ],
-    ids=str,
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_settings_out_of_range_are_named(settings, told):
     with pytest.raises(ValueError, match=told):
