@@ -158,9 +158,9 @@ def _compile(kernel, theta, x, rows, columns, symmetric, devices) -> Tile:
 
     def side(n):
         samples = spec(jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), ROWS)
-        shape = jax.eval_shape(kernel.factors, theta, samples)
-        factors = Factors(*(jax.tree.map(lambda leaf, p=p: spec(leaf, p), part) for part, p in zip(shape, split, strict=True)))
-        return shared_factors.lower(theta, samples).compile(), factors
+        lowered = shared_factors.lower(theta, samples)
+        out = zip(lowered.out_info, split, strict=True)  # of this very trace: which form a layer takes is read off the program
+        return lowered.compile(), Factors(*(jax.tree.map(lambda leaf, p=p: spec(leaf, p), part) for part, p in out))
 
     f, a = side(rows)
     g, b = (f, a) if rows == columns else side(columns)

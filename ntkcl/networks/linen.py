@@ -74,7 +74,9 @@ def taps(apply: Apply) -> Taps:
 
         def in_own_trace(layer):
             try:
-                jax.eval_shape(lambda theta, x: read((layer,), theta, {}, x), theta, x)
+                jax.eval_shape(
+                    lambda theta, x: jax.tree.map(lambda a: a * 1, read((layer,), theta, {}, x)), theta, x
+                )  # using them tells
             except jax.errors.UnexpectedTracerError:  # it runs inside a jax.vmap, jax.checkpoint, ... of the model's own
                 return False
             return True
