@@ -20,7 +20,8 @@ from ntkcl.kernels.vector_products import vector_products
 from ntkcl.settings import finite, one_of
 from ntkcl.types import Apply, Network
 
-# The share of the machine's matrix-product rate that each reaches (results/bench/kernels.md, medians over the cases).
+# Roughly the share of the machine's matrix-product rate that each reaches, from single runs of scripts/bench_kernels.py on 2 cores:
+# enough to order them, which is all they are used for.
 EFFICIENCY = {"structured": 0.6, "contraction": 0.5, "vector_products": 0.2}
 IMPLEMENTATIONS = {"structured": structured, "contraction": contraction, "vector_products": vector_products}
 AUTO = ("auto", *IMPLEMENTATIONS)
