@@ -62,7 +62,7 @@ class Member(NamedTuple):
 
 
 PLAN = [
-    *(Group(f"mlp-{width}", n, n == 512) for width in (256, 1024, 4096) for n in (128, 512, 1024)),
+    *(Group(f"mlp-{width}", n, n == 512) for width in (256, 1024, 4096) for n in (32, 128, 512, 1024)),
     *(Group(case, n, n == 128) for case in ("cnn-32", "resnet-18-8", "transformer-2") for n in (32, 128)),
 ]
 QUICK = [Group("mlp-8", 6, True), Group("cnn-2", 3, ours=("structured",))]

@@ -14,10 +14,11 @@ import numpy as np
 from ntkcl.kernels.checks import check
 from ntkcl.types import Apply, Network
 
-# Edge of a tile of the Gram matrix: on a processor its accumulator should stay in a core's cache (measured over 32 to 256 samples
-# at c = 10: 64 is fastest), on an accelerator it should fill the matrix unit.
-EDGE = {"cpu": 640}
-ACCELERATOR_EDGE = 8192
+# Edge of a tile of the Gram matrix: on a processor its accumulator should stay in the cache (measured over 32 to 256 samples at
+# c = 10: 128 is fastest), on an accelerator it should fill the matrix unit. A symmetric block takes half of it, since its tiles on
+# the diagonal are computed whole: 8 tiles a side cost 36/64 of the block, 4 would cost 10/16.
+EDGE = {"cpu": 1280}
+ACCELERATOR_EDGE = 16384
 
 
 class Factors(NamedTuple):
@@ -101,7 +102,7 @@ def by_tiles(pair: Callable, a: Factors, b: Factors | None = None):
     n1, n2 = size(a), size(b)
     one = jax.eval_shape(lambda: pair(rows(a, 0, 1), rows(b, 0, 1)))
     c = one.shape[1]
-    edge = max(1, EDGE.get(jax.default_backend(), ACCELERATOR_EDGE) // c)
+    edge = max(1, EDGE.get(jax.default_backend(), ACCELERATOR_EDGE) // (2 * c if symmetric else c))
     if n1 <= edge and n2 <= edge:
         return pair(a, b)
     (starts1, t1), (starts2, t2) = cover(n1, edge), cover(n2, edge)

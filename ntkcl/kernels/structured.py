@@ -196,13 +196,21 @@ def _output_blocks(c):
 def _commuting_gram(u, v):
     """`signals_gram` of signals [n, c, m] that commute: blocks of outputs on and above the diagonal, the others mirrored."""
     (n1, c, m), n2 = u.shape, len(v)
-    gram = jnp.zeros((n1, c, n2, c), u.dtype)
+    strips = []  # of outputs `first` to `first + size` on the left, all those from `first` on at the right
     for first, size in _output_blocks(c):
-        rows, columns = u[:, first : first + size], v[:, first:]
-        block = jnp.dot(rows.reshape(-1, m), columns.reshape(-1, m).T).reshape(n1, size, n2, c - first)
-        gram = gram.at[:, first : first + size, :, first:].set(block)
-        gram = gram.at[:, first + size :, :, first : first + size].set(block[..., size:].transpose(0, 3, 2, 1))
-    return gram
+        strip = jnp.dot(u[:, first : first + size].reshape(-1, m), v[:, first:].reshape(-1, m).T)
+        strips.append((first, size, strip.reshape(n1, size, n2, c - first)))
+
+    def mirrored(first, size, above, strip):
+        return strip[..., first - above : first - above + size].transpose(0, 3, 2, 1)
+
+    return jnp.concatenate(
+        [
+            jnp.concatenate([*(mirrored(first, size, above, other) for above, _, other in strips[:i]), strip], -1)
+            for i, (first, size, strip) in enumerate(strips)
+        ],
+        1,
+    )
 
 
 def _layer(a: Term | CommutingTerm, b: Term | CommutingTerm, shared=None):
