@@ -33,7 +33,7 @@ CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"
 
 
 KEYS = (
-    "source", "stream", "network", "loss", "optimizer", "training", "kernel", "forecast",
+    "source", "stream", "network", "loss", "method", "optimizer", "training", "kernel", "forecast",
     "experiment_name", "seed", "precision", "results_dir", "tracking",
 )  # fmt: skip
 
@@ -147,7 +147,10 @@ def build(cfg: DictConfig):
         loss,
         instantiate(cfg.optimizer),
         experiment.Training(**cfg.training),
+        method=instantiate(cfg.method),
         anchors=list(cfg.forecast.anchors),
+        form=cfg.forecast.form,
+        krylov_order=cfg.forecast.krylov_order,
         kernel=instantiate(cfg.kernel),
     )
     return stream, events, loss
@@ -162,17 +165,17 @@ def coordinates(cfg: DictConfig) -> dict:
 
 def identify(cfg: DictConfig) -> dict:
     """Name, id, group and tags, from the coordinates alone: the same configuration is the same run, in any process."""
-    groups = ("optimizer", "stream", "source", "network", "loss")
-    optimizer, stream, *others = (cfg[key]["_target_"].rsplit(".", 1)[-1] for key in groups)
+    groups = ("optimizer", "method", "stream", "source", "network", "loss")
+    optimizer, method, stream, *others = (cfg[key]["_target_"].rsplit(".", 1)[-1] for key in groups)
     width = OmegaConf.select(cfg, "network.width")
-    name = "-".join([optimizer, stream, *([f"w{width}"] if width is not None else []), f"s{cfg.seed}"])
+    name = "-".join([optimizer, method, stream, *([f"w{width}"] if width is not None else []), f"s{cfg.seed}"])
     seedless = OmegaConf.create(OmegaConf.to_container(cfg) | {"seed": None})  # type: ignore[operator]
     return {
         "id": _digest(coordinates(cfg)),
         "name": name,
         "group": f"{cfg.experiment_name}/{_digest(coordinates(seedless))[:8]}",
         "job_type": "run",
-        "tags": [cfg.experiment_name, stream, *others],
+        "tags": [cfg.experiment_name, method, stream, *others],
     }
 
 

@@ -8,7 +8,6 @@ done to the data or the trainer afterwards can reach it. Two anchors:
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -16,13 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl import forecast, kernels, train
+from ntkcl import kernels, methods, predict
 from ntkcl.meter import Cost, Meter
 from ntkcl.networks import centred
 from ntkcl.settings import finite, flag, one_of, whole
-from ntkcl.types import Key, Loss, Network, Optimizer, Stream
+from ntkcl.types import Key, Loss, Method, Network, Optimizer, Stream
 
 ANCHORS = ("init", "boundary")
+NAIVE = methods.naive()
 
 
 class Training(NamedTuple):
@@ -95,8 +95,8 @@ class Rows(NamedTuple):
 BLOWN = 1e3  # a loss this many times that of predicting zero is no training, long before it overflows
 
 
-def check(stream: Stream, training: Training, anchors: Sequence[str]) -> None:
-    """ValueError for settings out of range, values in the data that are not finite, a head without active outputs."""
+def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]) -> None:
+    """ValueError for settings out of range, data that are not finite or no targets for this loss, a head without active outputs."""
     whole("training.steps", training.steps)
     smallest = min(len(task.train.x) for task in stream)
     if training.batch_size is not None and whole("training.batch_size", training.batch_size) > smallest:
@@ -118,6 +118,9 @@ def check(stream: Stream, training: Training, anchors: Sequence[str]) -> None:
                     raise ValueError(f"stream: task {t}, {part}.{name} holds {bad} NaN or infinite values; expected finite ones")
         if not np.any(task.head):
             raise ValueError(f"stream: task {t} has a head without active outputs")
+        y = np.asarray(task.train.y)[:, np.flatnonzero(task.head)]
+        if not loss.quadratic and ((y < 0).any() or np.abs(y.sum(1) - 1).max() > 1e-6):
+            raise ValueError(f"loss: the targets of task {t} are no distribution over its outputs; use one_hot targets")
 
 
 def run(
@@ -128,7 +131,10 @@ def run(
     optimizer: Optimizer,
     training: Training,
     *,
+    method: Method = NAIVE,
     anchors: Sequence[str] = ANCHORS,
+    form: str = "auto",
+    krylov_order: int = 100,
     kernel: Callable[[Network], Callable[..., np.ndarray]] = kernels.empirical,
 ) -> Iterator[Plan | Forecast | Measurement]:
     """Yields the plan, the untrained measurement, the init forecast, then for each task its boundary forecast and measurement.
@@ -136,105 +142,96 @@ def run(
     Arguments:
       key: split into the initialisation and one key a task.
       stream: arrays in the floating type that networks and kernels are to work in; forecasts are solved in float64.
+      method: what is done against forgetting, in training and in the forecast alike.
       anchors: which of `ANCHORS` to forecast from.
+      form: which of `predict.FORMS` to forecast by; "auto" takes the first that is exact for the linearised network.
+      krylov_order: of the form "matrix_free", products with each task's kernel.
       kernel: from the network to its `kernel_fn(theta, x1, x2=None)`, such as `kernels.empirical` with settings of one's own.
     After a measurement that diverged nothing more is trained and the generator ends.
     Raises ValueError at the call for bad settings and data, and before the first event where the learning rate exceeds the
     stability limit and that is not allowed.
     """
-    check(stream, training, anchors)
-    return _story(key, stream, network, loss, optimizer, training, anchors, kernel(network))
+    check(stream, loss, training, anchors)
+    whole("forecast.krylov_order", krylov_order)
+    full = training.batch_size is None or all(training.batch_size == len(task.train.x) for task in stream)
+    form = predict.form_of(form, loss, optimizer, method, full) if anchors else "linearised"
+    return _story(key, stream, network, loss, optimizer, training, method, anchors, predict.FORMS[form], krylov_order, kernel(network))
 
 
-def _story(key, stream, network, loss, optimizer, training, anchors, kernel_fn):
+def _story(key, stream, network, loss, optimizer, training, method, anchors, foretell, krylov_order, kernel_fn):
     meter = Meter()
     rows = Rows.of(stream)
     x = jnp.concatenate([task.train.x for task in stream] + [task.test.x for task in stream])
     theta = network.init(jax.random.fold_in(key, 0), x[0])
-    apply = centred(network.apply, theta) if network.centred else network.apply
     forward = jax.jit(jax.vmap(network.apply, (None, 0)))
 
     # In float64, and centred by what the same compiled function gave at theta_0, so that f_0 is 0 and not rounding.
     origin = np.asarray(forward(theta, x), np.float64) if network.centred else 0.0
     born = meter.read()
 
-    def kernel(*arguments):
-        return jnp.asarray(kernel_fn(*arguments))
-
-    def forecast_from(anchor, tasks):
-        chosen, here = stream[tasks], Rows(rows.train[tasks], rows.test[tasks])
-        rates = [loss.rate(plan.learning_rate, len(task.train.x), task.head) for task in chosen]
-        columns = (kernel(theta, x, task.train.x) for task in chosen)
-        solves = forecast.sequence(
-            columns,
-            here.train,
-            jnp.asarray(f),
-            [jnp.asarray(task.train.y, jnp.float64) for task in chosen],
-            [np.asarray(task.head) for task in chosen],
-            [partial(optimizer.filter, rate=rate, steps=training.steps) for rate in rates],
-        )
-        changes = np.stack([solve.change for solve in solves])
-        tops = [float(solve.eigenvalues[-1]) for solve in solves]
-        return Forecast(
-            anchor,
-            tasks.start,
-            changes,
-            tuple(rate * top for rate, top in zip(rates, tops, strict=True)),
-            tuple(rate <= optimizer.limit(top) for rate, top in zip(rates, tops, strict=True)),
-            tuple(forecast.negative_mass(solve.eigenvalues) for solve in solves),
-            meter.read(),
-        )
-
-    plan = _plan(kernel, theta, stream, loss, optimizer, training, meter)
+    setting = predict.Setting(
+        key=key,
+        stream=stream,
+        x=x,
+        tasks=predict.task_rows(stream, loss, rows.train),
+        network=network._replace(apply=centred(network.apply, theta)) if network.centred else network,
+        kernel_fn=kernel_fn,
+        loss=loss,
+        optimizer=optimizer,
+        method=method,
+        learning_rate=float("nan"),
+        transform=None,
+        steps=training.steps,
+        batch_size=training.batch_size,
+        krylov_order=krylov_order,
+    )
+    plan = _plan(setting, theta, training, meter)
+    setting = setting._replace(learning_rate=plan.learning_rate, transform=optimizer.transform(plan.learning_rate))
     yield plan
     f = np.asarray(forward(theta, x), np.float64) - origin
     if not np.isfinite(f).all():
         raise ValueError("network: the untrained outputs are not finite; use a smaller network.output_scale or network.w_std")
     yield Measurement(0, f, np.empty(0), False, born, meter.read())
 
+    here = predict.Anchor(theta, (), (jnp.asarray(f),))
     if "init" in anchors:
-        yield forecast_from("init", slice(0, len(stream)))
-
-    transform = optimizer.transform(plan.learning_rate)
+        yield _foretold("init", setting, here, foretell(setting, here, len(stream)), meter)
     for t, task in enumerate(stream):
         if "boundary" in anchors:
-            yield forecast_from("boundary", slice(t, t + 1))
-        fitted = train.fit(
-            jax.random.fold_in(key, t + 1),
-            theta,
-            task.train,
-            task.head,
-            apply=apply,
-            loss=loss,
-            transform=transform,
-            steps=training.steps,
-            batch_size=training.batch_size,
-        )
-        theta, losses, cost = fitted.theta, np.asarray(fitted.losses), meter.read()
-        f = np.asarray(forward(theta, x), np.float64) - origin
+            yield _foretold("boundary", setting, here, foretell(setting, here, 1), meter)
+        fitted, memory = predict.fit(setting, t, setting.network.apply, here.theta, here.memory)
+        losses, cost = np.asarray(fitted.losses), meter.read()
+        f = np.asarray(forward(fitted.theta, x), np.float64) - origin
         zero = jnp.mean(jax.vmap(loss.value, (0, 0, None))(jnp.zeros_like(task.train.y), task.train.y, task.head))
         diverged = not (np.isfinite(f).all() and losses.max() <= BLOWN * max(losses[0], float(zero)))
         yield Measurement(t + 1, f, losses, diverged, cost, meter.read())
         if diverged:
             return
+        here = predict.Anchor(fitted.theta, memory, (*here.history, jnp.asarray(f)))
 
 
-def _plan(kernel, theta, stream, loss, optimizer, training, meter) -> Plan:
-    def own_limit(t, task):
-        k_tt, head, n = kernel(theta, task.train.x), np.asarray(task.head), len(task.train.x)
-        if not np.isfinite(k_tt).all():
-            raise ValueError(f"network: the kernel of task {t} is not finite; use a smaller network.output_scale or network.w_std")
-        if training.batch_size not in (None, n):
-            # The Gram matrix of any batch, divided by its size, has eigenvalues no larger than those of its worst sample.
-            n, worst = 1, [forecast.largest_eigenvalue(k_tt[i : i + 1, :, i : i + 1], head) for i in range(n)]
-        else:
-            worst = [forecast.largest_eigenvalue(k_tt, head)]
-        if max(worst) <= 0:
-            raise ValueError(f"network: the kernel of task {t} is zero, all units dead? Try another network.width or activation")
-        return optimizer.limit(max(worst)) / loss.rate(1.0, n, head)
+def _foretold(name, setting, here, outcomes, meter) -> Forecast:
+    first = len(here.history) - 1
+    rates = [setting.learning_rate / task.scale for task in setting.tasks[first : first + len(outcomes)]]
+    tops = [setting.loss.curvature * outcome.top for outcome in outcomes]
+    return Forecast(
+        name,
+        first,
+        np.stack([outcome.change for outcome in outcomes]),
+        tuple(rate * top for rate, top in zip(rates, tops, strict=True)),
+        tuple(not rate > setting.optimizer.limit(top) for rate, top in zip(rates, tops, strict=True)),
+        tuple(outcome.negative_mass for outcome in outcomes),
+        meter.read(),
+    )
 
-    limit = min(own_limit(t, task) for t, task in enumerate(stream))
+
+def _plan(setting, theta, training, meter) -> Plan:
+    limit = predict.limit(setting, theta)
     given, fraction = training.learning_rate, training.learning_rate_fraction
+    if given is None and not np.isfinite(limit):
+        raise ValueError(
+            "training.learning_rate=null: this optimizer has no stability limit to take a fraction of; give a learning rate"
+        )
     rate = given if given is not None else fraction * limit
     if rate > limit and not training.allow_unstable:
         name, value = ("learning_rate", given) if given is not None else ("learning_rate_fraction", fraction)

@@ -4,6 +4,7 @@ The head mask is an argument: outputs outside it neither count nor divide. The n
 learning rate means in function space, so a loss carries its own.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,3 +25,19 @@ def squared_error() -> Loss:
         return learning_rate / (n * float(np.sum(head)))
 
     return Loss(value, rate)
+
+
+def cross_entropy() -> Loss:
+    """Cross-entropy of the softmax over the active outputs: -sum_a m_a y_a log softmax(f)_a, y a distribution over them.
+
+    The mean over n samples has the output gradient (softmax(f) - y)/n, hence rate = learning_rate / n. No second derivative exceeds
+    1/2. Not quadratic: logits grow without end, and forecasts follow the training steps one by one.
+    """
+
+    def value(f, y, head):
+        return jnp.sum(head * y) * jax.nn.logsumexp(f, where=head > 0) - jnp.sum(head * y * f)
+
+    def rate(learning_rate, n, head):
+        return learning_rate / n
+
+    return Loss(value, rate, curvature=0.5, quadratic=False)

@@ -1,18 +1,18 @@
 """Training on one task: Optax inside one `lax.scan`."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from ntkcl.types import Apply, Dataset, Key, Loss, Params
+from ntkcl.types import Apply, Dataset, Key, Loss, Method, Params
 
 
 class Fit(NamedTuple):
-    """Parameters after training and the loss before each of the S steps (of the batch the step was taken on)."""
+    """Parameters after training and the task's own loss before each of the S steps (of the batch the step was taken on)."""
 
     theta: Params
     losses: Float[Array, " steps"]
@@ -28,7 +28,7 @@ def batches(key: Key, n: int, batch_size: int, steps: int) -> Int[Array, "steps 
     return order.ravel()[: steps * batch_size].reshape(steps, batch_size)
 
 
-@partial(jax.jit, static_argnames=("apply", "loss", "transform", "steps", "batch_size"))
+@partial(jax.jit, static_argnames=("apply", "loss", "transform", "steps", "batch_size", "method"))
 def fit(
     key: Key,
     theta: Params,
@@ -40,20 +40,28 @@ def fit(
     transform: optax.GradientTransformation,
     steps: int,
     batch_size: int | None = None,
+    method: Method | None = None,
+    memory: Any = (),
 ) -> Fit:
     """S = `steps` updates of theta on the mean loss over a batch; the whole task is the batch where batch_size is None.
 
-    The optimizer starts afresh. Divergence is data: losses and parameters that are not finite are returned as they are.
+    A method puts its objective, made of that loss and its memory, in the loss's place, and projects the gradients. The optimizer
+    starts afresh. Divergence is data: losses and parameters that are not finite are returned as they are.
     """
 
-    def mean_loss(theta, batch):
+    def objective(theta, batch):
         f = jax.vmap(apply, (None, 0))(theta, batch.x)
-        return jnp.mean(jax.vmap(loss.value, (0, 0, None))(f, batch.y, head))
+        task_loss = jnp.mean(jax.vmap(loss.value, (0, 0, None))(f, batch.y, head))
+        if method is None:
+            return task_loss, task_loss
+        return method.objective(memory, apply, loss, theta, batch, head, task_loss), task_loss
 
     def step(carry, index):
         theta, state = carry
         batch = dataset if index is None else jax.tree.map(lambda a: a[index], dataset)
-        value, gradient = jax.value_and_grad(mean_loss)(theta, batch)
+        (_, value), gradient = jax.value_and_grad(objective, has_aux=True)(theta, batch)
+        if method is not None:
+            gradient = method.project(memory, gradient)
         updates, state = transform.update(gradient, state, theta)
         return (optax.apply_updates(theta, updates), state), value
 

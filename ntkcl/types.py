@@ -80,21 +80,69 @@ class Loss(NamedTuple):
     """A loss of one sample, and what a learning rate means for it in function space.
 
     `value(f, y, head) -> scalar` for one sample [c]; `rate(learning_rate, n, head)` = eta_eff, so that full-batch gradient descent on n
-    samples moves the active outputs by eta_eff K (y - f): the loss is quadratic in f.
+    samples moves the active outputs by eta_eff K (y - f), or K (y - p(f)) where predictions are not the outputs themselves.
+    `curvature`: a bound on the second derivatives of the loss, in the units in which squared error has 1, for stability limits.
+    `quadratic`: whether the loss is squared error, and training has a closed form.
     """
 
     value: Callable[[Float[Array, " c"], Float[Array, " c"], Float[Array, " c"]], Float[Array, ""]]
     rate: Callable[..., float]
+    curvature: float = 1.0
+    quadratic: bool = True
 
 
 class Optimizer(NamedTuple):
     """A training rule and its twin in kernel space, kept together so that a forecast cannot use another rule's filter.
 
-    `transform(learning_rate)` is the Optax transformation; `filter(lam, rate, steps)` what it does to the eigenvalue
-    `lam` of K_tt; `limit(lam_max)` the largest `rate` at which it is stable. `rate` is eta_eff, the learning rate times
-    the normalisation of the loss.
+    `transform(learning_rate)` is the Optax transformation; `rule(rate, steps)` the filter g(lam, r) of the eigenvalues of K_tt and the
+    residual's coefficients; `limit(lam_max)` the largest `rate` at which it is stable. `rate` is eta_eff, the learning rate times the
+    normalisation of the loss. A rule whose update is not linear in the gradients (Adam) has no twin in kernel space: `rule` is None.
     """
 
     transform: Callable[[float], optax.GradientTransformation]
-    filter: Callable[..., Any]
+    rule: Callable[[float, int], Callable[..., Any]] | None
     limit: Callable[[float], float]
+
+
+class TaskRows(NamedTuple):
+    """A task as kernel space sees it: where its train `inputs` [n] stand among all N inputs, their `targets` [n, c], the `head` [c],
+    and `scale`, the number that turns the mean loss over the task into the (1/2) sum of squares: 1 / loss.rate(1, n, head)."""
+
+    inputs: Any
+    targets: Any
+    head: Any
+    scale: float
+
+
+class Tangent(NamedTuple):
+    """What a method's twin may ask of a network linearised at its anchor, inputs being places among all N.
+
+    `columns(inputs)` = K(x, x[inputs]) [N, c, m, c]; `squares(inputs, weights)` = sum over rows and outputs of weight (df/dtheta)^2, a
+    pytree like theta; `scaled(metric)` the columns of J diag(1/metric) J^T; `at_zero()` the linearised outputs [N, c] of parameters 0.
+    """
+
+    columns: Callable[..., Any]
+    squares: Callable[..., Params]
+    scaled: Callable[[Params], Callable[..., Any]]
+    at_zero: Callable[[], Any]
+
+
+class Method(NamedTuple):
+    """A continual-learning algorithm: what it adds to training, and what that is in kernel space.
+
+    In training, `memory` being a pytree that starts as ():
+      `begin(memory, apply, theta, task) -> memory` before a task, `consolidate(memory, apply, theta, task) -> memory` after it;
+      `objective(memory, apply, loss, theta, batch, head, task_loss) -> scalar`, what is minimised;
+      `project(memory, gradient) -> gradient`.
+    In kernel space: `step(tangent, tasks, t, fs) -> ntkcl.forecast.Step` of task t, given the outputs [f_0, ..., f_t] before and after
+    the tasks so far. `converged`: the twin holds for training to the end alone, not for a number of steps. `plain`: nothing is added at
+    all, training and its twin are those of the task alone.
+    """
+
+    begin: Callable[..., Any]
+    objective: Callable[..., Any]
+    project: Callable[..., Any]
+    consolidate: Callable[..., Any]
+    step: Callable[..., Any]
+    converged: bool = False
+    plain: bool = False

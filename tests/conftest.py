@@ -1,8 +1,19 @@
-"""Float64 is on, silent broadcasting across ranks is an error, and every run writes below a temporary folder."""
+"""Float64 is on, silent broadcasting across ranks is an error, every run writes below a temporary folder, and what one test or
+process has compiled the others take from a cache: compiling is most of the suite's time."""
 
-import jax
-import pytest
-from hydra.core.global_hydra import GlobalHydra
+import os
+from pathlib import Path
+
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+os.environ |= {  # before JAX is imported, and for the processes that tests start
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+}
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

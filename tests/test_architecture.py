@@ -6,14 +6,19 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "ntkcl"
 FLOORS = [
     {"types", "settings", "meter"},
-    {"losses", "metrics", "kernels", "forecast", "streams", "sources", "networks", "optimizers"},
+    {"losses", "metrics", "kernels", "forecast", "streams", "sources", "networks", "optimizers", "methods"},
     {"train"},
+    {"predict"},
     {"experiment"},
     {"record"},
     {"results", "tracking", "figures"},
     {"__main__"},
 ]
-NEIGHBOURS = {("optimizers", "forecast")}  # a training rule carries its twin in kernel space
+NEIGHBOURS = {
+    ("optimizers", "forecast"),  # a training rule carries its twin in kernel space
+    ("methods", "forecast"),  # and so does a method
+    ("methods", "losses"),  # distances between outputs
+}
 DOORS = {
     "flax": {"networks"},
     "hydra": {"__main__"},

@@ -1,4 +1,4 @@
-"""The benchmark runs and keeps to its schema."""
+"""The benchmark runs and keeps to its schema, and the stored table says what the documentation claims."""
 
 import json
 import math
@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+STORED = ROOT / "results" / "bench" / "kernels.json"
 FORMS = {"structured", "contraction", "vector_products"}
 NUMBERS = ("seconds", "matmul_fraction", "peak_mib")
 KEYS = {"case", "n1", "n2", "symmetric", "implementation", "neural_tangents", "max_relative_difference", "skipped", *NUMBERS}
+WIDTHS = ("mlp-256", "mlp-1024", "mlp-4096")
 
 
 def meets_schema(stored):
@@ -41,6 +43,20 @@ def quick(tmp_path_factory):
     return folder / "results" / "bench"
 
 
+@pytest.fixture(scope="module")
+def stored():
+    return json.loads(STORED.read_text())
+
+
+@pytest.fixture(scope="module")
+def row_of(stored):
+    def find(case, n, symmetric=False, implementation="structured"):
+        wanted = dict(case=case, n1=n, symmetric=symmetric, implementation=implementation)
+        return next(row for row in stored["rows"] if wanted.items() <= row.items())
+
+    return find
+
+
 def test_a_quick_run_writes_rows_of_the_schema_and_their_table(quick):
     written = json.loads((quick / "kernels_quick.json").read_text())
     meets_schema(written)
@@ -67,3 +83,25 @@ def test_the_counted_multiply_adds_are_those_of_the_forms_by_hand(quick):
     by_positions = [n * n * P**2 * (k + c**2 * m) for P, k, m in layers]
     by_gradients = [n * n * c**2 * k * m + 2 * n * c * P * k * m for P, k, m in layers]
     assert counted["cnn-2", False, "structured"] == sum(map(min, by_positions, by_gradients)) + n * n * 9
+
+
+def test_the_stored_table_meets_the_schema_and_holds_every_case(stored):
+    meets_schema(stored)
+    sizes = {(row["case"], row["n1"]) for row in stored["rows"]}
+    assert {(case, 1024) for case in WIDTHS} <= sizes
+    assert {(case, n) for case in ("cnn-32", "resnet-18-8", "transformer-2") for n in (32, 128)} <= sizes
+
+
+def test_both_sides_computed_the_same_kernels(stored):
+    compared = [row for row in stored["rows"] if row["max_relative_difference"] is not None]
+    assert {row["case"] for row in compared} >= {*WIDTHS, "cnn-32", "resnet-18-8", "transformer-2"}
+    assert all(row["max_relative_difference"] < 1e-4 for row in compared)
+
+
+def test_a_dense_block_is_half_again_as_fast_as_structured_derivatives_elsewhere(row_of):
+    row = row_of("mlp-1024", 512)
+    assert row["neural_tangents"]["3"] / row["seconds"] >= 1.5
+
+
+def test_a_dense_block_reaches_three_fifths_of_the_matrix_product_rate(row_of):
+    assert row_of("mlp-1024", 512)["matmul_fraction"] >= 0.6

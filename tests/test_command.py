@@ -64,7 +64,7 @@ def test_a_run_writes_everything_and_wandb_reads_it_back(ntkcl, tmp_path):
 
     run = next((folder / "wandb").glob("offline-run-*"))
     told = leet("--summary", "--json", str(run))
-    assert "sgd-rotated-w8-s3" in told and "rotated" in told
+    assert "sgd-naive-rotated-w8-s3" in told and "rotated" in told
     plain = leet("--summary", str(run))
     shown = dict(line.split() for line in plain.splitlines() if len(line.split()) == 2)
     for anchor in ("init", "boundary"):
@@ -93,7 +93,7 @@ def test_multirun_makes_a_folder_a_run_and_groups_differ_in_all_but_the_seed(ntk
     code, _, err = ntkcl("-m", *TINY, "network.width=8,16", "seed=0,1")
     assert (code, err) == (0, "")
     folders = sorted(p.name.rsplit("-", 1)[0] for p in (tmp_path / "results" / "runs" / "main").iterdir())
-    assert folders == ["sgd-rotated-w16-s0", "sgd-rotated-w16-s1", "sgd-rotated-w8-s0", "sgd-rotated-w8-s1"]
+    assert folders == ["sgd-naive-rotated-w16-s0", "sgd-naive-rotated-w16-s1", "sgd-naive-rotated-w8-s0", "sgd-naive-rotated-w8-s1"]
     runs = (tmp_path / "results" / "runs" / "main").glob("*/wandb/offline-run-*")
     groups = [record["run_group"] for run in runs for record in find(leet("--json", str(run)), "run_group")]
     assert len(set(groups)) == 2 and sorted(map(groups.count, set(groups))) == [2, 2]
@@ -227,7 +227,7 @@ def test_in_a_sweep_the_other_jobs_go_on(ntkcl, tmp_path):
     assert [line for line in err.splitlines() if line.startswith("ntkcl: ")] == [
         f"ntkcl: network.width={width}: expected a whole number of at least 1" for width in (0, -1)
     ]
-    assert the_run(tmp_path).name.startswith("sgd-rotated-w8-s0")
+    assert the_run(tmp_path).name.startswith("sgd-naive-rotated-w8-s0")
 
 
 @pytest.mark.parametrize("setting", ["network.width=0", "network.width=wide", "training.steps=many", "stream.tasks=3.0"])

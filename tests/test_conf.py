@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import json
+import math
 import re
 from pathlib import Path
 
@@ -46,9 +47,12 @@ def test_every_node_composes_and_its_target_exists(node):
     if group == "network":
         assert instantiate(chosen)(outputs=3).init is not None
     if group == "loss":
-        assert float(instantiate(chosen).value(jnp.ones(2), jnp.zeros(2), jnp.ones(2))) == 0.5
+        value = float(instantiate(chosen).value(jnp.ones(2), jnp.array([0.0, 1.0]), jnp.ones(2)))
+        assert value == pytest.approx({"squared_error": 0.25, "cross_entropy": math.log(2)}[name])
     if group == "optimizer":
-        assert instantiate(chosen).limit(4.0) == 0.5
+        assert instantiate(chosen).limit(4.0) == {"sgd": 0.5, "adam": math.inf}[name]
+    if group == "method":
+        assert instantiate(chosen).plain == (name == "naive")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,6 +1,5 @@
 """Filters and the triangular solve against numbers worked out on paper, slow loops, and training itself."""
 
-from functools import partial
 from itertools import pairwise
 
 import jax.numpy as jnp
@@ -10,39 +9,45 @@ from oracles import train_linear
 
 from ntkcl import forecast
 
-ONE = np.ones(1)
+RULES_12_1 = {
+    "flow, t = 1": (forecast.gradient_flow(0.15, 1), [0.250831936, 0.1115399124, 0.1254159680]),
+    "flow, t = 5": (forecast.gradient_flow(0.15, 5), [0.7111171113, 0.1834836641, 0.3555585557]),
+    "flow, t = 100": (forecast.gradient_flow(0.15, 100), [0.9999998470, 1.5295116e-07, 0.4999999235]),
+    "GD": (forecast.gradient_descent(0.15, 5), [0.752983125, 0.1966884375, 0.3764915625]),
+    "heavy ball": (forecast.heavy_ball(0.15, 5, 0.9), [1.498250625, 0.1419459375, 0.7491253125]),
+    "Nesterov": (forecast.nesterov(0.15, 5, 0.9), [1.2045141439, -0.1250427009, 0.6022570719]),
+    "converged": (forecast.converged(), [1.0, 0.0, 0.5]),
+}
+
+
+def at(K):
+    """Columns of a kernel [N, c, N, c]."""
+    return lambda inputs: jnp.asarray(K)[:, :, inputs]
+
+
+def step(rows, y, weights=None):
+    y = jnp.asarray(y, float)
+    return forecast.Step(np.asarray(rows), y, np.ones(y.shape) if weights is None else np.broadcast_to(weights, y.shape))
 
 
 def solve(phis, ys, rate, steps, readers=None):
     """The forecast for a linear model started at zero; rows are all train inputs, then `readers`."""
     sizes = np.cumsum([0] + [len(y) for y in ys])
-    rows = [slice(a, b) for a, b in pairwise(sizes)]
     everything = np.concatenate([*phis, *([] if readers is None else [readers])])
-    columns = (jnp.asarray(everything @ phi.T)[:, None, :, None] for phi in phis)
-    filters = [partial(forecast.gradient_descent, rate=rate, steps=steps)] * len(ys)
-    targets = [jnp.asarray(y, float)[:, None] for y in ys]
-    return forecast.sequence(columns, rows, jnp.zeros((len(everything), 1)), targets, [ONE] * len(ys), filters)
+    K = (everything @ everything.T)[:, None, :, None]
+    rule = forecast.gradient_descent(rate, steps)
+    parts = [lambda fs, a=a, b=b, y=y: step(np.arange(a, b), y[:, None]) for (a, b), y in zip(pairwise(sizes), ys, strict=True)]
+    return forecast.sequence(at(K), jnp.zeros((len(everything), 1)), parts, [rule] * len(ys))
 
 
-def test_one_task_matches_theory_12_1():
-    K = jnp.array([[2.0, 1.0], [1.0, 2.0], [1.0, 0.5]])
-    done = forecast.one_task(
-        K[:, None, :, None], slice(0, 2), jnp.zeros((3, 1)), jnp.array([[1.0], [0.0]]), ONE,
-        partial(forecast.gradient_descent, rate=0.15, steps=5),
-    )  # fmt: skip
-    np.testing.assert_allclose(done.change[:, 0], [0.752983125, 0.1966884375, 0.3764915625], atol=1e-10)
-    assert 2 * 2 / forecast.largest_eigenvalue(K[:2, None, :, None], ONE) == pytest.approx(1.3333333333, abs=1e-9)
-
-
-@pytest.mark.parametrize(("rate", "drift"), [(0.1, 0.9176457), (0.05, 0.6794229117)])
-def test_two_tasks_match_theory_12_2(rate, drift):
-    """Task B from the converged network of task A: residual (0.5, 2.5) on B."""
-    a, b = np.array([[1, 0, 1], [0, 1, 0]], float), np.array([[1, 1, 0], [0, 1, 1]], float)
-    column = jnp.asarray(np.concatenate([a, b]) @ b.T)[:, None, :, None]
-    f = jnp.array([[1.0], [-1.0], [-0.5], [-0.5]])
-    rule = partial(forecast.gradient_descent, rate=rate, steps=7)
-    done = forecast.one_task(column, slice(2, 4), f, jnp.array([[0.0], [2.0]]), ONE, rule)
-    np.testing.assert_allclose(done.change[:2, 0], [drift, drift], atol=1e-7)
+@pytest.mark.parametrize("name", RULES_12_1)
+def test_one_task_matches_theory_12_1(name):
+    rule, expected = RULES_12_1[name]
+    K = np.array([[2.0, 1.0, 1.0], [1.0, 2.0, 0.5], [1.0, 0.5, 3.0]])
+    done = forecast.one_task(at(K[:, None, :, None]), jnp.zeros((3, 1)), step([0, 1], [[1.0], [0.0]]), rule)
+    np.testing.assert_allclose(done.change[:, 0], expected, atol=1e-10)
+    top = forecast.largest_eigenvalue(K[:2, None, :2, None], np.ones((2, 1)))
+    assert 2 * 2 / top == pytest.approx(1.3333333333, abs=1e-9) and float(done.top) == pytest.approx(top)
 
 
 THREE = [np.array([[1.0, 0, 1, 0]]), np.array([[0, 1.0, 1, 0], [1, 0, 0, 1]]), np.array([[1.0, 1, 0, 0]])]
@@ -92,17 +97,71 @@ def test_the_filter_equals_its_sum_and_its_limit_at_zero():
     lam = np.concatenate([[0.0], np.logspace(-14, np.log10(19.9), 200)])
     for steps in (1, 2, 7, 200):
         slow = np.array([0.1 * sum((1 - 0.1 * v) ** s for s in range(steps)) for v in lam])
-        np.testing.assert_allclose(forecast.gradient_descent(jnp.asarray(lam), 0.1, steps), slow, rtol=1e-12, atol=1e-14)
-    assert float(forecast.gradient_descent(jnp.float64(0.0), 0.1, 5)) == 0.5
-    assert float(forecast.gradient_descent(jnp.float64(1e-12), 0.1, 5)) == pytest.approx(0.5, abs=1e-12)
+        np.testing.assert_allclose(forecast.gradient_descent(0.1, steps)(jnp.asarray(lam), None), slow, rtol=1e-12, atol=1e-14)
+    few = forecast.gradient_descent(0.1, 5)(jnp.array([0.0, 1e-12]), None)
+    assert float(few[0]) == 0.5 and float(few[1]) == pytest.approx(0.5, abs=1e-12)
+
+
+def test_momentum_matches_theory_12_1():
+    lam = jnp.array([0.0, 2.0])
+    np.testing.assert_allclose(forecast.heavy_ball(0.1, 10, 0.9)(lam, None), [4.1381059609, 0.4978000647], atol=1e-10)
+    assert float(forecast.nesterov(0.1, 10, 0.9)(lam, None)[1]) == pytest.approx(0.4743196322, abs=1e-10)
+
+
+def test_a_schedule_of_one_rate_is_that_rate_and_others_are_products():
+    lam = jnp.linspace(0, 5, 7)
+    for rule in (forecast.gradient_descent, lambda *a: forecast.heavy_ball(*a, 0.8), lambda *a: forecast.nesterov(*a, 0.8)):
+        np.testing.assert_allclose(rule(jnp.full(6, 0.1), 6)(lam, None), rule(0.1, 6)(lam, None), rtol=1e-13)
+    rates = jnp.array([0.3, 0.1, 0.02])
+    left = 1 - lam * forecast.gradient_descent(rates, 3)(lam, None)
+    np.testing.assert_allclose(left, jnp.prod(1 - rates[:, None] * lam[None], 0), atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["gradient_descent", "heavy_ball", "nesterov", "gradient_flow"])
+def test_stopping_early_is_training_for_as_long_as_the_loss_is_above(kind):
+    rng = np.random.default_rng(3)
+    lam, r = jnp.asarray(np.abs(rng.normal(size=9))), jnp.asarray(rng.normal(size=9))
+    more = (0.5,) if kind in ("heavy_ball", "nesterov") else ()
+    make = getattr(forecast, kind)
+
+    def loss(rule):
+        return float(0.5 * jnp.sum((r * (1 - lam * rule(lam, r))) ** 2))
+
+    stop = 0.3 * float(0.5 * jnp.sum(r**2))
+    stopped = make(0.02, 2000, *more, stop=stop)
+    if kind == "gradient_flow":
+        assert loss(stopped) == pytest.approx(stop, rel=1e-12)
+    else:
+        losses = [loss(make(0.02, steps, *more)) for steps in range(1, 60)]
+        first = next(k for k, value in enumerate(losses) if value <= stop)
+        assert first > 2 and loss(stopped) == pytest.approx(losses[first], rel=1e-12)
+    assert float(jnp.max(jnp.abs(make(0.1, 400, *more, stop=10 * stop)(lam, r)))) == 0  # already there
+    np.testing.assert_allclose(make(0.1, 7, *more, stop=0.0)(lam, r), make(0.1, 7, *more)(lam, r), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: forecast.gradient_descent(0.1, 0), "rule.steps=0"),
+        (lambda: forecast.heavy_ball(0.1, 5, 1.0), "rule.momentum=1.0: expected a number from 0 to below 1"),
+        (lambda: forecast.gradient_descent(jnp.ones(4), 5), r"rule.rate has shape \(4,\); expected one rate or a schedule of 5"),
+        (lambda: forecast.gradient_flow(0.1, -1), "rule.time=-1"),
+        (lambda: forecast.converged(cut=-1.0), "rule.cut=-1.0"),
+        (lambda: forecast.gradient_descent(0.1, 5, stop=-1.0), "rule.stop=-1.0"),
+    ],
+)
+def test_rules_out_of_range_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 @pytest.mark.parametrize("gram", [[[1.0, 1.0], [1.0, 1.0]], [[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
 def test_a_singular_kernel_gives_numbers_not_nan(gram):
-    column = jnp.asarray(gram)[:, None, :, None]
-    rule = partial(forecast.gradient_descent, rate=0.5, steps=3)
-    done = forecast.one_task(column, slice(0, 2), jnp.zeros((2, 1)), jnp.array([[1.0], [0.5]]), ONE, rule)
-    assert np.isfinite(done.change).all()
+    K = at(np.asarray(gram)[:, None, :, None])
+    task = step([0, 1], [[1.0], [0.5]])
+    rules = [forecast.converged(), forecast.gradient_flow(0.5, 3), forecast.heavy_ball(0.5, 3, 0.5), forecast.nesterov(0.5, 3, 0.5)]
+    assert all(np.isfinite(forecast.one_task(K, jnp.zeros((2, 1)), task, rule).change).all() for rule in rules)
+    done = forecast.one_task(K, jnp.zeros((2, 1)), task, forecast.gradient_descent(0.5, 3))
     f = np.zeros(2)
     for _ in range(3):
         f = f + 0.5 * np.array(gram) @ (np.array([1.0, 0.5]) - f)
@@ -114,13 +173,12 @@ def test_inactive_outputs_send_no_gradient_and_may_still_drift():
     J = rng.normal(size=(3, 2, 11))  # three inputs, two outputs, eleven parameters
     K = jnp.asarray(np.einsum("iap,jbp->iajb", J, J))
     y = rng.normal(size=(3, 2))
-    rule = partial(forecast.gradient_descent, rate=0.02, steps=30)
-    done = forecast.one_task(K, slice(0, 3), jnp.zeros((3, 2)), jnp.asarray(y), np.array([0.0, 1.0]), rule)
+    done = forecast.one_task(at(K), jnp.zeros((3, 2)), step(range(3), y, [0.0, 1.0]), forecast.gradient_descent(0.02, 30))
     theta = train_linear([J[:, 1]], [y[:, 1]], np.zeros(11), 0.02, 30)[0]
     np.testing.assert_allclose(done.change, J @ theta, atol=1e-12)
-    assert done.alpha.shape == (3, 1)
+    assert done.alpha.shape == (3, 2) and not done.alpha[:, 0].any()
     assert abs(done.change[:, 0]).max() > 1e-3
-    assert forecast.largest_eigenvalue(K, np.array([0.0, 1.0])) == pytest.approx(np.linalg.eigvalsh(J[:, 1] @ J[:, 1].T)[-1])
+    assert forecast.largest_eigenvalue(K, np.array([[0.0, 1.0]] * 3)) == pytest.approx(np.linalg.eigvalsh(J[:, 1] @ J[:, 1].T)[-1])
 
 
 def test_agreement_knows_a_perfect_forecast_from_an_offset_from_noise():

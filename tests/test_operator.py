@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from cases import MLPS, linear, mlp, quadratic_features
 
-from ntkcl import kernels, networks
-from ntkcl.forecast import filters
+from ntkcl import forecast, kernels, networks
 from ntkcl.kernels import krylov
 from ntkcl.kernels.operator import operator
 from ntkcl.types import Network
@@ -146,7 +145,7 @@ MATRICES = {
 }
 FILTERS = {
     "gradient flow": lambda lam: jnp.where(lam > 0, -jnp.expm1(-3 * lam) / jnp.where(lam > 0, lam, 1), 3.0),
-    "gradient descent": lambda lam: filters.gradient_descent(lam, 0.3, 6),
+    "gradient descent": lambda lam: forecast.gradient_descent(0.3, 6)(lam, None),
     "ridge": lambda lam: 1 / (lam + 0.5),
     "pseudo-inverse": lambda lam: jnp.where(lam > 1e-3, 1 / jnp.where(lam > 1e-3, lam, 1), 0.0),
 }
@@ -177,7 +176,7 @@ def test_matrix_functions_are_those_of_the_eigendecomposition_also_beyond_the_kr
 
 def test_gradient_descent_of_s_steps_is_exact_after_s_products():
     K, v = MATRICES["well conditioned"]
-    g = lambda lam: filters.gradient_descent(lam, 0.1, 6)  # noqa: E731
+    g = lambda lam: forecast.gradient_descent(0.1, 6)(lam, None)  # noqa: E731
     a = 0 * v
     for _ in range(6):
         a = a + 0.1 * (v - K @ a)

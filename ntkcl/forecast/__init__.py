@@ -1,22 +1,32 @@
 """What training will do to the outputs, from kernel blocks alone. Arrays in, arrays out: nothing here trains a network.
 
-A task is one linear filter of its residual; a stream of tasks is one block lower-triangular solve; agreement compares the
-predicted outputs with measured ones. The solves work in the floating type they are given: give them float64.
+A training rule is a filter of the residual; a task is one `Step`; a stream of tasks is one block lower-triangular solve; agreement
+compares the predicted outputs with measured ones. The solves work in the floating type they are given: give them float64.
 """
 
 from ntkcl.forecast.agreement import agreement, flip_f1, r2, spearman
-from ntkcl.forecast.filters import gradient_descent
-from ntkcl.forecast.sequence import Solve, largest_eigenvalue, negative_mass, one_task, sequence
+from ntkcl.forecast.rules import Rule, converged, gradient_descent, gradient_flow, heavy_ball, nesterov
+from ntkcl.forecast.sequence import Removed, Solve, Step, largest_eigenvalue, negative_mass, one_task, read_out, sequence
+from ntkcl.forecast.simulate import simulate
 
 __all__ = [
+    "Removed",
+    "Rule",
     "Solve",
+    "Step",
     "agreement",
+    "converged",
     "flip_f1",
     "gradient_descent",
+    "gradient_flow",
+    "heavy_ball",
     "largest_eigenvalue",
     "negative_mass",
+    "nesterov",
     "one_task",
     "r2",
+    "read_out",
     "sequence",
+    "simulate",
     "spearman",
 ]

@@ -14,6 +14,7 @@ from ntkcl.kernels.operator import Operator, operator
 from ntkcl.kernels.outputs import diagonal, traced, with_outputs
 from ntkcl.kernels.planner import Plan, empirical, plan
 from ntkcl.kernels.structured import layers, structured
+from ntkcl.kernels.tangent import tangent
 from ntkcl.kernels.tiles import tiled
 from ntkcl.kernels.vector_products import vector_products
 
@@ -36,6 +37,7 @@ __all__ = [
     "operator",
     "plan",
     "structured",
+    "tangent",
     "tiled",
     "traced",
     "vector_products",

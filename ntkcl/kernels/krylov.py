@@ -41,6 +41,15 @@ def matrix_function(matvec: MatVec, g: Callable, *, order: int) -> MatVec:
     Raises ValueError for an order below 1.
     Source: Krämer et al. 2024 (matfree); Saad 1992 (analysis of Krylov approximations).
     """
+    return filtered(matvec, lambda lam, _: jax.vmap(g)(lam), order=order)
+
+
+def filtered(matvec: MatVec, rule: Callable, *, order: int) -> MatVec:
+    """v -> g(K) v for a training rule g(lam, r), which may look at the coefficients r of v in the (Ritz) eigenbasis.
+
+    Arguments, cost, errors and source: as `matrix_function`, but `rule` takes all eigenvalues [k] and coefficients [k] at once, as the
+    rules of `ntkcl.forecast` do.
+    """
     whole("order", order)
 
     def apply(v):
@@ -48,8 +57,9 @@ def matrix_function(matvec: MatVec, g: Callable, *, order: int) -> MatVec:
         space = _lanczos(matvec, v, length, order)
         # What lies beyond the space is decoupled; an eigenvalue from inside of it keeps g where it is defined.
         lam, U = jnp.linalg.eigh(_tridiagonal(space, space.diagonal[0]))
-        weights = U @ (jax.vmap(g)(jnp.maximum(lam, 0)) * U[0])
-        return (length * jnp.dot(weights, space.Q, precision="highest")).reshape(v.shape)
+        r = length * U[0]
+        weights = U @ (rule(jnp.maximum(lam, 0), r) * r)
+        return jnp.dot(weights, space.Q, precision="highest").reshape(v.shape)
 
     return apply
 

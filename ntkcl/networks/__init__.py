@@ -5,7 +5,8 @@ Outside this folder everything sees `Network(init, apply, taps)`. A model from a
 """
 
 from ntkcl.networks.layers import Dense
+from ntkcl.networks.linearised import linearised
 from ntkcl.networks.linen import centred, network, taps
 from ntkcl.networks.mlp import MLP, mlp
 
-__all__ = ["MLP", "Dense", "centred", "mlp", "network", "taps"]
+__all__ = ["MLP", "Dense", "centred", "linearised", "mlp", "network", "taps"]

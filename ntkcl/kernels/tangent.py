@@ -1,0 +1,44 @@
+"""A network linearised at theta, as the twins of continual-learning methods ask of it."""
+
+import jax
+import jax.numpy as jnp
+
+from ntkcl.kernels.contraction import contraction
+from ntkcl.kernels.operator import operator
+from ntkcl.types import Network, Tangent
+
+
+def tangent(network: Network, theta, x, f, kernel_fn) -> Tangent:
+    """See `ntkcl.types.Tangent`.
+
+    Arguments:
+      x: all N inputs.  f: [N, c], the outputs at theta, as they are trained and forecast (centred, if the network is).
+      kernel_fn: `kernel_fn(theta, x1, x2) -> [n1, c, n2, c]`.
+    """
+
+    def columns(inputs):
+        return jnp.asarray(kernel_fn(theta, x, x[inputs]))
+
+    @jax.jit
+    def squares(inputs, weights):
+        def add(total, row):
+            i, weight = row
+            jacobian = jax.jacrev(network.apply)(theta, x[i])
+            return jax.tree.map(lambda s, j: s + jnp.tensordot(weight.astype(j.dtype), j**2, 1), total, jacobian), None
+
+        return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, theta), (jnp.asarray(inputs), jnp.asarray(weights)))[0]
+
+    def scaled(metric):
+        root = jax.tree.map(jnp.sqrt, metric)
+
+        def stretched(theta_scaled, one):
+            return network.apply(jax.tree.map(jnp.divide, theta_scaled, root), one)
+
+        kernel = contraction(stretched)
+        there = jax.tree.map(jnp.multiply, theta, root)
+        return lambda inputs: kernel(there, x, x[inputs])
+
+    def at_zero():
+        return f - operator(network).jvp(theta, x, theta).astype(f.dtype)
+
+    return Tangent(columns, squares, scaled, at_zero)

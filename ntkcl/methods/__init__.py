@@ -1,0 +1,16 @@
+"""Continual-learning algorithms, one a file: what each does to training, and its twin in kernel space.
+
+A constructor takes the method's settings and returns a `Method`. In the lazy regime every one of them is ordinary training in other
+rows, weights, targets or directions (theory 6), so the twin says which, and `ntkcl.forecast` solves it like any other task.
+"""
+
+from ntkcl.methods.ewc import ewc, ewc_diagonal
+from ntkcl.methods.functional import functional
+from ntkcl.methods.joint import joint
+from ntkcl.methods.l2 import l2
+from ntkcl.methods.lwf import lwf
+from ntkcl.methods.naive import naive
+from ntkcl.methods.ogd import ogd, ogd_plus, pca_ogd
+from ntkcl.methods.replay import replay
+
+__all__ = ["ewc", "ewc_diagonal", "functional", "joint", "l2", "lwf", "naive", "ogd", "ogd_plus", "pca_ogd", "replay"]

@@ -1,0 +1,45 @@
+"""Functional regularisation: the outputs on old inputs are held where they were when their task had just been learned."""
+
+import numpy as np
+
+from ntkcl import settings
+from ntkcl.losses import squared_error
+from ntkcl.methods.naive import naive
+from ntkcl.methods.stack import chosen, mean_loss, outputs, own, stacked
+from ntkcl.types import Method
+
+DISTANCE = squared_error()  # between outputs, whatever the task's own loss
+
+
+def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: int = 0) -> Method:
+    """Minimises the task's mean loss + weight x the mean over kept old inputs of 1/(2 |head_j|) |f - f_j|^2.
+
+    f_j are the outputs just after task j. In the lazy regime this is EWC with the full Fisher information, up to how weights are
+    counted.
+
+    Arguments:
+      weight: mu.  per_task, seed: which inputs are kept of each task, None for all.
+    Kernel space: replay of the model's own old outputs. Exact for any rule, full batch.
+    Raises ValueError for a memory larger than a task.
+    """
+    settings.finite("method.weight", weight, above=0.0)
+    if per_task is not None:
+        settings.whole("method.per_task", per_task)
+    settings.seed("method.seed", seed)
+
+    def consolidate(memory, apply, theta, task):
+        x = task.train.x[chosen(seed, len(memory), len(task.train.x), per_task)]
+        return (*memory, (x, outputs(apply, theta, x), task.head))
+
+    def objective(memory, apply, loss, theta, batch, head, task_loss):
+        return task_loss + weight * mean_loss(DISTANCE, apply, theta, memory) if memory else task_loss
+
+    def step(tangent, tasks, t, fs):
+        picks = [chosen(seed, j, len(tasks[j].inputs), per_task) for j in range(t)]
+        size, held = sum(map(len, picks)), []
+        for j, pick in enumerate(picks):
+            task = tasks[j]._replace(targets=fs[j + 1][np.asarray(tasks[j].inputs)])
+            held.append(own(task, weight * tasks[t].scale / (size * np.sum(task.head)), pick))
+        return stacked(own(tasks[t]), *held)
+
+    return naive()._replace(plain=False, objective=objective, consolidate=consolidate, step=step)

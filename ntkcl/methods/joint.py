@@ -1,0 +1,31 @@
+"""Joint training: every task is trained on together with all those before it. The bound that other methods are held against."""
+
+import numpy as np
+
+from ntkcl.methods.naive import naive
+from ntkcl.methods.stack import mean_loss, own, stacked
+from ntkcl.types import Method
+
+
+def joint() -> Method:
+    """Minimises the mean loss over the samples of all tasks so far, from where the tasks before left the parameters.
+
+    Kernel space: the rows of all tasks so far, an output of task j weighing scale_t / (n |head_j|), n their samples together, and
+    scale_t what turns the task's mean loss into the (1/2) sum. Exact for any rule, full batch.
+    """
+
+    def begin(memory, apply, theta, task):
+        return (*memory, (task.train.x, task.train.y, task.head))
+
+    def objective(memory, apply, loss, theta, batch, head, task_loss):
+        *old, new = memory
+        if not old:
+            return task_loss
+        share = len(new[0]) / sum(len(x) for x, _, _ in memory)
+        return share * task_loss + (1 - share) * mean_loss(loss, apply, theta, old)
+
+    def step(tangent, tasks, t, fs):
+        n = sum(len(task.inputs) for task in tasks[: t + 1])
+        return stacked(*(own(task, tasks[t].scale / (n * np.sum(task.head))) for task in tasks[: t + 1]))
+
+    return naive()._replace(plain=False, begin=begin, objective=objective, step=step)

@@ -1,0 +1,39 @@
+"""A quadratic penalty on the parameters: L2 to where they were, or decay to where they began or to zero."""
+
+import jax
+import jax.numpy as jnp
+
+from ntkcl import settings
+from ntkcl.methods.naive import naive, task_step
+from ntkcl.types import Method
+
+CENTRES = ("previous", "start", "zero")
+
+
+def l2(penalty: float | int = 1e-3, centre: str = "previous") -> Method:
+    """Minimises the task's mean loss + penalty/2 |theta - centre|^2.
+
+    Arguments:
+      penalty: lambda, 1/(2 lambda) of a parameter's variance in the units of the mean loss.
+      centre: "previous", the parameters before this task (so task 0 is pulled to its start); "start", those before the first task;
+        "zero", which is coupled weight decay of the same number, and with plain SGD decoupled decay of lambda x the learning rate.
+    Kernel space: a ridge of lambda scale_t on the task's own rows, scale_t what turns its mean loss into the (1/2) sum.
+    Exact for any rule.
+    """
+    settings.finite("method.penalty", penalty, above=0.0)
+    settings.one_of("method.centre", centre, CENTRES)
+
+    def begin(memory, apply, theta, task):
+        if centre == "zero":
+            return jax.tree.map(jnp.zeros_like, theta)
+        return theta if centre == "previous" or (isinstance(memory, tuple) and memory == ()) else memory
+
+    def objective(memory, apply, loss, theta, batch, head, task_loss):
+        squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), theta, memory)
+        return task_loss + penalty / 2 * sum(jax.tree.leaves(squares))
+
+    def step(tangent, tasks, t, fs):
+        origins = {"previous": lambda: None, "start": lambda: fs[0], "zero": tangent.at_zero}
+        return task_step(tasks[t])._replace(ridge=penalty * tasks[t].scale, origin=origins[centre]())
+
+    return naive()._replace(plain=False, begin=begin, objective=objective, step=step)

@@ -1,0 +1,23 @@
+"""Training on one task after the other and nothing else: the identity of every part of a method."""
+
+import numpy as np
+
+from ntkcl.forecast import Step
+from ntkcl.types import Method
+
+
+def naive() -> Method:
+    """Plain sequential training; what forgetting is measured against."""
+    return Method(
+        begin=lambda memory, apply, theta, task: memory,
+        objective=lambda memory, apply, loss, theta, batch, head, task_loss: task_loss,
+        project=lambda memory, gradient: gradient,
+        consolidate=lambda memory, apply, theta, task: memory,
+        step=lambda tangent, tasks, t, fs: task_step(tasks[t]),
+        plain=True,
+    )
+
+
+def task_step(task) -> Step:
+    """The task's own rows, its active outputs with weight 1."""
+    return Step(np.asarray(task.inputs), task.targets, np.broadcast_to(np.asarray(task.head, float), task.targets.shape))

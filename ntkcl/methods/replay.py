@@ -1,0 +1,40 @@
+"""Experience replay: a few samples of every old task are trained on beside the new one."""
+
+import numpy as np
+
+from ntkcl import settings
+from ntkcl.methods.naive import naive
+from ntkcl.methods.stack import chosen, mean_loss, own, stacked
+from ntkcl.types import Method
+
+
+def replay(per_task: int | None = 20, weight: float | int = 1.0, *, seed: int = 0) -> Method:
+    """Minimises the task's mean loss + weight x the mean loss over the buffer, the whole buffer at every step.
+
+    Arguments:
+      per_task: samples kept of each task, drawn without replacement; None keeps all.
+      weight: of the buffer's mean loss against the task's.
+      seed: of the draw.
+    Kernel space: rows of the task and of the buffer, a buffered output of task j weighing weight scale_t / (n_buffer |head_j|), where
+    scale_t turns the task's mean loss into the (1/2) sum. Exact for any rule, full batch.
+    Raises ValueError for a buffer larger than a task.
+    """
+    if per_task is not None:
+        settings.whole("method.per_task", per_task)
+    settings.finite("method.weight", weight, above=0.0)
+    settings.seed("method.seed", seed)
+
+    def consolidate(memory, apply, theta, task):
+        pick = chosen(seed, len(memory), len(task.train.x), per_task)
+        return (*memory, (task.train.x[pick], task.train.y[pick], task.head))
+
+    def objective(memory, apply, loss, theta, batch, head, task_loss):
+        return task_loss + weight * mean_loss(loss, apply, theta, memory) if memory else task_loss
+
+    def step(tangent, tasks, t, fs):
+        picks = [chosen(seed, j, len(tasks[j].inputs), per_task) for j in range(t)]
+        size = sum(map(len, picks))
+        old = (own(task, weight * tasks[t].scale / (size * np.sum(task.head)), pick) for task, pick in zip(tasks, picks, strict=False))
+        return stacked(own(tasks[t]), *old)
+
+    return naive()._replace(plain=False, objective=objective, consolidate=consolidate, step=step)

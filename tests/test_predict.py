@@ -1,0 +1,177 @@
+"""The forms of a forecast against numbers worked out on paper, against each other, and against training."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import random_stream
+
+from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers, predict, record
+from ntkcl.experiment import Training
+from ntkcl.types import Dataset
+
+SIZES = [5, 5, 5]
+
+
+def one_hot(stream):
+    """The same stream with classes for targets."""
+
+    def classes(data, head):
+        return Dataset(
+            data.x, jax.nn.one_hot(jnp.argmax(jnp.where(head > 0, data.y, -jnp.inf), 1), data.y.shape[1], dtype=data.y.dtype)
+        )
+
+    return tuple(task._replace(train=classes(task.train, task.head), test=classes(task.test, task.head)) for task in stream)
+
+
+def told(form="auto", loss=None, optimizer=None, method=experiment.NAIVE, heads=None, krylov_order=40, **settings):
+    loss, optimizer = loss or losses.squared_error(), optimizer or optimizers.sgd()
+    stream = random_stream(jax.random.key(3), SIZES, d=4, c=3, heads=heads)
+    stream = stream if loss.quadratic else one_hot(stream)
+    network = networks.mlp(outputs=3, width=9, activation="tanh", b_std=0.4)
+    network = networks.linearised(network, network.init(jax.random.key(1), stream[0].train.x[0]))
+    training = Training(**(dict(steps=30) | settings))
+    events = experiment.run(
+        jax.random.key(0),
+        stream,
+        network,
+        loss,
+        optimizer,
+        training,
+        method=method,
+        form=form,
+        krylov_order=krylov_order,
+        kernel=kernels.contraction,
+    )
+    return record.gather(events, stream)
+
+
+def foretold_exactly(run):
+    assert run.status == "completed" and np.abs(run.measured[-1] - run.measured[0]).max() > 0.05
+    np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)
+    np.testing.assert_allclose(run.changes["boundary"], np.diff(run.measured, axis=0), atol=1e-10)
+
+
+def test_cross_entropy_matches_theory_12_2():
+    a, b = np.array([[1, 0, 1], [0, 1, 0]], float), np.array([[1, 1, 0], [0, 1, 1]], float)
+    phi = np.concatenate([a, b])
+    K = jnp.asarray(np.einsum("ij,ab->iajb", phi @ phi.T, np.eye(2)))
+    labels, f, loss = np.eye(2)[[0, 1, 1, 1]], jnp.zeros((4, 2)), losses.cross_entropy()
+    seen = []
+    for own in (slice(0, 2), slice(2, 4)):
+        settings = dict(loss=loss, transform=optax.sgd(0.5), steps=10)
+        alpha = forecast.simulate(K[own, :, own], f[own], jnp.asarray(labels[own]), jnp.ones(2), **settings)
+        f = f + forecast.read_out(K[:, :, own], alpha)
+        seen.append(f)
+    np.testing.assert_allclose(seen[0][:, 0], [1.1316217273, -0.7757307312, -0.2099198675, -0.2099198675], atol=1e-9)
+    np.testing.assert_allclose(seen[1][:, 0], [0.3535490009, -1.5538034576, -1.3770289571, -1.3770289571], atol=1e-9)
+    np.testing.assert_allclose(seen[1][:, 1], -seen[1][:, 0], atol=1e-12)
+    entropy = [float(jnp.mean(jax.vmap(loss.value, (0, 0, None))(f[:2], jnp.asarray(labels[:2]), jnp.ones(2)))) for f in seen]
+    np.testing.assert_allclose(entropy, [0.1455860389, 0.2222868356], atol=1e-9)
+
+
+OVERLAPPING = [[1, 1, 0], [0, 1, 1], [1, 0, 1]]
+
+
+@pytest.mark.parametrize(("momentum", "heads"), [((0.0, False), OVERLAPPING), ((0.8, False), None), ((0.8, True), None)])
+def test_the_forms_agree_on_what_all_can_do(momentum, heads):
+    runs = [told(form, optimizer=optimizers.sgd(*momentum), heads=heads) for form in predict.FORMS]
+    for run in runs:
+        foretold_exactly(run)
+
+
+@pytest.mark.parametrize("form", ["simulated", "linearised"])
+@pytest.mark.parametrize(
+    ("loss", "batch_size", "heads"),
+    [(losses.squared_error(), 3, None), (losses.cross_entropy(), None, OVERLAPPING), (losses.cross_entropy(), 3, None)],
+    ids=["squared error, batches", "cross-entropy, heads", "cross-entropy, batches"],
+)
+def test_losses_and_batches_are_followed_step_by_step(form, heads, batch_size, loss):
+    foretold_exactly(told(form, loss, optimizers.sgd(0.7), heads=heads, batch_size=batch_size))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [methods.naive(), methods.ewc_diagonal(0.1), methods.ogd(2)],
+    ids=["naive", "diagonal EWC", "OGD"],
+)
+def test_the_linearised_trainer_follows_any_rule_and_method(method):
+    foretold_exactly(told(loss=losses.cross_entropy(), optimizer=optimizers.adam(), method=method, batch_size=3, learning_rate=0.02))
+
+
+def test_a_forecast_of_the_true_batches_is_not_that_of_their_mean_path():
+    true, mean = told("simulated", batch_size=2), told("closed", batch_size=2)
+    foretold_exactly(true)
+    assert np.abs(mean.outputs("init") - mean.measured).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "form"),
+    [
+        (dict(), "closed"),
+        (dict(full_batches=False), "simulated"),
+        (dict(loss=losses.cross_entropy()), "simulated"),
+        (dict(method=methods.replay(3)), "closed"),
+        (dict(method=methods.replay(3), loss=losses.cross_entropy()), "linearised"),
+        (dict(method=methods.ewc_diagonal()), "linearised"),
+        (dict(optimizer=optimizers.adam()), "linearised"),
+    ],
+)
+def test_auto_takes_the_first_form_that_is_exact(settings, form):
+    default = dict(loss=losses.squared_error(), optimizer=optimizers.sgd(), method=methods.naive(), full_batches=True)
+    assert predict.form_of("auto", **(default | settings)) == form
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            dict(form="closed", loss=losses.cross_entropy()),
+            "forecast.form=closed: the loss is not squared error; use simulated or linearised or auto",
+        ),
+        (dict(form="closed", optimizer=optimizers.adam(), learning_rate=0.1), "forecast.form=closed: the optimizer has no rule"),
+        (dict(form="simulated", method=methods.replay(3)), "forecast.form=simulated: a method other than naive"),
+        (dict(form="closed", method=methods.ewc_diagonal()), "forecast.form=closed: the method has a twin for training to the end"),
+        (dict(form="matrix_free", method=methods.replay(3)), "forecast.form=matrix_free: a method other than naive"),
+        (dict(form="matrix_free", krylov_order=0), "forecast.krylov_order=0"),
+        (dict(form="dense"), "forecast.form=dense: expected auto, closed, matrix_free, simulated or linearised"),
+        (dict(optimizer=optimizers.adam()), "training.learning_rate=null: this optimizer has no stability limit"),
+    ],
+)
+def test_a_form_that_cannot_foretell_this_training_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        told(**settings)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_the_limit_of_a_large_task_is_that_of_a_small_one(batch_size, monkeypatch):
+    """Read off products in place of the matrix."""
+    small = told("linearised", heads=OVERLAPPING, batch_size=batch_size, steps=1)
+    monkeypatch.setattr(predict, "DENSE", 0)
+    assert told("linearised", heads=OVERLAPPING, batch_size=batch_size, steps=1).plan.limit == pytest.approx(
+        small.plan.limit, rel=1e-10
+    )
+
+
+def test_targets_that_are_no_distribution_are_named():
+    stream = random_stream(jax.random.key(3), SIZES)
+    network = networks.mlp(outputs=2, width=4)
+    with pytest.raises(ValueError, match="the targets of task 0 are no distribution over its outputs; use one_hot targets"):
+        experiment.run(jax.random.key(0), stream, network, losses.cross_entropy(), optimizers.sgd(), Training())
+
+
+def test_cross_entropy_knows_only_the_active_outputs():
+    loss, f, y = losses.cross_entropy(), jnp.array([1.0, 50.0, -0.5]), jnp.array([1.0, 0.0, 0.0])
+    head = jnp.array([1.0, 0.0, 1.0])
+    value, gradient = jax.value_and_grad(loss.value)(f, y, head)
+    p = np.exp([1.0, -0.5]) / np.exp([1.0, -0.5]).sum()
+    assert float(value) == pytest.approx(-np.log(p[0]))
+    np.testing.assert_allclose(gradient, [p[0] - 1, 0, p[1]], atol=1e-14)
+    curvature = np.linalg.eigvalsh(jax.hessian(loss.value)(jnp.zeros(3), y, head))[-1]
+    assert curvature == pytest.approx(loss.curvature)  # reached at even odds of two classes
+
+
+def test_the_cross_entropy_limit_is_on_the_safe_side_of_where_training_turns():
+    stable = told(loss=losses.cross_entropy(), learning_rate_fraction=0.98, steps=3000)
+    assert stable.status == "completed" and (np.diff(stable.losses[0]) < 1e-12).all()
