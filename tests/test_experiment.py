@@ -150,7 +150,7 @@ def test_divergence_ends_the_run_and_is_recorded():
 
 def test_the_same_key_gives_the_same_bits_and_another_key_does_not():
     network = networks.mlp(outputs=2, width=16, centred=True)
-    one, two, three = (told(network=network, key=k, batch_size=3, anchors=["init"]) for k in (1, 1, 2))
+    one, two, three = (told(STREAM[:2], network=network, key=k, batch_size=3, anchors=["init"]) for k in (1, 1, 2))
     np.testing.assert_array_equal(one.measured, two.measured)
     np.testing.assert_array_equal(one.changes["init"], two.changes["init"])
     assert not np.array_equal(one.measured, three.measured)

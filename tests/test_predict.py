@@ -25,9 +25,9 @@ def one_hot(stream):
     return tuple(task._replace(train=classes(task.train, task.head), test=classes(task.test, task.head)) for task in stream)
 
 
-def told(form="auto", loss=None, optimizer=None, method=experiment.NAIVE, heads=None, krylov_order=40, **settings):
+def told(form="auto", loss=None, optimizer=None, method=experiment.NAIVE, heads=None, krylov_order=40, tasks=3, **settings):
     loss, optimizer = loss or losses.squared_error(), optimizer or optimizers.sgd()
-    stream = random_stream(jax.random.key(3), SIZES, d=4, c=3, heads=heads)
+    stream = random_stream(jax.random.key(3), SIZES[:tasks], d=4, c=3, heads=heads)
     stream = stream if loss.quadratic else one_hot(stream)
     network = networks.mlp(outputs=3, width=9, activation="tanh", b_std=0.4)
     network = networks.linearised(network, network.init(jax.random.key(1), stream[0].train.x[0]))
@@ -93,11 +93,13 @@ def test_losses_and_batches_are_followed_step_by_step(form, heads, batch_size, l
 
 @pytest.mark.parametrize(
     "method",
-    [methods.naive(), methods.ewc_diagonal(0.1), methods.ogd(2)],
-    ids=["naive", "diagonal EWC", "OGD"],
+    [methods.ewc_diagonal(0.1), methods.ogd(2)],
+    ids=["diagonal EWC", "OGD"],
 )
 def test_the_linearised_trainer_follows_any_rule_and_method(method):
-    foretold_exactly(told(loss=losses.cross_entropy(), optimizer=optimizers.adam(), method=method, batch_size=3, learning_rate=0.02))
+    foretold_exactly(
+        told(loss=losses.cross_entropy(), optimizer=optimizers.adam(), method=method, batch_size=3, learning_rate=0.02, tasks=2)
+    )
 
 
 def test_a_forecast_of_the_true_batches_is_not_that_of_their_mean_path():
