@@ -211,12 +211,12 @@ def _story(key, stream, network, loss, optimizer, training, method, anchors, for
 
 
 def _foretold(name, setting, here, outcomes, meter) -> Forecast:
-    first = len(here.history) - 1
-    rates = [setting.learning_rate / task.scale for task in setting.tasks[first : first + len(outcomes)]]
+    ahead = here.ahead(len(outcomes))
+    rates = [setting.learning_rate / setting.tasks[t].scale for t in ahead]
     tops = [setting.loss.curvature * outcome.top for outcome in outcomes]
     return Forecast(
         name,
-        first,
+        ahead.start,
         np.stack([outcome.change for outcome in outcomes]),
         tuple(rate * top for rate, top in zip(rates, tops, strict=True)),
         tuple(not rate > setting.optimizer.limit(top) for rate, top in zip(rates, tops, strict=True)),

@@ -5,7 +5,7 @@ from functools import partial
 import optax
 
 from ntkcl import forecast
-from ntkcl.settings import finite, flag
+from ntkcl.settings import finite, flag, share
 from ntkcl.types import Optimizer
 
 
@@ -15,9 +15,7 @@ def sgd(momentum: float | int = 0.0, nesterov: bool = False) -> Optimizer:
     Stable for rate <= 2 / lam_max, with a heavy ball 2 (1 + b) / lam_max, with Nesterov 2 (1 + b) / ((1 + 2b) lam_max). With
     minibatches the rule is the mean path: the expected gradient of a batch is the full one.
     """
-    b = finite("optimizer.momentum", momentum, least=0.0)
-    if b >= 1:
-        raise ValueError(f"optimizer.momentum={momentum}: expected a number from 0 to below 1")
+    b = share("optimizer.momentum", momentum)
     if flag("optimizer.nesterov", nesterov) and b == 0:
         raise ValueError("optimizer.nesterov=true with optimizer.momentum=0: expected a momentum above 0")
     rule = partial(forecast.nesterov if nesterov else forecast.heavy_ball, momentum=b) if b else forecast.gradient_descent
@@ -35,8 +33,7 @@ def adam(b1: float | int = 0.9, b2: float | int = 0.999, eps: float | int = 1e-8
     No stability limit is known beforehand: give training.learning_rate.
     Source: Kingma, Ba 2015.
     """
-    for name, value in (("b1", b1), ("b2", b2)):
-        if finite(f"optimizer.{name}", value, least=0.0) >= 1:
-            raise ValueError(f"optimizer.{name}={value}: expected a number from 0 to below 1")
+    share("optimizer.b1", b1)
+    share("optimizer.b2", b2)
     finite("optimizer.eps", eps, above=0.0)
     return Optimizer(partial(optax.adam, b1=b1, b2=b2, eps=eps), None, lambda lam_max: float("inf"))

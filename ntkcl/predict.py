@@ -52,6 +52,11 @@ class Anchor(NamedTuple):
     memory: Any
     history: tuple[Float[Array, "N c"], ...]
 
+    def ahead(self, count: int) -> range:
+        """The next `count` tasks."""
+        first = len(self.history) - 1
+        return range(first, first + count)
+
 
 class Outcome(NamedTuple):
     """What one task will do: the change [N, c] of all outputs; the largest eigenvalue its rule sees, and the share of eigenvalues below
@@ -65,7 +70,7 @@ class Outcome(NamedTuple):
 def closed(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
     """The next `count` tasks, by the training rule and the method's twin in kernel space."""
     tangent = kernels.tangent(setting.network, anchor.theta, setting.x, anchor.history[-1], setting.kernel_fn)
-    ahead = range(len(anchor.history) - 1, len(anchor.history) - 1 + count)
+    ahead = anchor.ahead(count)
 
     def step(t):
         return lambda fs: setting.method.step(tangent, setting.tasks, t, [*anchor.history, *fs[1:]])
@@ -79,10 +84,9 @@ def matrix_free(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
     """The next `count` tasks by the training rule, alpha = g(K_tt) r from `krylov_order` products with K_tt and no block of it."""
     product = kernels.operator(setting.network).product
     f, outcomes = anchor.history[-1], []
-    for t in range(len(anchor.history) - 1, len(anchor.history) - 1 + count):
+    for t in anchor.ahead(count):
         task = setting.tasks[t]
         x_t, rule = setting.x[task.inputs], _rule(setting, task)
-
         head = jnp.asarray(task.head, setting.x.dtype)[None]
 
         def matvec(v, x_t=x_t, head=head):
@@ -99,7 +103,7 @@ def matrix_free(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
 def simulated(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
     """The next `count` tasks, step by step in the coefficients of their own Jacobian rows."""
     f, outcomes = anchor.history[-1], []
-    for t in range(len(anchor.history) - 1, len(anchor.history) - 1 + count):
+    for t in anchor.ahead(count):
         task = setting.tasks[t]
         block = jnp.asarray(setting.kernel_fn(anchor.theta, setting.x, setting.x[task.inputs]))
         k_tt = block[task.inputs]
@@ -126,7 +130,7 @@ def linearised(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
     forward = jax.jit(jax.vmap(network.apply, (None, 0)))
     theta, memory, outcomes = anchor.theta, anchor.memory, []
     f = forward(theta, setting.x)
-    for t in range(len(anchor.history) - 1, len(anchor.history) - 1 + count):
+    for t in anchor.ahead(count):
         fitted, memory = fit(setting, t, network.apply, theta, memory)
         theta, before = fitted.theta, f
         f = forward(theta, setting.x)
@@ -239,12 +243,13 @@ def _top(setting, theta, inputs, weights) -> float:
 def _worst(setting, theta, inputs, weights) -> float:
     """Largest eigenvalue over the Gram matrices of single rows."""
 
+    kernel = kernels.contraction(setting.network)
+
     @jax.jit
     def each(x, weights):
         def one(row):
             x, root = row[0], jnp.sqrt(row[1]).astype(setting.x.dtype)
-            leaves = jax.tree.leaves(jax.jacrev(setting.network.apply)(theta, x))
-            gram = sum(jnp.tensordot(j.reshape(len(j), -1), j.reshape(len(j), -1), (1, 1), precision="highest") for j in leaves)
+            gram = kernel.gram(kernel.factors(theta, x[None]))[0, :, 0]
             return jnp.linalg.eigvalsh(root[:, None] * gram * root[None])[-1]
 
         return jnp.max(jax.lax.map(one, (x, weights)))

@@ -29,6 +29,13 @@ def finite(name: str, value, above: float | None = None, least: float | None = N
     return float(value)
 
 
+def share(name: str, value) -> float:
+    """A number from 0 to below 1, or ValueError."""
+    if finite(name, value, least=0.0) >= 1:
+        raise ValueError(f"{name}={value}: expected a number from 0 to below 1")
+    return float(value)
+
+
 def flag(name: str, value) -> bool:
     """True or False and nothing that merely counts as one, or ValueError."""
     if not isinstance(value, bool):

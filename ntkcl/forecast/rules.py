@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkcl.settings import finite, whole
+from ntkcl.settings import finite, share, whole
 
 Rule = Callable[[Float[Array, " k"], Float[Array, " k"]], Float[Array, " k"]]
 Rate = float | int | Float[Array, ""] | Float[Array, " steps"]
@@ -22,7 +22,7 @@ Rate = float | int | Float[Array, ""] | Float[Array, " steps"]
 BISECTIONS = 200  # of the time of a flow that stops early: float64 has no more digits
 
 
-def gradient_flow(rate: Rate, time: float | int, *, stop: float | int | None = None) -> Rule:
+def gradient_flow(rate: float | int | Float[Array, ""], time: float | int, *, stop: float | int | None = None) -> Rule:
     """d theta/dt = -gradient for t = `time` (in steps of plain gradient descent): g = (1 - exp(-h t lam)) / lam, h t at lam = 0.
 
     Arguments:
@@ -83,7 +83,7 @@ def heavy_ball(rate: Rate, steps: int, momentum: float | int, *, stop: float | i
 
     Arguments and errors: as `gradient_descent`; 0 <= momentum < 1.
     """
-    return _recursion(rate, steps, _share("rule.momentum", momentum), 0.0, stop)
+    return _recursion(rate, steps, share("rule.momentum", momentum), 0.0, stop)
 
 
 def nesterov(rate: Rate, steps: int, momentum: float | int, *, stop: float | int | None = None) -> Rule:
@@ -91,7 +91,7 @@ def nesterov(rate: Rate, steps: int, momentum: float | int, *, stop: float | int
 
     Arguments and errors: as `gradient_descent`; 0 <= momentum < 1.
     """
-    b = _share("rule.momentum", momentum)
+    b = share("rule.momentum", momentum)
     return _recursion(rate, steps, b, b, stop)
 
 
@@ -106,8 +106,8 @@ def converged(*, cut: float | int | None = None) -> Rule:
         finite("rule.cut", cut, least=0.0)
 
     def g(lam, r=None):
-        share = len(lam) * jnp.finfo(lam.dtype).eps if cut is None else cut
-        kept = lam > share * jnp.max(lam)
+        least = len(lam) * jnp.finfo(lam.dtype).eps if cut is None else cut
+        kept = lam > least * jnp.max(lam)
         return jnp.where(kept, 1.0 / jnp.where(kept, lam, 1.0), 0.0)
 
     return g
@@ -144,9 +144,3 @@ def _half_square(r):
 
 def _level(stop):
     return None if stop is None else finite("rule.stop", stop, least=0.0)
-
-
-def _share(name, value):
-    if finite(name, value, least=0.0) >= 1:
-        raise ValueError(f"{name}={value}: expected a number from 0 to below 1")
-    return value

@@ -83,9 +83,6 @@ def one_task(columns: Columns, f: Float[Array, "N c"], step: Step, rule: Rule) -
     root = jnp.sqrt(jnp.asarray(step.weights[rows, outputs], f.dtype))
     places = np.asarray(step.inputs)[rows]
 
-    def scattered(entries):
-        return jnp.zeros((m, c), f.dtype).at[rows, outputs].set(entries)
-
     gram = block[step.inputs].reshape(m * c, m * c)
     if len(rows) < m * c:
         gram = gram[rows * c + outputs][:, rows * c + outputs]
@@ -106,7 +103,7 @@ def one_task(columns: Columns, f: Float[Array, "N c"], step: Step, rule: Rule) -
         z, u = (modes.T @ (root * side) for side in (target - origin, before - origin))
         entries = modes @ (rule(clipped + step.ridge, z) * z - _decay_gain(rule, clipped, step.ridge) * u)
         shrunk = -step.ridge * rule(jnp.full(1, step.ridge, f.dtype), z[:1])[0] * (f - step.origin)
-    alpha = scattered(root * entries)
+    alpha = jnp.zeros((m, c), f.dtype).at[rows, outputs].set(root * entries)
     change = read_out(block, alpha) + shrunk
     if step.removed is not None:
         change = change - jnp.einsum("ncd,d->nc", directions, whitened @ (kept_out.T @ entries))

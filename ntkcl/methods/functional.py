@@ -3,12 +3,9 @@
 import numpy as np
 
 from ntkcl import settings
-from ntkcl.losses import squared_error
 from ntkcl.methods.naive import naive
-from ntkcl.methods.stack import chosen, mean_loss, outputs, own, stacked
+from ntkcl.methods.stack import DISTANCE, buffered, chosen, mean_loss, outputs, own, stacked
 from ntkcl.types import Method
-
-DISTANCE = squared_error()  # between outputs, whatever the task's own loss
 
 
 def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: int = 0) -> Method:
@@ -36,10 +33,7 @@ def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: 
 
     def step(tangent, tasks, t, fs):
         picks = [chosen(seed, j, len(tasks[j].inputs), per_task) for j in range(t)]
-        size, held = sum(map(len, picks)), []
-        for j, pick in enumerate(picks):
-            task = tasks[j]._replace(targets=fs[j + 1][np.asarray(tasks[j].inputs)])
-            held.append(own(task, weight * tasks[t].scale / (size * np.sum(task.head)), pick))
-        return stacked(own(tasks[t]), *held)
+        held = [task._replace(targets=fs[j + 1][np.asarray(task.inputs)]) for j, task in enumerate(tasks[:t])]
+        return stacked(own(tasks[t]), *buffered(held, tasks[t], picks, weight))
 
     return naive()._replace(plain=False, objective=objective, consolidate=consolidate, step=step)

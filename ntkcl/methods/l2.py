@@ -14,7 +14,7 @@ def l2(penalty: float | int = 1e-3, centre: str = "previous") -> Method:
     """Minimises the task's mean loss + penalty/2 |theta - centre|^2.
 
     Arguments:
-      penalty: lambda, 1/(2 lambda) of a parameter's variance in the units of the mean loss.
+      penalty: lambda, in the units of the mean loss.
       centre: "previous", the parameters before this task (so task 0 is pulled to its start); "start", those before the first task;
         "zero", which is coupled weight decay of the same number, and with plain SGD decoupled decay of lambda x the learning rate.
     Kernel space: a ridge of lambda scale_t on the task's own rows, scale_t what turns its mean loss into the (1/2) sum.

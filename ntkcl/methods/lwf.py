@@ -6,11 +6,9 @@ import numpy as np
 
 from ntkcl import settings
 from ntkcl.forecast import Step
-from ntkcl.losses import squared_error
 from ntkcl.methods.naive import naive
+from ntkcl.methods.stack import DISTANCE
 from ntkcl.types import Method
-
-DISTANCE = squared_error()
 
 
 def lwf(weight: float | int = 1.0) -> Method:

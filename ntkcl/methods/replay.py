@@ -1,10 +1,8 @@
 """Experience replay: a few samples of every old task are trained on beside the new one."""
 
-import numpy as np
-
 from ntkcl import settings
 from ntkcl.methods.naive import naive
-from ntkcl.methods.stack import chosen, mean_loss, own, stacked
+from ntkcl.methods.stack import buffered, chosen, mean_loss, own, stacked
 from ntkcl.types import Method
 
 
@@ -33,8 +31,6 @@ def replay(per_task: int | None = 20, weight: float | int = 1.0, *, seed: int = 
 
     def step(tangent, tasks, t, fs):
         picks = [chosen(seed, j, len(tasks[j].inputs), per_task) for j in range(t)]
-        size = sum(map(len, picks))
-        old = (own(task, weight * tasks[t].scale / (size * np.sum(task.head)), pick) for task, pick in zip(tasks, picks, strict=False))
-        return stacked(own(tasks[t]), *old)
+        return stacked(own(tasks[t]), *buffered(tasks[:t], tasks[t], picks, weight))
 
     return naive()._replace(plain=False, objective=objective, consolidate=consolidate, step=step)

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl.forecast import Step
+from ntkcl.losses import squared_error
 from ntkcl.settings import whole
+
+DISTANCE = squared_error()  # between outputs, whatever the task's own loss
 
 
 def stacked(*parts) -> Step:
@@ -18,6 +21,12 @@ def own(task, weight=1.0, pick=slice(None)):
     """The task's rows, or some of them, every active output with one weight."""
     targets = task.targets[pick]
     return np.asarray(task.inputs)[pick], targets, weight * np.broadcast_to(np.asarray(task.head, float), targets.shape)
+
+
+def buffered(tasks, new, picks, weight):
+    """Rows of old tasks, some of each, whose weights make `weight` x their mean loss beside that of the task `new`."""
+    size = sum(map(len, picks))
+    return [own(task, weight * new.scale / (size * np.sum(task.head)), pick) for task, pick in zip(tasks, picks, strict=True)]
 
 
 def chosen(seed: int, t: int, n: int, per_task: int | None) -> np.ndarray:
