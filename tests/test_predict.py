@@ -146,7 +146,7 @@ def test_a_form_that_cannot_foretell_this_training_is_named(settings, message):
 def test_the_limit_of_a_large_task_is_that_of_a_small_one(batch_size, monkeypatch):
     """Read off products in place of the matrix."""
     small = told("linearised", heads=OVERLAPPING, batch_size=batch_size, steps=1)
-    monkeypatch.setattr(predict, "DENSE", 0)
+    monkeypatch.setattr(predict.stability, "DENSE", 0)
     assert told("linearised", heads=OVERLAPPING, batch_size=batch_size, steps=1).plan.limit == pytest.approx(
         small.plan.limit, rel=1e-10
     )

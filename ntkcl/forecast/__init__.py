@@ -5,17 +5,33 @@ compares the predicted outputs with measured ones. The solves work in the floati
 """
 
 from ntkcl.forecast.agreement import agreement, flip_f1, r2, spearman
+from ntkcl.forecast.decomposition import Decomposed, eigendecomposed
 from ntkcl.forecast.rules import Rule, converged, gradient_descent, gradient_flow, heavy_ball, nesterov
-from ntkcl.forecast.sequence import Removed, Solve, Step, largest_eigenvalue, negative_mass, one_task, read_out, sequence
+from ntkcl.forecast.sequence import (
+    Prepared,
+    Removed,
+    Solve,
+    Step,
+    largest_eigenvalue,
+    negative_mass,
+    one_task,
+    prepared,
+    read_out,
+    remembered,
+    sequence,
+)
 from ntkcl.forecast.simulate import simulate
 
 __all__ = [
+    "Decomposed",
+    "Prepared",
     "Removed",
     "Rule",
     "Solve",
     "Step",
     "agreement",
     "converged",
+    "eigendecomposed",
     "flip_f1",
     "gradient_descent",
     "gradient_flow",
@@ -24,8 +40,10 @@ __all__ = [
     "negative_mass",
     "nesterov",
     "one_task",
+    "prepared",
     "r2",
     "read_out",
+    "remembered",
     "sequence",
     "simulate",
     "spearman",

@@ -16,6 +16,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array, Float, Int
 
+from ntkcl.forecast.decomposition import Decomposed, eigendecomposed
 from ntkcl.forecast.rules import Rule
 
 Columns = Callable[[Int[np.ndarray, " m"]], Any]  # inputs, by their place among all N -> K(x, x[inputs]) [N, c, m, c]
@@ -65,52 +66,109 @@ class Solve(NamedTuple):
     top: Float[Array, ""]
 
 
-def one_task(columns: Columns, f: Float[Array, "N c"], step: Step, rule: Rule) -> Solve:
+class Prepared(NamedTuple):
+    """What of a `Step` depends on inputs and weights alone, so that steps on the same rows can share it.
+
+    block: K(x, X) [N, c, m, c].  rows, outputs: [k], where the weights are not zero.  root: [k], sqrt(weight).
+    decomposed: the weighted Gram matrix of those rows.  kept_out: [N, c, d] K(x, V) of removed directions, whitened; None for none.
+    """
+
+    block: Any
+    rows: np.ndarray
+    outputs: np.ndarray
+    root: Any
+    decomposed: Decomposed
+    kept_out: Any
+
+
+def prepared(columns: Columns, step: Step, dtype=jnp.float64, decompose: Callable[..., Decomposed] = eigendecomposed) -> Prepared:
+    """The Gram matrix of a step's rows, decomposed.
+
+    Arguments:
+      columns: `columns(inputs) -> K(x, x[inputs])` [N, c, m, c], of any floating type; the solve is in `dtype`.
+      decompose: from the Gram matrix [k, k] to functions of it.
+    """
+    block = (step.columns or columns)(step.inputs)
+    m, c = step.targets.shape
+    rows, outputs = np.nonzero(step.weights)
+    root = jnp.sqrt(jnp.asarray(step.weights[rows, outputs], dtype))
+    gram = block[step.inputs].reshape(m * c, m * c)
+    if len(rows) < m * c:
+        gram = gram[rows * c + outputs][:, rows * c + outputs]
+    gram = root[:, None] * gram.astype(dtype) * root[None]
+    kept_out = None
+    if step.removed is not None:
+        directions, whitened = _directions(columns, step.removed, dtype)
+        kept_out = directions @ whitened
+        own = root[:, None] * kept_out[np.asarray(step.inputs)[rows], outputs]
+        gram = gram - own @ own.T
+    return Prepared(block, rows, outputs, root, decompose(gram), kept_out)
+
+
+def remembered(prepare: Callable[..., Prepared] = prepared) -> Callable[..., Prepared]:
+    """`prepare` that does the work once for steps on the same rows, also where all weights are larger or smaller by one factor.
+
+    For searches that train on the same tasks again and again. Steps with removed directions or columns of their own are prepared anew.
+    """
+    known: dict[Any, Prepared] = {}
+
+    def look_up(columns, step, *rest):
+        if step.removed is not None or step.columns is not None:
+            return prepare(columns, step, *rest)
+        scale = float(np.max(step.weights))
+        shape = np.asarray(step.weights) / scale
+        key = (np.asarray(step.inputs).tobytes(), np.round(shape, 12).tobytes())
+        if key not in known:
+            known[key] = prepare(columns, step._replace(weights=shape), *rest)
+        return known[key]._replace(root=known[key].root * scale**0.5, decomposed=known[key].decomposed.scaled(scale))
+
+    return look_up
+
+
+def one_task(columns: Columns, f: Float[Array, "N c"], step: Step, rule: Rule, prepare: Callable[..., Prepared] = prepared) -> Solve:
     """Change of f at all N inputs by one `Step`: K(x, X) G (Y - f(X)), K the step's kernel, G its rule.
 
     Arguments:
       columns: `columns(inputs) -> K(x, x[inputs])` [N, c, m, c], of any floating type; the solve is in f's.
       f: outputs before the task is trained, at all N inputs.
       rule: g(lam, r), see `ntkcl.forecast.rules`.
+      prepare: `prepared`, or one that remembers or decomposes in its own way.
     With a ridge towards the parameters as they are the rule sees lam + ridge. Towards another centre, u = f - origin being what the
     ridge takes away and e(lam) = 1 - lam g(lam) what a rule leaves of a residual (theory 4, weight decay),
         change(x) = (e(ridge) - 1) u(x) + K(x, X) [g(K + ridge) (Y - origin) - (e(ridge) - e(K + ridge)) K^-1 u(X)].
     Eigenvalues below zero are rounding and count as zero.
     """
-    block = (step.columns or columns)(step.inputs)  # [N, c, m, c]
-    m, c = step.targets.shape
-    rows, outputs = np.nonzero(step.weights)
-    root = jnp.sqrt(jnp.asarray(step.weights[rows, outputs], f.dtype))
-    places = np.asarray(step.inputs)[rows]
+    block, rows, outputs, root, (filtered, lam, _), kept_out = prepare(columns, step, f.dtype)
+    places, ridge = np.asarray(step.inputs)[rows], step.ridge
 
-    gram = block[step.inputs].reshape(m * c, m * c)
-    if len(rows) < m * c:
-        gram = gram[rows * c + outputs][:, rows * c + outputs]
-    gram = root[:, None] * gram.astype(f.dtype) * root[None]
-    if step.removed is not None:
-        directions, whitened = _directions(columns, step.removed, f.dtype)
-        kept_out = root[:, None] * directions[places, outputs] @ whitened
-        gram = gram - kept_out @ kept_out.T
-    lam, modes = jnp.linalg.eigh(gram)
-    clipped = jnp.maximum(lam, 0.0)
+    def ridged(lam, r):
+        return rule(lam + ridge, r)
+
+    def decay(lam, r):
+        return _decay_gain(rule, lam, ridge)
+
     target, before = step.targets[rows, outputs], f[places, outputs]
     if step.origin is None:
-        r = modes.T @ (root * (target - before))
-        entries = modes @ (rule(clipped + step.ridge, r) * r)
-        shrunk = jnp.zeros(())
+        entries, shrunk = filtered(ridged, root * (target - before)), jnp.zeros(())
     else:
         origin = step.origin[places, outputs]
-        z, u = (modes.T @ (root * side) for side in (target - origin, before - origin))
-        entries = modes @ (rule(clipped + step.ridge, z) * z - _decay_gain(rule, clipped, step.ridge) * u)
-        shrunk = -step.ridge * rule(jnp.full(1, step.ridge, f.dtype), z[:1])[0] * (f - step.origin)
-    alpha = jnp.zeros((m, c), f.dtype).at[rows, outputs].set(root * entries)
+        entries = filtered(ridged, root * (target - origin)) - filtered(decay, root * (before - origin))
+        alone = jnp.full(1, ridge, f.dtype)
+        shrunk = -ridge * rule(alone, jnp.zeros_like(alone))[0] * (f - step.origin)
+    alpha = jnp.zeros(step.targets.shape, f.dtype).at[rows, outputs].set(root * entries)
     change = read_out(block, alpha) + shrunk
-    if step.removed is not None:
-        change = change - jnp.einsum("ncd,d->nc", directions, whitened @ (kept_out.T @ entries))
-    return Solve(change, alpha, lam, lam[-1] + step.ridge)
+    if kept_out is not None:
+        change = change - kept_out @ (alpha[rows, outputs] @ kept_out[places, outputs])
+    return Solve(change, alpha, lam, lam[-1] + ridge)
 
 
-def sequence(columns: Columns, f0: Float[Array, "N c"], steps: Sequence[Callable[..., Step]], rules: Sequence[Rule]) -> list[Solve]:
+def sequence(
+    columns: Columns,
+    f0: Float[Array, "N c"],
+    steps: Sequence[Callable[..., Step]],
+    rules: Sequence[Rule],
+    prepare: Callable[..., Prepared] = prepared,
+) -> list[Solve]:
     """Every task's `one_task` in turn, all blocks at one anchor; f after task t is f0 plus the first t + 1 changes.
 
     `steps[t](fs) -> Step` is given the outputs before and after each of the tasks so far, [f_0, ..., f_t]: what a method remembers.
@@ -118,7 +176,7 @@ def sequence(columns: Columns, f0: Float[Array, "N c"], steps: Sequence[Callable
     """
     fs, solves = [f0], []
     for step, rule in zip(steps, rules, strict=True):
-        solves.append(one_task(columns, fs[-1], step(fs), rule))
+        solves.append(one_task(columns, fs[-1], step(fs), rule, prepare))
         fs.append(fs[-1] + solves[-1].change)
     return solves
 

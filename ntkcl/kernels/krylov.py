@@ -53,15 +53,33 @@ def filtered(matvec: MatVec, rule: Callable, *, order: int) -> MatVec:
     whole("order", order)
 
     def apply(v):
-        length = jnp.linalg.norm(jnp.ravel(v))
-        space = _lanczos(matvec, v, length, order)
-        # What lies beyond the space is decoupled; an eigenvalue from inside of it keeps g where it is defined.
-        lam, U = jnp.linalg.eigh(_tridiagonal(space, space.diagonal[0]))
-        r = length * U[0]
-        weights = U @ (rule(jnp.maximum(lam, 0), r) * r)
-        return jnp.dot(weights, space.Q, precision="highest").reshape(v.shape)
+        return ritz(matvec, v, order=order).filtered(rule)
 
     return apply
+
+
+class Ritz(NamedTuple):
+    """v and K as its Krylov space sees them: Ritz values [k], coefficients r [k] of v in the basis of their vectors, the rows of
+    `rotation.T @ basis`, orthonormal [k, size]; what lies beyond an exhausted space has coefficients zero."""
+
+    values: Any
+    coefficients: Any
+    rotation: Any
+    basis: Any
+
+    def filtered(self, rule: Callable):
+        """g(K) v, of the shape of v, for a training rule g(lam, r)."""
+        weights = self.rotation @ (rule(jnp.maximum(self.values, 0), self.coefficients) * self.coefficients)
+        return jnp.tensordot(weights, self.basis, 1, precision="highest")
+
+
+def ritz(matvec: MatVec, v, *, order: int) -> Ritz:
+    """`order` steps of Lanczos from v, at most; see `matrix_function`."""
+    length = jnp.linalg.norm(jnp.ravel(v))
+    space = _lanczos(matvec, v, length, order)
+    # What lies beyond the space is decoupled; an eigenvalue from inside of it keeps g where it is defined.
+    lam, U = jnp.linalg.eigh(_tridiagonal(space, space.diagonal[0]))
+    return Ritz(lam, length * U[0], U, space.Q.reshape(-1, *v.shape))
 
 
 def solve(matvec: MatVec, b, *, ridge: float = 0.0, tolerance: float = 1e-5, steps: int = 1000) -> Solution:

@@ -1,0 +1,34 @@
+"""What training will do to a network, foretold at an anchor (theta, and all that was measured up to there) in one of these forms.
+
+* `closed`: the solve of a training rule, `ntkcl.forecast.sequence`; squared error, full batches (for minibatches their mean path).
+* `matrix_free`: the same rule by Lanczos on kernel-vector products, for tasks whose kernels no memory holds; no method.
+* `simulated`: step by step in dual coefficients, the true batches in their true order, any loss; rules linear in gradients, no method.
+* `linearised`: the linearised network is trained, by the trainer itself with any loss, rule and method; no kernel is held.
+
+All of them foretell the network linearised at the anchor, and agree where they overlap.
+"""
+
+from ntkcl.predict.closed import closed
+from ntkcl.predict.forms import AUTO, FORMS, form_of
+from ntkcl.predict.linearised import linearised
+from ntkcl.predict.matrix_free import matrix_free
+from ntkcl.predict.setting import Anchor, Outcome, Setting, fit, order, task_rows
+from ntkcl.predict.simulated import simulated
+from ntkcl.predict.stability import limit
+
+__all__ = [
+    "AUTO",
+    "FORMS",
+    "Anchor",
+    "Outcome",
+    "Setting",
+    "closed",
+    "fit",
+    "form_of",
+    "limit",
+    "linearised",
+    "matrix_free",
+    "order",
+    "simulated",
+    "task_rows",
+]

@@ -1,0 +1,40 @@
+"""Which form foretells which training."""
+
+from ntkcl.predict.closed import closed
+from ntkcl.predict.linearised import linearised
+from ntkcl.predict.matrix_free import matrix_free
+from ntkcl.predict.simulated import simulated
+from ntkcl.settings import one_of
+from ntkcl.types import Loss, Method, Optimizer
+
+FORMS = {"closed": closed, "matrix_free": matrix_free, "simulated": simulated, "linearised": linearised}
+AUTO = ("auto", *FORMS)
+
+
+def form_of(form: str, loss: Loss, optimizer: Optimizer, method: Method, full_batches: bool) -> str:
+    """The form that "auto" stands for, the first that is exact for the linearised network; ValueError for one that cannot be."""
+    one_of("forecast.form", form, AUTO)
+    against = {
+        "closed": {
+            "the loss is not squared error": not loss.quadratic,
+            "the optimizer has no rule in kernel space": optimizer.rule is None,
+            "the method has a twin for training to the end alone": method.converged,
+        },
+        "matrix_free": {
+            "the loss is not squared error": not loss.quadratic,
+            "the optimizer has no rule in kernel space": optimizer.rule is None,
+            "a method other than naive changes more than the targets": not method.plain,
+        },
+        "simulated": {
+            "the optimizer is not linear in gradients": optimizer.rule is None,
+            "a method other than naive changes more than the targets": not method.plain,
+        },
+        "linearised": {},
+    }
+    reasons = {name: [reason for reason, holds in each.items() if holds] for name, each in against.items()}
+    if form == "auto":
+        return next(name for name in ("closed", "simulated", "linearised") if not reasons[name] and (full_batches or name != "closed"))
+    if reasons[form]:
+        fit = " or ".join(name for name in FORMS if not reasons[name])
+        raise ValueError(f"forecast.form={form}: {reasons[form][0]}; use {fit} or auto")
+    return form

@@ -1,0 +1,21 @@
+"""The linearised network is trained, by the trainer itself with any loss, rule and method; no kernel is held."""
+
+import jax
+import jax.numpy as jnp
+
+from ntkcl import networks
+from ntkcl.predict.setting import Anchor, Outcome, Setting, fit
+
+
+def linearised(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
+    """The next `count` tasks, by training the network linearised at the anchor."""
+    network = networks.linearised(setting.network, anchor.theta)
+    forward = jax.jit(jax.vmap(network.apply, (None, 0)))
+    theta, memory, outcomes = anchor.theta, anchor.memory, []
+    f = forward(theta, setting.x)
+    for t in anchor.ahead(count):
+        fitted, memory = fit(setting, t, network.apply, theta, memory)
+        theta, before = fitted.theta, f
+        f = forward(theta, setting.x)
+        outcomes.append(Outcome(f.astype(jnp.float64) - before.astype(jnp.float64), float("nan"), float("nan")))
+    return outcomes

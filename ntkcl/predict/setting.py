@@ -1,0 +1,108 @@
+"""What a forecast is told: the training that is to come, and where the network stands."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ntkcl import train
+from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, TaskRows
+
+
+class Setting(NamedTuple):
+    """The training that is to be foretold: everything but the network's parameters.
+
+    x: all N inputs of the stream, the train sets in turn and then the test sets.  tasks: where each task stands among them.
+    network: as it is trained, its `apply` centred where that is asked for.  transform: the optimizer's at this learning rate, made once
+    so that it is compiled once.
+    """
+
+    key: Key
+    stream: Stream
+    x: Any
+    tasks: tuple[TaskRows, ...]
+    network: Network
+    kernel_fn: Callable[..., Any]
+    loss: Loss
+    optimizer: Optimizer
+    method: Method
+    learning_rate: float
+    transform: Any
+    steps: int
+    batch_size: int | None
+    krylov_order: int
+
+
+class Anchor(NamedTuple):
+    """A network on its way: theta, the method's memory, and the outputs [f_0, ..., f_t] before and after each task so far."""
+
+    theta: Params
+    memory: Any
+    history: tuple[Float[Array, "N c"], ...]
+
+    def ahead(self, count: int) -> range:
+        """The next `count` tasks."""
+        first = len(self.history) - 1
+        return range(first, first + count)
+
+
+class Outcome(NamedTuple):
+    """What one task will do: the change [N, c] of all outputs; the largest eigenvalue its rule sees, and the share of eigenvalues below
+    zero, NaN where no kernel was held."""
+
+    change: Float[Array, "N c"]
+    top: float
+    negative_mass: float
+
+
+def task_rows(stream: Stream, loss: Loss, places: Sequence[slice]) -> tuple[TaskRows, ...]:
+    """Each task as kernel space sees it, its train inputs at `places`."""
+    return tuple(
+        TaskRows(
+            np.arange(own.start, own.stop),
+            jnp.asarray(task.train.y, jnp.float64),
+            np.asarray(task.head, np.float64),
+            1.0 / loss.rate(1.0, len(task.train.x), task.head),
+        )
+        for task, own in zip(stream, places, strict=True)
+    )
+
+
+def rule(setting: Setting, task: TaskRows):
+    """The filter g(lam, r) of a task's training."""
+    assert setting.optimizer.rule is not None  # `form_of` has seen to it
+    return setting.optimizer.rule(setting.learning_rate / task.scale, setting.steps)
+
+
+def order(setting: Setting, t: int):
+    """The batches that `fit` will draw for task t, or None for full ones."""
+    if setting.batch_size is None:
+        return None
+    return train.batches(_key(setting, t), len(setting.tasks[t].inputs), setting.batch_size, setting.steps)
+
+
+def fit(setting: Setting, t: int, apply, theta, memory) -> tuple[train.Fit, Any]:
+    """Task t trained, and the method's memory afterwards: of the network itself, or of a linearised one."""
+    task = setting.stream[t]
+    memory = setting.method.begin(memory, apply, theta, task)
+    fitted = train.fit(
+        _key(setting, t),
+        theta,
+        task.train,
+        task.head,
+        apply=apply,
+        loss=setting.loss,
+        transform=setting.transform,
+        steps=setting.steps,
+        batch_size=setting.batch_size,
+        method=setting.method,
+        memory=memory,
+    )
+    return fitted, setting.method.consolidate(memory, apply, fitted.theta, task)
+
+
+def _key(setting, t):
+    return jax.random.fold_in(setting.key, t + 1)
