@@ -63,7 +63,7 @@ def tiled(
         raise ValueError(f"kernel: tiled({type(kernel).__name__}); expected a kernel, such as kernels.contraction(model)")
     devices = jax.devices() if devices is None else devices
     if not isinstance(devices, Sequence) or not devices or len(set(devices)) < len(devices) or isinstance(devices, str):
-        raise ValueError(f"kernel: devices={devices}; expected some of jax.devices(), each once")
+        raise ValueError(f"kernel.devices={devices}: expected some of jax.devices(), each once")
     compiled: dict[Any, Tile] = {}
 
     def kernel_fn(theta, x1, x2=None):
