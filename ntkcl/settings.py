@@ -1,8 +1,10 @@
 """Checks of single settings: one clear line that names the setting, what came, and what would work."""
 
+import sys
 from collections.abc import Iterable
 from numbers import Integral, Real
 
+LARGEST = sys.float_info.max  # a whole number may lie beyond it
 LARGEST_SEED = 2**32 - 1  # what NumPy's legacy generators, and scikit-learn with them, accept
 
 
@@ -22,7 +24,7 @@ def seed(name: str, value) -> int:
 
 def finite(name: str, value, above: float | None = None, least: float | None = None) -> float:
     """A finite number, above or at least a bound, or ValueError."""
-    number = isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) < float("inf")
+    number = isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= LARGEST
     if not number or (above is not None and value <= above) or (least is not None and value < least):
         bound = f" above {above:g}" if above is not None else f" of at least {least:g}" if least is not None else ""
         raise ValueError(f"{name}={value}: expected a finite number{bound}")

@@ -197,3 +197,13 @@ def test_measures_may_be_jitted_and_keep_float32():
 def test_what_does_not_belong_together_is_refused(call, why):
     with pytest.raises(ValueError, match=why):
         call()
+
+
+def test_nan_is_never_taken_for_zero():
+    K = jnp.eye(3)
+    bad = K.at[0, 1].set(jnp.nan)
+    for measure in (geometry.alignment, geometry.cka, geometry.relative_change):
+        assert np.isnan(measure(bad, K)) and np.isnan(measure(bad, bad))
+    assert np.isnan(geometry.drift_change(bad, bad, jnp.ones(3)))
+    assert np.isnan(geometry.cross_energy(K, bad, K)) and np.isnan(geometry.cross_energy(bad, K, K))
+    assert np.isnan(geometry.participation(bad[0])) and np.isnan(geometry.relative_change(bad, 0 * K))

@@ -320,3 +320,13 @@ def test_the_kernel_moves_less_in_training_the_wider_a_smooth_network():
     # A mean over 12 seeds is good to 20 %, a slope over a factor 16 then to 0.1.
     assert -1.3 < slope < -0.4, (slope, changes)
     assert changes[0] > changes[1] > changes[2]
+
+
+def test_inputs_that_are_not_finite_are_refused():
+    for bad in (jnp.nan, jnp.inf):
+        with pytest.raises(ValueError, match="x2 holds NaN or infinite values"):
+            kernels.infinite().ntk(jnp.ones((2, 3)), jnp.full((2, 3), bad))
+        with pytest.raises(ValueError, match="x1 holds NaN or infinite values"):
+            kernels.infinite_conv().nngp(jnp.full((1, 2, 2, 1), bad))
+    with pytest.raises(ValueError, match="type list; expected reals"):
+        kernels.infinite().ntk([[1.0]])

@@ -111,6 +111,34 @@ def test_a_gated_readout_is_not_taken_for_a_constant_one():
     np.testing.assert_allclose(kernels.structured(network)(theta, x), expected, atol=1e-12)
 
 
+RAW = {
+    "jit": lambda layer, x: jax.jit(lambda x: jnp.tanh(layer(x)))(x),
+    "checkpoint": lambda layer, x: jax.checkpoint(lambda x: jnp.tanh(layer(x)))(x),
+    "scan": lambda layer, x: jax.lax.scan(lambda h, _: (jnp.tanh(layer(h)), None), x, None, length=2)[0],
+    "grad": lambda layer, x: jax.grad(lambda x: jnp.tanh(layer(x)).sum())(x),
+}
+
+
+class CalledInside(nn.Module):
+    """A layer that is called inside one of JAX's own transformations."""
+
+    transform: str
+
+    @nn.compact
+    def __call__(self, x):
+        layer = nn.Dense(3)
+        return nn.Dense(2)(layer(x) + RAW[self.transform](layer, x))
+
+
+@pytest.mark.parametrize("transform", RAW)
+def test_a_layer_inside_a_transformation_of_the_models_own_goes_through_its_jacobian(transform):
+    network = networks.network(CalledInside(transform))
+    x = jax.random.normal(jax.random.key(1), (3, 3))
+    theta = jax.tree.map(jnp.float64, network.init(jax.random.key(0), x[0]))
+    expected = kernels.contraction(network)(theta, x)
+    np.testing.assert_allclose(kernels.structured(network)(theta, x), expected, atol=1e-12)
+
+
 def test_a_leaf_that_is_not_used_adds_nothing():
     network, theta, x = model("plain function")
     K, atol = contracted("plain function")
@@ -158,6 +186,9 @@ BAD_CALLS = {
     "a counter among the parameters": (lambda theta, x: ((theta, jnp.arange(3)), x), r"theta\[1\] is int64; expected arrays of reals"),
     "a Python number among the parameters": (lambda theta, x: ((theta, 1.0), x), r"theta\[1\] is float; expected arrays of reals"),
     "no parameters": (lambda theta, x: ({}, x), "no parameters"),
+    "no entries": (lambda theta, x: (jnp.zeros(0), x), "no parameters"),
+    "shapes alone": (lambda theta, x: (theta, jax.ShapeDtypeStruct(x.shape, x.dtype)), "x1 is a ShapeDtypeStruct; expected an array"),
+    "shapes of parameters": (lambda theta, x: (jax.eval_shape(lambda: theta), x), "is ShapeDtypeStruct; expected arrays"),
 }
 
 
@@ -202,6 +233,29 @@ def test_a_model_that_mixes_the_samples_of_a_batch_is_found_out(n):
     np.testing.assert_allclose(kernels.contraction(honest)(theta, x)[:, 0, :, 0], x @ x.T, atol=1e-12)
 
 
+@pytest.mark.parametrize("mixing", [False, True])
+def test_outputs_that_are_nan_at_zero_do_not_hide_that_samples_mix(mixing):
+    def directions(theta, x):
+        u = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+        return (u - mixing * u[:1]) @ theta
+
+    call = kernels.contraction(kernels.one_by_one(directions))
+    theta, x = jnp.ones((4, 2)), jax.random.normal(jax.random.key(1), (3, 4))
+    if mixing:
+        with pytest.raises(ValueError, match="mixes the samples of a batch"):
+            call(theta, x)
+    else:
+        u = x / np.linalg.norm(x, axis=1, keepdims=True)
+        np.testing.assert_allclose(call(theta, x)[:, 0, :, 0], u @ u.T, atol=1e-12)
+
+
+@pytest.mark.parametrize("outputs", [lambda theta, x: jnp.argmax(theta * x)[None], lambda theta, x: theta * x * 1j])
+def test_outputs_that_are_not_real_are_refused(outputs):
+    for kind in (kernels.contraction, kernels.vector_products):
+        with pytest.raises(ValueError, match=r"the model's outputs are .*; expected reals"):
+            kind(outputs)(jnp.ones(3), jnp.ones((2, 3)))
+
+
 def test_batch_norm_in_training_mode_is_refused():
     from models import Normalised
 
@@ -224,6 +278,8 @@ def test_a_model_without_a_vector_of_outputs_is_refused(outputs):
 def test_structured_says_what_to_use_for_a_network_without_taps():
     with pytest.raises(ValueError, match=r"no taps; use kernels.contraction"):
         kernels.structured(Network(None, lambda theta, x: theta * x))
+    with pytest.raises(ValueError, match=r"no taps; use kernels.contraction"):
+        kernels.structured(lambda theta, x: theta * x)
 
 
 class Named(nn.Module):

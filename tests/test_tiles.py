@@ -155,10 +155,14 @@ DAMAGE = {
     "an entry changed": _flip,
     "cut short": _cut,
     "another file": lambda path: path.write_text("not ours"),
+    "header damaged": lambda path: path.write_bytes(path.read_bytes().replace(b", }", b", )")),
     "another array": lambda path: np.save(path, np.zeros(3)),
     "gone": lambda path: path.unlink(),
     "journal of another": lambda path: path.with_suffix(".journal").write_text('{"a": 1}\n[1]\n'),
     "journal not text": lambda path: path.with_suffix(".journal").write_bytes(b"\xff\xfe\x00"),
+    "journal's lines not ours": lambda path: (
+        path.with_suffix(".journal").open("a").write('"abcde"\n[1, 2, 3]\n{"a": 1}\n[0.5, 1, 0, 1, 3]\n')
+    ),
     "journal cut": lambda path: path.with_suffix(".journal").write_text(path.with_suffix(".journal").read_text()[:-9]),
 }
 
@@ -171,6 +175,9 @@ def test_a_damaged_or_foreign_file_is_noticed_and_remade(damage, tmp_path):
     kernel_fn(theta, x, y)
     DAMAGE[damage](next(tmp_path.glob("*.npy")))
     np.testing.assert_allclose(kernel_fn(theta, x, y), whole()[0], atol=1e-10)
+    if damage == "journal's lines not ours":
+        assert todo[1] == 0
+        return
     few = damage in ("an entry changed", "journal cut")
     assert todo[1] == 1 if few else todo[1] == todo[0]
 
@@ -208,6 +215,34 @@ def test_a_killed_computation_goes_on_where_it_was(tmp_path):
     block = stored(tmp_path, todo)(theta, x, y)
     assert total > 3 and 0 < todo[0] <= total - 2
     np.testing.assert_allclose(block, whole()[0], atol=1e-10)
+
+
+def test_bfloat16_cannot_be_kept_but_may_be_looked_up(tmp_path):
+    _, theta, x, y = problem(n1=3, n2=2)
+    coarse = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), (theta, x, y))
+    with pytest.raises(ValueError, match="blocks of bfloat16 cannot be kept"):
+        stored(tmp_path)(*coarse)
+    assert stores.key(kernels.structured(problem()[0]), theta, *coarse[1:]) != stores.key(kernels.structured(problem()[0]), *coarse)
+
+
+def test_what_tiles_cannot_take_is_told_in_one_line():
+    network, theta, x, _ = problem(n1=3, n2=2)
+    kernel = kernels.structured(network)
+    for devices in ([], "cpu", jax.devices() * 2, 2):
+        with pytest.raises(ValueError, match=r"devices=.*: expected some of jax.devices"):
+            kernels.tiled(kernel, devices=devices)
+    with pytest.raises(ValueError, match=r"tiled.Network.; expected a kernel"):
+        kernels.tiled(network)
+    with pytest.raises(ValueError, match=r"tiles are not for jax.jit"):
+        jax.jit(kernels.tiled(kernel))(theta, x)
+    with pytest.raises(ValueError, match=r"kernel.budget_mib=1000.*: expected a finite number above 0"):
+        kernels.tiled(kernel, budget_mib=10**400)
+
+
+def test_an_absurd_budget_is_one_tile_and_another_structure_of_parameters_another_program():
+    kernel_fn = kernels.tiled(kernels.contraction(lambda theta, x: sum(jax.tree.leaves(theta)) * x), budget_mib=1e308)
+    theta, x = jnp.ones(2), jnp.ones((3, 2))
+    np.testing.assert_array_equal(kernel_fn({"a": theta, "b": theta}, x), kernel_fn([theta, theta], x))
 
 
 def test_a_store_that_cannot_be_written_is_refused(tmp_path):

@@ -6,6 +6,7 @@ gives arrays, and may be jitted; one that is wanted by layer is mapped over the 
     jax.tree.map(geometry.relative_change, layers_now, layers_before)
 
 At zero: whatever has no direction, such as a kernel of zeros or, to `cka`, a constant one, has cosine 0 with everything, also itself.
+NaN goes through: it is never taken for zero.
 """
 
 from typing import Any, NamedTuple
@@ -118,7 +119,7 @@ def cross_energy(K_SS: Gram, K_Sk: Gram, K_kk: Gram) -> Scalar:
     """Normalised cross energy |K_Sk|_F^2 / (|K_SS|_F |K_kk|_F), in [0, 1]: defined for different inputs, unlike CKA."""
     S, M, k = _three("cross_energy", K_SS, K_Sk, K_kk)
     product = jnp.linalg.norm(S) * jnp.linalg.norm(k)
-    return jnp.where(product > 0, jnp.linalg.norm(M) ** 2 / jnp.where(product > 0, product, 1), 0)
+    return jnp.where(product == 0, 0, jnp.linalg.norm(M) ** 2 / jnp.where(product == 0, 1, product))
 
 
 def spectrum(K: Gram) -> Float[Array, " N"]:
@@ -134,7 +135,7 @@ def participation(weights: Float[Array, " N"]) -> Scalar:
     """
     w = weights / jnp.where((largest := jnp.max(jnp.abs(weights))) > 0, largest, 1)
     squares = jnp.sum(w**2)
-    return jnp.where(squares > 0, jnp.sum(w) ** 2 / jnp.where(squares > 0, squares, 1), 0)
+    return jnp.where(squares == 0, 0, jnp.sum(w) ** 2 / jnp.where(squares == 0, 1, squares))
 
 
 @jax.default_matmul_precision("highest")
@@ -190,7 +191,7 @@ def _vector(name, v, n):
 def _centred(A):
     centred = A - A.mean(0, keepdims=True) - A.mean(1, keepdims=True) + A.mean()
     floor = CONSTANT * jnp.finfo(A.dtype).eps * jnp.linalg.norm(A)
-    return jnp.where(jnp.linalg.norm(centred) > floor, centred, 0)
+    return jnp.where(jnp.linalg.norm(centred) <= floor, 0, centred)
 
 
 def _cosine(A, B):
@@ -199,7 +200,7 @@ def _cosine(A, B):
 
 
 def _ratio(a, b):
-    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), jnp.where(a > 0, jnp.inf, 0.0))
+    return jnp.where(b == 0, jnp.where(a > 0, jnp.inf, a), a / jnp.where(b == 0, 1, b))
 
 
 def _inverse_root(A, cut):

@@ -180,8 +180,10 @@ def check_inputs(x1, x2):
     for name, x in {"x1": x1, "x2": x1 if x2 is None else x2}.items():
         dtype = getattr(x, "dtype", type(x).__name__)
         if not hasattr(x, "dtype") or jnp.ndim(x) == 0 or jnp.size(x) == 0 or not jnp.issubdtype(dtype, jnp.floating):
-            kind = f"{name} has shape {jnp.shape(x)} and type {dtype}"
+            kind = f"{name} has shape {np.shape(x)} and type {dtype}"
             raise ValueError(f"infinite: {kind}; expected reals [n, *shape of one input] with n of at least 1")
+        if not isinstance(x, jax.core.Tracer) and not np.all(np.isfinite(x)):
+            raise ValueError(f"infinite: {name} holds NaN or infinite values; expected finite ones")
     if x2 is not None and (x1.shape[1:], x1.dtype) != (x2.shape[1:], x2.dtype):
         kinds = f"inputs of shape {x1.shape[1:]} {x1.dtype} in x1 and {x2.shape[1:]} {x2.dtype} in x2"
         raise ValueError(f"infinite: {kinds}; expected the same in both")

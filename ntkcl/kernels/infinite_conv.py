@@ -91,15 +91,18 @@ def infinite_conv(
     @jax.jit
     @jax.default_matmul_precision("highest")
     def kernels(x1, x2=None):
-        check_inputs(x1, x2)
-        _check_images(x1, depth, size, stride, padding)
         of_x1 = variances(x1)
         columns, of_columns = (x1, of_x1) if x2 is None else (x2, variances(x2))
         rows = jax.lax.map(lambda one: row(*one, columns, of_columns), (x1, of_x1))
         # Sums over positions in another order promise no symmetry in the last digit.
         return [(k + k.T) / 2 for k in rows] if x2 is None else rows
 
-    return InfiniteWidth(lambda x1, x2=None: kernels(x1, x2)[0], lambda x1, x2=None: kernels(x1, x2)[1])
+    def checked(x1, x2=None):
+        check_inputs(x1, x2)
+        _check_images(x1, depth, size, stride, padding)
+        return kernels(x1, x2)
+
+    return InfiniteWidth(lambda x1, x2=None: checked(x1, x2)[0], lambda x1, x2=None: checked(x1, x2)[1])
 
 
 def _window_mean(t, size, stride, padding):

@@ -59,11 +59,11 @@ def numerics(K, *, ridge: float = 0.0, b=None) -> Numerics:
 
 
 def _gap(A, b):
-    try:
-        double, single = np.linalg.solve(A, b), np.linalg.solve(A.astype(np.float32), b.astype(np.float32))
-    except np.linalg.LinAlgError:
-        return np.inf
     with np.errstate(over="ignore", invalid="ignore"):
+        try:
+            double, single = np.linalg.solve(A, b), np.linalg.solve(A.astype(np.float32), b.astype(np.float32))
+        except np.linalg.LinAlgError:
+            return np.inf
         gap = _ratio(np.linalg.norm(single - double), np.linalg.norm(double))
     return gap if np.isfinite(gap) else np.inf
 

@@ -139,7 +139,7 @@ def empirical(
 def _cost(kernel: Kernel, theta, x, pairs, sides, longest, budget_mib) -> Cost:
     work = kernel.work(theta, x)
     seconds = (sides * work.sample + pairs * work.pair) / (matmul_rate() * EFFICIENCY[kernel.name])
-    edge = min(longest, int(guess_edge(kernel, theta, x, budget_mib)))
+    edge = int(min(longest, guess_edge(kernel, theta, x, budget_mib)))
     return Cost(kernel.name, seconds, tile_mib(kernel, theta, x, 1), edge)
 
 

@@ -6,6 +6,7 @@ only while its checksum holds: a killed computation goes on where it was, and a 
 
 import hashlib
 import json
+import re
 import shutil
 import zlib
 from itertools import combinations, starmap
@@ -18,6 +19,8 @@ import numpy as np
 from ntkcl.kernels.factored import Kernel
 
 Region = tuple[int, int, int, int]  # rows from, to, columns from, to, in samples
+
+ENTRY = re.compile(r"\[(\d+), (\d+), (\d+), (\d+), (\d+)\]")  # a line of the journal: a region, the checksum of its tile
 
 
 def key(kernel: Kernel, theta, x1, x2=None) -> str:
@@ -33,7 +36,7 @@ def key(kernel: Kernel, theta, x1, x2=None) -> str:
         for path, leaf in jax.tree.leaves_with_path(side):
             array = np.asarray(leaf)
             digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype};".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # as bytes: bfloat16 has no buffer of its own
         digest.update(b"|")
     return digest.hexdigest()
 
@@ -144,16 +147,10 @@ class Block:
             head, *lines = self.journal.read_text().splitlines()
             if json.loads(head) != self.head or (block.shape, block.dtype) != (self.shape, self.dtype):
                 return {}
-        except (OSError, ValueError, EOFError):  # absent, cut short, or not ours
+        except Exception:  # absent, cut short, or not ours: whatever numpy makes of a damaged header, tokenize.TokenError among them
             return {}
-        done = {}
-        for line in lines:
-            try:
-                *region, checksum = json.loads(line)
-                done[tuple(region)] = checksum
-            except (ValueError, TypeError):  # the line a kill cut short
-                continue
-        return done
+        entries = [tuple(map(int, match.groups())) for match in map(ENTRY.fullmatch, lines) if match]  # a kill cuts a line short
+        return {(top, bottom, left, right): checksum for top, bottom, left, right, checksum in entries}
 
     def _make(self):
         needed, free = int(np.prod(self.shape)) * self.dtype.itemsize, shutil.disk_usage(self.path.parent).free

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ntkcl.kernels.checks import check
 from ntkcl.kernels.commuting import commutes
 from ntkcl.kernels.contraction import signals_gram
-from ntkcl.kernels.factored import Factors, Kernel, Work, factored, forward_work
+from ntkcl.kernels.factored import Factors, Kernel, Work, factored, forward_work, network_of
 from ntkcl.types import Network
 
 # Building M costs c P k m multiply-adds a sample, shared by all the pairs it takes part in; we count on as many partners as this.
@@ -90,9 +90,9 @@ class CommutingTerm(NamedTuple):
 
 def layer_factors(network: Network):
     """`factors(theta, x) -> Factors({layer: Term or CommutingTerm}, {readout: [c, c]})`."""
-    if network.taps is None:
+    taps = network_of(network).taps
+    if taps is None:
         raise ValueError("structured kernel: this network has no taps; use kernels.contraction or kernels.vector_products")
-    taps = network.taps
 
     def factors(theta, x):
         survey = taps.survey(theta, x[0])

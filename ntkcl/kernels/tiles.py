@@ -59,13 +59,19 @@ def tiled(
     Raises ValueError for a budget below one sample a side, a store that cannot be written, and as `checks.check` does.
     """
     budget_mib = finite("kernel.budget_mib", budget_mib, above=0.0)
-    devices = list(jax.devices() if devices is None else devices)
+    if not isinstance(kernel, Kernel):
+        raise ValueError(f"kernel: tiled({type(kernel).__name__}); expected a kernel, such as kernels.contraction(model)")
+    devices = jax.devices() if devices is None else devices
+    if not isinstance(devices, Sequence) or not devices or len(set(devices)) < len(devices) or isinstance(devices, str):
+        raise ValueError(f"kernel.devices={devices}: expected some of jax.devices(), each once")
     compiled: dict[Any, Tile] = {}
 
     def kernel_fn(theta, x1, x2=None):
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((theta, x1, x2))):
+            raise ValueError("kernel: tiles are not for jax.jit and its like; use kernels.structured or kernels.contraction there")
         check(kernel.model, theta, x1, x2)
         x1, x2 = np.asarray(x1), None if x2 is None else np.asarray(x2)
-        kinds = tuple(None if leaf is None else _kind(leaf) for leaf in (*jax.tree.leaves(theta), x1, x2))
+        kinds = jax.tree.structure(theta), *(None if leaf is None else _kind(leaf) for leaf in (*jax.tree.leaves(theta), x1, x2))
         if kinds not in compiled:
             compiled[kinds] = fit(kernel, theta, x1, x2, budget_mib, devices)
         tile = compiled[kinds]
@@ -138,7 +144,7 @@ def fit(kernel: Kernel, theta, x1, x2, budget_mib: float | int, devices) -> Tile
 
 def _share(n, edge, devices) -> int:
     """Equal parts of n samples, none longer than `edge`, and each a multiple of the number of devices."""
-    parts = -(-n // max(1, int(edge)))
+    parts = -(-n // max(1, int(min(n, edge))))
     length = -(-n // parts)
     return -(-length // devices) * devices
 

@@ -30,7 +30,7 @@ def network(module: nn.Module, *, constants: dict | None = None, batched: bool =
             raise ValueError(
                 f"network: the module keeps {', '.join(missing)} beside its parameters; pass networks.network(constants=...)"
             )
-        return variables["params"]
+        return variables.get("params", {})
 
     def on_module(theta, x):
         try:
@@ -74,12 +74,10 @@ def taps(apply: Apply) -> Taps:
 
         def in_own_trace(layer):
             try:
-                jax.eval_shape(
-                    lambda theta, x: jax.tree.map(lambda a: a * 1, read((layer,), theta, {}, x)), theta, x
-                )  # using them tells
-            except jax.errors.UnexpectedTracerError:  # it runs inside a jax.vmap, jax.checkpoint, ... of the model's own
+                used = jax.make_jaxpr(lambda theta, x: jax.tree.map(lambda a: a * 1, read((layer,), theta, {}, x)))(theta, x)
+            except jax.errors.UnexpectedTracerError:  # it runs inside a jax.vmap, ... of the model's own, and using them tells
                 return False
-            return True
+            return not any(isinstance(const, jax.core.Tracer) for const in used.consts)  # of a jax.checkpoint, jax.jit, ... likewise
 
         jaxpr = jax.make_jaxpr(cut)(theta, theta, x).jaxpr
         touched = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
