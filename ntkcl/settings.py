@@ -24,7 +24,7 @@ def seed(name: str, value) -> int:
 
 def finite(name: str, value, above: float | None = None, least: float | None = None) -> float:
     """A finite number, above or at least a bound, or ValueError."""
-    number = isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= LARGEST
+    number = isinstance(value, Real) and not isinstance(value, bool) and bool(-LARGEST <= value <= LARGEST)  # type: ignore[operator]
     if not number or (above is not None and value <= above) or (least is not None and value < least):
         bound = f" above {above:g}" if above is not None else f" of at least {least:g}" if least is not None else ""
         raise ValueError(f"{name}={value}: expected a finite number{bound}")

@@ -1,5 +1,7 @@
 """The forms of a forecast against numbers worked out on paper, against each other, and against training."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,6 +142,13 @@ def test_auto_takes_the_first_form_that_is_exact(settings, form):
 def test_a_form_that_cannot_foretell_this_training_is_named(settings, message):
     with pytest.raises(ValueError, match=message):
         told(**settings)
+
+
+@pytest.mark.parametrize("method", [methods.naive(), methods.l2(0.1, "zero"), methods.ogd(2), methods.replay(3)])
+def test_large_gram_matrices_are_solved_by_lanczos_to_the_same_digits(method, monkeypatch):
+    """From five products on, doubled until the rest no longer counts."""
+    monkeypatch.setattr(sys.modules["ntkcl.predict.closed"], "DIAGONALISED", 0)
+    foretold_exactly(told("closed", method=method, krylov_order=5))
 
 
 @pytest.mark.parametrize("batch_size", [None, 2])

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 class Decomposed(NamedTuple):
     """`filtered(rule, v)` = g(K) v for a rule g(lam, r), r the coefficients of v in the eigenbasis; `eigenvalues`, ascending, as they
-    came; `scaled(s)` the same for s K."""
+    came, or those that are known, the largest among them; `scaled(s)` the same for s K."""
 
     filtered: Callable[..., Any]
     eigenvalues: Float[Array, " k"]

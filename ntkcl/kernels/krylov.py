@@ -5,6 +5,7 @@ filter gives the dual coefficients alpha = g(K) r of data that no dense kernel c
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -69,8 +70,21 @@ class Ritz(NamedTuple):
 
     def filtered(self, rule: Callable):
         """g(K) v, of the shape of v, for a training rule g(lam, r)."""
-        weights = self.rotation @ (rule(jnp.maximum(self.values, 0), self.coefficients) * self.coefficients)
-        return jnp.tensordot(weights, self.basis, 1, precision="highest")
+        return jnp.tensordot(self._weights(rule), self.basis, 1, precision="highest")
+
+    def tail(self, rule: Callable):
+        """The share of g(K) v that lies on the last vector of the space: what longer spaces would still change is of its size."""
+        weights = self._weights(rule)
+        return jnp.abs(weights[-1]) / jnp.maximum(jnp.linalg.norm(weights), jnp.finfo(weights.dtype).tiny)
+
+    def _weights(self, rule):
+        return self.rotation @ (rule(jnp.maximum(self.values, 0), self.coefficients) * self.coefficients)
+
+
+@partial(jax.jit, static_argnames=("matvec", "order"))
+def ritz_of(matvec: Callable, operand, v, *, order: int) -> Ritz:
+    """`ritz` of v -> matvec(operand, v), compiled once for each order and shape, whatever the operand."""
+    return ritz(lambda u: matvec(operand, u), v, order=order)
 
 
 def ritz(matvec: MatVec, v, *, order: int) -> Ritz:

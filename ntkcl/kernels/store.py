@@ -36,7 +36,7 @@ def key(kernel: Kernel, theta, x1, x2=None) -> str:
         for path, leaf in jax.tree.leaves_with_path(side):
             array = np.asarray(leaf)
             digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype};".encode())
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # as bytes: bfloat16 has no buffer of its own
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # as bytes: bfloat16 has no buffer of its own
         digest.update(b"|")
     return digest.hexdigest()
 

@@ -1,17 +1,58 @@
 """The solve of a training rule, `ntkcl.forecast.sequence`: squared error, full batches (for minibatches their mean path)."""
 
+import jax
+import jax.numpy as jnp
+
 from ntkcl import forecast, kernels
+from ntkcl.forecast import Decomposed
 from ntkcl.predict.setting import Anchor, Outcome, Setting, rule
+
+# Rows up to which a Gram matrix is diagonalised. Measured on 2 cores at 2,000 rows: 1.7 s, and .5 s for the 100 products after
+# which Lanczos differs from it by 1e-13; at 10,000 rows minutes, and 6 s.
+DIAGONALISED = 1500
+TAIL = 1e-11  # of a filtered vector on the last Krylov vector; more than that, and the space is doubled
+LARGEST = 30  # products for the largest eigenvalue alone
 
 
 def closed(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
     """The next `count` tasks, by the training rule and the method's twin in kernel space."""
     tangent = kernels.tangent(setting.network, anchor.theta, setting.x, anchor.history[-1], setting.kernel_fn)
-    ahead = anchor.ahead(count)
+    return solved(setting, anchor, anchor.ahead(count), tangent, prepare(setting.krylov_order))
+
+
+def solved(setting: Setting, anchor: Anchor, ahead, tangent, prepare) -> list[Outcome]:
+    """The tasks `ahead` in that order, of a network linearised as `tangent` tells."""
 
     def step(t):
         return lambda fs: setting.method.step(tangent, setting.tasks, t, [*anchor.history, *fs[1:]])
 
     rules = [rule(setting, setting.tasks[t]) for t in ahead]
-    solves = forecast.sequence(tangent.columns, anchor.history[-1], [step(t) for t in ahead], rules)
+    solves = forecast.sequence(tangent.columns, anchor.history[-1], [step(t) for t in ahead], rules, prepare)
     return [Outcome(solve.change, float(solve.top), forecast.negative_mass(solve.eigenvalues)) for solve in solves]
+
+
+def prepare(krylov_order: int):
+    """`ntkcl.forecast.prepared`, large Gram matrices by Lanczos: `krylov_order` products at first, as many as are needed at last."""
+
+    def decompose(gram):
+        if len(gram) <= DIAGONALISED:
+            return forecast.eigendecomposed(gram)
+        start = jax.random.normal(jax.random.key(0), (len(gram),), gram.dtype)
+        return _lanczos(gram, krylov_order, kernels.krylov.ritz_of(jnp.matmul, gram, start, order=LARGEST).values)
+
+    return lambda columns, step, dtype: forecast.prepared(columns, step, dtype, decompose)
+
+
+def _lanczos(gram, order, values, scale=1.0) -> Decomposed:
+    def filtered(rule, v):
+        def scaled(lam, r):
+            return rule(scale * lam, r)
+
+        k = min(order, len(v))
+        ritz = kernels.krylov.ritz_of(jnp.matmul, gram, v, order=k)
+        while k < len(v) and ritz.tail(scaled) > TAIL:
+            k = min(2 * k, len(v))
+            ritz = kernels.krylov.ritz_of(jnp.matmul, gram, v, order=k)
+        return ritz.filtered(scaled)
+
+    return Decomposed(filtered, scale * values, lambda s: _lanczos(gram, order, values, s * scale))
