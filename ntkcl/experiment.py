@@ -19,7 +19,7 @@ from ntkcl import kernels, methods, predict
 from ntkcl.meter import Cost, Meter
 from ntkcl.networks import centred
 from ntkcl.settings import finite, flag, one_of, whole
-from ntkcl.types import Key, Loss, Method, Network, Optimizer, Stream
+from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream
 
 ANCHORS = ("init", "boundary")
 NAIVE = methods.naive()
@@ -152,30 +152,38 @@ def run(
     stability limit and that is not allowed.
     """
     check(stream, loss, training, anchors)
+    form = _form(stream, loss, optimizer, training, method, form) if anchors else "linearised"
+    begun = begin(key, stream, network, loss, optimizer, training, method, krylov_order, kernel)
+    return _story(begun, training, anchors, predict.FORMS[form])
+
+
+class Begun(NamedTuple):
+    """Before anything is trained: the setting without its learning rate, theta_0, and `outputs(theta)` [N, c] in float64, those at
+    theta_0 subtracted where the network is centred; what the initialisation cost."""
+
+    setting: predict.Setting
+    theta: Params
+    outputs: Callable[[Params], np.ndarray]
+    cost: Cost
+
+
+def begin(key, stream, network, loss, optimizer, training, method, krylov_order, kernel) -> Begun:
+    """The untrained network on all inputs of the stream, the train sets in turn and then the test sets; arguments as of `run`."""
     whole("forecast.krylov_order", krylov_order)
-    full = training.batch_size is None or all(training.batch_size == len(task.train.x) for task in stream)
-    form = predict.form_of(form, loss, optimizer, method, full) if anchors else "linearised"
-    return _story(key, stream, network, loss, optimizer, training, method, anchors, predict.FORMS[form], krylov_order, kernel(network))
-
-
-def _story(key, stream, network, loss, optimizer, training, method, anchors, foretell, krylov_order, kernel_fn):
     meter = Meter()
-    rows = Rows.of(stream)
     x = jnp.concatenate([task.train.x for task in stream] + [task.test.x for task in stream])
     theta = network.init(jax.random.fold_in(key, 0), x[0])
     forward = jax.jit(jax.vmap(network.apply, (None, 0)))
 
     # In float64, and centred by what the same compiled function gave at theta_0, so that f_0 is 0 and not rounding.
     origin = np.asarray(forward(theta, x), np.float64) if network.centred else 0.0
-    born = meter.read()
-
     setting = predict.Setting(
         key=key,
         stream=stream,
         x=x,
-        tasks=predict.task_rows(stream, loss, rows.train),
+        tasks=predict.task_rows(stream, loss, Rows.of(stream).train),
         network=network._replace(apply=centred(network.apply, theta)) if network.centred else network,
-        kernel_fn=kernel_fn,
+        kernel_fn=kernel(network),
         loss=loss,
         optimizer=optimizer,
         method=method,
@@ -185,10 +193,21 @@ def _story(key, stream, network, loss, optimizer, training, method, anchors, for
         batch_size=training.batch_size,
         krylov_order=krylov_order,
     )
+    return Begun(setting, theta, lambda theta: np.asarray(forward(theta, x), np.float64) - origin, meter.read())
+
+
+def _form(stream, loss, optimizer, training, method, form) -> str:
+    full = training.batch_size is None or all(training.batch_size == len(task.train.x) for task in stream)
+    return predict.form_of(form, loss, optimizer, method, full)
+
+
+def _story(begun, training, anchors, foretell):
+    setting, theta, outputs, born = begun
+    stream, loss, meter = setting.stream, setting.loss, Meter()
     plan = _plan(setting, theta, training, meter)
-    setting = setting._replace(learning_rate=plan.learning_rate, transform=optimizer.transform(plan.learning_rate))
+    setting = setting.at(plan.learning_rate)
     yield plan
-    f = np.asarray(forward(theta, x), np.float64) - origin
+    f = outputs(theta)
     if not np.isfinite(f).all():
         raise ValueError("network: the untrained outputs are not finite; use a smaller network.output_scale or network.w_std")
     yield Measurement(0, f, np.empty(0), False, born, meter.read())
@@ -201,7 +220,7 @@ def _story(key, stream, network, loss, optimizer, training, method, anchors, for
             yield _foretold("boundary", setting, here, foretell(setting, here, 1), meter)
         fitted, memory = predict.fit(setting, t, setting.network.apply, here.theta, here.memory)
         losses, cost = np.asarray(fitted.losses), meter.read()
-        f = np.asarray(forward(fitted.theta, x), np.float64) - origin
+        f = outputs(fitted.theta)
         zero = jnp.mean(jax.vmap(loss.value, (0, 0, None))(jnp.zeros_like(task.train.y), task.train.y, task.head))
         diverged = not (np.isfinite(f).all() and losses.max() <= BLOWN * max(losses[0], float(zero)))
         yield Measurement(t + 1, f, losses, diverged, cost, meter.read())

@@ -6,6 +6,7 @@ task ahead, and its drift over several tasks is the sum of changes each of which
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -169,7 +170,12 @@ def _off_diagonal(measured, predicted, starts) -> float:
 
 def sample_losses(f: np.ndarray, y: np.ndarray, head, loss: Loss) -> np.ndarray:
     """Loss of every sample: [..., n, c], [n, c], mask [c] -> [..., n] in float64."""
-    each = jax.vmap(loss.value, (0, 0, None))
     flat = jnp.asarray(f.reshape(int(np.prod(f.shape[:-2])), *y.shape), jnp.float64)
-    values = jax.vmap(each, (0, None, None))(flat, jnp.asarray(y, jnp.float64), jnp.asarray(head, jnp.float64))
+    values = _values(flat, jnp.asarray(y, jnp.float64), jnp.asarray(head, jnp.float64), loss)
     return np.asarray(values).reshape(f.shape[:-1])
+
+
+@partial(jax.jit, static_argnums=3)
+def _values(f, y, head, loss):
+    each = jax.vmap(loss.value, (0, 0, None))
+    return jax.vmap(each, (0, None, None))(f, y, head)

@@ -11,7 +11,7 @@ FLOORS = [
     {"predict"},
     {"experiment"},
     {"record"},
-    {"results", "tracking", "figures"},
+    {"results", "tracking", "figures", "planning"},
     {"__main__"},
 ]
 NEIGHBOURS = {

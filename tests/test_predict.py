@@ -1,5 +1,6 @@
 """The forms of a forecast against numbers worked out on paper, against each other, and against training."""
 
+import functools
 import sys
 
 import jax
@@ -147,7 +148,8 @@ def test_a_form_that_cannot_foretell_this_training_is_named(settings, message):
 @pytest.mark.parametrize("method", [methods.naive(), methods.l2(0.1, "zero"), methods.ogd(2), methods.replay(3)])
 def test_large_gram_matrices_are_solved_by_lanczos_to_the_same_digits(method, monkeypatch):
     """From five products on, doubled until the rest no longer counts."""
-    monkeypatch.setattr(sys.modules["ntkcl.predict.closed"], "DIAGONALISED", 0)
+    closed = sys.modules["ntkcl.predict.closed"]
+    monkeypatch.setattr(closed, "prepare", functools.partial(closed.prepare, diagonalised=0))
     foretold_exactly(told("closed", method=method, krylov_order=5))
 
 

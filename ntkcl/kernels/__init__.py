@@ -14,7 +14,7 @@ from ntkcl.kernels.operator import Operator, operator
 from ntkcl.kernels.outputs import diagonal, traced, with_outputs
 from ntkcl.kernels.planner import Plan, empirical, plan
 from ntkcl.kernels.structured import layers, structured
-from ntkcl.kernels.tangent import tangent
+from ntkcl.kernels.tangent import held, tangent
 from ntkcl.kernels.tiles import tiled
 from ntkcl.kernels.vector_products import vector_products
 
@@ -28,6 +28,7 @@ __all__ = [
     "diagonal",
     "empirical",
     "geometry",
+    "held",
     "infinite",
     "infinite_conv",
     "krylov",

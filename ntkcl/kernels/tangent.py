@@ -1,7 +1,10 @@
 """A network linearised at theta, as the twins of continual-learning methods ask of it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntkcl.kernels.contraction import contraction
 from ntkcl.kernels.operator import operator
@@ -42,3 +45,14 @@ def tangent(network: Network, theta, x, f, kernel_fn) -> Tangent:
         return f - operator(network).jvp(theta, x, theta).astype(f.dtype)
 
     return Tangent(columns, squares, scaled, at_zero)
+
+
+def held(tangent: Tangent, inputs) -> Tangent:
+    """The same, its columns for `inputs` computed once, when first asked for, and cut out of one block from then on."""
+    place = {int(i): k for k, i in enumerate(inputs)}
+
+    @functools.cache
+    def block():
+        return tangent.columns(inputs)
+
+    return tangent._replace(columns=lambda some: block()[:, :, np.array([place[int(i)] for i in some])])

@@ -1,18 +1,23 @@
 """Experience replay: a few samples of every old task are trained on beside the new one."""
 
+import numpy as np
+
 from ntkcl import settings
 from ntkcl.methods.naive import naive
 from ntkcl.methods.stack import buffered, chosen, mean_loss, own, stacked
 from ntkcl.types import Method
 
 
-def replay(per_task: int | None = 20, weight: float | int = 1.0, *, seed: int = 0) -> Method:
+def replay(
+    per_task: int | None = 20, weight: float | int = 1.0, *, seed: int = 0, picks: tuple[tuple[int, ...], ...] | None = None
+) -> Method:
     """Minimises the task's mean loss + weight x the mean loss over the buffer, the whole buffer at every step.
 
     Arguments:
       per_task: samples kept of each task, drawn without replacement; None keeps all.
       weight: of the buffer's mean loss against the task's.
       seed: of the draw.
+      picks: which samples to keep of each task in place of a draw.
     Kernel space: rows of the task and of the buffer, a buffered output of task j weighing weight scale_t / (n_buffer |head_j|), where
     scale_t turns the task's mean loss into the (1/2) sum. Exact for any rule, full batch.
     Raises ValueError for a buffer larger than a task.
@@ -22,15 +27,18 @@ def replay(per_task: int | None = 20, weight: float | int = 1.0, *, seed: int = 
     settings.finite("method.weight", weight, above=0.0)
     settings.seed("method.seed", seed)
 
+    def kept(t, n):
+        return chosen(seed, t, n, per_task) if picks is None else np.asarray(picks[t])
+
     def consolidate(memory, apply, theta, task):
-        pick = chosen(seed, len(memory), len(task.train.x), per_task)
+        pick = kept(len(memory), len(task.train.x))
         return (*memory, (task.train.x[pick], task.train.y[pick], task.head))
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
         return task_loss + weight * mean_loss(loss, apply, theta, memory) if memory else task_loss
 
     def step(tangent, tasks, t, fs):
-        picks = [chosen(seed, j, len(tasks[j].inputs), per_task) for j in range(t)]
-        return stacked(own(tasks[t]), *buffered(tasks[:t], tasks[t], picks, weight))
+        old = [kept(j, len(tasks[j].inputs)) for j in range(t)]
+        return stacked(own(tasks[t]), *buffered(tasks[:t], tasks[t], old, weight))
 
     return naive()._replace(plain=False, objective=objective, consolidate=consolidate, step=step)

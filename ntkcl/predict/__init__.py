@@ -8,13 +8,13 @@
 All of them foretell the network linearised at the anchor, and agree where they overlap.
 """
 
-from ntkcl.predict.closed import closed
+from ntkcl.predict.closed import closed, prepare, solved
 from ntkcl.predict.forms import AUTO, FORMS, form_of
 from ntkcl.predict.linearised import linearised
 from ntkcl.predict.matrix_free import matrix_free
 from ntkcl.predict.setting import Anchor, Outcome, Setting, fit, order, task_rows
 from ntkcl.predict.simulated import simulated
-from ntkcl.predict.stability import limit
+from ntkcl.predict.stability import limit, limits
 
 __all__ = [
     "AUTO",
@@ -26,9 +26,12 @@ __all__ = [
     "fit",
     "form_of",
     "limit",
+    "limits",
     "linearised",
     "matrix_free",
     "order",
+    "prepare",
     "simulated",
+    "solved",
     "task_rows",
 ]

@@ -31,11 +31,12 @@ def solved(setting: Setting, anchor: Anchor, ahead, tangent, prepare) -> list[Ou
     return [Outcome(solve.change, float(solve.top), forecast.negative_mass(solve.eigenvalues)) for solve in solves]
 
 
-def prepare(krylov_order: int):
-    """`ntkcl.forecast.prepared`, large Gram matrices by Lanczos: `krylov_order` products at first, as many as are needed at last."""
+def prepare(krylov_order: int, diagonalised: int = DIAGONALISED):
+    """`ntkcl.forecast.prepared`; Gram matrices of more than `diagonalised` rows by Lanczos, `krylov_order` products at first, as many
+    as are needed in the end."""
 
     def decompose(gram):
-        if len(gram) <= DIAGONALISED:
+        if len(gram) <= diagonalised:
             return forecast.eigendecomposed(gram)
         start = jax.random.normal(jax.random.key(0), (len(gram),), gram.dtype)
         return _lanczos(gram, krylov_order, kernels.krylov.ritz_of(jnp.matmul, gram, start, order=LARGEST).values)

@@ -35,6 +35,14 @@ class Setting(NamedTuple):
     batch_size: int | None
     krylov_order: int
 
+    def at(self, learning_rate: float) -> "Setting":
+        """With this learning rate."""
+        return self._replace(learning_rate=learning_rate, transform=self.optimizer.transform(learning_rate))
+
+    def reordered(self, order: Sequence[int]) -> "Setting":
+        """With its tasks, or some of them, in another order; inputs stay where they are."""
+        return self._replace(stream=tuple(self.stream[t] for t in order), tasks=tuple(self.tasks[t] for t in order))
+
 
 class Anchor(NamedTuple):
     """A network on its way: theta, the method's memory, and the outputs [f_0, ..., f_t] before and after each task so far."""

@@ -1,0 +1,91 @@
+"""One training that could be done: foretold from the untrained network, or done."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from ntkcl import kernels, predict
+from ntkcl.experiment import Begun, Rows
+from ntkcl.predict import Anchor, Setting
+from ntkcl.record import PARTS, score_matrices
+from ntkcl.types import Tangent
+
+
+class Candidate(NamedTuple):
+    """`coordinates` tell it from the others, a column each; `order` [T] is that of the tasks, in which `setting` holds them."""
+
+    coordinates: dict[str, Any]
+    order: tuple[int, ...]
+    setting: Setting
+
+
+class Ground(NamedTuple):
+    """What all candidates start from: the untrained network `here`, its kernel held as one block, what is prepared of it once, the
+    rows of every task, and `outputs(theta)` [N, c]."""
+
+    here: Anchor
+    tangent: Tangent
+    prepare: Callable[..., Any]
+    rows: Rows
+    outputs: Callable[..., np.ndarray]
+
+
+def ground(begun: Begun, prepare: Callable[..., Any]) -> Ground:
+    """Memory: K(x, all train inputs), N c n c entries, and once more for what is prepared of it."""
+    setting, theta = begun.setting, begun.theta
+    f = jnp.asarray(begun.outputs(theta))
+    rows = Rows.of(setting.stream)
+    trained_on = np.arange(rows.train[-1].stop)
+    tangent = kernels.held(kernels.tangent(setting.network, theta, setting.x, f, setting.kernel_fn), trained_on)
+    return Ground(Anchor(theta, (), (f,)), tangent, prepare, rows, begun.outputs)
+
+
+def foretold(candidate: Candidate, ground: Ground) -> np.ndarray:
+    """Outputs [T+1, N, c] before and after each task, from the untrained network, by the first form that is exact for it linearised."""
+    setting = candidate.setting
+    full = setting.batch_size is None or all(setting.batch_size == len(task.inputs) for task in setting.tasks)
+    form = predict.form_of("auto", setting.loss, setting.optimizer, setting.method, full)
+    if form == "closed":
+        outcomes = predict.solved(setting, ground.here, range(len(setting.tasks)), ground.tangent, ground.prepare)
+    else:
+        outcomes = predict.FORMS[form](setting, ground.here, len(setting.tasks))
+    first = np.asarray(ground.here.history[0])[None]
+    return np.cumsum(np.concatenate([first, np.stack([outcome.change for outcome in outcomes])]), axis=0)
+
+
+def trained(candidate: Candidate, ground: Ground) -> np.ndarray:
+    """Outputs [T+1, N, c] as they come of training; NaN from where it has diverged."""
+    setting, theta, memory = candidate.setting, ground.here.theta, ground.here.memory
+    seen = [np.asarray(ground.here.history[0])]
+    for t in range(len(setting.tasks)):
+        fitted, memory = predict.fit(setting, t, setting.network.apply, theta, memory)
+        theta = fitted.theta
+        seen.append(ground.outputs(theta))
+    return np.stack(seen)
+
+
+def scores(outputs: np.ndarray, candidate: Candidate, ground: Ground) -> dict[str, float]:
+    """Of outputs [T+1, N, c]: losses after all tasks and just after each, forgetting, accuracy; on train and on test inputs.
+
+    average_loss = mean_j R_loss[T-1, j]; learning_loss = mean_j R_loss[j, j]; average_accuracy = mean_j R[T-1, j];
+    forgetting = mean_{j<T-1} (R_loss[T-1, j] - R_loss[j, j]).
+    """
+    order, stream = candidate.order, candidate.setting.stream
+    places = np.concatenate([np.arange(part[t].start, part[t].stop) for part in ground.rows for t in order])
+    row = {}
+    for part in PARTS:
+        matrices = score_matrices(outputs[:, places], stream, part, candidate.setting.loss)
+        last, just_after = matrices["R_loss"][-1], np.diag(matrices["R_loss"])
+        row |= {
+            f"average_loss_{part}": float(last.mean()),
+            f"learning_loss_{part}": float(just_after.mean()),
+            f"forgetting_{part}": float((last - just_after)[:-1].mean()) if len(order) > 1 else float("nan"),
+            f"average_accuracy_{part}": float(matrices["R"][-1].mean()),
+        }
+    return row
+
+
+def named(order: Sequence[int]) -> str:
+    return " ".join(map(str, order))

@@ -1,0 +1,61 @@
+"""Candidates in a row, best first by what was foretold; some of them trained to see."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ntkcl import forecast
+from ntkcl.planning.candidate import Candidate, Ground, scores, trained
+
+SCORES = {"average_loss": 1.0, "forgetting": 1.0, "average_accuracy": -1.0}  # and the sign that makes smaller better
+
+
+class Ranking(NamedTuple):
+    """`rows`, best foretold first: the coordinates, `predicted_*` scores, and `measured_*` for those that were trained."""
+
+    candidates: tuple[Candidate, ...]
+    rows: tuple[dict, ...]
+
+
+def cost(row: dict, score: str, part: str) -> float:
+    """The score to go by, smaller is better, NaN last."""
+    value = SCORES[score] * row[f"{score}_{part}"]
+    return value if value == value else float("inf")
+
+
+def rank(told: Iterable[tuple[Candidate, np.ndarray]], ground: Ground, score: str, part: str) -> Ranking:
+    """All candidates by one of `SCORES` of their predicted outputs, on train or test inputs."""
+    each = [(candidate, scores(outputs, candidate, ground)) for candidate, outputs in told]
+    each.sort(key=lambda one: cost(one[1], score, part))
+    rows = (one.coordinates | {f"predicted_{name}": value for name, value in row.items()} for one, row in each)
+    return Ranking(tuple(candidate for candidate, _ in each), tuple(rows))
+
+
+def chosen(count: int, verify: int, seed: int) -> list[int]:
+    """The best, the worst, and `verify` others at random: places in the ranking."""
+    others = np.random.default_rng(seed).permutation(np.arange(1, max(count - 1, 1)))[:verify]
+    return sorted({0, count - 1, *(int(k) for k in others if k < count)})
+
+
+def verified(ranking: Ranking, ground: Ground, verify: int, seed: int) -> Iterator[tuple[int, Ranking]]:
+    """The ranking, with one more candidate trained at each step, and that candidate's place."""
+    for k in chosen(len(ranking.rows), verify, seed):
+        candidate = ranking.candidates[k]
+        measured = {f"measured_{name}": value for name, value in scores(trained(candidate, ground), candidate, ground).items()}
+        rows = (*ranking.rows[:k], ranking.rows[k] | measured, *ranking.rows[k + 1 :])
+        ranking = ranking._replace(rows=rows)
+        yield k, ranking
+
+
+def agreement(rows: Sequence[dict], score: str, part: str) -> dict[str, float]:
+    """Over the candidates that were trained: Spearman of predicted with measured scores, and the regret of the best predicted one,
+    measured(best predicted) - measured(best), itself and as a share of the range of measured scores."""
+    names = [f"{side}_{score}_{part}" for side in ("predicted", "measured")]
+    pairs = [[SCORES[score] * row[name] for name in names] for row in rows if names[1] in row]
+    predicted, measured = np.array(pairs, float).reshape(-1, 2).T
+    if len(pairs) < 2 or not np.isfinite(pairs).all():
+        return {"verified": len(pairs), "spearman": float("nan"), "regret": float("nan"), "regret_share": float("nan")}
+    regret, spread = float(measured[np.argmin(predicted)] - measured.min()), float(np.ptp(measured))
+    share = regret / spread if spread > 0 else 0.0
+    return {"verified": len(pairs), "spearman": forecast.spearman(measured, predicted), "regret": regret, "regret_share": share}
