@@ -54,3 +54,20 @@ def tiny_source(classes=4, n=12, side=6, seed=0):
         return Dataset(rng.random((n * classes, side, side), np.float32), np.eye(classes, dtype=np.float32)[labels])
 
     return Source(dataset(n), dataset(n // 2), 0.5, 0.25)
+
+
+def figure_script(name):
+    """scripts/`name`.py as a module; its siblings are found as they are when it is run."""
+    import importlib.util
+    import sys
+    from pathlib import Path
+
+    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    return module

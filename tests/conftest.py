@@ -38,3 +38,20 @@ def ntkcl(monkeypatch, capsys, tmp_path):
         return code, *capsys.readouterr()
 
     return command
+
+
+@pytest.fixture
+def run_figure(monkeypatch, tmp_path):
+    """A figure's script with overrides, in this process, results in tmp_path: its exit code, or what it says as it gives up."""
+
+    def command(script, *overrides):
+        monkeypatch.setattr("sys.argv", ["script", *overrides, f"results_dir={tmp_path}"])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        GlobalHydra.instance().clear()
+        try:
+            script.main()
+            return 0
+        except SystemExit as stop:
+            return stop.code
+
+    return command
