@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 import jax
@@ -20,11 +22,8 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from ntkcl import experiment, figures, record, results, settings, tracking
+from ntkcl import console, experiment, figures, jobs, record, results, settings, tracking
 from ntkcl.meter import Meter
 from ntkcl.settings import one_of, text
 
@@ -34,7 +33,7 @@ CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"
 
 KEYS = (
     "source", "stream", "network", "loss", "method", "optimizer", "training", "kernel", "forecast",
-    "experiment_name", "seed", "precision", "results_dir", "tracking",
+    "job", "plan", "experiment_name", "seed", "precision", "results_dir", "tracking",
 )  # fmt: skip
 
 
@@ -80,35 +79,63 @@ def _told(action, *arguments, stop=True, composing=False):
 
 
 def run(cfg: DictConfig) -> None:
-    """One run, from its configuration to its folder."""
+    """One run, or one plan, from its configuration to its folder."""
     jax.config.update("jax_enable_x64", True)  # forecasts are solved in float64; networks keep `precision`
-    console, meter = Console(), Meter()
     check(cfg)
-    stream, events, loss = build(cfg)
-    setup = meter.read()
     identity = identify(cfg)
     config = OmegaConf.to_yaml(OmegaConf.create(coordinates(cfg)), sort_keys=True)
-    folder = Path(cfg.results_dir) / "runs" / cfg.experiment_name / f"{identity['name']}-{identity['id'][:8]}"
+    kind, name = ("runs", identity["name"]) if cfg.job == "run" else ("plans", f"{cfg.job}-{identity['name']}")
+    folder = Path(cfg.results_dir) / kind / cfg.experiment_name / f"{name}-{identity['id'][:8]}"
+    (_run if cfg.job == "run" else _plan)(cfg, folder, config, identity)
+
+
+def _run(cfg, folder, config, identity):
+    terminal, meter = console.terminal(), Meter()
+    named = build(cfg)
+    stream, loss = named["stream"], named["loss"]
+    events = experiment.run(**named, anchors=list(cfg.forecast.anchors), form=cfg.forecast.form)
+    setup = meter.read()
     with results.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):  # divergence is data
-        told = record.gather(_progress(events, cfg, len(stream), console), stream)
+        told = record.gather(console.progress(events, list(cfg.forecast.anchors), len(stream), terminal), stream)
         told.costs["setup"] = [setup]
         summary = results.summarise(told, stream, loss)
         pictures = results.save_figures(stage, figures.draw(told, summary, stream))
         table = results.rows(told, stream, loss, _labels(cfg, identity))
         results.write(stage, config, summary, table, results.arrays(told, stream))
-    _show(summary, console)
-    console.print(f"[dim]{summary['status']} in {summary['seconds']['total']:.1f} s ->[/dim] {folder}", soft_wrap=True)
-    tracking.log(
-        folder,
-        mode=cfg.tracking.mode,
-        project=cfg.tracking.project,
-        entity=cfg.tracking.entity,
-        identity=identity,
-        config=coordinates(cfg),
-        record=told,
-        summary=summary,
-        figures={path.stem: folder / "figures" / path.name for path in pictures},
-    )
+    console.show(summary, terminal)
+    terminal.print(f"[dim]{summary['status']} in {summary['seconds']['total']:.1f} s ->[/dim] {folder}", soft_wrap=True)
+    with tracking.opened(folder, **_tracked(cfg, identity)) as remote:
+        tracking.log(remote, told, summary, {path.stem: folder / "figures" / path.name for path in pictures})
+
+
+def _plan(cfg, folder, config, identity):
+    terminal, meter = console.terminal(), Meter()
+    named = build(cfg)
+    plan = dict(OmegaConf.to_container(cfg.plan, resolve=True))
+    grid = list(_grid(plan["methods"])) if cfg.job == "methods" else []
+    with results.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):
+        ranking, summary = jobs.plan(cfg.job, named, plan, grid, console.told(terminal))
+        summary["seconds"] = {"total": meter.read().seconds} | summary["seconds"]
+        pictures = results.save_figures(stage, {cfg.job: figures.ranking(ranking.rows, summary)})
+        results.write_plan(stage, config, summary, ranking.rows, _labels(cfg, identity))
+    console.show_ranking(ranking.rows, summary, terminal)
+    terminal.print(f"[dim]{len(ranking.rows)} candidates in {summary['seconds']['total']:.1f} s ->[/dim] {folder}", soft_wrap=True)
+    with tracking.opened(folder, **_tracked(cfg, identity)) as remote:
+        tracking.log_plan(remote, ranking.rows, summary, {path.stem: folder / "figures" / path.name for path in pictures})
+
+
+def _tracked(cfg, identity) -> dict:
+    named = {key: cfg.tracking[key] for key in ("mode", "project", "entity")}
+    return named | {"identity": identity | {"job_type": cfg.job}, "config": coordinates(cfg)}
+
+
+def _grid(methods) -> Iterator[tuple[dict, Any]]:
+    """Every cell of a grid {method: {setting: value or list of values}}, as coordinates and method."""
+    for name, values in methods.items():
+        lists = {key: value if isinstance(value, list) else [value] for key, value in (values or {}).items()}
+        for combination in itertools.product(*lists.values()):
+            chosen = dict(zip(lists, combination, strict=True))
+            yield {"method": name, **chosen}, instantiate({"_target_": f"ntkcl.methods.{name}", **chosen})
 
 
 def check(cfg: DictConfig) -> None:
@@ -130,37 +157,35 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f"forecast.anchors={cfg.forecast.anchors}: expected a list, such as [init,boundary] or []")
     if not OmegaConf.is_dict(cfg.training):
         raise ValueError(f"training={cfg.training}: expected the settings of conf/config.yaml")
+    if one_of("job", cfg.job, ("run", *jobs.JOBS)) != "run" and not OmegaConf.is_dict(cfg.plan):
+        raise ValueError(f"plan={cfg.plan}: expected the settings of conf/config.yaml")
     one_of("precision", cfg.precision, ("float32", "float64"))
     one_of("tracking.mode", cfg.tracking.mode, ("online", "offline", "disabled"))
 
 
-def build(cfg: DictConfig):
-    """The stream, the experiment's events (not yet begun) and the loss that a configuration names."""
+def build(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments of `experiment.run` and `experiment.begin` that a configuration names, by their names."""
     stream = instantiate(cfg.stream)(instantiate(cfg.source))
     stream = jax.tree.map(lambda a: jnp.asarray(a, cfg.precision), stream)
-    network = instantiate(cfg.network)(outputs=stream[0].train.y.shape[1])
-    loss = instantiate(cfg.loss)
-    events = experiment.run(
-        jax.random.key(cfg.seed),
-        stream,
-        network,
-        loss,
-        instantiate(cfg.optimizer),
-        experiment.Training(**cfg.training),
+    return dict(
+        key=jax.random.key(cfg.seed),
+        stream=stream,
+        network=instantiate(cfg.network)(outputs=stream[0].train.y.shape[1]),
+        loss=instantiate(cfg.loss),
+        optimizer=instantiate(cfg.optimizer),
+        training=experiment.Training(**cfg.training),
         method=instantiate(cfg.method),
-        anchors=list(cfg.forecast.anchors),
-        form=cfg.forecast.form,
         krylov_order=cfg.forecast.krylov_order,
         kernel=instantiate(cfg.kernel),
     )
-    return stream, events, loss
 
 
 def coordinates(cfg: DictConfig) -> dict:
     """What makes a run this run: its resolved configuration without logging, where things lie, and how a kernel is computed."""
     resolved = dict(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
     source = {key: value for key, value in resolved["source"].items() if key not in ("data_dir", "download")}
-    return {key: value for key, value in resolved.items() if key not in ("results_dir", "tracking", "kernel")} | {"source": source}
+    elsewhere = ("results_dir", "tracking", "kernel", *(("job", "plan") if cfg.job == "run" else ()))
+    return {key: value for key, value in resolved.items() if key not in elsewhere} | {"source": source}
 
 
 def identify(cfg: DictConfig) -> dict:
@@ -187,61 +212,6 @@ def _labels(cfg, identity) -> dict:
     """The columns that tell a run's rows from another's."""
     named = {"experiment": cfg.experiment_name, "run": identity["id"], "name": identity["name"]}
     return named | {"width": OmegaConf.select(cfg, "network.width"), "seed": cfg.seed}
-
-
-def _progress(events: Iterator, cfg, tasks, console) -> Iterator:
-    """The events as they come, with a line that says what is being waited for."""
-    anchors = cfg.forecast.anchors
-    one_task = [*(["forecasting task {}"] if "boundary" in anchors else []), "training task {}"]
-    phases = ["learning rate", "untrained network", *(["forecasting the stream"] if "init" in anchors else [])]
-    phases += [phase.format(t) for t in range(tasks) for phase in one_task]
-    columns = SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task(phases[0], total=len(phases))
-        for upcoming, event in zip([*phases[1:], "comparing"], events, strict=False):
-            if isinstance(event, experiment.Plan):
-                share = event.learning_rate / event.limit
-                console.print(f"learning rate {event.learning_rate:.6g}, {share:.3g} of the stability limit {event.limit:.6g}")
-            elif isinstance(event, experiment.Forecast) and not all(event.stable):
-                over = [event.first + k for k, stable in enumerate(event.stable) if not stable]
-                console.print(f"[yellow]{event.anchor}: the learning rate is over the stability limit of tasks {over}[/yellow]")
-            progress.update(bar, advance=1, description=upcoming)
-            yield event
-
-
-def _show(summary, console) -> None:
-    """The compact table at the end: what was foretold beside what came."""
-    table = Table(caption="drift, loss: train inputs; accuracies: test\ninputs, for boundary one task ahead", caption_justify="left")
-    anchors = summary["forecast"]
-    for heading in ("", "measured", *anchors):
-        table.add_column(heading, justify="left" if not heading else "right")
-    first: dict = next(iter(anchors.values()), {})
-    for name in ("average_accuracy", "learning_accuracy", "forgetting_chaudhry", "bwt_gem", "fwt_gem"):
-        table.add_row(name, _number(summary["metrics"][name]), *(_number(a["metrics"][name]) for a in anchors.values()))
-    table.add_section()
-    forgetting = "mean_forgetting_predicted"
-    table.add_row(
-        "forgetting (loss)", _number(first.get("mean_forgetting_measured")), *(_number(a[forgetting]) for a in anchors.values())
-    )
-    for name in (
-        "drift_r2",
-        "drift_cosine",
-        "drift_slope",
-        "skill",
-        "change_r2",
-        "spearman_offdiagonal",
-        "spearman_samples",
-        "flip_f1",
-    ):
-        table.add_row(name, "", *(_number(a[name]) for a in anchors.values()))
-    table.add_section()
-    seconds = summary["seconds"]
-    table.add_row("seconds", f"{seconds.get('train', 0):.1f}", *(f"{seconds[f'forecast_{a}']:.1f}" for a in anchors))
-    console.print(table)
-
-
-def _number(value) -> str:
-    return "-" if value is None or value != value else f"{value:.4f}"
 
 
 def _one_line(error: BaseException) -> str | None:

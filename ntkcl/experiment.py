@@ -246,16 +246,21 @@ def _foretold(name, setting, here, outcomes, meter) -> Forecast:
 
 def _plan(setting, theta, training, meter) -> Plan:
     limit = predict.limit(setting, theta)
+    return Plan(rate(training, limit), float(limit), meter.read())
+
+
+def rate(training: Training, limit: float) -> float:
+    """The learning rate at this stability limit; ValueError where there is none to take a fraction of, or it is over the limit."""
     given, fraction = training.learning_rate, training.learning_rate_fraction
     if given is None and not np.isfinite(limit):
         raise ValueError(
             "training.learning_rate=null: this optimizer has no stability limit to take a fraction of; give a learning rate"
         )
-    rate = given if given is not None else fraction * limit
+    rate = given if given is not None else limit * fraction  # type: ignore[operator]  # `check` has seen that one is given
     if rate > limit and not training.allow_unstable:
         name, value = ("learning_rate", given) if given is not None else ("learning_rate_fraction", fraction)
         raise ValueError(
             f"training.{name}={value:g}: the learning rate {rate:.6g} exceeds the stability limit {limit:.6g} of the kernel at "
             f"initialisation; use at most {limit if given is not None else 1}, or training.allow_unstable=true"
         )
-    return Plan(float(rate), float(limit), meter.read())
+    return float(rate)

@@ -82,3 +82,24 @@ def forgetting(summary: dict, anchors: Sequence[str]) -> Figure:
     axis.set(xticks=range(len(values)), xlabel="old task", ylabel="forgetting (rise of the train loss)")
     axis.legend(fontsize=8)
     return figure
+
+
+def ranking(rows: Sequence[dict], summary: dict) -> Figure:
+    """Candidates by their predicted score, and the measured score of those that were trained, in order and against each other."""
+    name = f"{summary['score']}_{summary['part']}"
+    predicted = np.array([row[f"predicted_{name}"] for row in rows], float)
+    measured = np.array([row.get(f"measured_{name}", np.nan) for row in rows], float)
+    seen = np.isfinite(measured)
+    figure = Figure(figsize=(9.2 if seen.any() else 5.2, 4.2), layout="constrained")
+    left, *right = figure.subplots(1, 2 if seen.any() else 1, squeeze=False)[0]
+    left.plot(np.arange(1, len(rows) + 1), predicted, ".", color=COLOURS["init"], label="predicted")
+    left.plot(1 + np.flatnonzero(seen), measured[seen], "o", mfc="none", color=COLOURS["measured"], label="measured")
+    label = f"{summary['score'].replace('_', ' ')} ({summary['part']} inputs)"
+    left.set(xlabel="candidate, best predicted first", ylabel=label)
+    left.legend(fontsize=8)
+    for axis in right:
+        axis.plot(predicted[seen], measured[seen], "o", mfc="none", color=COLOURS["measured"])
+        axis.axline((predicted[seen][0], predicted[seen][0]), slope=1, color="0.4", lw=0.8)
+        axis.set(xlabel=f"predicted {label}", ylabel="measured")
+        axis.set_title(f"{summary['verified']} trained: Spearman {summary['spearman']:.3f}", fontsize=10)
+    return figure

@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +91,13 @@ def write(folder: Path, config: str, summary: dict, table: pd.DataFrame, named: 
     (folder / "config.yaml").write_text(config)
     np.savez_compressed(folder / "arrays.npz", **named)  # type: ignore[arg-type]
     table.to_parquet(folder / "rows.parquet", index=False)
+    (folder / "summary.json").write_text(json.dumps(plain(summary), indent=1, allow_nan=False) + "\n")
+
+
+def write_plan(folder: Path, config: str, summary: dict, candidates: Sequence[dict], coordinates: dict) -> None:
+    """The three files of a plan: `config.yaml`, `summary.json`, and `candidates.parquet`, a row each, best foretold first."""
+    (folder / "config.yaml").write_text(config)
+    pd.DataFrame([coordinates | row for row in candidates]).to_parquet(folder / "candidates.parquet", index=False)
     (folder / "summary.json").write_text(json.dumps(plain(summary), indent=1, allow_nan=False) + "\n")
 
 

@@ -3,7 +3,8 @@
 Offline unless told otherwise; `wandb sync FOLDER` sends an offline run later.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,8 @@ import wandb
 from ntkcl.record import Record
 
 
-def log(
+@contextlib.contextmanager
+def opened(
     folder: Path,
     *,
     mode: Literal["online", "offline", "disabled"],
@@ -21,20 +23,16 @@ def log(
     entity: str | None,
     identity: Mapping,
     config: dict,
-    record: Record,
-    summary: dict,
-    figures: Mapping[str, Path],
-) -> None:
-    """Write one run: history by task and by step, R matrices as tables, figures, the summary.
+) -> Iterator:
+    """A run of Weights & Biases to log to, or None where that is disabled.
 
     Arguments:
       folder: where wandb keeps its own folder.  mode: online, offline or disabled.
       identity: `id`, `name`, `group`, `job_type`, `tags` of the run.
-      figures: their PNG files by name.
-      summary: the contents of summary.json; its nesting becomes slashes.
     Raises ValueError where wandb cannot log, online without a login or a network.
     """
     if mode == "disabled":
+        yield None
         return
     settings = wandb.Settings(silent=True, console="off")
     try:
@@ -49,14 +47,35 @@ def log(
             settings=settings,
             **identity,
         ) as run:
-            _declare_axes(run)
-            _history(run, record, summary)
-            run.log({f"R_{name}": _table(R) for name, R in _matrices(summary).items()})
-            run.log({f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()})
-            run.summary.update(_by_path({key: summary[key] for key in summary if key not in _MATRICES}))
+            yield run
     except (wandb.errors.Error, ValueError, OSError) as error:
         remedy = "run `wandb login`, or use tracking=offline" if mode == "online" else "see tracking.project, entity, and the disk"
         raise ValueError(f"tracking.mode={mode}: {error}; {remedy}; the run's own files are complete in {folder}") from error
+
+
+def log(run, record: Record, summary: dict, figures: Mapping[str, Path]) -> None:
+    """One training run: history by task and by step, R matrices as tables, figures by name, the summary, its nesting as slashes."""
+    if run is None:
+        return
+    _declare_axes(run)
+    _history(run, record, summary)
+    run.log({f"R_{name}": _table(R) for name, R in _matrices(summary).items()})
+    _pictures(run, figures)
+    run.summary.update(_by_path({key: summary[key] for key in summary if key not in _MATRICES}))
+
+
+def log_plan(run, rows: Sequence[Mapping], summary: dict, figures: Mapping[str, Path]) -> None:
+    """One plan: its candidates as a table, figures by name, the summary."""
+    if run is None:
+        return
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    run.log({"candidates": wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])})
+    _pictures(run, figures)
+    run.summary.update(_by_path(summary))
+
+
+def _pictures(run, figures):
+    run.log({f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()})
 
 
 _MATRICES = {f"{name}{part}" for name in ("R", "R_loss", "b", "b_loss") for part in ("", "_train")}

@@ -12,6 +12,7 @@ FLOORS = [
     {"experiment"},
     {"record"},
     {"results", "tracking", "figures", "planning"},
+    {"console", "jobs"},
     {"__main__"},
 ]
 NEIGHBOURS = {
@@ -32,7 +33,7 @@ DOORS = {
     "lineax": {"kernels"},
     "filelock": {"kernels"},
     "psutil": {"kernels"},
-    "rich": {"__main__"},
+    "rich": {"console"},
 }
 
 

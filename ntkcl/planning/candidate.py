@@ -74,7 +74,7 @@ def scores(outputs: np.ndarray, candidate: Candidate, ground: Ground) -> dict[st
     """
     order, stream = candidate.order, candidate.setting.stream
     places = np.concatenate([np.arange(part[t].start, part[t].stop) for part in ground.rows for t in order])
-    row = {}
+    row: dict[str, float] = {}
     for part in PARTS:
         matrices = score_matrices(outputs[:, places], stream, part, candidate.setting.loss)
         last, just_after = matrices["R_loss"][-1], np.diag(matrices["R_loss"])

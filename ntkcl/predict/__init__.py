@@ -8,7 +8,7 @@
 All of them foretell the network linearised at the anchor, and agree where they overlap.
 """
 
-from ntkcl.predict.closed import closed, prepare, solved
+from ntkcl.predict.closed import DIAGONALISED, closed, prepare, solved
 from ntkcl.predict.forms import AUTO, FORMS, form_of
 from ntkcl.predict.linearised import linearised
 from ntkcl.predict.matrix_free import matrix_free
@@ -18,6 +18,7 @@ from ntkcl.predict.stability import limit, limits
 
 __all__ = [
     "AUTO",
+    "DIAGONALISED",
     "FORMS",
     "Anchor",
     "Outcome",

@@ -1,0 +1,99 @@
+"""What the terminal shows: what is being waited for, and the table at the end. The one door to rich."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ntkcl import experiment
+
+SHOWN = 8  # candidates at the top of a ranking, and half as many at its end
+
+
+def terminal() -> Console:
+    return Console()
+
+
+def progress(events: Iterator, anchors, tasks: int, terminal: Console) -> Iterator:
+    """The events as they come, with a line that says what is being waited for."""
+    one_task = [*(["forecasting task {}"] if "boundary" in anchors else []), "training task {}"]
+    phases = ["learning rate", "untrained network", *(["forecasting the stream"] if "init" in anchors else [])]
+    phases += [phase.format(t) for t in range(tasks) for phase in one_task]
+    columns = SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=terminal, transient=True) as progress:
+        bar = progress.add_task(phases[0], total=len(phases))
+        for upcoming, event in zip([*phases[1:], "comparing"], events, strict=False):
+            if isinstance(event, experiment.Plan):
+                share = event.learning_rate / event.limit
+                terminal.print(f"learning rate {event.learning_rate:.6g}, {share:.3g} of the stability limit {event.limit:.6g}")
+            elif isinstance(event, experiment.Forecast) and not all(event.stable):
+                over = [event.first + k for k, stable in enumerate(event.stable) if not stable]
+                terminal.print(f"[yellow]{event.anchor}: the learning rate is over the stability limit of tasks {over}[/yellow]")
+            progress.update(bar, advance=1, description=upcoming)
+            yield event
+
+
+def show(summary: dict, terminal: Console) -> None:
+    """The compact table at the end: what was foretold beside what came."""
+    table = Table(caption="drift, loss: train inputs; accuracies: test\ninputs, for boundary one task ahead", caption_justify="left")
+    anchors = summary["forecast"]
+    for heading in ("", "measured", *anchors):
+        table.add_column(heading, justify="left" if not heading else "right")
+    first: dict = next(iter(anchors.values()), {})
+    for name in ("average_accuracy", "learning_accuracy", "forgetting_chaudhry", "bwt_gem", "fwt_gem"):
+        table.add_row(name, _number(summary["metrics"][name]), *(_number(a["metrics"][name]) for a in anchors.values()))
+    table.add_section()
+    forgetting = "mean_forgetting_predicted"
+    table.add_row(
+        "forgetting (loss)", _number(first.get("mean_forgetting_measured")), *(_number(a[forgetting]) for a in anchors.values())
+    )
+    for name in (
+        "drift_r2",
+        "drift_cosine",
+        "drift_slope",
+        "skill",
+        "change_r2",
+        "spearman_offdiagonal",
+        "spearman_samples",
+        "flip_f1",
+    ):
+        table.add_row(name, "", *(_number(a[name]) for a in anchors.values()))
+    table.add_section()
+    seconds = summary["seconds"]
+    table.add_row("seconds", f"{seconds.get('train', 0):.1f}", *(f"{seconds[f'forecast_{a}']:.1f}" for a in anchors))
+    terminal.print(table)
+
+
+def _number(value) -> str:
+    return "-" if value is None or value != value else f"{value:.4f}"
+
+
+def told(terminal: Console) -> Callable[[str], None]:
+    """Prints one line of what is being done."""
+    return lambda line: terminal.print(f"[dim]{line}[/dim]", soft_wrap=True)
+
+
+def show_ranking(rows: Sequence[dict], summary: dict, terminal: Console) -> None:
+    """The best candidates, the last, and every one that was trained; how well the ranking was right."""
+    score, part = summary["score"], summary["part"]
+    names = [name for name in rows[0] if not name.startswith(("predicted_", "measured_"))]
+    shown = [k for k, row in enumerate(rows) if k < SHOWN or k >= len(rows) - SHOWN // 2 or f"measured_{score}_{part}" in row]
+    columns = [f"{quantity}_{part}" for quantity in dict.fromkeys((score, "average_loss", "forgetting", "average_accuracy"))]
+    table = Table(caption=f"{len(rows)} candidates by predicted {score} on {part} inputs", caption_justify="left")
+    for heading in ("", *names, *columns, f"measured {score}"):
+        table.add_column(heading.replace("_", " "), justify="right")
+    for k in shown:
+        told = [_number(rows[k][f"predicted_{column}"]) for column in columns]
+        values = (_short(rows[k].get(name)) for name in names)
+        table.add_row(str(k + 1), *values, *told, _number(rows[k].get(f"measured_{score}_{part}")))
+    terminal.print(table)
+    if summary["verified"]:
+        terminal.print(
+            f"{summary['verified']} trained: Spearman {_number(summary['spearman'])}, regret of the best predicted "
+            f"{_number(summary['regret'])}, {_number(summary['regret_share'])} of the range"
+        )
+
+
+def _short(value) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

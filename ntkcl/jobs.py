@@ -1,0 +1,59 @@
+"""A plan, once: the untrained network, the candidates of one job, their ranking, some of them trained to see."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ntkcl import experiment, planning, predict
+from ntkcl.meter import Meter
+from ntkcl.planning import jobs
+from ntkcl.planning.ranking import SCORES, Ranking, agreement, rank, verified
+from ntkcl.record import PARTS
+from ntkcl.settings import one_of, seed, whole
+
+JOBS = ("orders", "methods", "replay", "lr")
+
+
+def plan(
+    job: str, named: Mapping[str, Any], plan: Mapping[str, Any], grid: Sequence, say: Callable[[str], None]
+) -> tuple[Ranking, dict]:
+    """The ranking, and its summary: the score gone by, limits of the learning rate, agreement with what was trained, seconds.
+
+    Arguments:
+      job: one of `JOBS`.  named: the arguments of `experiment.begin`.
+      plan: `score`, `part`, `verify` (candidates to train besides the best and the worst; None trains none), `seed`, and one group of
+        settings for each job.
+      grid: the cells of job "methods".
+      say: is told what is being done.
+    Raises ValueError for settings out of range, before anything is computed.
+    """
+    one_of("plan.score", plan["score"], tuple(SCORES))
+    one_of("plan.part", plan["part"], PARTS)
+    seed("plan.seed", plan["seed"])
+    if plan["verify"] is not None and plan["verify"] != 0:
+        whole("plan.verify", plan["verify"])
+    goal, training = {key: plan[key] for key in ("score", "part")}, named["training"]
+    experiment.check(named["stream"], named["loss"], training, ())
+    meter = Meter()
+    begun = experiment.begin(**named)
+    ground = planning.ground(
+        begun, predict.prepare(named["krylov_order"], jobs.REUSED if job in ("orders", "lr") else predict.DIAGONALISED)
+    )
+    limits = predict.limits(begun.setting, begun.theta, ground.tangent)
+    say(f"limits of the learning rate by task, plain training: {', '.join(f'{limit:.5g}' for limit in limits)}")
+    told = {
+        "orders": lambda: jobs.orders(begun, ground, training, **plan["orders"]),
+        "methods": lambda: jobs.methods(begun, ground, training, grid),
+        "replay": lambda: jobs.replay(begun, ground, training, seed=plan["seed"], **goal, **plan["replay"]),
+        "lr": lambda: jobs.learning_rates(begun, ground, training, **plan["lr"]),
+    }[job]()
+    ranking = rank(told, ground, **goal)
+    seconds = {"forecast": meter.read().seconds}
+    say(f"{len(ranking.rows)} candidates foretold in {seconds['forecast']:.1f} s")
+    if plan["verify"] is not None:
+        for place, longer in verified(ranking, ground, plan["verify"], plan["seed"]):
+            say(f"trained number {place + 1}")
+            ranking = longer
+        seconds["train"] = meter.read().seconds
+    return ranking, goal | {"job": job, "limits": limits, "candidates": len(ranking.rows), "seconds": seconds} | agreement(
+        ranking.rows, **goal
+    )

@@ -1,0 +1,82 @@
+"""What each planning job ranks: candidates and their outputs [T+1, N, c], foretold from the untrained network."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ntkcl import predict
+from ntkcl.experiment import Begun, Training, rate
+from ntkcl.methods import replay as named_replay
+from ntkcl.planning.candidate import Candidate, Ground, foretold, scores
+from ntkcl.planning.orders import every_order, searched_orders
+from ntkcl.planning.ranking import cost
+from ntkcl.planning.replay import searched_buffers
+from ntkcl.predict import Setting
+from ntkcl.settings import finite, whole
+from ntkcl.types import Method
+
+Told = Iterator[tuple[Candidate, np.ndarray]]
+
+EVERY = 7  # tasks up to which all orders are foretold: 5,040 orders from 13,699 solves of one task
+REUSED = 6000  # rows up to which a Gram matrix that many candidates share is diagonalised, once
+
+
+def orders(begun: Begun, ground: Ground, training: Training, *, exact: int = EVERY, beam: int = 100) -> Told:
+    """All orders of the tasks at one learning rate, stable for each task; of more than `exact` tasks those that a beam search finds.
+
+    Raises ValueError for one task, for `exact` above 8 (40,320 orders), for a loss, rule or method that has no closed form.
+    """
+    tasks = len(begun.setting.tasks)
+    if tasks < 2:
+        raise ValueError(f"stream.tasks={tasks}: job=orders expected at least 2 tasks")
+    if whole("plan.exact", exact) > 8:
+        raise ValueError(
+            f"plan.exact={exact}: expected at most 8, {exact}! orders are too many; beyond plan.exact a beam search is used"
+        )
+    whole("plan.beam", beam)
+    setting = stable(begun, ground, training)
+    predict.form_of("closed", setting.loss, setting.optimizer, setting.method, setting.batch_size is None)
+    yield from every_order(setting, ground) if tasks <= exact else searched_orders(setting, ground, beam)
+
+
+def methods(begun: Begun, ground: Ground, training: Training, grid: Sequence[tuple[Mapping[str, Any], Method]]) -> Told:
+    """A grid of methods and their settings, each at a learning rate found as `training` says from its own stability limit.
+
+    grid: (coordinates, method) of every cell, such as ({"method": "l2", "penalty": 0.1}, ntkcl.methods.l2(0.1)).
+    """
+    for coordinates, method in grid:
+        setting = stable(begun._replace(setting=begun.setting._replace(method=method)), ground, training)
+        candidate = Candidate({**coordinates, "learning_rate": setting.learning_rate}, tuple(range(len(setting.tasks))), setting)
+        yield candidate, foretold(candidate, ground)
+
+
+def replay(
+    begun: Begun, ground: Ground, training: Training, *, score: str, part: str, per_task: int, weight: float | int, seed: int, **search
+) -> Told:
+    """Random buffers and one searched for, at the learning rate of a random one; see `searched_buffers` for `search`."""
+    drawn = begun.setting._replace(method=named_replay(per_task, weight, seed=seed))
+    setting = stable(begun._replace(setting=drawn), ground, training)
+
+    def key(candidate, outputs):
+        return cost(scores(outputs, candidate, ground), score, part)
+
+    yield from searched_buffers(setting, ground, key, per_task=per_task, weight=weight, seed=seed, **search)
+
+
+def learning_rates(begun: Begun, ground: Ground, training: Training, *, fractions: Sequence[float], steps: Sequence[int]) -> Told:
+    """Learning rates, as fractions of the stability limit, by numbers of steps."""
+    limit = min(predict.limits(begun.setting, begun.theta, ground.tangent))
+    for count in steps:
+        whole("plan.steps", count)
+        for fraction in fractions:
+            finite("plan.fractions", fraction, above=0.0)
+            setting = begun.setting.at(fraction * limit)._replace(steps=count)
+            coordinates = {"steps": count, "fraction": fraction, "learning_rate": setting.learning_rate, "stable": fraction <= 1}
+            candidate = Candidate(coordinates, tuple(range(len(setting.tasks))), setting)
+            yield candidate, foretold(candidate, ground)
+
+
+def stable(begun: Begun, ground: Ground, training: Training) -> Setting:
+    """The setting at the learning rate that a run with it would take."""
+    return begun.setting.at(rate(training, min(predict.limits(begun.setting, begun.theta, ground.tangent))))
