@@ -1,11 +1,13 @@
 """From a linen module to the pure functions the rest of the house works with."""
 
 from collections import Counter, defaultdict
+from functools import partial
 
 import jax
 from flax import errors
 from flax import linen as nn
 
+from ntkcl.networks import strided
 from ntkcl.networks.affine import features
 from ntkcl.types import Apply, Network, Params, Survey, Taps
 
@@ -93,15 +95,18 @@ def taps(apply: Apply) -> Taps:
         phis, signals = defaultdict(list), defaultdict(list)
 
         def on_call(module, call, args, kwargs, phi):
+            if module.path not in layers:
+                return call(*args, **kwargs)
+            if type(module) is nn.Conv:
+                unstrided = module.clone(parent=None, conv_general_dilated=strided.convolution)
+                call = partial(unstrided.apply, {"params": _layer(theta, module.path)})
             z = call(*args, **kwargs)
-            if module.path in layers:
-                signal = z.reshape(len(phi), phi.shape[1], -1)
-                if module.path in probes:
-                    signal = signal + probes[module.path][len(signals[module.path])]
-                phis[module.path].append(phi.astype(z.dtype))
-                signals[module.path].append(signal)
-                z = signal.reshape(z.shape)
-            return z
+            signal = z.reshape(len(phi), phi.shape[1], -1)
+            if module.path in probes:
+                signal = signal + probes[module.path][len(signals[module.path])]
+            phis[module.path].append(phi.astype(z.dtype))
+            signals[module.path].append(signal)
+            return signal.reshape(z.shape)
 
         f = _intercepted(apply, on_call)(theta, x)
         return f, dict(phis), dict(signals)
