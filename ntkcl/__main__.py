@@ -23,7 +23,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ntkcl import console, experiment, figures, jobs, record, results, settings, tracking
+from ntkcl import console, experiment, figures, jobs, predict, record, results, settings, tracking
 from ntkcl.meter import Meter
 from ntkcl.settings import one_of, text
 
@@ -175,7 +175,7 @@ def build(cfg: DictConfig) -> dict[str, Any]:
         optimizer=instantiate(cfg.optimizer),
         training=experiment.Training(**cfg.training),
         method=instantiate(cfg.method),
-        krylov_order=cfg.forecast.krylov_order,
+        effort=predict.Effort(*(cfg.forecast[key] for key in predict.Effort._fields)),
         kernel=instantiate(cfg.kernel),
     )
 

@@ -18,11 +18,13 @@ import numpy as np
 from ntkcl import kernels, methods, predict
 from ntkcl.meter import Cost, Meter
 from ntkcl.networks import centred
+from ntkcl.predict import Effort
 from ntkcl.settings import finite, flag, one_of, whole
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream
 
 ANCHORS = ("init", "boundary")
 NAIVE = methods.naive()
+EFFORT = Effort()
 
 
 class Training(NamedTuple):
@@ -52,7 +54,8 @@ class Forecast(NamedTuple):
     """Predicted changes [T', N, c] of all outputs by tasks `first`, `first` + 1, ..., seen from one anchor.
 
     For each of these tasks, at this anchor: `rate_times_eigenvalue` is h lam_max(K_tt); `stable` whether h is within the rule's limit;
-    `negative_mass` the share of eigenvalues below zero in sum |lam|, rounding if it is small and a wrong kernel if it is not.
+    `negative_mass` the share of eigenvalues below zero in sum |lam|, rounding if it is small and a wrong kernel if it is not;
+    `kernels`, `gradients` what the form "integrated" took of them.
     """
 
     anchor: str
@@ -61,6 +64,8 @@ class Forecast(NamedTuple):
     rate_times_eigenvalue: tuple[float, ...]
     stable: tuple[bool, ...]
     negative_mass: tuple[float, ...]
+    kernels: tuple[int, ...]
+    gradients: tuple[int, ...]
     cost: Cost
 
 
@@ -134,7 +139,7 @@ def run(
     method: Method = NAIVE,
     anchors: Sequence[str] = ANCHORS,
     form: str = "auto",
-    krylov_order: int = 100,
+    effort: Effort = EFFORT,
     kernel: Callable[[Network], Callable[..., np.ndarray]] = kernels.empirical,
 ) -> Iterator[Plan | Forecast | Measurement]:
     """Yields the plan, the untrained measurement, the init forecast, then for each task its boundary forecast and measurement.
@@ -145,7 +150,7 @@ def run(
       method: what is done against forgetting, in training and in the forecast alike.
       anchors: which of `ANCHORS` to forecast from.
       form: which of `predict.FORMS` to forecast by; "auto" takes the first that is exact for the linearised network.
-      krylov_order: of the form "matrix_free", products with each task's kernel.
+      effort: what a forecast may spend.
       kernel: from the network to its `kernel_fn(theta, x1, x2=None)`, such as `kernels.empirical` with settings of one's own.
     After a measurement that diverged nothing more is trained and the generator ends.
     Raises ValueError at the call for bad settings and data, and before the first event where the learning rate exceeds the
@@ -153,7 +158,7 @@ def run(
     """
     check(stream, loss, training, anchors)
     form = _form(stream, loss, optimizer, training, method, form) if anchors else "linearised"
-    begun = begin(key, stream, network, loss, optimizer, training, method, krylov_order, kernel)
+    begun = begin(key, stream, network, loss, optimizer, training, method, effort, kernel)
     return _story(begun, training, anchors, predict.FORMS[form])
 
 
@@ -167,9 +172,8 @@ class Begun(NamedTuple):
     cost: Cost
 
 
-def begin(key, stream, network, loss, optimizer, training, method, krylov_order, kernel) -> Begun:
+def begin(key, stream, network, loss, optimizer, training, method, effort, kernel) -> Begun:
     """The untrained network on all inputs of the stream, the train sets in turn and then the test sets; arguments as of `run`."""
-    whole("forecast.krylov_order", krylov_order)
     meter = Meter()
     x = jnp.concatenate([task.train.x for task in stream] + [task.test.x for task in stream])
     theta = network.init(jax.random.fold_in(key, 0), x[0])
@@ -191,7 +195,7 @@ def begin(key, stream, network, loss, optimizer, training, method, krylov_order,
         transform=None,
         steps=training.steps,
         batch_size=training.batch_size,
-        krylov_order=krylov_order,
+        effort=effort.checked(),
     )
     return Begun(setting, theta, lambda theta: np.asarray(forward(theta, x), np.float64) - origin, meter.read())
 
@@ -240,6 +244,8 @@ def _foretold(name, setting, here, outcomes, meter) -> Forecast:
         tuple(rate * top for rate, top in zip(rates, tops, strict=True)),
         tuple(not rate > setting.optimizer.limit(top) for rate, top in zip(rates, tops, strict=True)),
         tuple(outcome.negative_mass for outcome in outcomes),
+        tuple(outcome.kernels for outcome in outcomes),
+        tuple(outcome.gradients for outcome in outcomes),
         meter.read(),
     )
 

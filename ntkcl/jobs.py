@@ -36,7 +36,7 @@ def plan(
     meter = Meter()
     begun = experiment.begin(**named)
     ground = planning.ground(
-        begun, predict.prepare(named["krylov_order"], jobs.REUSED if job in ("orders", "lr") else predict.DIAGONALISED)
+        begun, predict.prepare(named["effort"].krylov_order, jobs.REUSED if job in ("orders", "lr") else predict.DIAGONALISED)
     )
     limits = predict.limits(begun.setting, begun.theta, ground.tangent)
     say(f"limits of the learning rate by task, plain training: {', '.join(f'{limit:.5g}' for limit in limits)}")

@@ -20,6 +20,7 @@ from ntkcl.meter import Cost
 from ntkcl.types import Loss, Stream
 
 PARTS = ("train", "test")
+NUMERICS = ("rate_times_eigenvalue", "stable", "negative_mass", "kernels", "gradients")
 
 
 class Record(NamedTuple):
@@ -79,7 +80,7 @@ def gather(events: Iterable[Plan | Forecast | Measurement], stream: Stream) -> R
         filled([e.outputs for e in measurements], tasks + 1),
         {anchor: filled(per_task(anchor, "changes"), tasks) for anchor in anchors},
         filled([e.losses for e in measurements[1:]], tasks),
-        {a: {k: padded(per_task(a, k)) for k in ("rate_times_eigenvalue", "stable", "negative_mass")} for a in anchors},
+        {a: {k: padded(per_task(a, k)) for k in NUMERICS} for a in anchors},
         costs,
     )
 

@@ -118,6 +118,12 @@ def load(folder: Path | str) -> tuple[dict, pd.DataFrame, dict[str, np.ndarray]]
     return json.loads((folder / "summary.json").read_text()), pd.read_parquet(folder / "rows.parquet"), named
 
 
+def load_plan(folder: Path | str) -> tuple[dict, pd.DataFrame]:
+    """The summary and the candidates of a plan's folder."""
+    folder = Path(folder)
+    return json.loads((folder / "summary.json").read_text()), pd.read_parquet(folder / "candidates.parquet")
+
+
 def plain(value):
     """Arrays to lists, numbers to Python's, what is not finite to None."""
     if isinstance(value, dict):

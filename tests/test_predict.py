@@ -44,7 +44,7 @@ def told(form="auto", loss=None, optimizer=None, method=experiment.NAIVE, heads=
         training,
         method=method,
         form=form,
-        krylov_order=krylov_order,
+        effort=predict.Effort(krylov_order),
         kernel=kernels.contraction,
     )
     return record.gather(events, stream)

@@ -45,6 +45,8 @@ def methods(begun: Begun, ground: Ground, training: Training, grid: Sequence[tup
 
     grid: (coordinates, method) of every cell, such as ({"method": "l2", "penalty": 0.1}, ntkcl.methods.l2(0.1)).
     """
+    if not grid:
+        raise ValueError("plan.methods: expected at least one method, such as {naive: {}, replay: {per_task: [5, 20]}}")
     for coordinates, method in grid:
         setting = stable(begun._replace(setting=begun.setting._replace(method=method)), ground, training)
         candidate = Candidate({**coordinates, "learning_rate": setting.learning_rate}, tuple(range(len(setting.tasks))), setting)

@@ -5,14 +5,17 @@
 * `simulated`: step by step in dual coefficients, the true batches in their true order, any loss; rules linear in gradients, no method.
 * `linearised`: the linearised network is trained, by the trainer itself with any loss, rule and method; no kernel is held.
 
-All of them foretell the network linearised at the anchor, and agree where they overlap.
+These foretell the network linearised at the anchor, and agree where they overlap.
+
+* `integrated`: the network itself, its training integrated in long strides and linearised anew on the way.
 """
 
 from ntkcl.predict.closed import DIAGONALISED, closed, prepare, solved
 from ntkcl.predict.forms import AUTO, FORMS, form_of
+from ntkcl.predict.integrated import integrated
 from ntkcl.predict.linearised import linearised
 from ntkcl.predict.matrix_free import matrix_free
-from ntkcl.predict.setting import Anchor, Outcome, Setting, fit, order, task_rows
+from ntkcl.predict.setting import Anchor, Effort, Outcome, Setting, fit, order, task_rows
 from ntkcl.predict.simulated import simulated
 from ntkcl.predict.stability import limit, limits
 
@@ -21,11 +24,13 @@ __all__ = [
     "DIAGONALISED",
     "FORMS",
     "Anchor",
+    "Effort",
     "Outcome",
     "Setting",
     "closed",
     "fit",
     "form_of",
+    "integrated",
     "limit",
     "limits",
     "linearised",

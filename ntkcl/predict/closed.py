@@ -17,7 +17,7 @@ LARGEST = 30  # products for the largest eigenvalue alone
 def closed(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
     """The next `count` tasks, by the training rule and the method's twin in kernel space."""
     tangent = kernels.tangent(setting.network, anchor.theta, setting.x, anchor.history[-1], setting.kernel_fn)
-    return solved(setting, anchor, anchor.ahead(count), tangent, prepare(setting.krylov_order))
+    return solved(setting, anchor, anchor.ahead(count), tangent, prepare(setting.effort.krylov_order))
 
 
 def solved(setting: Setting, anchor: Anchor, ahead, tangent, prepare) -> list[Outcome]:

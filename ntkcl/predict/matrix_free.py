@@ -19,7 +19,7 @@ def matrix_free(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
             return head * product(anchor.theta, x_t, None, head * v)
 
         residual = (task.targets - f[task.inputs]).astype(setting.x.dtype)
-        alpha = kernels.krylov.filtered(matvec, g, order=setting.krylov_order)(head * residual)
+        alpha = kernels.krylov.filtered(matvec, g, order=setting.effort.krylov_order)(head * residual)
         change = product(anchor.theta, setting.x, x_t, alpha).astype(f.dtype)
         outcomes.append(Outcome(change, float("nan"), float("nan")))
         f = f + change

@@ -9,7 +9,27 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkcl import train
+from ntkcl.settings import finite, whole
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, TaskRows
+
+
+class Effort(NamedTuple):
+    """What a forecast may spend.
+
+    krylov_order: products with a kernel by Lanczos, at first where they can be doubled, at all in the form "matrix_free".
+    kernels, tolerance: of the form "integrated": kernels a task at most; the error of one stride as a share of the task's residual.
+    """
+
+    krylov_order: int = 100
+    kernels: int = 8
+    tolerance: float = 0.05
+
+    def checked(self) -> "Effort":
+        """Itself; ValueError for a number out of range."""
+        whole("forecast.krylov_order", self.krylov_order)
+        whole("forecast.kernels", self.kernels)
+        finite("forecast.tolerance", self.tolerance, above=0.0)
+        return self
 
 
 class Setting(NamedTuple):
@@ -33,7 +53,7 @@ class Setting(NamedTuple):
     transform: Any
     steps: int
     batch_size: int | None
-    krylov_order: int
+    effort: Effort
 
     def at(self, learning_rate: float) -> "Setting":
         """With this learning rate."""
@@ -59,11 +79,13 @@ class Anchor(NamedTuple):
 
 class Outcome(NamedTuple):
     """What one task will do: the change [N, c] of all outputs; the largest eigenvalue its rule sees, and the share of eigenvalues below
-    zero, NaN where no kernel was held."""
+    zero, NaN where no kernel was held; how many kernels and gradients of the task it took, where that is not one kernel."""
 
     change: Float[Array, "N c"]
     top: float
     negative_mass: float
+    kernels: int = 1
+    gradients: int = 0
 
 
 def task_rows(stream: Stream, loss: Loss, places: Sequence[slice]) -> tuple[TaskRows, ...]:
