@@ -60,24 +60,39 @@ class Anchor(NamedTuple):
 
 class Outcome(NamedTuple):
     """What one task will do: the change [N, c] of all outputs; the largest eigenvalue its rule sees, and the share of eigenvalues below
-    zero, NaN where no kernel was held."""
+    zero, NaN where no kernel was held.
+
+    `energies` [T, 2]: what `forecast.baselines.energy` tells of the blocks between the train inputs of every task and of this one; None
+    where no kernel was held.
+    """
 
     change: Float[Array, "N c"]
     top: float
     negative_mass: float
+    energies: Any = None
 
 
 def closed(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
     """The next `count` tasks, by the training rule and the method's twin in kernel space."""
     tangent = kernels.tangent(setting.network, anchor.theta, setting.x, anchor.history[-1], setting.kernel_fn)
-    ahead = anchor.ahead(count)
+    ahead, energies = anchor.ahead(count), {}
+
+    def columns(inputs):
+        block = tangent.columns(inputs)
+        for t in ahead:  # a method's step begins with the task's own rows
+            if t not in energies and np.array_equal(inputs[: len(setting.tasks[t].inputs)], setting.tasks[t].inputs):
+                energies[t] = _energies(setting, t, block)
+        return block
 
     def step(t):
         return lambda fs: setting.method.step(tangent, setting.tasks, t, [*anchor.history, *fs[1:]])
 
     rules = [_rule(setting, setting.tasks[t]) for t in ahead]
-    solves = forecast.sequence(tangent.columns, anchor.history[-1], [step(t) for t in ahead], rules)
-    return [Outcome(solve.change, float(solve.top), forecast.negative_mass(solve.eigenvalues)) for solve in solves]
+    solves = forecast.sequence(columns, anchor.history[-1], [step(t) for t in ahead], rules)
+    return [
+        Outcome(solve.change, float(solve.top), forecast.negative_mass(solve.eigenvalues), energies.get(t))
+        for t, solve in zip(ahead, solves, strict=True)
+    ]
 
 
 def matrix_free(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
@@ -119,14 +134,57 @@ def simulated(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
         )
         change = forecast.read_out(block, alpha)
         weights = np.broadcast_to(task.head, task.targets.shape)
-        outcomes.append(Outcome(change, forecast.largest_eigenvalue(k_tt, weights), float("nan")))
+        outcomes.append(Outcome(change, forecast.largest_eigenvalue(k_tt, weights), float("nan"), _energies(setting, t, block)))
         f = f + change
     return outcomes
 
 
 def linearised(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
     """The next `count` tasks, by training the network linearised at the anchor."""
-    network = networks.linearised(setting.network, anchor.theta)
+    return _trained(setting, networks.linearised(setting.network, anchor.theta), anchor, count)
+
+
+def input_cosine(setting: Setting, f0: Float[Array, "N c"]) -> np.ndarray:
+    """A baseline: the changes [T, N, c] of f_0(x) + W x / sqrt(n_0), whose kernel is X X^T / n_0 (x) I. Does the network matter?
+
+    Trained from W = 0 as the network would be, with any loss, rule and method; being linear it is its own forecast. A rate that is
+    stable for the network need not be so here: then the changes grow without bound, and say so.
+    """
+    flat = setting.x.reshape(len(setting.x), -1)
+    x = jnp.concatenate([flat / flat.shape[1] ** 0.5, jnp.asarray(f0, flat.dtype)], 1)
+    stream = tuple(
+        task._replace(train=task.train._replace(x=x[rows.inputs])) for task, rows in zip(setting.stream, setting.tasks, strict=True)
+    )
+    weights = jnp.zeros((flat.shape[1], f0.shape[1]), flat.dtype)
+    told = _trained(setting._replace(stream=stream, x=x), INPUTS, Anchor(weights, (), (f0,)), len(stream))
+    return np.stack([outcome.change for outcome in told])
+
+
+def _from_inputs(weights, x):
+    return x[len(weights) :] + x[: len(weights)] @ weights
+
+
+INPUTS = Network(None, _from_inputs)  # one for all runs, so that it is compiled once
+
+
+def slopes(setting: Setting) -> Callable[..., float]:
+    """A baseline: `(t, theta, f) -> |dL_t/dtheta|`, the gradient of task t's mean loss at theta, where the outputs are f [N, c]."""
+    operator = kernels.operator(setting.network)
+
+    @jax.jit
+    def signal(f, y, head):
+        return jax.grad(lambda f: jnp.mean(jax.vmap(setting.loss.value, (0, 0, None))(f, y, head)))(f)
+
+    def slope(t, theta, f):
+        x, y = setting.stream[t].train
+        own = jnp.asarray(f[setting.tasks[t].inputs], y.dtype)
+        gradient = operator.vjp(theta, x, signal(own, y, setting.stream[t].head))
+        return float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))))
+
+    return slope
+
+
+def _trained(setting, network, anchor, count):
     forward = jax.jit(jax.vmap(network.apply, (None, 0)))
     theta, memory, outcomes = anchor.theta, anchor.memory, []
     f = forward(theta, setting.x)
@@ -268,6 +326,19 @@ def task_rows(stream: Stream, loss: Loss, places: Sequence[slice]) -> tuple[Task
         )
         for task, own in zip(stream, places, strict=True)
     )
+
+
+def _energies(setting, t, block):
+    """`forecast.baselines.energy` [T, 2] of task t's columns and every task's rows, active outputs alone."""
+    own = setting.tasks[t]
+    active = np.flatnonzero(own.head)
+    columns = block[:, :, : len(own.inputs)]
+
+    def one(task):
+        rows = np.flatnonzero(task.head)
+        return forecast.baselines.energy(columns[task.inputs][:, rows][..., active])
+
+    return np.stack([one(task) for task in setting.tasks])
 
 
 def _rule(setting, task):
