@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -19,6 +20,7 @@ def progress(events: Iterator, anchors, tasks: int, terminal: Console) -> Iterat
     """The events as they come, with a line that says what is being waited for."""
     one_task = [*(["forecasting task {}"] if "boundary" in anchors else []), "training task {}"]
     phases = ["learning rate", "untrained network", *(["forecasting the stream"] if "init" in anchors else [])]
+    phases += ["baselines"] if anchors else []
     phases += [phase.format(t) for t in range(tasks) for phase in one_task]
     columns = SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=terminal, transient=True) as progress:
@@ -60,9 +62,22 @@ def show(summary: dict, terminal: Console) -> None:
     ):
         table.add_row(name, "", *(_number(a[name]) for a in anchors.values()))
     table.add_section()
+    table.add_row("skill over the best baseline", "", *(_best(a["baselines"], "skill", min) for a in anchors.values()))
+    table.add_row("spearman_pairs", "", *(_number(a["spearman_pairs"]) for a in anchors.values()))
+    table.add_row("of the best baseline", "", *(_best(a["baselines"], "spearman_pairs", max) for a in anchors.values()))
+    table.add_section()
     seconds = summary["seconds"]
     table.add_row("seconds", f"{seconds.get('train', 0):.1f}", *(f"{seconds[f'forecast_{a}']:.1f}" for a in anchors))
     terminal.print(table)
+
+
+def _best(baselines, key, choose) -> str:
+    """The number of the baseline that is hardest to beat, by `choose`, and its name."""
+    finite = {name: own[key] for name, own in baselines.items() if np.isfinite(own.get(key, np.nan))}
+    if not finite:
+        return "-"
+    name = choose(finite, key=lambda name: abs(finite[name]) if choose is max else finite[name])
+    return f"{_number(finite[name])}\n{name}"
 
 
 def _number(value) -> str:

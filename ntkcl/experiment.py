@@ -1,7 +1,7 @@
 """The story, once: forecast, train, measure. Yields what happened, in the order in which it happened.
 
 A `Forecast` is yielded before the training it forecasts has begun: the generator stands still at that `yield`, so nothing that is
-done to the data or the trainer afterwards can reach it. Two anchors:
+done to the data or the trainer afterwards can reach it. So is a `Baselines`, what the forecasts will be compared with. Two anchors:
 
 * `init`: one kernel at theta_0 for the whole stream, before anything is trained;
 * `boundary`: at the start of each task, the kernel and the residuals of the network as it then is, one task ahead.
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl import kernels, methods, predict
+from ntkcl import forecast, kernels, methods, predict
 from ntkcl.meter import Cost, Meter
 from ntkcl.networks import centred
 from ntkcl.predict import Effort
@@ -69,16 +69,31 @@ class Forecast(NamedTuple):
     cost: Cost
 
 
+class Baselines(NamedTuple):
+    """What every forecast is compared with and that is known before anything is trained, see `ntkcl.forecast.baselines`.
+
+    `input_cosine` [T, N, c] changes of all outputs; `cka`, `cross_energy` [T, T] of the tasks' kernels at initialisation, NaN where the
+    init forecast held none.
+    """
+
+    input_cosine: np.ndarray
+    cka: np.ndarray
+    cross_energy: np.ndarray
+    cost: Cost
+
+
 class Measurement(NamedTuple):
     """Outputs [N, c] after `task` tasks were trained (0: the untrained network), the losses [S] on the way, and whether they blew up.
 
-    `cost` is that of training (of the initialisation for task 0), `measuring` that of reading the outputs.
+    `slope`: the gradient's magnitude at which the next task begins, NaN where none comes. `cost` is that of training (of the
+    initialisation for task 0), `measuring` that of reading the outputs and the slope.
     """
 
     task: int
     outputs: np.ndarray
     losses: np.ndarray
     diverged: bool
+    slope: float
     cost: Cost
     measuring: Cost
 
@@ -141,8 +156,9 @@ def run(
     form: str = "auto",
     effort: Effort = EFFORT,
     kernel: Callable[[Network], Callable[..., np.ndarray]] = kernels.empirical,
-) -> Iterator[Plan | Forecast | Measurement]:
-    """Yields the plan, the untrained measurement, the init forecast, then for each task its boundary forecast and measurement.
+) -> Iterator[Plan | Forecast | Baselines | Measurement]:
+    """Yields the plan, the untrained measurement, the init forecast and the baselines, then for each task its boundary forecast and
+    measurement. No baselines without an anchor.
 
     Arguments:
       key: split into the initialisation and one key a task.
@@ -214,11 +230,16 @@ def _story(begun, training, anchors, foretell):
     f = outputs(theta)
     if not np.isfinite(f).all():
         raise ValueError("network: the untrained outputs are not finite; use a smaller network.output_scale or network.w_std")
-    yield Measurement(0, f, np.empty(0), False, born, meter.read())
+    slope = predict.slopes(setting)
+    yield Measurement(0, f, np.empty(0), False, slope(0, theta, f), born, meter.read())
 
-    here = predict.Anchor(theta, (), (jnp.asarray(f),))
+    here, energies = predict.Anchor(theta, (), (jnp.asarray(f),)), None
     if "init" in anchors:
-        yield _foretold("init", setting, here, foretell(setting, here, len(stream)), meter)
+        outcomes = foretell(setting, here, len(stream))
+        energies = [outcome.energies for outcome in outcomes]
+        yield _foretold("init", setting, here, outcomes, meter)
+    if anchors:
+        yield _baselines(setting, f, energies, meter)
     for t, task in enumerate(stream):
         if "boundary" in anchors:
             yield _foretold("boundary", setting, here, foretell(setting, here, 1), meter)
@@ -227,7 +248,9 @@ def _story(begun, training, anchors, foretell):
         f = outputs(fitted.theta)
         zero = jnp.mean(jax.vmap(loss.value, (0, 0, None))(jnp.zeros_like(task.train.y), task.train.y, task.head))
         diverged = not (np.isfinite(f).all() and losses.max() <= BLOWN * max(losses[0], float(zero)))
-        yield Measurement(t + 1, f, losses, diverged, cost, meter.read())
+        ahead = not diverged and t + 1 < len(stream)
+        next_slope = slope(t + 1, fitted.theta, f) if ahead else float("nan")
+        yield Measurement(t + 1, f, losses, diverged, next_slope, cost, meter.read())
         if diverged:
             return
         here = predict.Anchor(fitted.theta, memory, (*here.history, jnp.asarray(f)))
@@ -248,6 +271,14 @@ def _foretold(name, setting, here, outcomes, meter) -> Forecast:
         tuple(outcome.gradients for outcome in outcomes),
         meter.read(),
     )
+
+
+def _baselines(setting, f, energies, meter) -> Baselines:
+    tasks = len(setting.stream)
+    held = energies is not None and all(e is not None for e in energies)
+    both = np.stack(energies, 1) if held else np.full((tasks, tasks, 2), np.nan)  # [S, t, 2]
+    cross_energy, cka = (forecast.baselines.similarity(np.asarray(both[..., k], np.float64)) for k in range(2))
+    return Baselines(predict.input_cosine(setting, jnp.asarray(f)), cka, cross_energy, meter.read())
 
 
 def _plan(setting, theta, training, meter) -> Plan:

@@ -103,3 +103,65 @@ def ranking(rows: Sequence[dict], summary: dict) -> Figure:
         axis.set(xlabel=f"predicted {label}", ylabel="measured")
         axis.set_title(f"{summary['verified']} trained: Spearman {summary['spearman']:.3f}", fontsize=10)
     return figure
+
+
+def explanation(run: dict, seeds: dict[str, dict]) -> Figure:
+    """Why a task is forgotten: the new samples that harm it most and least, its drift by eigenmodes and layers, and the check.
+
+    Arguments: one seed's numbers and all seeds', as `scripts/explain.py` stores them.
+    """
+    shown, width = run["shown"], max(map(len, run["shown"].values()))
+    figure = Figure(figsize=(11, 7.2), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1.15, 1))  # type: ignore[misc]
+    grid = top.subplots(len(shown), width, squeeze=False)
+    for row, (kind, samples) in zip(grid, shown.items(), strict=True):
+        for axis in row:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        for axis, sample in zip(row, samples, strict=False):
+            image = as_image(np.array(sample["x"]))
+            if image is None:
+                axis.text(0.5, 0.5, f"sample {sample['index']}", ha="center", va="center", fontsize=8)
+            else:
+                axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+            axis.set_title(f"{sample['harm']:+.2f}", fontsize=9)
+        row[0].set_ylabel(f"most {kind}", fontsize=10)
+    top.suptitle("new samples by their share of the change of the old task's loss", fontsize=11)
+
+    modes, layers, check = bottom.subplots(1, 3, width_ratios=(1, 0.8, 1.3))
+    for side, values in run["cumulative"].items():
+        colour = COLOURS["boundary" if side == "foretold" else side]
+        label = f"{side}, participation rank {run['participation'][side]:.1f}"
+        modes.step(np.arange(1, len(values) + 1), values, where="mid", color=colour, label=label)
+    modes.set(xscale="log", ylim=(0, 1.03), xlabel="eigenmodes of the old task's kernel", ylabel="share of the squared drift")
+    modes.set_title("drift by eigenmode, cumulative", fontsize=10)
+    modes.legend(fontsize=8, loc="lower right")
+
+    names = list(run["shares by layer"])
+    layers.bar(range(len(names)), list(run["shares by layer"].values()), color=COLOURS["boundary"])
+    layers.set_xticks(range(len(names)), names, rotation=20, fontsize=8)
+    layers.axhline(0, color="0.4", lw=0.8)
+    layers.set_title("drift by layer, share", fontsize=10)
+
+    kinds = ("nothing", "harmful", "random", "harmless")
+    for k, kind in enumerate(kinds):
+        for s, one in enumerate(seeds.values()):
+            found = [one["all kept"]] if kind == "nothing" else one["check"][kind]
+            for side, key, marker, offset in (("measured", "forgetting", "o", -0.05), ("boundary", "foretold", "x", 0.05)):
+                place = np.full(len(found), k + 0.24 * (s - (len(seeds) - 1) / 2) + offset)
+                check.plot(place, [each[key] for each in found], marker, ms=4, color=COLOURS[side], alpha=0.8)
+    for side, marker, name in (("measured", "o", "trained anew"), ("boundary", "x", "solved anew")):
+        check.plot([], [], marker, ms=4, color=COLOURS[side], label=name)
+    check.set_xticks(range(len(kinds)), kinds)
+    check.set(xlabel="left out of the new task (groups: seeds)", ylabel="forgetting (rise of the train loss)")
+    check.set_title("the check", fontsize=10)
+    check.legend(fontsize=8)
+    return figure
+
+
+def as_image(x: np.ndarray) -> np.ndarray | None:
+    """An input as a picture: [h, w], [h, w, 1 or 3], or a vector with a square number of entries; None for any other."""
+    if x.ndim == 2 or (x.ndim == 3 and x.shape[2] in (1, 3)):
+        return x[..., 0] if x.ndim == 3 and x.shape[2] == 1 else x
+    side = round(x.size**0.5)
+    return x.reshape(side, side) if x.ndim == 1 and side > 1 and side**2 == x.size else None

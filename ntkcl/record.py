@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import metrics
-from ntkcl.experiment import Forecast, Measurement, Plan, Rows
-from ntkcl.forecast import agreement, flip_f1, r2, spearman
+from ntkcl.experiment import Baselines, Forecast, Measurement, Plan, Rows
+from ntkcl.forecast import agreement, baselines, flip_f1, r2, spearman
 from ntkcl.meter import Cost
 from ntkcl.types import Loss, Stream
 
@@ -26,7 +26,8 @@ NUMERICS = ("rate_times_eigenvalue", "stable", "negative_mass", "kernels", "grad
 class Record(NamedTuple):
     """One run. Entries that were not reached are NaN.
 
-    measured [T+1, N, c]; changes[anchor] [T, N, c]; losses [T, S]; numerics[anchor] what `Forecast` tells of each task; costs[phase].
+    measured [T+1, N, c]; changes[anchor] [T, N, c]; losses [T, S]; numerics[anchor] what `Forecast` tells of each task; costs[phase];
+    baselines, None where nothing was foretold; slopes [T], the gradient's magnitude where each task's training begins.
     """
 
     plan: Plan
@@ -36,6 +37,8 @@ class Record(NamedTuple):
     losses: np.ndarray
     numerics: dict[str, dict[str, list]]
     costs: dict[str, list[Cost]]
+    baselines: Baselines | None
+    slopes: np.ndarray
 
     def outputs(self, what: str) -> np.ndarray:
         """Outputs [T+1, N, c] as `measured`, or foretold: from f_0 on for `init`, one task ahead for `boundary`."""
@@ -46,18 +49,21 @@ class Record(NamedTuple):
         return np.concatenate([self.measured[:1], self.measured[:-1] + self.changes[what]])
 
     def drift(self, what: str, since: int, until: int, rows: slice) -> np.ndarray:
-        """Change [n, c] of the outputs on some rows from just after task `since` to just after task `until`, measured or foretold."""
+        """Change [n, c] of the outputs on some rows from just after task `since` to just after task `until`, measured, foretold, or
+        `input_cosine`."""
         if what == "measured":
             return self.measured[until + 1, rows] - self.measured[since + 1, rows]
-        return self.changes[what][since + 1 : until + 1, rows].sum(0)
+        changes = self.baselines.input_cosine if what == "input_cosine" and self.baselines else self.changes[what]
+        return changes[since + 1 : until + 1, rows].sum(0)
 
 
-def gather(events: Iterable[Plan | Forecast | Measurement], stream: Stream) -> Record:
+def gather(events: Iterable[Plan | Forecast | Baselines | Measurement], stream: Stream) -> Record:
     """Play an experiment to its end."""
     played = list(events)
     (plan,) = (e for e in played if isinstance(e, Plan))
     measurements = [e for e in played if isinstance(e, Measurement)]
     forecasts = [e for e in played if isinstance(e, Forecast)]
+    guesses = next((e for e in played if isinstance(e, Baselines)), None)
     anchors = dict.fromkeys(e.anchor for e in forecasts)
     tasks = len(stream)
 
@@ -73,6 +79,7 @@ def gather(events: Iterable[Plan | Forecast | Measurement], stream: Stream) -> R
 
     costs: dict[str, list[Cost]] = {"initialise": [measurements[0].cost], "plan": [plan.cost]}
     costs |= {f"forecast_{anchor}": [e.cost for e in forecasts if e.anchor == anchor] for anchor in anchors}
+    costs |= {"baselines": [guesses.cost]} if guesses else {}
     costs |= {"train": [e.cost for e in measurements[1:]], "measure": [e.measuring for e in measurements]}
     return Record(
         plan,
@@ -82,6 +89,8 @@ def gather(events: Iterable[Plan | Forecast | Measurement], stream: Stream) -> R
         filled([e.losses for e in measurements[1:]], tasks),
         {a: {k: padded(per_task(a, k)) for k in NUMERICS} for a in anchors},
         costs,
+        guesses,
+        np.array(padded([e.slope for e in measurements][:tasks])),
     )
 
 
@@ -111,6 +120,7 @@ def compare(record: Record, anchor: str, stream: Stream, part: str, loss: Loss) 
         "spearman_offdiagonal": _off_diagonal(measured, predicted, predicted if anchor == "init" else measured),
         "spearman_samples": spearman(*_pooled(pairs, "loss_change")) if finite else float("nan"),
         "flip_f1": flip_f1(*_pooled(pairs, "flip")) if finite else float("nan"),
+        **_baselines(record, anchor, stream, part, pairs),
         "forgetting_predicted": forgetting["predicted"],
         "forgetting_measured": forgetting["measured"],
         "mean_forgetting_predicted": float(np.mean(forgetting["predicted"])) if pairs else float("nan"),
@@ -144,6 +154,39 @@ def _old_tasks(record, anchor, stream, part, loss) -> list[_Pair]:
         active = np.flatnonzero(head)
         pairs.append(_Pair(*(d[:, active] for d in drifts), *losses, *flips))
     return pairs
+
+
+def _baselines(record, anchor, stream, part, pairs) -> dict:
+    """`spearman_pairs` of the forecast, and `baselines`: its skill over each that has units, and the rank correlation of each without.
+
+    Pairs are an old task S and a later one t, ranked by the mean squared change of S's active outputs by training t.
+    """
+    rows, tasks = Rows.of(stream), len(stream)
+    active = [np.flatnonzero(task.head) for task in stream]
+    measured, predicted = ([getattr(p, f"drift_{side}") for p in pairs] for side in ("measured", "predicted"))
+    guesses = {"zero_drift": baselines.zero_drift(measured), "constant_shift": baselines.constant_shift(measured)}
+    nothing = np.full((tasks, tasks), np.nan)
+
+    def squared(what):
+        """Mean squared change [S, t] of task S's outputs by task t."""
+        own = getattr(rows, part)
+        change = [[record.drift(what, t - 1, t, own[s])[:, active[s]] if t else np.nan for t in range(tasks)] for s in range(tasks)]
+        return np.array([[np.mean(np.square(d)) for d in row] for row in change])
+
+    moved = [np.mean(record.changes[anchor][t, rows.train[t]][:, active[t]] ** 2) for t in range(tasks)]
+    every = {"forecast": squared(anchor), "new_task_kernel": np.broadcast_to(moved, (tasks, tasks))}
+    every |= {"gradient": np.broadcast_to(record.slopes, (tasks, tasks)), "cka": nothing, "cross_energy": nothing}
+    if record.baselines is not None:
+        last = tasks - 1
+        drifts = [record.drift("input_cosine", s, last, own)[:, active[s]] for s, own in enumerate(getattr(rows, part)[:-1])]
+        guesses |= {"input_cosine": drifts}
+        every |= {"input_cosine": squared("input_cosine"), "cka": record.baselines.cka, "cross_energy": record.baselines.cross_energy}
+    compared: dict[str, dict[str, float]] = baselines.skills(measured, predicted, guesses)
+    ranked = baselines.ranks(squared("measured"), every)
+    for name, value in ranked.items():
+        if name != "forecast":
+            compared.setdefault(name, {})["spearman_pairs"] = value
+    return {"spearman_pairs": ranked["forecast"], "baselines": compared}
 
 
 def _pooled(pairs, quantity):

@@ -70,6 +70,8 @@ def test_every_forecast_is_made_before_the_training_it_foretells(monkeypatch):
     honest = train.fit
 
     def poisoned(key, theta, dataset, head, **settings):
+        if settings["apply"] is not LINEAR.apply:  # a baseline's linear model is foretold, and not the network
+            return honest(key, theta, dataset, head, **settings)
         trained.append(len(trained))
         garbage = Dataset(-dataset.x[::-1], 7.0 - dataset.y)
         return honest(key, theta, garbage, head, **settings)
@@ -112,7 +114,8 @@ def test_a_forecast_never_reads_targets_of_tests_or_of_later_tasks():
 def test_the_events_come_in_the_order_of_the_story():
     kinds = [type(e).__name__ + (f":{e.anchor}{e.first}" if isinstance(e, Forecast) else "") for e in events()]
     tasks = [k for t in range(3) for k in (f"Forecast:boundary{t}", "Measurement")]
-    assert kinds == ["Plan", "Measurement", "Forecast:init0", *tasks]
+    assert kinds == ["Plan", "Measurement", "Forecast:init0", "Baselines", *tasks]
+    assert "Baselines" not in [type(e).__name__ for e in events(anchors=[])]
 
 
 def test_the_learning_rate_is_a_fraction_of_the_limit_of_the_largest_task_kernel():

@@ -148,7 +148,7 @@ def test_agreement_by_hand():
         ("orders", dict(score="loss"), "plan.score=loss: expected average_loss, forgetting or average_accuracy"),
         ("orders", dict(part="dev"), "plan.part=dev"),
         ("orders", dict(verify=-1), "plan.verify=-1"),
-        ("replay", dict(replay={"per_task": 6, "weight": 1.0, "draws": 1, "proposals": 1}), "plan.per_task=6: expected at most 5"),
+        ("replay", dict(replay={"per_task": 6, "weight": 1.0, "draws": 1, "proposals": 1}), "method.per_task=6: expected at most 5"),
         ("lr", dict(lr={"fractions": [0.0], "steps": [1]}), "plan.fractions=0.0"),
         ("lr", dict(lr={"fractions": [0.5], "steps": [0]}), "plan.steps=0"),
         ("methods", dict(), "plan.methods: expected at least one method"),

@@ -1,9 +1,11 @@
 """What training will do to the outputs, from kernel blocks alone. Arrays in, arrays out: nothing here trains a network.
 
 A training rule is a filter of the residual; a task is one `Step`; a stream of tasks is one block lower-triangular solve; agreement
-compares the predicted outputs with measured ones. The solves work in the floating type they are given: give them float64.
+compares the predicted outputs with measured ones, `baselines` with what was to be had for nothing; `attribution` takes a drift apart.
+The solves work in the floating type they are given: give them float64.
 """
 
+from ntkcl.forecast import attribution, baselines
 from ntkcl.forecast.agreement import agreement, flip_f1, r2, spearman
 from ntkcl.forecast.decomposition import Decomposed, eigendecomposed
 from ntkcl.forecast.rules import Rule, converged, gradient_descent, gradient_flow, heavy_ball, nesterov
@@ -30,6 +32,8 @@ __all__ = [
     "Solve",
     "Step",
     "agreement",
+    "attribution",
+    "baselines",
     "converged",
     "eigendecomposed",
     "flip_f1",

@@ -105,10 +105,11 @@ def prepared(columns: Columns, step: Step, dtype=jnp.float64, decompose: Callabl
     return Prepared(block, rows, outputs, root, decompose(gram), kept_out)
 
 
-def remembered(prepare: Callable[..., Prepared] = prepared) -> Callable[..., Prepared]:
+def remembered(prepare: Callable[..., Prepared] = prepared, most: int = 12) -> Callable[..., Prepared]:
     """`prepare` that does the work once for steps on the same rows, also where all weights are larger or smaller by one factor.
 
-    For searches that train on the same tasks again and again. Steps with removed directions or columns of their own are prepared anew.
+    For searches that train on the same tasks again and again; the `most` rows last used are remembered. Steps with removed
+    directions or columns of their own are prepared anew.
     """
     known: dict[Any, Prepared] = {}
 
@@ -118,8 +119,9 @@ def remembered(prepare: Callable[..., Prepared] = prepared) -> Callable[..., Pre
         scale = float(np.max(step.weights))
         shape = np.asarray(step.weights) / scale
         key = (np.asarray(step.inputs).tobytes(), np.round(shape, 12).tobytes())
-        if key not in known:
-            known[key] = prepare(columns, step._replace(weights=shape), *rest)
+        known[key] = known.pop(key) if key in known else prepare(columns, step._replace(weights=shape), *rest)
+        if len(known) > most:
+            del known[next(iter(known))]
         return known[key]._replace(root=known[key].root * scale**0.5, decomposed=known[key].decomposed.scaled(scale))
 
     return look_up

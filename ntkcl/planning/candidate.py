@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl import kernels, predict
+from ntkcl import forecast, kernels, predict
 from ntkcl.experiment import Begun, Rows
 from ntkcl.predict import Anchor, Setting
 from ntkcl.record import PARTS, score_matrices
@@ -39,7 +39,7 @@ def ground(begun: Begun, prepare: Callable[..., Any]) -> Ground:
     rows = Rows.of(setting.stream)
     trained_on = np.arange(rows.train[-1].stop)
     tangent = kernels.held(kernels.tangent(setting.network, theta, setting.x, f, setting.kernel_fn), trained_on)
-    return Ground(Anchor(theta, (), (f,)), tangent, prepare, rows, begun.outputs)
+    return Ground(Anchor(theta, (), (f,)), tangent, forecast.remembered(prepare), rows, begun.outputs)
 
 
 def foretold(candidate: Candidate, ground: Ground) -> np.ndarray:

@@ -48,7 +48,7 @@ def verified(ranking: Ranking, ground: Ground, verify: int, seed: int) -> Iterat
         yield k, ranking
 
 
-def agreement(rows: Sequence[dict], score: str, part: str) -> dict[str, float]:
+def agreement(rows: Sequence[dict], score: str, part: str) -> dict[str, float | int]:
     """Over the candidates that were trained: Spearman of predicted with measured scores, and the regret of the best predicted one,
     measured(best predicted) - measured(best), itself and as a share of the range of measured scores."""
     names = [f"{side}_{score}_{part}" for side in ("predicted", "measured")]

@@ -28,11 +28,9 @@ def searched_buffers(
     Arguments:
       score: `score(candidate, outputs)`, smaller is better.
       per_task, weight: of `ntkcl.methods.replay`.
-    Raises ValueError for a buffer larger than a task.
+    A buffer larger than a task is a ValueError of `predict.limits`, which comes before this search.
     """
     sizes = [len(task.inputs) for task in setting.tasks]
-    if per_task > min(sizes):
-        raise ValueError(f"plan.per_task={per_task}: expected at most {min(sizes)}, the samples of the smallest task")
     rng = np.random.default_rng(seed)
 
     def candidate(name, picks):

@@ -10,6 +10,7 @@ These foretell the network linearised at the anchor, and agree where they overla
 * `integrated`: the network itself, its training integrated in long strides and linearised anew on the way.
 """
 
+from ntkcl.predict.baselines import input_cosine, slopes
 from ntkcl.predict.closed import DIAGONALISED, closed, prepare, solved
 from ntkcl.predict.forms import AUTO, FORMS, form_of
 from ntkcl.predict.integrated import integrated
@@ -30,6 +31,7 @@ __all__ = [
     "closed",
     "fit",
     "form_of",
+    "input_cosine",
     "integrated",
     "limit",
     "limits",
@@ -38,6 +40,7 @@ __all__ = [
     "order",
     "prepare",
     "simulated",
+    "slopes",
     "solved",
     "task_rows",
 ]

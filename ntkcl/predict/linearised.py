@@ -5,11 +5,16 @@ import jax.numpy as jnp
 
 from ntkcl import networks
 from ntkcl.predict.setting import Anchor, Outcome, Setting, fit
+from ntkcl.types import Network
 
 
 def linearised(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
     """The next `count` tasks, by training the network linearised at the anchor."""
-    network = networks.linearised(setting.network, anchor.theta)
+    return follow(setting, networks.linearised(setting.network, anchor.theta), anchor, count)
+
+
+def follow(setting: Setting, network: Network, anchor: Anchor, count: int) -> list[Outcome]:
+    """The next `count` tasks, by training this network in place of the setting's."""
     forward = jax.jit(jax.vmap(network.apply, (None, 0)))
     theta, memory, outcomes = anchor.theta, anchor.memory, []
     f = forward(theta, setting.x)

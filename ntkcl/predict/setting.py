@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntkcl import train
+from ntkcl import forecast, train
 from ntkcl.settings import finite, whole
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, TaskRows
 
@@ -79,13 +79,18 @@ class Anchor(NamedTuple):
 
 class Outcome(NamedTuple):
     """What one task will do: the change [N, c] of all outputs; the largest eigenvalue its rule sees, and the share of eigenvalues below
-    zero, NaN where no kernel was held; how many kernels and gradients of the task it took, where that is not one kernel."""
+    zero, NaN where no kernel was held; how many kernels and gradients of the task it took, where that is not one kernel.
+
+    `energies` [T, 2]: what `forecast.baselines.energy` tells of the blocks between the train inputs of every task and of this one; None
+    where no kernel was held.
+    """
 
     change: Float[Array, "N c"]
     top: float
     negative_mass: float
     kernels: int = 1
     gradients: int = 0
+    energies: Any = None
 
 
 def task_rows(stream: Stream, loss: Loss, places: Sequence[slice]) -> tuple[TaskRows, ...]:
@@ -136,3 +141,16 @@ def fit(setting: Setting, t: int, apply, theta, memory) -> tuple[train.Fit, Any]
 
 def _key(setting, t):
     return jax.random.fold_in(setting.key, t + 1)
+
+
+def energies(setting: Setting, t: int, block) -> np.ndarray:
+    """`forecast.baselines.energy` [T, 2] of task t's columns and every task's rows, active outputs alone."""
+    own = setting.tasks[t]
+    active = np.flatnonzero(own.head)
+    columns = block[:, :, : len(own.inputs)]
+
+    def one(task):
+        rows = np.flatnonzero(task.head)
+        return forecast.baselines.energy(columns[task.inputs][:, rows][..., active])
+
+    return np.stack([one(task) for task in setting.tasks])

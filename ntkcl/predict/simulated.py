@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import forecast
-from ntkcl.predict.setting import Anchor, Outcome, Setting, order
+from ntkcl.predict.setting import Anchor, Outcome, Setting, energies, order
 
 
 def simulated(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
@@ -26,6 +26,6 @@ def simulated(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
         )
         change = forecast.read_out(block, alpha)
         weights = np.broadcast_to(task.head, task.targets.shape)
-        outcomes.append(Outcome(change, forecast.largest_eigenvalue(k_tt, weights), float("nan")))
+        outcomes.append(Outcome(change, forecast.largest_eigenvalue(k_tt, weights), float("nan"), energies=energies(setting, t, block)))
         f = f + change
     return outcomes

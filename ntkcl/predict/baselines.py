@@ -1,0 +1,53 @@
+"""What forecasts are compared with, as far as it takes the setting: a linear model on the inputs, the gradient of the next task."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ntkcl import kernels
+from ntkcl.predict.linearised import follow
+from ntkcl.predict.setting import Anchor, Setting
+from ntkcl.types import Network
+
+
+def input_cosine(setting: Setting, f0: Float[Array, "N c"]) -> np.ndarray:
+    """A baseline: the changes [T, N, c] of f_0(x) + W x / sqrt(n_0), whose kernel is X X^T / n_0 (x) I. Does the network matter?
+
+    Trained from W = 0 as the network would be, with any loss, rule and method; being linear it is its own forecast. A rate that is
+    stable for the network need not be so here: then the changes grow without bound, and say so.
+    """
+    flat = setting.x.reshape(len(setting.x), -1)
+    x = jnp.concatenate([flat / flat.shape[1] ** 0.5, jnp.asarray(f0, flat.dtype)], 1)
+    stream = tuple(
+        task._replace(train=task.train._replace(x=x[rows.inputs])) for task, rows in zip(setting.stream, setting.tasks, strict=True)
+    )
+    weights = jnp.zeros((flat.shape[1], f0.shape[1]), flat.dtype)
+    told = follow(setting._replace(stream=stream, x=x), INPUTS, Anchor(weights, (), (f0,)), len(stream))
+    return np.stack([outcome.change for outcome in told])
+
+
+def _from_inputs(weights, x):
+    return x[len(weights) :] + x[: len(weights)] @ weights
+
+
+INPUTS = Network(None, _from_inputs)  # one for all runs, so that it is compiled once
+
+
+def slopes(setting: Setting) -> Callable[..., float]:
+    """A baseline: `(t, theta, f) -> |dL_t/dtheta|`, the gradient of task t's mean loss at theta, where the outputs are f [N, c]."""
+    operator = kernels.operator(setting.network)
+
+    @jax.jit
+    def signal(f, y, head):
+        return jax.grad(lambda f: jnp.mean(jax.vmap(setting.loss.value, (0, 0, None))(f, y, head)))(f)
+
+    def slope(t, theta, f):
+        x, y = setting.stream[t].train
+        own = jnp.asarray(f[setting.tasks[t].inputs], y.dtype)
+        gradient = operator.vjp(theta, x, signal(own, y, setting.stream[t].head))
+        return float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))))
+
+    return slope

@@ -1,0 +1,98 @@
+"""The explanation of a forgetting: the script runs on anything with two tasks, and the committed table backs what is claimed."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+from cases import tiny_source
+from hydra.core.global_hydra import GlobalHydra
+
+from ntkcl import figures
+
+ROOT = Path(__file__).parents[1]
+TINY = ("seeds=[0]", "network.width=8", "stream.train_per_class=6", "stream.test_per_class=2", "steps=20", "removed=3", "draws=2")
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("explain", ROOT / "scripts" / "explain.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(script, monkeypatch, tmp_path):
+    """The script with overrides on random images, results in tmp_path: its exit code."""
+    real = script.instantiate
+    monkeypatch.setattr(script, "instantiate", lambda node, **more: tiny_source() if "idx_dir" in node else real(node, **more))
+
+    def command(*overrides):
+        monkeypatch.setattr("sys.argv", ["explain.py", *overrides, f"results_dir={tmp_path}"])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        GlobalHydra.instance().clear()
+        try:
+            script.main()
+            return 0
+        except SystemExit as stop:
+            return stop.code
+
+    return command
+
+
+def test_the_script_explains_and_redraws_from_the_table_alone(run, tmp_path, monkeypatch, script, capsys):
+    code = run(*TINY)
+    stored = json.loads((tmp_path / "tables" / "explain.json").read_text())
+    assert code == (0 if all(claim["holds"] for claim in stored["claims"]) else 1)
+    (told,) = stored["seeds"].values()
+    assert stored["claims"][0]["holds"] and len(told["harm"]) == 12
+    ranked = [sample["harm"] for sample in told["shown"]["harmful"]]
+    assert ranked == sorted(told["harm"], reverse=True)[: len(ranked)]
+    assert told["shown"]["harmless"][0]["harm"] == min(told["harm"])
+    assert sum(told["harm"]) == pytest.approx(told["all kept"]["foretold"])
+    assert (tmp_path / "tables" / "explain.md").read_text() in capsys.readouterr().out
+
+    figure = tmp_path / "figures" / "explain.png"
+    figure.unlink()
+    monkeypatch.setattr(script, "compute", lambda cfg: pytest.fail("drawing trained"))
+    assert run("draw=true") == code and figure.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("override", "told"), [("stream.tasks=3", "stream.tasks=3: expected 2"), ("removed=0", "removed=0"), ("seeds=[]", "seeds=")]
+)
+def test_settings_that_cannot_be_meant_are_named(run, override, told):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        run(*TINY, override)
+
+
+@pytest.mark.parametrize(("shape", "image"), [((5, 7), (5, 7)), ((9,), (3, 3)), ((4, 4, 1), (4, 4)), ((8,), None), ((2, 2, 2), None)])
+def test_inputs_are_shown_where_they_are_images(shape, image):
+    shown = figures.as_image(np.zeros(shape))
+    assert (None if shown is None else shown.shape) == image
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return json.loads((ROOT / "results" / "tables" / "explain.json").read_text())
+
+
+def test_the_committed_table_was_made_with_the_preset_and_backs_every_claim(script, stored):
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        assert script.check(hydra.compose("figure/explain")) == stored["settings"]
+    header = (ROOT / "conf" / "figure" / "explain.yaml").read_text()
+    for word in ("claim", "command", "expect", "time", "source"):
+        assert re.search(rf"^# {word} +\S", header, re.M), word
+    assert script.judged(stored["seeds"]) == stored["claims"] and all(claim["holds"] for claim in stored["claims"])
+    assert (ROOT / "results" / "tables" / "explain.md").read_text() == script.markdown(stored)
+
+
+def test_a_choice_that_does_no_better_than_chance_fails_its_claim(script, stored):
+    seed, told = next(iter(stored["seeds"].items()))
+    swapped = told | {"check": told["check"] | {"harmful": told["check"]["harmless"], "harmless": told["check"]["harmful"]}}
+    sums, order = script.judged({seed: swapped})
+    assert sums["holds"] and not order["holds"]
