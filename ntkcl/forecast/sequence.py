@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from ntkcl.forecast.rules import Rule
@@ -78,36 +79,46 @@ def one_task(columns: Columns, f: Float[Array, "N c"], step: Step, rule: Rule) -
     Eigenvalues below zero are rounding and count as zero.
     """
     block = (step.columns or columns)(step.inputs)  # [N, c, m, c]
-    m, c = step.targets.shape
     rows, outputs = np.nonzero(step.weights)
-    root = jnp.sqrt(jnp.asarray(step.weights[rows, outputs], f.dtype))
-    places = np.asarray(step.inputs)[rows]
+    root = np.sqrt(np.asarray(step.weights, float)[rows, outputs])
+    removed = None
+    if step.removed is not None:
+        removed = columns(step.removed.inputs), step.removed.inputs, step.removed.basis
+    rule = rule if isinstance(rule, Partial) else Partial(rule)
+    return _solve(block, f, step.inputs, step.targets, rows, outputs, root, step.ridge, step.origin, removed, rule)
 
-    gram = block[step.inputs].reshape(m * c, m * c)
+
+@jax.jit
+def _solve(block, f, inputs, targets, rows, outputs, root, ridge, origin, removed, rule) -> Solve:
+    """`one_task` of arrays: the trained entries are (inputs[rows], outputs), `root` the roots of their weights."""
+    m, c = targets.shape
+    root = jnp.asarray(root, f.dtype)
+    places = inputs[rows]
+    gram = block[inputs].reshape(m * c, m * c)
     if len(rows) < m * c:
         gram = gram[rows * c + outputs][:, rows * c + outputs]
     gram = root[:, None] * gram.astype(f.dtype) * root[None]
-    if step.removed is not None:
-        directions, whitened = _directions(columns, step.removed, f.dtype)
+    if removed is not None:
+        directions, whitened = _directions(f.dtype, *removed)
         kept_out = root[:, None] * directions[places, outputs] @ whitened
         gram = gram - kept_out @ kept_out.T
     lam, modes = jnp.linalg.eigh(gram)
     clipped = jnp.maximum(lam, 0.0)
-    target, before = step.targets[rows, outputs], f[places, outputs]
-    if step.origin is None:
+    target, before = targets[rows, outputs], f[places, outputs]
+    if origin is None:
         r = modes.T @ (root * (target - before))
-        entries = modes @ (rule(clipped + step.ridge, r) * r)
+        entries = modes @ (rule(clipped + ridge, r) * r)
         shrunk = jnp.zeros(())
     else:
-        origin = step.origin[places, outputs]
-        z, u = (modes.T @ (root * side) for side in (target - origin, before - origin))
-        entries = modes @ (rule(clipped + step.ridge, z) * z - _decay_gain(rule, clipped, step.ridge) * u)
-        shrunk = -step.ridge * rule(jnp.full(1, step.ridge, f.dtype), z[:1])[0] * (f - step.origin)
+        centre = origin[places, outputs]
+        z, u = (modes.T @ (root * side) for side in (target - centre, before - centre))
+        entries = modes @ (rule(clipped + ridge, z) * z - _decay_gain(rule, clipped, ridge) * u)
+        shrunk = -ridge * rule(jnp.full(1, ridge, f.dtype), z[:1])[0] * (f - origin)
     alpha = jnp.zeros((m, c), f.dtype).at[rows, outputs].set(root * entries)
     change = read_out(block, alpha) + shrunk
-    if step.removed is not None:
+    if removed is not None:
         change = change - jnp.einsum("ncd,d->nc", directions, whitened @ (kept_out.T @ entries))
-    return Solve(change, alpha, lam, lam[-1] + step.ridge)
+    return Solve(change, alpha, lam, lam[-1] + ridge)
 
 
 def sequence(columns: Columns, f0: Float[Array, "N c"], steps: Sequence[Callable[..., Step]], rules: Sequence[Rule]) -> list[Solve]:
@@ -138,14 +149,13 @@ def negative_mass(eigenvalues: Float[Array, " _"]) -> float:
     return float(jnp.sum(jnp.maximum(-eigenvalues, 0.0))) / total if total > 0 else 0.0
 
 
-def _directions(columns, removed, dtype):
+def _directions(dtype, block, inputs, basis):
     """K(x, V) [N, c, d] of the removed directions V, and W with W W^T = K(V, V)^+."""
-    q = len(removed.inputs)
-    block = jnp.asarray(columns(removed.inputs), dtype)
+    q, block = len(inputs), jnp.asarray(block, dtype)
     N, c = block.shape[:2]
-    basis = jnp.eye(q * c, dtype=dtype) if removed.basis is None else jnp.asarray(removed.basis, dtype).reshape(-1, q * c)
+    basis = jnp.eye(q * c, dtype=dtype) if basis is None else jnp.asarray(basis, dtype).reshape(-1, q * c)
     directions = (block.reshape(N * c, q * c) @ basis.T).reshape(N, c, -1)
-    lam, modes = jnp.linalg.eigh(basis @ directions[removed.inputs].reshape(q * c, -1))
+    lam, modes = jnp.linalg.eigh(basis @ directions[inputs].reshape(q * c, -1))
     kept = lam > DEPENDENT * jnp.max(lam)
     return directions, modes * jnp.where(kept, 1.0 / jnp.sqrt(jnp.where(kept, lam, 1.0)), 0.0)[None]
 
