@@ -13,10 +13,27 @@ os.environ |= {  # before JAX is imported, and for the processes that tests star
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+import yaml  # noqa: E402
+from filelock import FileLock  # noqa: E402
 from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """The `data_dir` in which Fashion-MNIST has been prepared, once for all processes of the suite: it takes ten seconds."""
+    from ntkcl import sources
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tfds"
+    settings = yaml.safe_load((Path(__file__).parents[1] / "conf" / "source" / "fashion_mnist.yaml").read_text())
+    settings.pop("_target_")
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            sources.tfds_or_idx(**(settings | dict(data_dir=str(folder), download=False)))
+    return folder
 
 
 @pytest.fixture

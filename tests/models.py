@@ -1,5 +1,7 @@
 """The models that the laws of kernels run over: ours, plain linen of every kind, other libraries', plain functions."""
 
+from functools import cache
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -185,20 +187,24 @@ OTHERS = {
 MODELS = (*LINEN, *OTHERS)
 
 
+@cache
 def model(name, n=5):
-    """(network, theta, x) in float64, theta moved off its initial zeros and ones."""
+    """(network, theta, x) in float64, theta of the size of an initialisation but nowhere zero or one.
+
+    Drawn by NumPy: a normal draw of a new shape is half a second of compiling.
+    """
     if name in LINEN:
         network, shape = LINEN[name]
     else:
         apply, theta, shape = OTHERS[name]
         network = Network(None, apply)
-    if name in ("transformer", "embedding"):
-        x = jax.random.randint(jax.random.key(1), (n, *shape), 0, 7)
-    else:
-        x = jax.random.normal(jax.random.key(1), (n, *shape), jnp.float64)
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.integers(0, 7, (n, *shape)) if name in ("transformer", "embedding") else rng.standard_normal((n, *shape)))
     if name in LINEN:
-        theta = network.init(jax.random.key(0), x[0])
-    leaves, tree = jax.tree.flatten(theta)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    moved = [jnp.asarray(a, jnp.float64) + 0.1 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
-    return network, jax.tree.unflatten(tree, moved), x
+        theta = jax.eval_shape(network.init, jax.random.key(0), x[0])
+
+    def drawn(path, leaf):
+        scale = 0.1 if leaf.ndim < 2 else max(0.1, np.prod(leaf.shape[:-1]) ** -0.5)
+        return jnp.asarray((path[-1] == jax.tree_util.DictKey("scale")) + scale * rng.standard_normal(leaf.shape))
+
+    return network, jax.tree_util.tree_map_with_path(drawn, theta), x

@@ -84,13 +84,14 @@ def test_the_same_configuration_gives_the_same_folder_and_the_same_numbers(ntkcl
     before = (folder / "arrays.npz").read_bytes()
     assert ntkcl(*TINY, "tracking=disabled")[0] == 0
     assert the_run(tmp_path) == folder and (folder / "arrays.npz").read_bytes() == before
-    assert ntkcl(*TINY, "tracking=disabled", "seed=1", "results_dir=elsewhere")[0] == 0
+    assert ntkcl(*TINY, "tracking=disabled", "seed=1", "results_dir=elsewhere", "forecast.anchors=[]")[0] == 0
     assert (tmp_path / "elsewhere" / "runs" / "main").is_dir()
     assert the_run(tmp_path) == folder
 
 
 def test_multirun_makes_a_folder_a_run_and_groups_differ_in_all_but_the_seed(ntkcl, tmp_path):
-    code, _, err = ntkcl("-m", *TINY, "network.width=8,16", "seed=0,1")
+    few = ("stream.tasks=2", "training.steps=2", "forecast.anchors=[]")
+    code, _, err = ntkcl("-m", *TINY, *few, "network.width=8,16", "seed=0,1")
     assert (code, err) == (0, "")
     folders = sorted(p.name.rsplit("-", 1)[0] for p in (tmp_path / "results" / "runs" / "main").iterdir())
     assert folders == ["sgd-naive-rotated-w16-s0", "sgd-naive-rotated-w16-s1", "sgd-naive-rotated-w8-s0", "sgd-naive-rotated-w8-s1"]
@@ -190,7 +191,7 @@ def test_bad_input_is_one_line_that_names_the_setting_and_leaves_nothing(ntkcl, 
 def test_online_without_a_login_is_one_line_and_loses_nothing(ntkcl, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    code, _, err = ntkcl(*TINY, "tracking=online")
+    code, _, err = ntkcl(*TINY, "tracking=online", "forecast.anchors=[]")
     assert code == 2 and "tracking.mode=online" in err and "tracking=offline" in err
     assert results.load(the_run(tmp_path))[0]["status"] == "completed"
 
@@ -222,7 +223,7 @@ def test_nan_in_the_data_is_found(ntkcl, monkeypatch):
 
 
 def test_in_a_sweep_the_other_jobs_go_on(ntkcl, tmp_path):
-    code, _, err = ntkcl("-m", *TINY, "tracking=disabled", "network.width=0,8,-1")
+    code, _, err = ntkcl("-m", *TINY, "tracking=disabled", "forecast.anchors=[]", "network.width=0,8,-1")
     assert code == 2 and "Traceback" not in err
     assert [line for line in err.splitlines() if line.startswith("ntkcl: ")] == [
         f"ntkcl: network.width={width}: expected a whole number of at least 1" for width in (0, -1)
@@ -230,9 +231,34 @@ def test_in_a_sweep_the_other_jobs_go_on(ntkcl, tmp_path):
     assert the_run(tmp_path).name.startswith("sgd-naive-rotated-w8-s0")
 
 
-@pytest.mark.parametrize("setting", ["network.width=0", "network.width=wide", "training.steps=many", "stream.tasks=3.0"])
-def test_the_process_itself_ends_with_code_2_and_no_traceback(tmp_path, setting):
-    """In a process of its own: there no type checker stands before our own checks."""
-    done = subprocess.run([sys.executable, "-m", "ntkcl", setting], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith(f"ntkcl: {setting}: expected") and done.stderr.count("\n") == 1
+def test_the_process_itself_ends_with_code_2_and_no_traceback(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "ntkcl", "network.width=0"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("ntkcl: network.width=0: expected") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+EACH = """
+import sys
+from hydra.core.global_hydra import GlobalHydra
+from ntkcl.__main__ import main
+
+for setting in sys.argv[1:]:
+    sys.argv = ["ntkcl", setting]
+    GlobalHydra.instance().clear()
+    try:
+        main()
+        print(0)
+    except SystemExit as stop:
+        print(stop.code)
+"""
+
+
+def test_where_no_type_checker_stands_before_our_own_checks_they_tell_kinds_apart(tmp_path):
+    """In a process of its own, which has no checker."""
+    settings = ["network.width=wide", "training.steps=many", "stream.tasks=3.0"]
+    done = subprocess.run([sys.executable, "-c", EACH, *settings], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.split() == ["2"] * len(settings)
+    told = done.stderr.splitlines()
+    assert len(told) == len(settings)
+    assert all(line.startswith(f"ntkcl: {setting}: expected") for line, setting in zip(told, settings, strict=True))
     assert not list(tmp_path.iterdir())

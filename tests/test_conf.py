@@ -65,7 +65,7 @@ def test_every_preset_says_its_claim_command_expectation_and_time(preset):
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed (.ci/run installs it)")
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, preset):
+def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, prepared, preset):
     small = (
         "network.width=8",
         "seed=0",
@@ -74,7 +74,7 @@ def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, preset):
         "stream.train_per_class=3",
         "stream.test_per_class=2",
     )
-    code, _, err = ntkcl(f"experiment={preset}", *small, "source.download=false", "tracking=disabled")
+    code, _, err = ntkcl(f"experiment={preset}", *small, "source.download=false", f"source.data_dir={prepared}", "tracking=disabled")
     assert (code, err) == (0, "")
     (folder,) = (tmp_path / "results" / "runs" / preset).iterdir()
     assert results.load(folder)[0]["status"] == "completed"

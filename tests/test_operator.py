@@ -1,6 +1,7 @@
 """K v without K against K, functions of K against its eigendecomposition."""
 
 import logging
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +15,15 @@ from ntkcl.kernels.operator import operator
 from ntkcl.types import Network
 
 
+@cache
 def case(name, n1=7, n2=5):
     network = mlp(name)
-    x1, x2 = (jax.random.normal(jax.random.key(k), (n, 4)) for k, n in ((1, n1), (2, n2)))
+    x1, x2 = normal(1, n1, 4), normal(2, n2, 4)
     return network, network.init(jax.random.key(0), x1[0]), x1, x2
 
 
 def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))  # JAX compiles half a second for every shape
 
 
 def close(got, expected, digits=1e-12):
@@ -35,7 +37,7 @@ CHUNKS = [(name, chunk) for name in MLPS for chunk in (3, 1000)] + [("one hidden
 def test_the_product_is_the_kernel_times_the_vector_whatever_the_chunk(name, chunk):
     network, theta, x1, x2 = case(name)
     product, kernel_fn = operator(network, chunk=chunk).product, kernels.contraction(network)
-    v1, v2 = (normal(3, n, network.apply(theta, x1[0]).size) for n in (7, 5))
+    v1, v2 = (normal(3, n, jax.eval_shape(network.apply, theta, x1[0]).size) for n in (7, 5))
     close(product(theta, x1, x2, v2), jnp.einsum("iajb,jb->ia", kernel_fn(theta, x1, x2), v2))
     close(product(theta, x1, None, v1), jnp.einsum("iajb,jb->ia", kernel_fn(theta, x1), v1))
 
@@ -45,7 +47,7 @@ def test_jvp_and_vjp_are_the_jacobian_and_its_transpose(chunk):
     network, theta, x, _ = case("deep with biases")
     ops = operator(network.apply, chunk=chunk)
     flat, unravel = jax.flatten_util.ravel_pytree(theta)
-    J = jax.vmap(jax.jacrev(lambda flat, one: network.apply(unravel(flat), one)), (None, 0))(flat, x)
+    J = jax.jit(jax.vmap(jax.jacrev(lambda flat, one: network.apply(unravel(flat), one)), (None, 0)))(flat, x)
     u, a = normal(4, flat.size), normal(5, *J.shape[:2])
     close(ops.jvp(theta, x, unravel(u)), J @ u)
     gradient = ops.vjp(theta, x, a)

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import shutil
 import struct
 import subprocess
 import sys
@@ -194,8 +193,8 @@ def test_tfds_own_copy_goes_before_the_folder(folder, tmp_path, monkeypatch):
     not Path(FASHION["idx_dir"]).is_dir(),
     reason="the Debian package dataset-fashion-mnist is not installed (.ci/run installs it)",
 )
-def test_fashion_mnist_is_whole(tmp_path):
-    settings = FASHION | dict(data_dir=str(tmp_path), download=False)
+def test_fashion_mnist_is_whole(prepared):
+    settings = FASHION | dict(data_dir=str(prepared), download=False)
     settings.pop("_target_")
     source = sources.tfds_or_idx(**settings)
     assert source.train.x.shape == (60000, 28, 28) and source.test.x.shape == (10000, 28, 28)
@@ -204,4 +203,3 @@ def test_fashion_mnist_is_whole(tmp_path):
     assert float(source.train.x.std(dtype=np.float64)) == pytest.approx(FASHION["sd"], abs=1e-5)
     raw = sources.read_idx(Path(FASHION["idx_dir"]) / "train-images-idx3-ubyte.gz")
     np.testing.assert_allclose(source.train.x[[0, -1]], raw[[0, -1]] / 255.0, atol=1e-7)
-    shutil.rmtree(tmp_path / "idx_folder")

@@ -6,12 +6,16 @@ as a difference divided by lam.
 
 A rate is h = eta_eff, the learning rate times the normalisation of the loss; for `losses.squared_error` eta / (n sum(m)). Losses are
 squared errors: the residual after training is (1 - lam g) r.
+
+The rules made here are `jax.tree_util.Partial`s whose numbers are leaves: one compiled program serves all rates and numbers of steps.
+Any other function g(lam, r) is a rule too.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from ntkcl.settings import finite, share, whole
@@ -31,27 +35,27 @@ def gradient_flow(rate: float | int | Float[Array, ""], time: float | int, *, st
     Source: Jacot, Gabriel, Hongler 2018; Lee et al. 2019.
     """
     finite("rule.time", time, least=0.0)
-    level = _level(stop)
+    return Partial(_flow, rate, time, _level(stop))
 
-    def at(lam, t):
+
+@jax.jit
+def _flow(rate, time, level, lam, r=None):
+    def at(t):
         x = rate * t * lam
         return jnp.where(x > 0, -jnp.expm1(-x) / jnp.where(x > 0, lam, 1.0), rate * t)
 
-    def g(lam, r):
-        if level is None:
-            return at(lam, time)
+    if level is None:
+        return at(time)
 
-        def halve(_, bounds):
-            low, high = bounds
-            middle = (low + high) / 2
-            over = _half_square(r * jnp.exp(-rate * middle * lam)) > level
-            return jnp.where(over, middle, low), jnp.where(over, high, middle)
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) / 2
+        over = _half_square(r * jnp.exp(-rate * middle * lam)) > level
+        return jnp.where(over, middle, low), jnp.where(over, high, middle)
 
-        _, high = jax.lax.fori_loop(0, BISECTIONS, halve, (jnp.zeros((), lam.dtype), jnp.asarray(time, lam.dtype)))
-        already = _half_square(r) <= level
-        return at(lam, jnp.where(already, 0.0, high))
-
-    return g
+    _, high = jax.lax.fori_loop(0, BISECTIONS, halve, (jnp.zeros((), lam.dtype), jnp.asarray(time, lam.dtype)))
+    already = _half_square(r) <= level
+    return at(jnp.where(already, 0.0, high))
 
 
 def gradient_descent(rate: Rate, steps: int, *, stop: float | int | None = None) -> Rule:
@@ -65,17 +69,17 @@ def gradient_descent(rate: Rate, steps: int, *, stop: float | int | None = None)
     Raises ValueError for a number of steps below 1, and a schedule of another length.
     """
     if stop is not None or jnp.ndim(rate):
-        return _recursion(rate, steps, 0.0, 0.0, stop)
-    whole("rule.steps", steps)
+        return _recursion(rate, steps, 0.0, stop, _heavy_ball)
+    return Partial(_descent, rate, whole("rule.steps", steps))
 
-    def g(lam, r=None):
-        x = rate * lam
-        # expm1 and log1p keep the digits where x is small; above a half the power loses none, and beyond 1 its base is negative.
-        near = -jnp.expm1(steps * jnp.log1p(-jnp.minimum(x, 0.5)))
-        far = 1.0 - (1.0 - x) ** steps
-        return jnp.where(lam > 0, jnp.where(x < 0.5, near, far) / jnp.where(lam > 0, lam, 1.0), rate * steps)
 
-    return g
+@jax.jit
+def _descent(rate, steps, lam, r=None):
+    x = rate * lam
+    # expm1 and log1p keep the digits where x is small; above a half the power loses none, and beyond 1 its base is negative.
+    near = -jnp.expm1(steps * jnp.log1p(-jnp.minimum(x, 0.5)))
+    far = 1.0 - (1.0 - x) ** steps
+    return jnp.where(lam > 0, jnp.where(x < 0.5, near, far) / jnp.where(lam > 0, lam, 1.0), rate * steps)
 
 
 def heavy_ball(rate: Rate, steps: int, momentum: float | int, *, stop: float | int | None = None) -> Rule:
@@ -83,7 +87,7 @@ def heavy_ball(rate: Rate, steps: int, momentum: float | int, *, stop: float | i
 
     Arguments and errors: as `gradient_descent`; 0 <= momentum < 1.
     """
-    return _recursion(rate, steps, share("rule.momentum", momentum), 0.0, stop)
+    return _recursion(rate, steps, share("rule.momentum", momentum), stop, _heavy_ball)
 
 
 def nesterov(rate: Rate, steps: int, momentum: float | int, *, stop: float | int | None = None) -> Rule:
@@ -91,8 +95,7 @@ def nesterov(rate: Rate, steps: int, momentum: float | int, *, stop: float | int
 
     Arguments and errors: as `gradient_descent`; 0 <= momentum < 1.
     """
-    b = share("rule.momentum", momentum)
-    return _recursion(rate, steps, b, b, stop)
+    return _recursion(rate, steps, share("rule.momentum", momentum), stop, _nesterov)
 
 
 def converged(*, cut: float | int | None = None) -> Rule:
@@ -105,37 +108,48 @@ def converged(*, cut: float | int | None = None) -> Rule:
     if cut is not None:
         finite("rule.cut", cut, least=0.0)
 
-    def g(lam, r=None):
-        least = len(lam) * jnp.finfo(lam.dtype).eps if cut is None else cut
-        kept = lam > least * jnp.max(lam)
-        return jnp.where(kept, 1.0 / jnp.where(kept, lam, 1.0), 0.0)
-
-    return g
+    return Partial(_inverse, cut)
 
 
-def _recursion(rate, steps, momentum, lookahead, stop) -> Rule:
-    """All rules with one velocity, by theory's recursion for a = g, in which nothing is divided by lam."""
+@jax.jit
+def _inverse(cut, lam, r=None):
+    least = len(lam) * jnp.finfo(lam.dtype).eps if cut is None else cut
+    kept = lam > least * jnp.max(lam)
+    return jnp.where(kept, 1.0 / jnp.where(kept, lam, 1.0), 0.0)
+
+
+def _heavy_ball(momentum, v, push):
+    v = momentum * v + push
+    return v, v
+
+
+def _nesterov(momentum, v, push):
+    v = momentum * v + push
+    return v, momentum * v + push
+
+
+def _recursion(rate, steps, momentum, stop, update) -> Rule:
     whole("rule.steps", steps)
     if jnp.ndim(rate) and jnp.shape(rate) != (steps,):
         raise ValueError(f"rule.rate has shape {jnp.shape(rate)}; expected one rate or a schedule of {steps}, one a step")
-    level = _level(stop)
+    return Partial(_run, Partial(update, momentum), rate, steps, _level(stop))
 
-    def g(lam, r=None):
-        rates = jnp.broadcast_to(jnp.asarray(rate, lam.dtype), (steps,))
 
-        def more(carry):
-            s, a, _ = carry
-            return (s < steps) & (True if level is None else _half_square(r * (1.0 - lam * a)) > level)
+@jax.jit
+def _run(update, rate, steps, level, lam, r=None):
+    """All rules with one velocity, by theory's recursion for a = g, in which nothing is divided by lam."""
+    rate = jnp.asarray(rate, lam.dtype)
 
-        def step(carry):
-            s, a, v = carry
-            push = rates[s] * (1.0 - lam * a)
-            v = momentum * v + push
-            return s + 1, a + (momentum * v + push if lookahead else v), v
+    def more(carry):
+        s, a, _ = carry
+        return (s < steps) & (True if level is None else _half_square(r * (1.0 - lam * a)) > level)
 
-        return jax.lax.while_loop(more, step, (0, jnp.zeros_like(lam), jnp.zeros_like(lam)))[1]
+    def step(carry):
+        s, a, v = carry
+        v, moved = update(v, (rate[s] if rate.ndim else rate) * (1.0 - lam * a))
+        return s + 1, a + moved, v
 
-    return g
+    return jax.lax.while_loop(more, step, (0, jnp.zeros_like(lam), jnp.zeros_like(lam)))[1]
 
 
 def _half_square(r):

@@ -8,12 +8,14 @@ which directions it takes away, what it pulls the parameters towards. `one_task`
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from ntkcl.forecast.decomposition import Decomposed, eigendecomposed
@@ -89,20 +91,25 @@ def prepared(columns: Columns, step: Step, dtype=jnp.float64, decompose: Callabl
       decompose: from the Gram matrix [k, k] to functions of it.
     """
     block = (step.columns or columns)(step.inputs)
-    m, c = step.targets.shape
     rows, outputs = np.nonzero(step.weights)
     root = jnp.sqrt(jnp.asarray(step.weights[rows, outputs], dtype))
-    gram = block[step.inputs].reshape(m * c, m * c)
-    if len(rows) < m * c:
-        gram = gram[rows * c + outputs][:, rows * c + outputs]
-    gram = root[:, None] * gram.astype(dtype) * root[None]
     kept_out = None
     if step.removed is not None:
-        directions, whitened = _directions(columns, step.removed, dtype)
-        kept_out = directions @ whitened
-        own = root[:, None] * kept_out[np.asarray(step.inputs)[rows], outputs]
-        gram = gram - own @ own.T
-    return Prepared(block, rows, outputs, root, decompose(gram), kept_out)
+        kept_out = _directions(dtype, columns(step.removed.inputs), step.removed.inputs, step.removed.basis)
+    return Prepared(block, rows, outputs, root, decompose(_gram(block, step.inputs, rows, outputs, root, kept_out)), kept_out)
+
+
+@jax.jit
+def _gram(block, inputs, rows, outputs, root, kept_out):
+    m, c = len(inputs), block.shape[-1]
+    gram = block[inputs].reshape(m * c, m * c)
+    if len(rows) < m * c:
+        gram = gram[rows * c + outputs][:, rows * c + outputs]
+    gram = root[:, None] * gram.astype(root.dtype) * root[None]
+    if kept_out is None:
+        return gram
+    own = root[:, None] * kept_out[inputs[rows], outputs]
+    return gram - own @ own.T
 
 
 def remembered(prepare: Callable[..., Prepared] = prepared, most: int = 12) -> Callable[..., Prepared]:
@@ -142,26 +149,29 @@ def one_task(columns: Columns, f: Float[Array, "N c"], step: Step, rule: Rule, p
     """
     block, rows, outputs, root, (filtered, lam, _), kept_out = prepare(columns, step, f.dtype)
     places, ridge = np.asarray(step.inputs)[rows], step.ridge
-
-    def ridged(lam, r):
-        return rule(lam + ridge, r)
-
-    def decay(lam, r):
-        return _decay_gain(rule, lam, ridge)
-
+    rule = rule if isinstance(rule, Partial) else Partial(rule)
+    ridged = Partial(_ridged, rule, ridge)
     target, before = step.targets[rows, outputs], f[places, outputs]
     if step.origin is None:
-        entries, shrunk = filtered(ridged, root * (target - before)), jnp.zeros(())
+        entries = filtered(ridged, root * (target - before))
     else:
         origin = step.origin[places, outputs]
-        entries = filtered(ridged, root * (target - origin)) - filtered(decay, root * (before - origin))
-        alone = jnp.full(1, ridge, f.dtype)
-        shrunk = -ridge * rule(alone, jnp.zeros_like(alone))[0] * (f - step.origin)
-    alpha = jnp.zeros(step.targets.shape, f.dtype).at[rows, outputs].set(root * entries)
-    change = read_out(block, alpha) + shrunk
-    if kept_out is not None:
-        change = change - kept_out @ (alpha[rows, outputs] @ kept_out[places, outputs])
+        entries = filtered(ridged, root * (target - origin)) - filtered(Partial(_decay_gain, rule, ridge), root * (before - origin))
+    alpha, change = _change(block, f, step.origin, rule, ridge, rows, outputs, places, root * entries, kept_out)
     return Solve(change, alpha, lam, lam[-1] + ridge)
+
+
+@jax.jit
+def _change(block, f, origin, rule, ridge, rows, outputs, places, entries, kept_out):
+    """alpha [m, c], and the change [N, c] by it and by what a ridge towards `origin` takes away."""
+    alpha = jnp.zeros((block.shape[2], block.shape[3]), f.dtype).at[rows, outputs].set(entries)
+    change = read_out(block, alpha)
+    if origin is not None:
+        alone = jnp.full(1, ridge, f.dtype)
+        change = change - ridge * rule(alone, jnp.zeros_like(alone))[0] * (f - origin)
+    if kept_out is not None:
+        change = change - kept_out @ (entries @ kept_out[places, outputs])
+    return alpha, change
 
 
 def sequence(
@@ -198,19 +208,23 @@ def negative_mass(eigenvalues: Float[Array, " _"]) -> float:
     return float(jnp.sum(jnp.maximum(-eigenvalues, 0.0))) / total if total > 0 else 0.0
 
 
-def _directions(columns, removed, dtype):
-    """K(x, V) [N, c, d] of the removed directions V, and W with W W^T = K(V, V)^+."""
-    q = len(removed.inputs)
-    block = jnp.asarray(columns(removed.inputs), dtype)
+@partial(jax.jit, static_argnums=0)
+def _directions(dtype, block, inputs, basis):
+    """K(x, V) W [N, c, d] of the removed directions V, W W^T = K(V, V)^+."""
+    q, block = len(inputs), jnp.asarray(block, dtype)
     N, c = block.shape[:2]
-    basis = jnp.eye(q * c, dtype=dtype) if removed.basis is None else jnp.asarray(removed.basis, dtype).reshape(-1, q * c)
+    basis = jnp.eye(q * c, dtype=dtype) if basis is None else jnp.asarray(basis, dtype).reshape(-1, q * c)
     directions = (block.reshape(N * c, q * c) @ basis.T).reshape(N, c, -1)
-    lam, modes = jnp.linalg.eigh(basis @ directions[removed.inputs].reshape(q * c, -1))
+    lam, modes = jnp.linalg.eigh(basis @ directions[inputs].reshape(q * c, -1))
     kept = lam > DEPENDENT * jnp.max(lam)
-    return directions, modes * jnp.where(kept, 1.0 / jnp.sqrt(jnp.where(kept, lam, 1.0)), 0.0)[None]
+    return directions @ (modes * jnp.where(kept, 1.0 / jnp.sqrt(jnp.where(kept, lam, 1.0)), 0.0)[None])
 
 
-def _decay_gain(rule, lam, ridge):
+def _ridged(rule, ridge, lam, r):
+    return rule(lam + ridge, r)
+
+
+def _decay_gain(rule, ridge, lam, _):
     """(e(ridge) - e(lam + ridge)) / lam with e(lam) = 1 - lam g(lam); at lam = 0 the derivative of lam g(lam) at the ridge."""
 
     def learned(shifted):

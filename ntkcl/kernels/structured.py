@@ -121,13 +121,21 @@ def layer_factors(network: Network):
             delta = {layer: jnp.concatenate(calls, 1).astype(dtype) for layer, calls in delta.items()}
             return phi, delta, [j.reshape(j.shape[0], -1).astype(dtype) for j in jacobian]
 
-        def same_for_all(layer):
-            """Whether delta of a layer does not depend on the input, read off by vmap, which knows what it had to batch."""
-            try:
-                jax.eval_shape(jax.vmap(lambda one: derivatives(one)[1][layer], out_axes=None), x)
-            except ValueError:
-                return False
-            return True
+        def varying():
+            """The layers whose delta depends on the input, as told by vmap, which knows what it had to batch."""
+            layers = set()
+
+            @jax.custom_batching.custom_vmap
+            def told(delta):
+                return delta
+
+            @told.def_vmap
+            def _(_, batched, delta):
+                layers.update(layer for layer, depends in batched[0].items() if depends)
+                return delta, batched[0]
+
+            jax.eval_shape(jax.vmap(lambda one: told(derivatives(one)[1])), x)
+            return layers
 
         def commuting(layer, readout):
             def f(z, probe):
@@ -136,7 +144,8 @@ def layer_factors(network: Network):
             return commutes(f, zeros[layer][0], zeros[readout][0])
 
         single = [layer for layer in survey.layers if _one_position(shapes[layer])]
-        readouts = [layer for layer in single if same_for_all(layer)]
+        depends = varying() if single else ()
+        readouts = [layer for layer in single if layer not in depends]
         halved = [layer for layer in single if layer not in readouts and any(commuting(layer, r) for r in readouts)]
 
         def term(layer, phi, delta):
@@ -147,13 +156,13 @@ def layer_factors(network: Network):
         def one_sample(one):
             phi, delta, jacobian = derivatives(one)
             terms = {"/".join(layer): term(layer, phi[layer], delta[layer]) for layer in survey.layers}
-            return terms | ({"rest": Term(None, jnp.concatenate(jacobian, -1))} if rest else {})
+            terms |= {"rest": Term(None, jnp.concatenate(jacobian, -1))} if rest else {}
+            return terms, {"/".join(layer): gram(delta[layer]) for layer in readouts}
 
         def gram(delta):
             return jnp.dot(delta[:, 0, 0], delta[:, 0, 0].T)
 
-        shared = derivatives(x[0])[1] if readouts else {}
-        return Factors(jax.vmap(one_sample)(x), {"/".join(layer): gram(shared[layer]) for layer in readouts})
+        return Factors(*jax.vmap(one_sample, out_axes=(0, None))(x))
 
     return factors
 

@@ -1,5 +1,7 @@
 """Elastic weight consolidation: a quadratic penalty on the parameters, weighted by how much old outputs depend on them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +49,16 @@ def ewc(penalty: float | int = 1.0, *, online: bool = False) -> Method:
     return naive()._replace(plain=False, begin=begin, objective=objective, consolidate=consolidate, step=step)
 
 
+@partial(jax.jit, static_argnames="apply")
+def _diagonal(apply, theta, x, head):
+    """Mean over x of sum_a head_a J_a^2, shaped as theta."""
+
+    def squares(x):
+        return jax.tree.map(lambda j: jnp.tensordot(head, j**2, 1), jax.jacrev(apply)(theta, x))
+
+    return jax.tree.map(lambda d: jnp.mean(d, 0), jax.vmap(squares)(x))
+
+
 def ewc_diagonal(penalty: float | int = 1.0, *, damping: float | int = 1e-3) -> Method:
     """Minimises the task's mean loss + penalty/2 sum_k D_k (theta - theta_before)_k^2, D the diagonal of the Fisher information.
 
@@ -68,10 +80,7 @@ def ewc_diagonal(penalty: float | int = 1.0, *, damping: float | int = 1e-3) -> 
         return (theta, memory[1]) if memory else memory
 
     def consolidate(memory, apply, theta, task):
-        def squares(x):
-            return jax.tree.map(lambda j: jnp.tensordot(task.head, j**2, 1), jax.jacrev(apply)(theta, x))
-
-        fisher = jax.tree.map(lambda d: jnp.mean(d, 0), jax.vmap(squares)(task.train.x))
+        fisher = _diagonal(apply, theta, task.train.x, task.head)
         return (theta, jax.tree.map(jnp.add, memory[1], fisher) if memory else fisher)
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):

@@ -1,5 +1,6 @@
 """Orthogonal gradient descent: gradients are projected off the directions in which old outputs would change."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -58,6 +59,23 @@ def pca_ogd(directions: int = 50, per_task: int | None = 200, outputs: str = "al
     return _projection(per_task, outputs, seed, settings.whole("method.directions", directions), again=False)
 
 
+@partial(jax.jit, static_argnames="apply")
+def _jacobians(apply, theta, x, out):
+    """The flat gradient of output `out[i]` at x[i], for each i, [d, p]."""
+
+    def row(pair):
+        x, a = pair
+        return ravel_pytree(jax.grad(lambda p: apply(p, x)[a])(theta))[0]
+
+    return jax.lax.map(row, (x, jnp.asarray(out)))
+
+
+@jax.jit
+def _spectrum(rows):
+    """Eigenvalues, ascending, and eigenvectors of the Gram matrix of rows."""
+    return jnp.linalg.eigh(rows @ rows.T)
+
+
 def _projection(per_task, outputs, seed, directions, again) -> Method:
     if per_task is not None:
         settings.whole("method.per_task", per_task)
@@ -76,15 +94,11 @@ def _projection(per_task, outputs, seed, directions, again) -> Method:
         if directions is not None and directions > len(rows):
             raise ValueError(f"method.directions={directions}: expected at most {len(rows)}, the rows kept of a task")
 
-    def jacobians(apply, theta, x, out):
-        row = jax.jit(lambda x, a: ravel_pytree(jax.grad(lambda p: apply(p, x)[a])(theta))[0])
-        return jax.lax.map(lambda pair: row(*pair), (x, jnp.asarray(out)))
-
     def principal(rows):
         if directions is None:
             return rows
         enough(rows)
-        return jnp.linalg.eigh(rows @ rows.T)[1][:, -directions:].T @ rows
+        return _spectrum(rows)[1][:, -directions:].T @ rows
 
     def project(memory, gradient):
         if not memory:
@@ -95,12 +109,12 @@ def _projection(per_task, outputs, seed, directions, again) -> Method:
     def consolidate(memory, apply, theta, task):
         places, out = picked(len(memory.kept) if memory else 0, task.train.y, task.head)
         kept = ((task.train.x[places], out),)
-        fresh = [principal(jacobians(apply, theta, *kept[0]))]
+        fresh = [principal(_jacobians(apply, theta, *kept[0]))]
         if memory:
-            fresh = [memory.directions, *([jacobians(apply, theta, *old) for old in memory.kept] if again else []), *fresh]
+            fresh = [memory.directions, *([_jacobians(apply, theta, *old) for old in memory.kept] if again else []), *fresh]
             kept = memory.kept + kept
         rows = jnp.concatenate(fresh)
-        lam, modes = jnp.linalg.eigh(rows @ rows.T)
+        lam, modes = _spectrum(rows)
         solid = np.flatnonzero(np.asarray(lam) > DEPENDENT * float(lam[-1]))
         return Memory((modes[:, solid] / jnp.sqrt(lam[solid])[None]).T @ rows, rows, kept)
 

@@ -24,9 +24,10 @@ def network(module: nn.Module, *, constants: dict | None = None, batched: bool =
     collections that `constants` lacks.
     """
     constants = constants or {}
+    initial = jax.jit(module.init)  # op by op, a deep network is hundreds of small compilations
 
     def init(key, x):
-        variables = module.init(key, x[None] if batched else x)
+        variables = initial(key, x[None] if batched else x)
         missing = sorted(set(variables) - {"params"} - set(constants))
         if missing:
             raise ValueError(
@@ -74,10 +75,10 @@ def taps(apply: Apply) -> Taps:
 
             return _intercepted(apply, on_call)(theta, x)
 
-        def in_own_trace(layer):
+        def in_own_trace(*layers):
             try:
-                used = jax.make_jaxpr(lambda theta, x: jax.tree.map(lambda a: a * 1, read((layer,), theta, {}, x)))(theta, x)
-            except jax.errors.UnexpectedTracerError:  # it runs inside a jax.vmap, ... of the model's own, and using them tells
+                used = jax.make_jaxpr(lambda theta, x: jax.tree.map(lambda a: a * 1, read(layers, theta, {}, x)))(theta, x)
+            except jax.errors.UnexpectedTracerError:  # one runs inside a jax.vmap, ... of the model's own, and using them tells
                 return False
             return not any(isinstance(const, jax.core.Tracer) for const in used.consts)  # of a jax.checkpoint, jax.jit, ... likewise
 
@@ -85,7 +86,9 @@ def taps(apply: Apply) -> Taps:
         touched = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
         paths = [tuple(key.key for key in path) for path, _ in jax.tree.leaves_with_path(theta)]
         outside = {path for path, v in zip(paths, jaxpr.invars, strict=False) if id(v) in touched}
-        layers = tuple(layer for layer in calls if not any(path[:-1] == layer for path in outside) and in_own_trace(layer))
+        layers = tuple(layer for layer in calls if not any(path[:-1] == layer for path in outside))
+        if not in_own_trace(*layers):
+            layers = tuple(layer for layer in layers if in_own_trace(layer))
         seen = [path[:-1] in layers for path in paths]
         used = [path in outside or path[:-1] in calls for path in paths]
         rest = tuple(i for i, path in enumerate(paths) if used[i] and not seen[i])
