@@ -112,7 +112,7 @@ def _plan(cfg, folder, config, identity):
     terminal, meter = console.terminal(), Meter()
     named = build(cfg)
     plan = dict(OmegaConf.to_container(cfg.plan, resolve=True))
-    grid = list(_grid(plan["methods"])) if cfg.job == "methods" else []
+    grid = list(grid_of(plan["methods"])) if cfg.job == "methods" else []
     with results.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):
         ranking, summary = jobs.plan(cfg.job, named, plan, grid, console.told(terminal))
         summary["seconds"] = {"total": meter.read().seconds} | summary["seconds"]
@@ -129,7 +129,7 @@ def _tracked(cfg, identity) -> dict:
     return named | {"identity": identity | {"job_type": cfg.job}, "config": coordinates(cfg)}
 
 
-def _grid(methods) -> Iterator[tuple[dict, Any]]:
+def grid_of(methods) -> Iterator[tuple[dict, Any]]:
     """Every cell of a grid {method: {setting: value or list of values}}, as coordinates and method."""
     for name, values in methods.items():
         lists = {key: value if isinstance(value, list) else [value] for key, value in (values or {}).items()}

@@ -1,0 +1,129 @@
+"""What a forecast costs beside what it forecasts: the R matrix of every cell of a grid of methods, and the training of one cell.
+
+    python scripts/bench_forecast.py            rotated Fashion-MNIST, 5 tasks x 200 images x 10 outputs, width 1024, 2,000 steps a task
+    python scripts/bench_forecast.py --quick    digits, width 16, a few steps, to see it run: writes forecast_quick.{json,md}
+
+Claim: the forecast of the whole grid of `plan.methods`, 31 cells, from loading the kernel's first tile to the last R matrix, takes less
+than training one cell. Both in one process, compilation included; then the training once more, compiled. The cell that is trained is
+plain sequential training, the cheapest of the grid. Writes forecast.{json,md} under results/bench.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import hydra
+import jax
+from omegaconf import OmegaConf
+
+from ntkcl import experiment, planning, predict
+from ntkcl.__main__ import CONF, build, grid_of
+from ntkcl.meter import Meter
+from ntkcl.planning import jobs
+from ntkcl.planning.candidate import scores
+
+ROOT = Path(__file__).parents[1]
+FULL = ["source=fashion_mnist", "stream=rotated", "stream.same_images=false", "network.width=1024", "training.steps=2000"]
+QUICK = [
+    "stream=rotated",
+    "stream.tasks=2",
+    "stream.train_per_class=2",
+    "stream.test_per_class=1",
+    "network.width=16",
+    "training.steps=5",
+]
+
+
+def measure(overrides) -> dict:
+    """Seconds of the limits and the kernel, of each cell's forecast and scores, of training one cell, first and second time."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", overrides=overrides)
+    named = build(cfg)
+    grid = list(grid_of(OmegaConf.to_container(cfg.plan.methods)))
+    begun, meter = experiment.begin(**named), Meter()
+    ground = planning.ground(begun, predict.prepare(named["effort"].krylov_order))
+    limits = predict.limits(begun.setting, begun.theta, ground.tangent)
+    kernel = meter.read()
+    cells = []
+    for candidate, outputs in jobs.methods(begun, ground, named["training"], grid):
+        loss = scores(outputs, candidate, ground)["average_loss_train"]
+        cells.append(candidate.coordinates | {"predicted_average_loss_train": loss, **meter.read()._asdict()})
+    plain = begun.setting.at(experiment.rate(named["training"], min(limits)))
+    one = planning.Candidate({}, tuple(range(len(plain.tasks))), plain)
+    trainings = []
+    for _ in range(2):
+        measured = scores(planning.trained(one, ground), one, ground)["average_loss_train"]
+        trainings.append(meter.read().seconds)
+    forecast = kernel.seconds + sum(cell["seconds"] for cell in cells)
+    return {
+        "overrides": overrides,
+        "cells": len(cells),
+        "seconds": {
+            "kernel": kernel.seconds,
+            "forecast": forecast,
+            "train_one_cell": trainings[0],
+            "train_one_cell_again": trainings[1],
+        },
+        "ratio": forecast / trainings[1],
+        "peak_mib": max(kernel.peak_mib, *(cell["peak_mib"] for cell in cells)),
+        "naive": {"predicted": cells[0]["predicted_average_loss_train"], "measured": measured},
+        "each": cells,
+    }
+
+
+def markdown(told: dict) -> str:
+    seconds = told["seconds"]
+    lines = [
+        "# The price of a forecast",
+        "",
+        f"`{told['command']}`: {' '.join(told['overrides'])}; {told['machine']['cores']} cores, {told['machine']['processor']}, "
+        f"JAX {told['versions']['jax']}.",
+        "",
+        "| what | seconds |",
+        "|---|---|",
+        f"| kernel and limits of the untrained network | {seconds['kernel']:.1f} |",
+        f"| with it, the R matrices of {told['cells']} cells | {seconds['forecast']:.1f} |",
+        f"| training one cell, compilation included | {seconds['train_one_cell']:.1f} |",
+        f"| training one cell once more | {seconds['train_one_cell_again']:.1f} |",
+        "",
+        f"All forecasts / one training, compiled: {told['ratio']:.2f}. Peak memory {told['peak_mib']:.0f} MiB.",
+        "",
+        "| cell | seconds | predicted average loss |",
+        "|---|---|---|",
+    ]
+    hidden = ("seconds", "peak_mib", "predicted_average_loss_train", "learning_rate")
+    for cell in told["each"]:
+        name = ", ".join(f"{value}" if key == "method" else f"{key} {value}" for key, value in cell.items() if key not in hidden)
+        lines.append(f"| {name} | {cell['seconds']:.2f} | {cell['predicted_average_loss_train']:.4f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--folder", type=Path, default=Path("results/bench"))
+    arguments = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    told = measure(QUICK if arguments.quick else FULL) | {
+        "command": "python scripts/bench_forecast.py" + (" --quick" if arguments.quick else ""),
+        "machine": {
+            "cores": os.cpu_count(),
+            "processor": platform.processor() or platform.machine(),
+            "device": jax.devices()[0].device_kind,
+        },
+        "versions": {name: version(name) for name in ("jax", "flax", "optax")} | {"python": platform.python_version()},
+    }
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    name = "forecast_quick" if arguments.quick else "forecast"
+    (arguments.folder / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")
+    (arguments.folder / f"{name}.md").write_text(markdown(told))
+    print(markdown(told))
+    sys.exit(0 if arguments.quick or told["ratio"] < 1 else 1)
+
+
+if __name__ == "__main__":
+    main()
