@@ -73,11 +73,16 @@ def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, prepared, preset):
         "stream.tasks=2",
         "stream.train_per_class=3",
         "stream.test_per_class=2",
+        *(["plan.methods={naive: {}, l2: {penalty: [0.1, 1]}, replay: {per_task: 2}}"] if preset.startswith("methods") else []),
     )
     code, _, err = ntkcl(f"experiment={preset}", *small, "source.download=false", f"source.data_dir={prepared}", "tracking=disabled")
     assert (code, err) == (0, "")
-    (folder,) = (tmp_path / "results" / "runs" / preset).iterdir()
-    assert results.load(folder)[0]["status"] == "completed"
+    (folder,) = (tmp_path / "results").glob(f"*/{preset}/*")
+    if folder.parts[-3] == "runs":
+        assert results.load(folder)[0]["status"] == "completed"
+    else:
+        summary, candidates = results.load_plan(folder)
+        assert summary["verified"] == len(candidates) == {"orders": 2, "methods": 4}[summary["job"]]
 
 
 STORED = json.loads((ROOT / "results" / "tables" / "fashion_width.json").read_text())
