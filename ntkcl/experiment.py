@@ -53,6 +53,7 @@ class Plan(NamedTuple):
 class Forecast(NamedTuple):
     """Predicted changes [T', N, c] of all outputs by tasks `first`, `first` + 1, ..., seen from one anchor.
 
+    `trial` are the changes of the network itself, its parameters moved as foretold; NaN where the form does not tell how they move.
     For each of these tasks, at this anchor: `rate_times_eigenvalue` is h lam_max(K_tt); `stable` whether h is within the rule's limit;
     `negative_mass` the share of eigenvalues below zero in sum |lam|, rounding if it is small and a wrong kernel if it is not;
     `kernels`, `gradients` what the form "integrated" took of them.
@@ -61,6 +62,7 @@ class Forecast(NamedTuple):
     anchor: str
     first: int
     changes: np.ndarray
+    trial: np.ndarray
     rate_times_eigenvalue: tuple[float, ...]
     stable: tuple[bool, ...]
     negative_mass: tuple[float, ...]
@@ -237,12 +239,12 @@ def _story(begun, training, anchors, foretell):
     if "init" in anchors:
         outcomes = foretell(setting, here, len(stream))
         energies = [outcome.energies for outcome in outcomes]
-        yield _foretold("init", setting, here, outcomes, meter)
+        yield _foretold("init", setting, here, outcomes, outputs, meter)
     if anchors:
         yield _baselines(setting, f, energies, meter)
     for t, task in enumerate(stream):
         if "boundary" in anchors:
-            yield _foretold("boundary", setting, here, foretell(setting, here, 1), meter)
+            yield _foretold("boundary", setting, here, foretell(setting, here, 1), outputs, meter)
         fitted, memory = predict.fit(setting, t, setting.network.apply, here.theta, here.memory)
         losses, cost = np.asarray(fitted.losses), meter.read()
         f = outputs(fitted.theta)
@@ -256,7 +258,7 @@ def _story(begun, training, anchors, foretell):
         here = predict.Anchor(fitted.theta, memory, (*here.history, jnp.asarray(f)))
 
 
-def _foretold(name, setting, here, outcomes, meter) -> Forecast:
+def _foretold(name, setting, here, outcomes, outputs, meter) -> Forecast:
     ahead = here.ahead(len(outcomes))
     rates = [setting.learning_rate / setting.tasks[t].scale for t in ahead]
     tops = [setting.loss.curvature * outcome.top for outcome in outcomes]
@@ -264,6 +266,7 @@ def _foretold(name, setting, here, outcomes, meter) -> Forecast:
         name,
         ahead.start,
         np.stack([outcome.change for outcome in outcomes]),
+        predict.trial(setting, here, outcomes, outputs),
         tuple(rate * top for rate, top in zip(rates, tops, strict=True)),
         tuple(not rate > setting.optimizer.limit(top) for rate, top in zip(rates, tops, strict=True)),
         tuple(outcome.negative_mass for outcome in outcomes),

@@ -15,7 +15,7 @@ import numpy as np
 
 from ntkcl import metrics
 from ntkcl.experiment import Baselines, Forecast, Measurement, Plan, Rows
-from ntkcl.forecast import agreement, baselines, flip_f1, r2, spearman
+from ntkcl.forecast import agreement, baselines, flip_f1, r2, spearman, verdict
 from ntkcl.meter import Cost
 from ntkcl.types import Loss, Stream
 
@@ -26,14 +26,15 @@ NUMERICS = ("rate_times_eigenvalue", "stable", "negative_mass", "kernels", "grad
 class Record(NamedTuple):
     """One run. Entries that were not reached are NaN.
 
-    measured [T+1, N, c]; changes[anchor] [T, N, c]; losses [T, S]; numerics[anchor] what `Forecast` tells of each task; costs[phase];
-    baselines, None where nothing was foretold; slopes [T], the gradient's magnitude where each task's training begins.
+    measured [T+1, N, c]; changes[anchor], trials[anchor] [T, N, c]; losses [T, S]; numerics[anchor] what `Forecast` tells of each task;
+    costs[phase]; baselines, None where nothing was foretold; slopes [T], the gradient's magnitude where each task's training begins.
     """
 
     plan: Plan
     status: str
     measured: np.ndarray
     changes: dict[str, np.ndarray]
+    trials: dict[str, np.ndarray]
     losses: np.ndarray
     numerics: dict[str, dict[str, list]]
     costs: dict[str, list[Cost]]
@@ -86,6 +87,7 @@ def gather(events: Iterable[Plan | Forecast | Baselines | Measurement], stream: 
         "diverged" if measurements[-1].diverged else "completed",
         filled([e.outputs for e in measurements], tasks + 1),
         {anchor: filled(per_task(anchor, "changes"), tasks) for anchor in anchors},
+        {anchor: filled(per_task(anchor, "trial"), tasks) for anchor in anchors},
         filled([e.losses for e in measurements[1:]], tasks),
         {a: {k: padded(per_task(a, k)) for k in NUMERICS} for a in anchors},
         costs,
@@ -121,6 +123,7 @@ def compare(record: Record, anchor: str, stream: Stream, part: str, loss: Loss) 
         "spearman_samples": spearman(*_pooled(pairs, "loss_change")) if finite else float("nan"),
         "flip_f1": flip_f1(*_pooled(pairs, "flip")) if finite else float("nan"),
         **_baselines(record, anchor, stream, part, pairs),
+        **_trusted(record, anchor, stream, part),
         "forgetting_predicted": forgetting["predicted"],
         "forgetting_measured": forgetting["measured"],
         "mean_forgetting_predicted": float(np.mean(forgetting["predicted"])) if pairs else float("nan"),
@@ -187,6 +190,20 @@ def _baselines(record, anchor, stream, part, pairs) -> dict:
         if name != "forecast":
             compared.setdefault(name, {})["spearman_pairs"] = value
     return {"spearman_pairs": ranked["forecast"], "baselines": compared}
+
+
+def _trusted(record, anchor, stream, part) -> dict:
+    """`trial_r2`, of the predicted drift with that of the network moved as foretold, and the verdict that it allows."""
+    rows, last = getattr(Rows.of(stream), part)[:-1], len(stream) - 1
+    sides: list[list] = [[], []]
+    for s, own in enumerate(rows):
+        for side, changes in zip(sides, (record.trials[anchor], record.changes[anchor]), strict=True):
+            side.append(changes[s + 1 : last + 1, own].sum(0)[:, np.flatnonzero(stream[s].head)].ravel())
+    moved, foretold = (np.concatenate(side) if side else np.empty(0) for side in sides)
+    trial_r2 = r2(moved, foretold) if len(moved) and np.isfinite(moved).all() and np.isfinite(foretold).all() else float("nan")
+    numerics = record.numerics[anchor]
+    told, reasons = verdict(trial_r2, [one is not False for one in numerics["stable"]], numerics["negative_mass"])
+    return {"trial_r2": trial_r2, "verdict": told, "reasons": list(reasons)}
 
 
 def _pooled(pairs, quantity):

@@ -189,3 +189,47 @@ def test_cross_entropy_knows_only_the_active_outputs():
 def test_the_cross_entropy_limit_is_on_the_safe_side_of_where_training_turns():
     stable = told(loss=losses.cross_entropy(), learning_rate_fraction=0.98, steps=3000)
     assert stable.status == "completed" and (np.diff(stable.losses[0]) < 1e-12).all()
+
+
+@pytest.mark.parametrize(
+    ("form", "method"), [("closed", methods.replay(3)), ("simulated", methods.naive()), ("matrix_free", methods.naive())]
+)
+def test_a_linear_network_moved_as_foretold_arrives_where_it_was_foretold(form, method):
+    run = told(form, method=method)
+    for anchor in ("init", "boundary"):
+        np.testing.assert_allclose(run.trials[anchor], run.changes[anchor], atol=1e-10)
+
+
+def test_there_is_no_trial_where_a_method_moves_the_parameters_otherwise():
+    assert np.isnan(told("closed", method=methods.ogd(2)).trials["init"]).all()
+    assert np.isnan(told("linearised").trials["boundary"]).all()
+
+
+def test_a_narrow_network_departs_from_its_linearisation_and_the_verdict_says_so():
+    stream = random_stream(jax.random.key(3), SIZES, d=4, c=3)
+    seen = {}
+    for width in (3, 3000):
+        network = networks.mlp(outputs=3, width=width, activation="tanh")
+        events = experiment.run(
+            jax.random.key(0), stream, network, losses.squared_error(), optimizers.sgd(), Training(steps=60), kernel=kernels.structured
+        )
+        numbers = record.compare(record.gather(events, stream), "init", stream, "train", losses.squared_error())
+        seen[width] = numbers["trial_r2"], numbers["verdict"], numbers["drift_r2"]
+    assert seen[3][1] == "poor" and seen[3000][1] == "good"
+    assert seen[3][0] < 0.8 < 0.95 < seen[3000][0] and seen[3][2] < 0.8 < 0.95 < seen[3000][2]
+
+
+@pytest.mark.parametrize(
+    ("signs", "told"),
+    [
+        ((0.99, [True], [0.0]), "good"),
+        ((0.9, [True], [0.0]), "fair"),
+        ((0.5, [True], [0.0]), "poor"),
+        ((0.99, [True, False], [0.0, 0.0]), "poor"),
+        ((0.99, [True], [0.1]), "poor"),
+        ((float("nan"), [True], [float("nan")]), "unknown"),
+    ],
+)
+def test_the_verdict_follows_from_its_signs(signs, told):
+    verdict, reasons = forecast.verdict(*signs)
+    assert verdict == told and bool(reasons) == (told != "good")

@@ -23,6 +23,7 @@ from ntkcl.forecast.sequence import (
     sequence,
 )
 from ntkcl.forecast.simulate import simulate
+from ntkcl.forecast.trust import verdict
 
 __all__ = [
     "Decomposed",
@@ -51,4 +52,5 @@ __all__ = [
     "sequence",
     "simulate",
     "spearman",
+    "verdict",
 ]

@@ -19,6 +19,7 @@ from ntkcl.predict.matrix_free import matrix_free
 from ntkcl.predict.setting import Anchor, Effort, Outcome, Setting, fit, order, task_rows
 from ntkcl.predict.simulated import simulated
 from ntkcl.predict.stability import limit, limits
+from ntkcl.predict.trial import trial
 
 __all__ = [
     "AUTO",
@@ -43,4 +44,5 @@ __all__ = [
     "slopes",
     "solved",
     "task_rows",
+    "trial",
 ]

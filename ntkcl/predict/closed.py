@@ -34,12 +34,26 @@ def closed(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
 def solved(setting: Setting, anchor: Anchor, ahead, tangent, prepare) -> list[Outcome]:
     """The tasks `ahead` in that order, of a network linearised as `tangent` tells."""
 
+    steps = []
+
     def step(t):
-        return lambda fs: setting.method.step(tangent, setting.tasks, t, [*anchor.history, *fs[1:]])
+        def taken(fs):
+            steps.append(setting.method.step(tangent, setting.tasks, t, [*anchor.history, *fs[1:]]))
+            return steps[-1]
+
+        return taken
 
     rules = [rule(setting, setting.tasks[t]) for t in ahead]
     solves = forecast.sequence(tangent.columns, anchor.history[-1], [step(t) for t in ahead], rules, prepare)
-    return [Outcome(solve.change, float(solve.top), forecast.negative_mass(solve.eigenvalues)) for solve in solves]
+    return [
+        Outcome(
+            solve.change,
+            float(solve.top),
+            forecast.negative_mass(solve.eigenvalues),
+            pull=(step.inputs, solve.alpha) if (step.origin, step.removed, step.columns) == (None, None, None) else None,
+        )
+        for step, solve in zip(steps, solves, strict=True)
+    ]
 
 
 def prepare(krylov_order: int, diagonalised: int = DIAGONALISED):

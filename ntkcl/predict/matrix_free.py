@@ -21,6 +21,6 @@ def matrix_free(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
         residual = (task.targets - f[task.inputs]).astype(setting.x.dtype)
         alpha = kernels.krylov.filtered(matvec, g, order=setting.effort.krylov_order)(head * residual)
         change = product(anchor.theta, setting.x, x_t, alpha).astype(f.dtype)
-        outcomes.append(Outcome(change, float("nan"), float("nan")))
+        outcomes.append(Outcome(change, float("nan"), float("nan"), pull=(task.inputs, alpha)))
         f = f + change
     return outcomes

@@ -82,7 +82,7 @@ class Outcome(NamedTuple):
     zero, NaN where no kernel was held; how many kernels and gradients of the task it took, where that is not one kernel.
 
     `energies` [T, 2]: what `forecast.baselines.energy` tells of the blocks between the train inputs of every task and of this one; None
-    where no kernel was held.
+    where no kernel was held.  `pull`: (inputs, alpha), where theta moves by J(x[inputs])^T alpha and by nothing else; else None.
     """
 
     change: Float[Array, "N c"]
@@ -91,6 +91,7 @@ class Outcome(NamedTuple):
     kernels: int = 1
     gradients: int = 0
     energies: Any = None
+    pull: Any = None
 
 
 def task_rows(stream: Stream, loss: Loss, places: Sequence[slice]) -> tuple[TaskRows, ...]:

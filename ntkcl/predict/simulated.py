@@ -26,6 +26,14 @@ def simulated(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
         )
         change = forecast.read_out(block, alpha)
         weights = np.broadcast_to(task.head, task.targets.shape)
-        outcomes.append(Outcome(change, forecast.largest_eigenvalue(k_tt, weights), float("nan"), energies=energies(setting, t, block)))
+        outcomes.append(
+            Outcome(
+                change,
+                forecast.largest_eigenvalue(k_tt, weights),
+                float("nan"),
+                energies=energies(setting, t, block),
+                pull=(task.inputs, alpha),
+            )
+        )
         f = f + change
     return outcomes
