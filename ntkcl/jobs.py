@@ -35,10 +35,8 @@ def plan(
     experiment.check(named["stream"], named["loss"], training, ())
     meter = Meter()
     begun = experiment.begin(**named)
-    ground = planning.ground(
-        begun, predict.prepare(named["effort"].krylov_order, jobs.REUSED if job in ("orders", "lr") else predict.DIAGONALISED)
-    )
-    limits = predict.limits(begun.setting, begun.theta, ground.tangent)
+    ground = planning.ground(begun)
+    limits = predict.limits(begun.setting, begun.theta, ground.tangent, ground.prepare)
     say(f"limits of the learning rate by task, plain training: {', '.join(f'{limit:.5g}' for limit in limits)}")
     told = {
         "orders": lambda: jobs.orders(begun, ground, training, **plan["orders"]),

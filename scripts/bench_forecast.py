@@ -45,8 +45,8 @@ def measure(overrides) -> dict:
     named = build(cfg)
     grid = list(grid_of(OmegaConf.to_container(cfg.plan.methods)))
     begun, meter = experiment.begin(**named), Meter()
-    ground = planning.ground(begun, predict.prepare(named["effort"].krylov_order))
-    limits = predict.limits(begun.setting, begun.theta, ground.tangent)
+    ground = planning.ground(begun)
+    limits = predict.limits(begun.setting, begun.theta, ground.tangent, ground.prepare)
     kernel = meter.read()
     cells = []
     for candidate, outputs in jobs.methods(begun, ground, named["training"], grid):

@@ -41,6 +41,7 @@ def tangent(network: Network, theta, x, f, kernel_fn) -> Tangent:
         there = jax.tree.map(jnp.multiply, theta, root)
         return lambda inputs: kernel(there, x, x[inputs])
 
+    @functools.cache
     def at_zero():
         return f - operator(network).jvp(theta, x, theta).astype(f.dtype)
 

@@ -32,14 +32,25 @@ class Ground(NamedTuple):
     outputs: Callable[..., np.ndarray]
 
 
-def ground(begun: Begun, prepare: Callable[..., Any]) -> Ground:
-    """Memory: K(x, all train inputs), N c n c entries, and once more for what is prepared of it."""
+LARGEST = 6000  # rows of a task, above which Lanczos for every candidate costs less than all eigenvalues once
+
+
+def ground(begun: Begun, prepare: Callable[..., Any] | None = None) -> Ground:
+    """Memory: K(x, all train inputs), N c n c entries, and once more for what is prepared of it.
+
+    `prepare` if not the usual one: Gram matrices of a task's own rows, which candidates share, diagonalised, larger ones by Lanczos.
+    """
     setting, theta = begun.setting, begun.theta
     f = jnp.asarray(begun.outputs(theta))
     rows = Rows.of(setting.stream)
     trained_on = np.arange(rows.train[-1].stop)
     tangent = kernels.held(kernels.tangent(setting.network, theta, setting.x, f, setting.kernel_fn), trained_on)
-    return Ground(Anchor(theta, (), (f,)), tangent, forecast.remembered(prepare), rows, begun.outputs)
+    return Ground(Anchor(theta, (), (f,)), tangent, forecast.remembered(prepare or _shared(setting)), rows, begun.outputs)
+
+
+def _shared(setting):
+    own = max(len(task.inputs) * int(np.sum(task.head)) for task in setting.tasks)
+    return predict.prepare(setting.effort.krylov_order, max(own if own <= LARGEST else 0, predict.DIAGONALISED))
 
 
 def foretold(candidate: Candidate, ground: Ground) -> np.ndarray:

@@ -19,7 +19,6 @@ from ntkcl.types import Method
 Told = Iterator[tuple[Candidate, np.ndarray]]
 
 EVERY = 7  # tasks up to which all orders are foretold: 5,040 orders from 13,699 solves of one task
-REUSED = 6000  # rows up to which a Gram matrix that many candidates share is diagonalised, once
 
 
 def orders(begun: Begun, ground: Ground, training: Training, *, exact: int = EVERY, beam: int = 100) -> Told:
@@ -68,7 +67,7 @@ def replay(
 
 def learning_rates(begun: Begun, ground: Ground, training: Training, *, fractions: Sequence[float], steps: Sequence[int]) -> Told:
     """Learning rates, as fractions of the stability limit, by numbers of steps."""
-    limit = min(predict.limits(begun.setting, begun.theta, ground.tangent))
+    limit = min(predict.limits(begun.setting, begun.theta, ground.tangent, ground.prepare))
     for count in steps:
         whole("plan.steps", count)
         for fraction in fractions:
@@ -81,4 +80,4 @@ def learning_rates(begun: Begun, ground: Ground, training: Training, *, fraction
 
 def stable(begun: Begun, ground: Ground, training: Training) -> Setting:
     """The setting at the learning rate that a run with it would take."""
-    return begun.setting.at(rate(training, min(predict.limits(begun.setting, begun.theta, ground.tangent))))
+    return begun.setting.at(rate(training, min(predict.limits(begun.setting, begun.theta, ground.tangent, ground.prepare))))

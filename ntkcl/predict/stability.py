@@ -17,11 +17,11 @@ def limit(setting: Setting, theta: Params) -> float:
     return min(limits(setting, theta))
 
 
-def limits(setting: Setting, theta: Params, tangent: Tangent | None = None) -> list[float]:
+def limits(setting: Setting, theta: Params, tangent: Tangent | None = None, prepare=None) -> list[float]:
     """Each task's largest stable learning rate, at the largest eigenvalue, at theta, of what its method trains on. For minibatches one
     that no batch exceeds, that of the task's worst single sample.
 
-    `tangent`: one at theta whose columns are held, where there is one.
+    `tangent`, `prepare`: one at theta whose columns are held, and the decompositions of its steps, where they are there already.
     Raises ValueError for a kernel that is zero or not finite.
     """
     c = setting.tasks[0].targets.shape[1]
@@ -31,11 +31,14 @@ def limits(setting: Setting, theta: Params, tangent: Tangent | None = None) -> l
     def gram(inputs):
         return setting.kernel_fn(theta, setting.x[inputs]) if tangent is None else tangent.columns(inputs)[inputs]
 
+    def whole(step):  # without what is projected away: that limit is on the safe side
+        return float(prepare(twin.columns, step._replace(removed=None, columns=None), jnp.float64).decomposed.eigenvalues[-1])
+
     def own(t, task):
         step = setting.method.step(twin, setting.tasks, t, [f0] * (t + 1))
         n = len(task.inputs)
         if setting.batch_size in (None, n):
-            top = _top(setting, theta, gram, step.inputs, step.weights)
+            top = whole(step) if prepare else _top(setting, theta, gram, step.inputs, step.weights)
         else:
             # The Gram matrix of any batch, divided by its size, has eigenvalues no larger than those of its worst sample.
             top = n * _worst(setting, theta, step.inputs[:n], step.weights[:n])
