@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -17,7 +18,7 @@ class Decomposed(NamedTuple):
     scaled: Callable[[float], "Decomposed"]
 
 
-def eigendecomposed(gram: Float[Array, "k k"]) -> Decomposed:
+def eigendecomposed(gram: Float[Array | np.ndarray, "k k"]) -> Decomposed:
     """By all eigenvalues and eigenvectors; those below zero are rounding and count as zero to the rule."""
     lam, modes = _eigh(gram)
     return _by_modes(lam, modes, 1.0)

@@ -8,7 +8,6 @@ which directions it takes away, what it pulls the parameters towards. `one_task`
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -90,39 +89,35 @@ def prepared(columns: Columns, step: Step, dtype=jnp.float64, decompose: Callabl
       columns: `columns(inputs) -> K(x, x[inputs])` [N, c, m, c], of any floating type; the solve is in `dtype`.
       decompose: from the Gram matrix [k, k] to functions of it.
     """
-    block = (step.columns or columns)(step.inputs)
+    block = np.asarray((step.columns or columns)(step.inputs))  # cut by NumPy: XLA would compile each cut for each shape
+    m, c = step.targets.shape
     rows, outputs = np.nonzero(step.weights)
-    root = jnp.sqrt(jnp.asarray(step.weights[rows, outputs], dtype))
+    root = np.sqrt(np.asarray(step.weights[rows, outputs], dtype))
+    gram = block[step.inputs].reshape(m * c, m * c)
+    if len(rows) < m * c:
+        gram = gram[np.ix_(rows * c + outputs, rows * c + outputs)]
+    gram = root[:, None] * gram.astype(dtype) * root[None]
     kept_out = None
     if step.removed is not None:
         kept_out = _directions(dtype, columns(step.removed.inputs), step.removed.inputs, step.removed.basis)
-    return Prepared(block, rows, outputs, root, decompose(_gram(block, step.inputs, rows, outputs, root, kept_out)), kept_out)
+        own = root[:, None] * kept_out[np.asarray(step.inputs)[rows], outputs]
+        gram = gram - own @ own.T
+    return Prepared(jnp.asarray(block), rows, outputs, root, decompose(gram), kept_out)
 
 
-@jax.jit
-def _gram(block, inputs, rows, outputs, root, kept_out):
-    m, c = len(inputs), block.shape[-1]
-    gram = block[inputs].reshape(m * c, m * c)
-    if len(rows) < m * c:
-        gram = gram[rows * c + outputs][:, rows * c + outputs]
-    gram = root[:, None] * gram.astype(root.dtype) * root[None]
-    if kept_out is None:
-        return gram
-    own = root[:, None] * kept_out[inputs[rows], outputs]
-    return gram - own @ own.T
-
-
-def remembered(prepare: Callable[..., Prepared] = prepared, most: int = 12) -> Callable[..., Prepared]:
+def remembered(
+    prepare: Callable[..., Prepared] = prepared, anew: Callable[..., Prepared] | None = None, most: int = 12
+) -> Callable[..., Prepared]:
     """`prepare` that does the work once for steps on the same rows, also where all weights are larger or smaller by one factor.
 
     For searches that train on the same tasks again and again; the `most` rows last used are remembered. Steps with removed
-    directions or columns of their own are prepared anew.
+    directions or columns of their own are prepared by `anew`.
     """
     known: dict[Any, Prepared] = {}
 
     def look_up(columns, step, *rest):
         if step.removed is not None or step.columns is not None:
-            return prepare(columns, step, *rest)
+            return (anew or prepare)(columns, step, *rest)
         scale = float(np.max(step.weights))
         shape = np.asarray(step.weights) / scale
         key = (np.asarray(step.inputs).tobytes(), np.round(shape, 12).tobytes())
@@ -151,11 +146,11 @@ def one_task(columns: Columns, f: Float[Array, "N c"], step: Step, rule: Rule, p
     places, ridge = np.asarray(step.inputs)[rows], step.ridge
     rule = rule if isinstance(rule, Partial) else Partial(rule)
     ridged = Partial(_ridged, rule, ridge)
-    target, before = step.targets[rows, outputs], f[places, outputs]
+    target, before = np.asarray(step.targets)[rows, outputs], np.asarray(f)[places, outputs]
     if step.origin is None:
         entries = filtered(ridged, root * (target - before))
     else:
-        origin = step.origin[places, outputs]
+        origin = np.asarray(step.origin)[places, outputs]
         entries = filtered(ridged, root * (target - origin)) - filtered(Partial(_decay_gain, rule, ridge), root * (before - origin))
     alpha, change = _change(block, f, step.origin, rule, ridge, rows, outputs, places, root * entries, kept_out)
     return Solve(change, alpha, lam, lam[-1] + ridge)
@@ -208,16 +203,18 @@ def negative_mass(eigenvalues: Float[Array, " _"]) -> float:
     return float(jnp.sum(jnp.maximum(-eigenvalues, 0.0))) / total if total > 0 else 0.0
 
 
-@partial(jax.jit, static_argnums=0)
 def _directions(dtype, block, inputs, basis):
     """K(x, V) W [N, c, d] of the removed directions V, W W^T = K(V, V)^+."""
-    q, block = len(inputs), jnp.asarray(block, dtype)
+    q, block = len(inputs), np.asarray(block, dtype)
     N, c = block.shape[:2]
-    basis = jnp.eye(q * c, dtype=dtype) if basis is None else jnp.asarray(basis, dtype).reshape(-1, q * c)
-    directions = (block.reshape(N * c, q * c) @ basis.T).reshape(N, c, -1)
-    lam, modes = jnp.linalg.eigh(basis @ directions[inputs].reshape(q * c, -1))
-    kept = lam > DEPENDENT * jnp.max(lam)
-    return directions @ (modes * jnp.where(kept, 1.0 / jnp.sqrt(jnp.where(kept, lam, 1.0)), 0.0)[None])
+    basis = None if basis is None else np.asarray(basis, dtype).reshape(-1, q * c)
+    directions = block.reshape(N * c, q * c)
+    directions = directions if basis is None else directions @ basis.T
+    own = directions.reshape(N, c, -1)[inputs].reshape(q * c, -1)
+    lam, modes = np.linalg.eigh(own if basis is None else basis @ own)
+    kept = lam > DEPENDENT * np.max(lam)
+    whitened = modes * np.where(kept, 1.0 / np.sqrt(np.where(kept, lam, 1.0)), 0.0)[None]
+    return (directions @ whitened).reshape(N, c, -1)
 
 
 def _ridged(rule, ridge, lam, r):

@@ -54,6 +54,6 @@ def held(tangent: Tangent, inputs) -> Tangent:
 
     @functools.cache
     def block():
-        return tangent.columns(inputs)
+        return np.asarray(tangent.columns(inputs))
 
-    return tangent._replace(columns=lambda some: block()[:, :, np.array([place[int(i)] for i in some])])
+    return tangent._replace(columns=lambda some: np.take(block(), [place[int(i)] for i in some], axis=2))

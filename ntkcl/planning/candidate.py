@@ -32,6 +32,7 @@ class Ground(NamedTuple):
     outputs: Callable[..., np.ndarray]
 
 
+TAIL = 1e-7  # candidates differ by more
 LARGEST = 6000  # rows of a task, above which Lanczos for every candidate costs less than all eigenvalues once
 
 
@@ -45,12 +46,14 @@ def ground(begun: Begun, prepare: Callable[..., Any] | None = None) -> Ground:
     rows = Rows.of(setting.stream)
     trained_on = np.arange(rows.train[-1].stop)
     tangent = kernels.held(kernels.tangent(setting.network, theta, setting.x, f, setting.kernel_fn), trained_on)
-    return Ground(Anchor(theta, (), (f,)), tangent, forecast.remembered(prepare or _shared(setting)), rows, begun.outputs)
+    return Ground(Anchor(theta, (), (f,)), tangent, _remembered(setting, prepare), rows, begun.outputs)
 
 
-def _shared(setting):
+def _remembered(setting, prepare):
     own = max(len(task.inputs) * int(np.sum(task.head)) for task in setting.tasks)
-    return predict.prepare(setting.effort.krylov_order, max(own if own <= LARGEST else 0, predict.DIAGONALISED))
+    shared = predict.prepare(setting.effort.krylov_order, max(own if own <= LARGEST else 0, predict.DIAGONALISED), TAIL)
+    anew = predict.prepare(setting.effort.krylov_order, tail=TAIL)
+    return forecast.remembered(prepare or shared, prepare or anew)
 
 
 def foretold(candidate: Candidate, ground: Ground) -> np.ndarray:

@@ -1,6 +1,5 @@
 """The solve of a training rule, `ntkcl.forecast.sequence`: squared error, full batches (for minibatches their mean path)."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,6 +11,7 @@ from ntkcl.predict.setting import Anchor, Outcome, Setting, energies, rule
 # which Lanczos differs from it by 1e-13; at 10,000 rows minutes, and 6 s.
 DIAGONALISED = 1500
 TAIL = 1e-11  # of a filtered vector on the last Krylov vector; more than that, and the space is doubled
+PADDED = 256  # Gram matrices for Lanczos are padded to multiples of this
 LARGEST = 30  # products for the largest eigenvalue alone
 
 
@@ -56,29 +56,33 @@ def solved(setting: Setting, anchor: Anchor, ahead, tangent, prepare) -> list[Ou
     ]
 
 
-def prepare(krylov_order: int, diagonalised: int = DIAGONALISED):
+def prepare(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float = TAIL):
     """`ntkcl.forecast.prepared`; Gram matrices of more than `diagonalised` rows by Lanczos, `krylov_order` products at first, as many
     as are needed in the end."""
 
     def decompose(gram):
         if len(gram) <= diagonalised:
             return forecast.eigendecomposed(gram)
-        start = jax.random.normal(jax.random.key(0), (len(gram),), gram.dtype)
-        return _lanczos(gram, krylov_order, kernels.krylov.ritz_of(jnp.matmul, gram, start, order=LARGEST).values)
+        # Zero rows change nothing, and one compiled program serves all tasks of nearly one size.
+        more = -len(gram) % PADDED
+        start = jnp.asarray(np.pad(np.random.default_rng(0).normal(size=len(gram)), (0, more)), gram.dtype)
+        gram = jnp.asarray(np.pad(gram, (0, more)))
+        return _lanczos(gram, krylov_order, tail, kernels.krylov.ritz_of(jnp.matmul, gram, start, order=LARGEST).values)
 
     return lambda columns, step, dtype: forecast.prepared(columns, step, dtype, decompose)
 
 
-def _lanczos(gram, order, values, scale=1.0) -> Decomposed:
+def _lanczos(gram, order, tail, values, scale=1.0) -> Decomposed:
     def filtered(rule, v):
         def scaled(lam, r):
             return rule(scale * lam, r)
 
-        k = min(order, len(v))
+        n, v = len(v), jnp.asarray(np.pad(v, (0, len(gram) - len(v))))
+        k = min(order, n)
         ritz = kernels.krylov.ritz_of(jnp.matmul, gram, v, order=k)
-        while k < len(v) and ritz.tail(scaled) > TAIL:
-            k = min(2 * k, len(v))
+        while k < n and ritz.tail(scaled) > tail:
+            k = min(2 * k, n)
             ritz = kernels.krylov.ritz_of(jnp.matmul, gram, v, order=k)
-        return ritz.filtered(scaled)
+        return np.asarray(ritz.filtered(scaled))[:n]
 
-    return Decomposed(filtered, scale * values, lambda s: _lanczos(gram, order, values, s * scale))
+    return Decomposed(filtered, scale * values, lambda s: _lanczos(gram, order, tail, values, s * scale))

@@ -65,7 +65,7 @@ def _top(setting, theta, gram, inputs, weights) -> float:
     if rows <= DIAGONALISED:
         return forecast.largest_eigenvalue(block, weights)
     weighted = jnp.ravel(root)[:, None] * block.reshape(root.size, root.size).astype(np.float64) * jnp.ravel(root)[None]
-    start = jax.random.normal(jax.random.key(0), (root.size,), weighted.dtype)
+    start = jnp.asarray(np.random.default_rng(0).normal(size=root.size), weighted.dtype)
     return float(kernels.krylov.ritz_of(jnp.matmul, weighted, start, order=LARGEST).values[-1])
 
 
