@@ -233,3 +233,55 @@ def test_a_narrow_network_departs_from_its_linearisation_and_the_verdict_says_so
 def test_the_verdict_follows_from_its_signs(signs, told):
     verdict, reasons = forecast.verdict(*signs)
     assert verdict == told and bool(reasons) == (told != "good")
+
+
+def narrow(form, effort=(), steps=40, width=4):
+    stream = random_stream(jax.random.key(3), SIZES, d=4, c=3)
+    network = networks.mlp(outputs=3, width=width, depth=2, activation="tanh")
+    training = Training(steps=steps, learning_rate_fraction=0.3)
+    events = experiment.run(
+        jax.random.key(0),
+        stream,
+        network,
+        losses.squared_error(),
+        optimizers.sgd(),
+        training,
+        form=form,
+        effort=predict.Effort(*effort),
+        kernel=kernels.contraction,
+    )
+    run = record.gather(events, stream)
+    return run, record.compare(run, "init", stream, "train", losses.squared_error())["drift_r2"]
+
+
+def test_an_integrator_without_tolerance_is_training_itself():
+    run, _ = narrow("integrated", (100, 1, 1e-300), steps=9)
+    np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)
+    assert run.numerics["init"]["kernels"] == [1, 1, 1] and run.numerics["init"]["gradients"] == [13, 13, 13]  # 4 pairs and one
+
+
+def test_strides_that_linearise_anew_foretell_a_narrow_network_better_than_one_kernel():
+    _, once = narrow("closed", steps=150)
+    _, rough = narrow("integrated", (100, 3, 0.1), steps=150)
+    fine, near = narrow("integrated", (100, 3, 0.03), steps=150)
+    assert once < 0.85 < 0.95 < rough < near and near > 0.999
+    assert max(fine.numerics["init"]["kernels"]) == 3 and sum(fine.numerics["init"]["gradients"]) < 3 * 150
+
+
+def test_an_integrator_does_not_hide_training_that_blows_up():
+    stream = random_stream(jax.random.key(3), SIZES[:1], d=4, c=3)
+    network = networks.mlp(outputs=3, width=4, activation="relu", output_scale=30.0)
+    training = Training(steps=200, learning_rate_fraction=50.0, allow_unstable=True)
+    events = experiment.run(
+        jax.random.key(0),
+        stream,
+        network,
+        losses.squared_error(),
+        optimizers.sgd(),
+        training,
+        form="integrated",
+        kernel=kernels.contraction,
+    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        run = record.gather(events, stream)
+    assert run.status == "diverged" and not np.abs(run.changes["init"]).max() < 1e6  # NaN or huge, never small

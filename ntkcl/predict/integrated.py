@@ -90,7 +90,8 @@ def _task(setting, theta, t, forward):
         change = SAFE * (setting.effort.tolerance / max(error, 1e-300)) ** 0.5 if np.isfinite(error) else SHORTER
         nearer = max(2, int(length * min(max(change, SHORTER), LONGER)))
         if error <= setting.effort.tolerance or (length == 2 and np.isfinite(error)):
-            theta = jax.tree.map(lambda a, b: 2 * a - b, twice, once)
+            # Two single steps are training itself, and need no correction.
+            theta = jax.tree.map(lambda a, b: 2 * a - b, twice, once) if length > 2 else twice
             walk = walk._replace(theta=theta, residual=residual(theta), steps=walk.steps + length)
             length = nearer
         elif walk.kernels < setting.effort.kernels and walk.steps > since and nearer < SHORT * walk.steps:
