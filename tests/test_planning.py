@@ -1,5 +1,8 @@
 """Plans against numbers worked out on paper and against the training of a model that is linear in its parameters."""
 
+import json
+from pathlib import Path
+
 import jax.numpy as jnp
 import jax.random
 import numpy as np
@@ -181,3 +184,20 @@ def test_a_plan_is_written_and_read_back(ntkcl, tmp_path):
     assert (folder / "figures" / "orders.png").is_file() and list(folder.glob("wandb/offline-run-*"))
     assert candidates["measured_average_loss_train"].notna().all()
     assert "2 trained: Spearman" in out
+
+
+STORED = json.loads((Path(__file__).parents[1] / "results" / "tables" / "plans.json").read_text())
+
+
+@pytest.mark.parametrize("row", STORED, ids=lambda row: row["preset"])
+def test_the_stored_table_follows_from_its_pairs(row):
+    name = f"{row['score']}_{row['part']}"
+    rows = [{f"predicted_{name}": p, f"measured_{name}": m} for p, m in row["pairs"]]
+    told = agreement(rows, row["score"], row["part"])
+    assert told == pytest.approx({key: row[key] for key in told}) and row["verified"] >= 24
+
+
+@pytest.mark.parametrize("preset", ["orders_rotated", "orders_split"])
+def test_the_orders_of_these_streams_are_ranked(preset):
+    (row,) = (row for row in STORED if row["preset"] == preset)
+    assert row["candidates"] == 120 and row["spearman"] >= 0.95 and row["regret_share"] <= 0.02
