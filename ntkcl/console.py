@@ -94,7 +94,7 @@ def told(terminal: Console) -> Callable[[str], None]:
 def show_ranking(rows: Sequence[dict], summary: dict, terminal: Console) -> None:
     """The best candidates, the last, and every one that was trained; how well the ranking was right."""
     score, part = summary["score"], summary["part"]
-    names = [name for name in rows[0] if not name.startswith(("predicted_", "measured_"))]
+    names = list(dict.fromkeys(name for row in rows for name in row if not name.startswith(("predicted_", "measured_"))))
     shown = [k for k, row in enumerate(rows) if k < SHOWN or k >= len(rows) - SHOWN // 2 or f"measured_{score}_{part}" in row]
     columns = [f"{quantity}_{part}" for quantity in dict.fromkeys((score, "average_loss", "forgetting", "average_accuracy"))]
     table = Table(caption=f"{len(rows)} candidates by predicted {score} on {part} inputs", caption_justify="left")

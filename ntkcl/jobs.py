@@ -29,15 +29,15 @@ def plan(
     one_of("plan.score", plan["score"], tuple(SCORES))
     one_of("plan.part", plan["part"], PARTS)
     seed("plan.seed", plan["seed"])
-    if plan["verify"] is not None and plan["verify"] != 0:
-        whole("plan.verify", plan["verify"])
+    if plan["verify"] is not None:
+        whole("plan.verify", plan["verify"], 0)
     goal, training = {key: plan[key] for key in ("score", "part")}, named["training"]
     experiment.check(named["stream"], named["loss"], training, ())
     meter = Meter()
     begun = experiment.begin(**named)
     ground = planning.ground(begun)
     limits = predict.limits(begun.setting, begun.theta, ground.tangent, ground.prepare)
-    say(f"limits of the learning rate by task, plain training: {', '.join(f'{limit:.5g}' for limit in limits)}")
+    say(f"limits of the learning rate by task: {', '.join(f'{limit:.5g}' for limit in limits)}")
     told = {
         "orders": lambda: jobs.orders(begun, ground, training, **plan["orders"]),
         "methods": lambda: jobs.methods(begun, ground, training, grid),

@@ -201,6 +201,8 @@ def _trusted(record, anchor, stream, part) -> dict:
             side.append(changes[s + 1 : last + 1, own].sum(0)[:, np.flatnonzero(stream[s].head)].ravel())
     moved, foretold = (np.concatenate(side) if side else np.empty(0) for side in sides)
     trial_r2 = r2(moved, foretold) if len(moved) and np.isfinite(moved).all() and np.isfinite(foretold).all() else float("nan")
+    if np.isinf(moved).any():  # there was a trial, and it blew up
+        trial_r2 = float("-inf")
     numerics = record.numerics[anchor]
     told, reasons = verdict(trial_r2, [one is not False for one in numerics["stable"]], numerics["negative_mass"])
     return {"trial_r2": trial_r2, "verdict": told, "reasons": list(reasons)}

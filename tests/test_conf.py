@@ -73,11 +73,13 @@ def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, prepared, preset):
         "stream.tasks=2",
         "stream.train_per_class=3",
         "stream.test_per_class=2",
-        *(["plan.methods={naive: {}, l2: {penalty: [0.1, 1]}, replay: {per_task: 2}}"] if preset.startswith("methods") else []),
     )
+    if preset.startswith("methods"):
+        small += tuple(f"~plan.methods.{name}" for name in ("lwf", "functional", "ogd"))
+        small += ("plan.methods.l2={penalty: [0.1, 1], centre: previous}", "plan.methods.replay={per_task: 2, weight: 1}")
     code, _, err = ntkcl(f"experiment={preset}", *small, "source.download=false", f"source.data_dir={prepared}", "tracking=disabled")
     assert (code, err) == (0, "")
-    (folder,) = (tmp_path / "results").glob(f"*/{preset}/*")
+    (folder,) = (folder for kind in ("runs", "plans") for folder in (tmp_path / "results" / kind).glob(f"{preset}/*"))
     if folder.parts[-3] == "runs":
         assert results.load(folder)[0]["status"] == "completed"
     else:

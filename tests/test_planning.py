@@ -154,6 +154,9 @@ def test_agreement_by_hand():
         ("replay", dict(replay={"per_task": 6, "weight": 1.0, "draws": 1, "proposals": 1}), "method.per_task=6: expected at most 5"),
         ("lr", dict(lr={"fractions": [0.0], "steps": [1]}), "plan.fractions=0.0"),
         ("lr", dict(lr={"fractions": [0.5], "steps": [0]}), "plan.steps=0"),
+        ("lr", dict(lr={"fractions": [], "steps": 3}), "plan.lr: fractions="),
+        ("replay", dict(replay={"per_task": 2, "weight": 1.0, "draws": 0, "proposals": 1}), "plan.replay.draws=0"),
+        ("orders", dict(verify=False), "plan.verify=False"),
         ("methods", dict(), "plan.methods: expected at least one method"),
     ],
 )
@@ -169,6 +172,8 @@ def test_orders_need_two_tasks_and_a_closed_form():
     with pytest.raises(ValueError, match=r"forecast.form=closed: the optimizer has no rule"):
         given = named(stream, network, learning_rate=0.1) | {"optimizer": optimizers.adam()}
         jobs.plan("orders", given, PLAN, (), lambda line: None)
+    with pytest.raises(ValueError, match="job=lr: this optimizer has no stability limit"):
+        jobs.plan("lr", given, PLAN, (), lambda line: None)
 
 
 def test_a_plan_is_written_and_read_back(ntkcl, tmp_path):

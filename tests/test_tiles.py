@@ -151,6 +151,10 @@ def _flip(path):
     block.flush()
 
 
+def _append(path, lines):
+    path.write_text(path.read_text() + lines)
+
+
 DAMAGE = {
     "an entry changed": _flip,
     "cut short": _cut,
@@ -160,9 +164,7 @@ DAMAGE = {
     "gone": lambda path: path.unlink(),
     "journal of another": lambda path: path.with_suffix(".journal").write_text('{"a": 1}\n[1]\n'),
     "journal not text": lambda path: path.with_suffix(".journal").write_bytes(b"\xff\xfe\x00"),
-    "journal's lines not ours": lambda path: (
-        path.with_suffix(".journal").open("a").write('"abcde"\n[1, 2, 3]\n{"a": 1}\n[0.5, 1, 0, 1, 3]\n')
-    ),
+    "journal's lines not ours": lambda path: _append(path.with_suffix(".journal"), '"abcde"\n[1, 2, 3]\n{"a": 1}\n[0.5, 1, 0, 1, 3]\n'),
     "journal cut": lambda path: path.with_suffix(".journal").write_text(path.with_suffix(".journal").read_text()[:-9]),
 }
 

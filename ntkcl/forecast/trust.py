@@ -27,7 +27,7 @@ def verdict(trial_r2: float, stable: Sequence[bool], negative_mass: Sequence[flo
     if reasons:
         return "poor", tuple(reasons)
     if trial_r2 != trial_r2:
-        return "unknown", ("there was no trial",)
+        return "unknown", ("there was no trial, or no old task",)
     if trial_r2 >= GOOD:
         return "good", ()
     return ("fair" if trial_r2 >= FAIR else "poor"), (

@@ -1,7 +1,7 @@
 """Before a kernel is computed: what each implementation would cost here, which one is taken, and why nothing else."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,7 +108,7 @@ def empirical(
     implementation: str = "auto",
     budget_mib: float | int = 1024,
     store: str | Path | None = None,
-    devices: Sequence[Any] | None = None,
+    devices: Any = None,
     progress: Progress | None = None,
 ) -> Callable[..., np.ndarray]:
     """The kernel of any model at any size: planned, in tiles, over all devices: `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]`.

@@ -19,7 +19,6 @@ from ntkcl.kernels.checks import check
 from ntkcl.kernels.commuting import commutes
 from ntkcl.kernels.contraction import signals_gram
 from ntkcl.kernels.factored import Factors, Kernel, Work, factored, forward_work, network_of
-from ntkcl.types import Network
 
 # Building M costs c P k m multiply-adds a sample, shared by all the pairs it takes part in; we count on as many partners as this.
 PARTNERS = 64
@@ -28,7 +27,7 @@ PARTNERS = 64
 OUTPUT_BLOCKS = 3
 
 
-def structured(network: Network) -> Kernel:
+def structured(network: Any) -> Kernel:
     """K[i, a, j, b] = sum over layers of <M_i^a, M_j^b>, by the cheaper of two exact forms, plus the other leaves' contraction.
 
     Arguments: a network with taps, such as any linen module's (`ntkcl.networks.network`).
@@ -52,7 +51,7 @@ def structured(network: Network) -> Kernel:
     return factored("structured", network, factors, pair, work)
 
 
-def layers(network: Network):
+def layers(network: Any):
     """`kernels_fn(theta, x1, x2=None) -> {layer: [n1, c, n2, c]}`: the terms that `structured` adds up, which of them interferes.
 
     Leaves outside of affine layers come together under "rest". No tiles: for blocks that fit into memory several times.
@@ -88,7 +87,7 @@ class CommutingTerm(NamedTuple):
     delta: Any
 
 
-def layer_factors(network: Network):
+def layer_factors(network: Any):
     """`factors(theta, x) -> Factors({layer: Term or CommutingTerm}, {readout: [c, c]})`."""
     taps = network_of(network).taps
     if taps is None:

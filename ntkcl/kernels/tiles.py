@@ -38,11 +38,11 @@ class Tile(NamedTuple):
 
 
 def tiled(
-    kernel: Kernel,
+    kernel: Any,
     *,
     budget_mib: float | int = 1024,
     store: str | Path | None = None,
-    devices: Sequence[Any] | None = None,
+    devices: Any = None,
     progress: Progress | None = None,
 ) -> Callable[..., np.ndarray]:
     """The same kernel for blocks of any size: `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]`, a numpy array.

@@ -53,7 +53,7 @@ def _remembered(setting, prepare):
     own = max(len(task.inputs) * int(np.sum(task.head)) for task in setting.tasks)
     shared = predict.prepare(setting.effort.krylov_order, max(own if own <= LARGEST else 0, predict.DIAGONALISED), TAIL)
     anew = predict.prepare(setting.effort.krylov_order, tail=TAIL)
-    return forecast.remembered(prepare or shared, prepare or anew)
+    return forecast.remembered(prepare or shared, prepare or anew, max(12, len(setting.tasks)))
 
 
 def foretold(candidate: Candidate, ground: Ground) -> np.ndarray:

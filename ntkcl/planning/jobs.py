@@ -1,5 +1,6 @@
 """What each planning job ranks: candidates and their outputs [T+1, N, c], foretold from the untrained network."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -65,13 +66,20 @@ def replay(
     yield from searched_buffers(setting, ground, key, per_task=per_task, weight=weight, seed=seed, **search)
 
 
-def learning_rates(begun: Begun, ground: Ground, training: Training, *, fractions: Sequence[float], steps: Sequence[int]) -> Told:
-    """Learning rates, as fractions of the stability limit, by numbers of steps."""
-    limit = min(predict.limits(begun.setting, begun.theta, ground.tangent, ground.prepare))
-    for count in steps:
+def learning_rates(begun: Begun, ground: Ground, training: Training, *, fractions: Any, steps: Any) -> Told:
+    """Learning rates, as fractions of the stability limit, by numbers of steps; each one number or several."""
+    fractions = [fractions] if isinstance(fractions, float | int) else fractions
+    steps = [steps] if isinstance(steps, float | int) else steps
+    if not fractions or not steps:
+        raise ValueError(f"plan.lr: fractions={fractions}, steps={steps}; expected at least one of each")
+    for fraction, count in itertools.product(fractions, steps):
+        finite("plan.fractions", fraction, above=0.0)
         whole("plan.steps", count)
+    limit = min(predict.limits(begun.setting, begun.theta, ground.tangent, ground.prepare))
+    if not np.isfinite(limit):
+        raise ValueError("job=lr: this optimizer has no stability limit to take fractions of; expected optimizer=sgd")
+    for count in steps:
         for fraction in fractions:
-            finite("plan.fractions", fraction, above=0.0)
             setting = begun.setting.at(fraction * limit)._replace(steps=count)
             coordinates = {"steps": count, "fraction": fraction, "learning_rate": setting.learning_rate, "stable": fraction <= 1}
             candidate = Candidate(coordinates, tuple(range(len(setting.tasks))), setting)

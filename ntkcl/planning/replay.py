@@ -7,6 +7,7 @@ import numpy as np
 from ntkcl.methods import replay
 from ntkcl.planning.candidate import Candidate, Ground, foretold
 from ntkcl.predict import Setting
+from ntkcl.settings import whole
 
 
 def searched_buffers(
@@ -30,7 +31,11 @@ def searched_buffers(
       per_task, weight: of `ntkcl.methods.replay`.
     A buffer larger than a task is a ValueError of `predict.limits`, which comes before this search.
     """
+    whole("plan.replay.draws", draws)
+    whole("plan.replay.proposals", proposals, 0)
     sizes = [len(task.inputs) for task in setting.tasks]
+    if len(sizes) < 2:
+        raise ValueError(f"stream.tasks={len(sizes)}: job=replay expected at least 2 tasks")
     rng = np.random.default_rng(seed)
 
     def candidate(name, picks):

@@ -49,11 +49,16 @@ def solved(setting: Setting, anchor: Anchor, ahead, tangent, prepare) -> list[Ou
         Outcome(
             solve.change,
             float(solve.top),
-            forecast.negative_mass(solve.eigenvalues),
+            _negative_mass(solve.eigenvalues, step),
             pull=(step.inputs, solve.alpha) if (step.origin, step.removed, step.columns) == (None, None, None) else None,
         )
         for step, solve in zip(steps, solves, strict=True)
     ]
+
+
+def _negative_mass(eigenvalues, step) -> float:
+    """Of all eigenvalues; a few Ritz values do not tell."""
+    return forecast.negative_mass(eigenvalues) if len(eigenvalues) == np.count_nonzero(step.weights) else float("nan")
 
 
 def prepare(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float = TAIL):

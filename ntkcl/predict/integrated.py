@@ -101,4 +101,5 @@ def _task(setting, theta, t, forward):
             walk = walk._replace(theta=twice, steps=setting.steps)
         else:
             length = nearer
-    return walk, float(lam[-1]), forecast.negative_mass(lam)
+    whole_spectrum = len(lam) == len(now.rows)
+    return walk, float(lam[-1]), forecast.negative_mass(lam) if whole_spectrum else float("nan")
