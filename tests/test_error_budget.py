@@ -1,6 +1,7 @@
 """An error taken apart: the terms by hand, the script on a few images, the committed table behind its claims."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from cases import figure_script
 
 from ntkcl.forecast.budget import budget
 
+ROOT = Path(__file__).parents[1]
 TINY = ("source=digits", "widths=[4,8]", "seeds=[0]", "tasks=2", "per_class=1", "steps=5", "batch_size=3")
 
 
@@ -35,3 +37,10 @@ def test_the_terms_add_up_to_the_error_of_a_run(run_figure, script, tmp_path):
         assert sum(term["along"] for term in cell["terms"]) == pytest.approx(1.0)
         assert all(term["rms"] > 0 for term in cell["terms"])  # each experiment leaves out something
     assert (tmp_path / "figures" / "error_budget.png").stat().st_size > 10_000
+
+
+def test_the_committed_table_backs_its_claims(script):
+    stored = json.loads((ROOT / "results" / "tables" / "error_budget.json").read_text())
+    assert all(claim["holds"] for claim in stored["claims"])
+    assert stored["claims"] == script.claims(stored["settings"], stored["cells"])
+    assert (ROOT / "results" / "tables" / "error_budget.md").read_text() == script.markdown(stored)
