@@ -1,15 +1,14 @@
 """The explanation of a forgetting: the script runs on anything with two tasks, and the committed table backs what is claimed."""
 
-import importlib.util
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import hydra
 import numpy as np
 import pytest
-from cases import tiny_source
-from hydra.core.global_hydra import GlobalHydra
+from cases import figure_script, tiny_source
 
 from ntkcl import figures
 
@@ -19,29 +18,15 @@ TINY = ("seeds=[0]", "network.width=8", "stream.train_per_class=6", "stream.test
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("explain", ROOT / "scripts" / "explain.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return figure_script("explain")
 
 
 @pytest.fixture
-def run(script, monkeypatch, tmp_path):
+def run(script, monkeypatch, run_figure):
     """The script with overrides on random images, results in tmp_path: its exit code."""
     real = script.instantiate
     monkeypatch.setattr(script, "instantiate", lambda node, **more: tiny_source() if "idx_dir" in node else real(node, **more))
-
-    def command(*overrides):
-        monkeypatch.setattr("sys.argv", ["explain.py", *overrides, f"results_dir={tmp_path}"])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-        GlobalHydra.instance().clear()
-        try:
-            script.main()
-            return 0
-        except SystemExit as stop:
-            return stop.code
-
-    return command
+    return partial(run_figure, script)
 
 
 def test_the_script_explains_and_redraws_from_the_table_alone(run, tmp_path, monkeypatch, script, capsys):

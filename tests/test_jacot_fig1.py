@@ -1,14 +1,14 @@
 """Fig. 1 of Jacot, Gabriel, Hongler 2018: the script runs, and the committed table backs what is claimed."""
 
-import importlib.util
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import hydra
 import numpy as np
 import pytest
-from hydra.core.global_hydra import GlobalHydra
+from cases import figure_script
 
 ROOT = Path(__file__).parents[1]
 PRESET = ROOT / "conf" / "figure" / "jacot_fig1.yaml"
@@ -17,27 +17,12 @@ TINY = ("widths=[4,64]", "initialisations=3", "inputs=5", "steps=3", "angles=5",
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("jacot_fig1", ROOT / "scripts" / "jacot_fig1.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return figure_script("jacot_fig1")
 
 
 @pytest.fixture
-def run(script, monkeypatch, tmp_path):
-    """The script with overrides, results in tmp_path: its exit code."""
-
-    def command(*overrides):
-        monkeypatch.setattr("sys.argv", ["jacot_fig1.py", *overrides, f"results_dir={tmp_path}"])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-        GlobalHydra.instance().clear()
-        try:
-            script.main()
-            return 0
-        except SystemExit as stop:
-            return stop.code
-
-    return command
+def run(script, run_figure):
+    return partial(run_figure, script)
 
 
 def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(run, tmp_path, monkeypatch, script, capsys):

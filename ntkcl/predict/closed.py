@@ -22,7 +22,8 @@ def closed(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
 
     def columns(inputs):
         block = tangent.columns(inputs)
-        for t in ahead:  # a method's step begins with the task's own rows
+        for t in ahead if count == len(setting.tasks) else ():  # of one task alone nobody asks
+            # a method's step begins with the task's own rows
             if t not in seen and np.array_equal(inputs[: len(setting.tasks[t].inputs)], setting.tasks[t].inputs):
                 seen[t] = energies(setting, t, block)
         return block
