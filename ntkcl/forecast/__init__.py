@@ -7,13 +7,14 @@ The solves work in the floating type they are given: give them float64.
 
 from ntkcl.forecast import attribution, baselines
 from ntkcl.forecast.agreement import agreement, flip_f1, r2, spearman
-from ntkcl.forecast.decomposition import Decomposed, eigendecomposed
+from ntkcl.forecast.decomposition import Arrow, Decomposed, eigendecomposed
 from ntkcl.forecast.rules import Rule, converged, gradient_descent, gradient_flow, heavy_ball, nesterov
 from ntkcl.forecast.sequence import (
     Prepared,
     Removed,
     Solve,
     Step,
+    extended,
     largest_eigenvalue,
     negative_mass,
     one_task,
@@ -26,6 +27,7 @@ from ntkcl.forecast.simulate import simulate
 from ntkcl.forecast.trust import verdict
 
 __all__ = [
+    "Arrow",
     "Decomposed",
     "Prepared",
     "Removed",
@@ -37,6 +39,7 @@ __all__ = [
     "baselines",
     "converged",
     "eigendecomposed",
+    "extended",
     "flip_f1",
     "gradient_descent",
     "gradient_flow",

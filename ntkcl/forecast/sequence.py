@@ -17,7 +17,7 @@ import scipy.linalg
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from ntkcl.forecast.decomposition import Decomposed, eigendecomposed
+from ntkcl.forecast.decomposition import Arrow, Decomposed, eigendecomposed, rotated
 from ntkcl.forecast.rules import Rule
 
 Columns = Callable[[Int[np.ndarray, " m"]], Any]  # inputs, by their place among all N -> K(x, x[inputs]) [N, c, m, c]
@@ -70,11 +70,12 @@ class Solve(NamedTuple):
 class Prepared(NamedTuple):
     """What of a `Step` depends on inputs and weights alone, so that steps on the same rows can share it.
 
-    block: K(x, X) [N, c, m, c].  rows, outputs: [k], where the weights are not zero.  root: [k], sqrt(weight).
-    decomposed: the weighted Gram matrix of those rows.  kept_out: [N, c, d] K(x, V) of removed directions, whitened; None for none.
+    blocks: K(x, X) in parts [N, c, m_i, c], X along them in the step's order.  rows, outputs: [k], where the weights are not zero.
+    root: [k], sqrt(weight).  decomposed: the weighted Gram matrix of those rows.  kept_out: [N, c, d] K(x, V) of removed directions,
+    whitened; None for none.
     """
 
-    block: Any
+    blocks: tuple
     rows: np.ndarray
     outputs: np.ndarray
     root: Any
@@ -91,40 +92,102 @@ def prepared(columns: Columns, step: Step, dtype=jnp.float64, decompose: Callabl
     """
     block = np.asarray((step.columns or columns)(step.inputs))  # cut by NumPy: XLA would compile each cut for each shape
     m, c = step.targets.shape
-    rows, outputs = np.nonzero(step.weights)
-    root = np.sqrt(np.asarray(step.weights[rows, outputs], dtype))
+    rows, outputs, root = _rows(step, dtype)
     gram = block[step.inputs].reshape(m * c, m * c)
     if len(rows) < m * c:
         gram = gram[np.ix_(rows * c + outputs, rows * c + outputs)]
     gram = root[:, None] * gram.astype(dtype) * root[None]
-    kept_out = None
-    if step.removed is not None:
-        kept_out = _directions(dtype, columns(step.removed.inputs), step.removed.inputs, step.removed.basis)
-        own = root[:, None] * kept_out[np.asarray(step.inputs)[rows], outputs]
+    kept_out, own = _removed(columns, step, dtype, rows, outputs, root)
+    if own is not None:
         gram = gram - own @ own.T
-    return Prepared(jnp.asarray(block), rows, outputs, root, decompose(gram), kept_out)
+    return Prepared((jnp.asarray(block),), rows, outputs, root, decompose(gram), kept_out)
+
+
+def extended(base: Prepared, columns: Columns, step: Step, dtype, decompose: Callable[[Arrow], Decomposed]) -> Prepared:
+    """`prepared` of a step that begins with the rows of `base`, all eigenvectors of which are known, at the weights they have there.
+
+    In those eigenvectors the Gram matrix of k + q rows, d directions of them removed, is an `Arrow`: q more rows cost a product k q in
+    place of k^2.
+    Arguments: as of `prepared`; decompose: from the arrow to functions of it.
+    """
+    k, seen = len(base.rows), sum(block.shape[2] for block in base.blocks)
+    rows, outputs, root = _rows(step, dtype)
+    block = np.asarray(columns(step.inputs[seen:]))
+    across = block[:, :, rows[k:] - seen, outputs[k:]][np.asarray(step.inputs)[rows], outputs]
+    across = root[:, None] * across.astype(dtype) * root[None, k:]
+    kept_out, own = _removed(columns, step, dtype, rows, outputs, root)
+    modes = base.decomposed.modes
+
+    def turned(columns):
+        return np.concatenate([modes.T @ columns[:k], columns[k:]])
+
+    arrow = Arrow(base.decomposed.eigenvalues, turned(across)[:k], across[k:], None if own is None else turned(own))
+    blocks = (*base.blocks, jnp.asarray(block)) if block.shape[2] else base.blocks
+    return Prepared(blocks, rows, outputs, root, rotated(decompose(arrow), modes), kept_out)
+
+
+def _rows(step, dtype):
+    """Rows and outputs [k] of weights that are not zero, and the weights' roots."""
+    rows, outputs = np.nonzero(step.weights)
+    return rows, outputs, np.sqrt(np.asarray(step.weights[rows, outputs], dtype))
+
+
+def _removed(columns, step, dtype, rows, outputs, root):
+    """K(x, V) [N, c, d] of a step's removed directions, whitened, and of it the step's own weighted rows [k, d]; None for none."""
+    if step.removed is None:
+        return None, None
+    kept_out = _directions(dtype, columns(step.removed.inputs), step.removed.inputs, step.removed.basis)
+    return kept_out, root[:, None] * kept_out[np.asarray(step.inputs)[rows], outputs]
 
 
 def remembered(
-    prepare: Callable[..., Prepared] = prepared, anew: Callable[..., Prepared] | None = None, most: int = 12
+    prepare: Callable[..., Prepared] = prepared,
+    extend: Callable[..., Prepared] | None = None,
+    anew: Callable[..., Prepared] | None = None,
+    most: int = 12,
 ) -> Callable[..., Prepared]:
     """`prepare` that does the work once for steps on the same rows, also where all weights are larger or smaller by one factor.
 
-    For searches that train on the same tasks again and again; the `most` rows last used are remembered. Steps with removed
-    directions or columns of their own are prepared by `anew`.
+    For searches that train on the same tasks again and again; the `most` rows last used are remembered. A step that begins with rows
+    whose eigenvectors are remembered is prepared by `extend(base, columns, step, dtype)`, one with columns of its own by `anew`.
     """
-    known: dict[Any, Prepared] = {}
+    known: dict[Any, tuple[np.ndarray, np.ndarray, Prepared]] = {}
 
-    def look_up(columns, step, *rest):
-        if step.removed is not None or step.columns is not None:
-            return (anew or prepare)(columns, step, *rest)
-        scale = float(np.max(step.weights))
-        shape = np.asarray(step.weights) / scale
-        key = (np.asarray(step.inputs).tobytes(), np.round(shape, 12).tobytes())
-        known[key] = known.pop(key) if key in known else prepare(columns, step._replace(weights=shape), *rest)
+    def recalled(key, scale):
+        known[key] = known.pop(key)  # the last used
+        one = known[key][2]
+        return one._replace(root=one.root * scale**0.5, decomposed=one.decomposed.scaled(scale))
+
+    def kept(key, inputs, shape, one):
+        known[key] = inputs, shape, one
         if len(known) > most:
             del known[next(iter(known))]
-        return known[key]._replace(root=known[key].root * scale**0.5, decomposed=known[key].decomposed.scaled(scale))
+
+    def longest(inputs, shape):
+        """Of what is remembered with eigenvectors, the most rows that a step begins with at the weights it gives them, or None."""
+        found = []
+        for key, (begin, weights, one) in known.items():
+            n, scale = len(begin), float(np.max(shape[: len(begin)]))
+            same = np.array_equal(begin, inputs[:n]) and np.allclose(shape[:n], scale * weights, rtol=1e-12, atol=0)
+            if same and one.decomposed.modes is not None:
+                found.append((n, key, scale))
+        return max(found)[1:] if found else None
+
+    def look_up(columns, step, *rest):
+        if step.columns is not None:
+            return (anew or prepare)(columns, step, *rest)
+        scale, inputs = float(np.max(step.weights)), np.asarray(step.inputs)
+        shape = np.asarray(step.weights) / scale
+        key = inputs.tobytes(), np.round(shape, 12).tobytes()
+        if step.removed is None and key in known:
+            return recalled(key, scale)
+        unit = step._replace(weights=shape)
+        base = longest(inputs, shape) if extend else None
+        one = extend(recalled(*base), columns, unit, *rest) if base else prepare(columns, unit, *rest)
+        if step.removed is not None:
+            return one._replace(root=one.root * scale**0.5, decomposed=one.decomposed.scaled(scale))
+        kept(key, inputs, shape, one)
+        return recalled(key, scale)
 
     return look_up
 
@@ -142,7 +205,7 @@ def one_task(columns: Columns, f: Float[Array, "N c"], step: Step, rule: Rule, p
         change(x) = (e(ridge) - 1) u(x) + K(x, X) [g(K + ridge) (Y - origin) - (e(ridge) - e(K + ridge)) K^-1 u(X)].
     Eigenvalues below zero are rounding and count as zero.
     """
-    block, rows, outputs, root, (filtered, lam, _), kept_out = prepare(columns, step, f.dtype)
+    blocks, rows, outputs, root, (filtered, lam, *_), kept_out = prepare(columns, step, f.dtype)
     places, ridge = np.asarray(step.inputs)[rows], step.ridge
     rule = rule if isinstance(rule, Partial) else Partial(rule)
     ridged = Partial(_ridged, rule, ridge)
@@ -152,15 +215,16 @@ def one_task(columns: Columns, f: Float[Array, "N c"], step: Step, rule: Rule, p
     else:
         origin = np.asarray(step.origin)[places, outputs]
         entries = filtered(ridged, root * (target - origin)) - filtered(Partial(_decay_gain, rule, ridge), root * (before - origin))
-    alpha, change = _change(block, f, step.origin, rule, ridge, rows, outputs, places, root * entries, kept_out)
+    alpha, change = _change(blocks, f, step.origin, rule, ridge, rows, outputs, places, root * entries, kept_out)
     return Solve(change, alpha, lam, lam[-1] + ridge)
 
 
 @jax.jit
-def _change(block, f, origin, rule, ridge, rows, outputs, places, entries, kept_out):
+def _change(blocks, f, origin, rule, ridge, rows, outputs, places, entries, kept_out):
     """alpha [m, c], and the change [N, c] by it and by what a ridge towards `origin` takes away."""
-    alpha = jnp.zeros((block.shape[2], block.shape[3]), f.dtype).at[rows, outputs].set(entries)
-    change = read_out(block, alpha)
+    ends = np.cumsum([block.shape[2] for block in blocks])
+    alpha = jnp.zeros((ends[-1], f.shape[1]), f.dtype).at[rows, outputs].set(entries)
+    change = sum(read_out(block, part) for block, part in zip(blocks, jnp.split(alpha, ends[:-1]), strict=True))
     if origin is not None:
         alone = jnp.full(1, ridge, f.dtype)
         change = change - ridge * rule(alone, jnp.zeros_like(alone))[0] * (f - origin)

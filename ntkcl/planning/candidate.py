@@ -52,8 +52,8 @@ def ground(begun: Begun, prepare: Callable[..., Any] | None = None) -> Ground:
 def _remembered(setting, prepare):
     own = max(len(task.inputs) * int(np.sum(task.head)) for task in setting.tasks)
     shared = predict.prepare(setting.effort.krylov_order, max(own if own <= LARGEST else 0, predict.DIAGONALISED), TAIL)
-    anew = predict.prepare(setting.effort.krylov_order, tail=TAIL)
-    return forecast.remembered(prepare or shared, prepare or anew, max(12, len(setting.tasks)))
+    anew, extend = (make(setting.effort.krylov_order, tail=TAIL) for make in (predict.prepare, predict.extend))
+    return forecast.remembered(prepare or shared, None if prepare else extend, prepare or anew, max(12, 2 * len(setting.tasks)))
 
 
 def foretold(candidate: Candidate, ground: Ground) -> np.ndarray:

@@ -11,7 +11,8 @@ These foretell the network linearised at the anchor, and agree where they overla
 """
 
 from ntkcl.predict.baselines import input_cosine, slopes
-from ntkcl.predict.closed import DIAGONALISED, closed, prepare, solved
+from ntkcl.predict.closed import closed, solved
+from ntkcl.predict.decompositions import DIAGONALISED, extend, prepare
 from ntkcl.predict.forms import AUTO, FORMS, form_of
 from ntkcl.predict.integrated import integrated
 from ntkcl.predict.linearised import linearised
@@ -30,6 +31,7 @@ __all__ = [
     "Outcome",
     "Setting",
     "closed",
+    "extend",
     "fit",
     "form_of",
     "input_cosine",

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkcl import forecast, kernels
-from ntkcl.predict.closed import prepare
+from ntkcl.predict.decompositions import prepare
 from ntkcl.predict.setting import Anchor, Outcome, Setting
 from ntkcl.types import Params
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import forecast, kernels
-from ntkcl.predict.closed import DIAGONALISED, LARGEST
+from ntkcl.predict.decompositions import DIAGONALISED, LARGEST
 from ntkcl.predict.setting import Setting
 from ntkcl.types import Params, Tangent
 
