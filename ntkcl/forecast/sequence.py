@@ -219,18 +219,25 @@ def one_task(columns: Columns, f: Float[Array, "N c"], step: Step, rule: Rule, p
     return Solve(change, alpha, lam, lam[-1] + ridge)
 
 
-@jax.jit
 def _change(blocks, f, origin, rule, ridge, rows, outputs, places, entries, kept_out):
     """alpha [m, c], and the change [N, c] by it and by what a ridge towards `origin` takes away."""
+    # In pieces: read out in the midst of a larger program, XLA's CPU sums on one core, ten times as long.
     ends = np.cumsum([block.shape[2] for block in blocks])
-    alpha = jnp.zeros((ends[-1], f.shape[1]), f.dtype).at[rows, outputs].set(entries)
-    change = sum(read_out(block, part) for block, part in zip(blocks, jnp.split(alpha, ends[:-1]), strict=True))
+    alpha = np.zeros((ends[-1], f.shape[1]), f.dtype)
+    alpha[rows, outputs] = entries
+    change = sum(read_out(block, part) for block, part in zip(blocks, np.split(alpha, ends[:-1]), strict=True))
     if origin is not None:
-        alone = jnp.full(1, ridge, f.dtype)
-        change = change - ridge * rule(alone, jnp.zeros_like(alone))[0] * (f - origin)
+        change = change - _decay(rule, ridge, f, origin)
     if kept_out is not None:
         change = change - kept_out @ (entries @ kept_out[places, outputs])
-    return alpha, change
+    return jnp.asarray(alpha), change
+
+
+@jax.jit
+def _decay(rule, ridge, f, origin):
+    """What a ridge takes away of f - origin where nothing is learned: (1 - e(ridge)) (f - origin)."""
+    alone = jnp.full(1, ridge, f.dtype)
+    return ridge * rule(alone, jnp.zeros_like(alone))[0] * (f - origin)
 
 
 def sequence(
