@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import jax.random
@@ -99,6 +100,26 @@ def test_a_grid_of_methods_is_foretold_exactly_where_the_model_is_linear():
     for row in ranking.rows:
         for score in ("average_loss", "forgetting"):
             assert row[f"measured_{score}_train"] == pytest.approx(row[f"predicted_{score}_train"], abs=1e-10), row["method"]
+
+
+def test_rows_of_old_tasks_and_directions_kept_out_of_are_an_arrow_in_the_eigenvectors_of_the_task(monkeypatch):
+    def told():
+        return {str(row["method"]): row["predicted_average_loss_train"] for row in plan("methods", *small(), grid=GRID)[0].rows}
+
+    exact, sizes = told(), set()
+
+    def extend(*arguments, **settings):
+        arrow = predict.extend(*arguments, **settings | {"diagonalised": 0})
+
+        def extended(base, columns, step, dtype):
+            sizes.add((len(base.rows), np.count_nonzero(step.weights), step.removed is not None))
+            return arrow(base, columns, step, dtype)
+
+        return extended
+
+    monkeypatch.setattr("ntkcl.planning.candidate.predict", SimpleNamespace(**vars(predict) | {"extend": extend}))
+    assert told() == pytest.approx(exact, abs=1e-9)
+    assert {(10, 14, False), (10, 18, False), (10, 10, True)} <= sizes  # of 10 rows a task, and 4 of each old one
 
 
 def test_the_buffer_that_is_found_is_no_worse_than_those_it_started_from():
@@ -202,7 +223,12 @@ def test_the_stored_table_follows_from_its_pairs(row):
     assert told == pytest.approx({key: row[key] for key in told}) and row["verified"] >= 24
 
 
-@pytest.mark.parametrize("preset", ["orders_rotated", "orders_split"])
+@pytest.mark.parametrize("preset", ["orders_rotated", "orders_split", "orders_permuted"])
 def test_the_orders_of_these_streams_are_ranked(preset):
     (row,) = (row for row in STORED if row["preset"] == preset)
     assert row["candidates"] == 120 and row["spearman"] >= 0.95 and row["regret_share"] <= 0.02
+
+
+def test_the_grid_of_methods_is_ranked():
+    (row,) = (row for row in STORED if row["preset"] == "methods_rotated")
+    assert row["verified"] == row["candidates"] >= 30 and row["spearman"] >= 0.9

@@ -29,9 +29,9 @@ def prepare(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float = T
     return lambda columns, step, dtype: forecast.prepared(columns, step, dtype, decompose)
 
 
-def extend(krylov_order: int, tail: float = TAIL):
-    """`ntkcl.forecast.extended` by Lanczos, as `prepare` has it; of few rows by all eigenvalues, anew."""
-    anew = prepare(krylov_order, tail=tail)
+def extend(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float = TAIL):
+    """`ntkcl.forecast.extended`, the arrow by Lanczos; matrices of few rows are not worth it and prepared anew, see `prepare`."""
+    anew = prepare(krylov_order, diagonalised, tail)
 
     def decompose(arrow):
         size, more = len(arrow.lam) + len(arrow.corner), -len(arrow.corner) % PADDED
@@ -41,7 +41,7 @@ def extend(krylov_order: int, tail: float = TAIL):
         return _by_lanczos(Arrow.product, padded, size, more, krylov_order, tail)
 
     def extended(base, columns, step, dtype):
-        if np.count_nonzero(step.weights) <= DIAGONALISED:
+        if np.count_nonzero(step.weights) <= diagonalised:
             return anew(columns, step, dtype)
         return forecast.extended(base, columns, step, dtype, decompose)
 
