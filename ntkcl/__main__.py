@@ -23,7 +23,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ntkcl import console, experiment, figures, jobs, predict, record, results, settings, tracking
+from ntkcl import console, experiment, figures, jobs, kernels, predict, record, results, settings, tracking
 from ntkcl.meter import Meter
 from ntkcl.settings import one_of, text
 
@@ -93,7 +93,7 @@ def _run(cfg, folder, config, identity):
     terminal, meter = console.terminal(), Meter()
     named = build(cfg)
     stream, loss = named["stream"], named["loss"]
-    events = experiment.run(**named, anchors=list(cfg.forecast.anchors), form=cfg.forecast.form)
+    events = experiment.run(**named, anchors=list(cfg.forecast.anchors), form=cfg.forecast.form, limit=limit_of(cfg))
     setup = meter.read()
     with results.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):  # divergence is data
         told = record.gather(console.progress(events, list(cfg.forecast.anchors), len(stream), terminal), stream)
@@ -178,6 +178,14 @@ def build(cfg: DictConfig) -> dict[str, Any]:
         effort=predict.Effort(*(cfg.forecast[key] for key in predict.Effort._fields)),
         kernel=instantiate(cfg.kernel),
     )
+
+
+def limit_of(cfg: DictConfig):
+    """The kernel that the configured network tends to with its width, or None where none is known or asked for."""
+    if "infinite" not in cfg.forecast.anchors or cfg.network["_target_"] != "ntkcl.networks.mlp":
+        return None
+    shape = ("depth", "activation", "w_std", "b_std", "output_scale")
+    return kernels.infinite(**{key: cfg.network[key] for key in shape}).ntk
 
 
 def coordinates(cfg: DictConfig) -> dict:

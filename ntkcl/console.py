@@ -19,7 +19,7 @@ def terminal() -> Console:
 def progress(events: Iterator, anchors, tasks: int, terminal: Console) -> Iterator:
     """The events as they come, with a line that says what is being waited for."""
     one_task = [*(["forecasting task {}"] if "boundary" in anchors else []), "training task {}"]
-    phases = ["learning rate", "untrained network", *(["forecasting the stream"] if "init" in anchors else [])]
+    phases = ["learning rate", "untrained network", *("forecasting the stream" for anchor in anchors if anchor != "boundary")]
     phases += ["baselines"] if anchors else []
     phases += [phase.format(t) for t in range(tasks) for phase in one_task]
     columns = SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()

@@ -1,15 +1,16 @@
 """The story, once: forecast, train, measure. Yields what happened, in the order in which it happened.
 
 A `Forecast` is yielded before the training it forecasts has begun: the generator stands still at that `yield`, so nothing that is
-done to the data or the trainer afterwards can reach it. So is a `Baselines`, what the forecasts will be compared with. Two anchors:
+done to the data or the trainer afterwards can reach it. So is a `Baselines`, what the forecasts will be compared with. Anchors:
 
+* `infinite`: the kernel of infinite width for the whole stream, one for all seeds and widths;
 * `init`: one kernel at theta_0 for the whole stream, before anything is trained;
 * `boundary`: at the start of each task, the kernel and the residuals of the network as it then is, one task ahead.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,8 @@ from ntkcl.predict import Effort
 from ntkcl.settings import finite, flag, one_of, whole
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream
 
-ANCHORS = ("init", "boundary")
+ANCHORS = ("infinite", "init", "boundary")
+DEFAULT = ("init", "boundary")
 NAIVE = methods.naive()
 EFFORT = Effort()
 
@@ -114,6 +116,7 @@ class Rows(NamedTuple):
         return Rows(slices[: len(stream)], slices[len(stream) :])
 
 
+MIB = 2**20
 BLOWN = 1e3  # a loss this many times that of predicting zero is no training, long before it overflows
 
 
@@ -154,13 +157,14 @@ def run(
     training: Training,
     *,
     method: Method = NAIVE,
-    anchors: Sequence[str] = ANCHORS,
+    anchors: Sequence[str] = DEFAULT,
     form: str = "auto",
     effort: Effort = EFFORT,
     kernel: Callable[[Network], Callable[..., np.ndarray]] = kernels.empirical,
+    limit: Callable[..., Any] | None = None,
 ) -> Iterator[Plan | Forecast | Baselines | Measurement]:
-    """Yields the plan, the untrained measurement, the init forecast and the baselines, then for each task its boundary forecast and
-    measurement. No baselines without an anchor.
+    """Yields the plan, the untrained measurement, the infinite and the init forecast and the baselines, then for each task its boundary
+    forecast and measurement. No baselines without an anchor.
 
     Arguments:
       key: split into the initialisation and one key a task.
@@ -170,14 +174,21 @@ def run(
       form: which of `predict.FORMS` to forecast by; "auto" takes the first that is exact for the linearised network.
       effort: what a forecast may spend.
       kernel: from the network to its `kernel_fn(theta, x1, x2=None)`, such as `kernels.empirical` with settings of one's own.
+      limit: `limit(x1, x2) -> [n1, n2]`, what one output's kernel tends to as this network gets wider, for the anchor "infinite", such
+        as `kernels.infinite(...).ntk`. What a method asks for beside the kernel is then still of the network as it is.
     After a measurement that diverged nothing more is trained and the generator ends.
     Raises ValueError at the call for bad settings and data, and before the first event where the learning rate exceeds the
     stability limit and that is not allowed.
     """
     check(stream, loss, training, anchors)
     form = _form(stream, loss, optimizer, training, method, form) if anchors else "linearised"
+    if "infinite" in anchors:
+        if limit is None:
+            raise ValueError("forecast.anchors: infinite is for networks whose kernel of infinite width is known; expected network=mlp")
+        if form not in ("closed", "simulated"):
+            raise ValueError(f"forecast.anchors: infinite has no parameters for form={form} to follow; expected closed or simulated")
     begun = begin(key, stream, network, loss, optimizer, training, method, effort, kernel)
-    return _story(begun, training, anchors, predict.FORMS[form])
+    return _story(begun, training, anchors, predict.FORMS[form], limit)
 
 
 class Begun(NamedTuple):
@@ -220,10 +231,13 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
 
 def _form(stream, loss, optimizer, training, method, form) -> str:
     full = training.batch_size is None or all(training.batch_size == len(task.train.x) for task in stream)
-    return predict.form_of(form, loss, optimizer, method, full)
+    rows = Rows.of(stream)
+    y = stream[0].train.y
+    block = rows.test[-1].stop * max(own.stop - own.start for own in rows.train) * y.shape[1] ** 2 * y.dtype.itemsize
+    return predict.form_of(form, loss, optimizer, method, full, block / MIB)
 
 
-def _story(begun, training, anchors, foretell):
+def _story(begun, training, anchors, foretell, limit):
     setting, theta, outputs, born = begun
     stream, loss, meter = setting.stream, setting.loss, Meter()
     plan = _plan(setting, theta, training, meter)
@@ -236,6 +250,9 @@ def _story(begun, training, anchors, foretell):
     yield Measurement(0, f, np.empty(0), False, slope(0, theta, f), born, meter.read())
 
     here, energies = predict.Anchor(theta, (), (jnp.asarray(f),)), None
+    if "infinite" in anchors:
+        outcomes = foretell(setting._replace(kernel_fn=_wide(limit, f.shape[1])), here, len(stream))
+        yield _foretold("infinite", setting, here, outcomes, outputs, meter)
     if "init" in anchors:
         outcomes = foretell(setting, here, len(stream))
         energies = [outcome.energies for outcome in outcomes]
@@ -256,6 +273,16 @@ def _story(begun, training, anchors, foretell):
         if diverged:
             return
         here = predict.Anchor(fitted.theta, memory, (*here.history, jnp.asarray(f)))
+
+
+def _wide(limit, c):
+    """`kernel_fn(theta, x1, x2)` at infinite width, of float64 inputs: rounding makes near ones look equal."""
+
+    def kernel_fn(theta, x1, x2=None):
+        k = limit(*(None if x is None else jnp.asarray(x, jnp.float64).reshape(len(x), -1) for x in (x1, x2)))
+        return kernels.with_outputs(k.astype(x1.dtype), c)
+
+    return kernel_fn
 
 
 def _foretold(name, setting, here, outcomes, outputs, meter) -> Forecast:

@@ -9,8 +9,13 @@ from ntkcl.experiment import Rows
 from ntkcl.record import Record
 from ntkcl.types import Stream
 
-LABELS = {"init": "forecast at initialisation", "boundary": "forecast at task boundaries", "measured": "measured"}
-COLOURS = {"measured": "0.25", "init": "tab:blue", "boundary": "tab:orange"}
+LABELS = {
+    "infinite": "forecast at infinite width",
+    "init": "forecast at initialisation",
+    "boundary": "forecast at task boundaries",
+    "measured": "measured",
+}
+COLOURS = {"measured": "0.25", "infinite": "tab:green", "init": "tab:blue", "boundary": "tab:orange"}
 DOTS = 4000  # more overlap to a blot and swell the file
 
 

@@ -1,8 +1,9 @@
 """A run as numbers: what was predicted and what was measured, gathered from the experiment's events and compared.
 
 Everything follows from outputs: `measured[i]` [N, c] after i tasks, and each anchor's predicted `changes[t]` [N, c] by task t.
-`init` knows the untrained network alone. `boundary` knows the network as measured when each task begins, so its row i of R is one
-task ahead, and its drift over several tasks is the sum of changes each of which was foretold one task ahead.
+`init` knows the untrained network alone, `infinite` its outputs and the kernel of infinite width. `boundary` knows the network as
+measured when each task begins, so its row i of R is one task ahead, and its drift over several tasks is the sum of
+changes each of which was foretold one task ahead.
 """
 
 from collections.abc import Iterable
@@ -42,12 +43,12 @@ class Record(NamedTuple):
     slopes: np.ndarray
 
     def outputs(self, what: str) -> np.ndarray:
-        """Outputs [T+1, N, c] as `measured`, or foretold: from f_0 on for `init`, one task ahead for `boundary`."""
+        """Outputs [T+1, N, c] as `measured`, or foretold: one task ahead for `boundary`, else from f_0 on."""
         if what == "measured":
             return self.measured
-        if what == "init":
-            return np.cumsum(np.concatenate([self.measured[:1], self.changes[what]]), axis=0)
-        return np.concatenate([self.measured[:1], self.measured[:-1] + self.changes[what]])
+        if what == "boundary":
+            return np.concatenate([self.measured[:1], self.measured[:-1] + self.changes[what]])
+        return np.cumsum(np.concatenate([self.measured[:1], self.changes[what]]), axis=0)
 
     def drift(self, what: str, since: int, until: int, rows: slice) -> np.ndarray:
         """Change [n, c] of the outputs on some rows from just after task `since` to just after task `until`, measured, foretold, or
@@ -119,7 +120,7 @@ def compare(record: Record, anchor: str, stream: Stream, part: str, loss: Loss) 
         "metrics": metrics.summary(predicted["R"], predicted["b"]),
         **agreement([p.drift_measured for p in pairs], [p.drift_predicted for p in pairs]),
         "change_r2": _change_r2(record, anchor, stream, part) if finite else float("nan"),
-        "spearman_offdiagonal": _off_diagonal(measured, predicted, predicted if anchor == "init" else measured),
+        "spearman_offdiagonal": _off_diagonal(measured, predicted, measured if anchor == "boundary" else predicted),
         "spearman_samples": spearman(*_pooled(pairs, "loss_change")) if finite else float("nan"),
         "flip_f1": flip_f1(*_pooled(pairs, "flip")) if finite else float("nan"),
         **_baselines(record, anchor, stream, part, pairs),
@@ -143,9 +144,9 @@ class _Pair(NamedTuple):
 
 
 def _old_tasks(record, anchor, stream, part, loss) -> list[_Pair]:
-    """Both sides of every old task S. The drift foretold starts where the anchor stood: `init` at its own f_S, `boundary` at the
-    measured one, which is known when the task after S begins."""
-    starts = record.outputs("init" if anchor == "init" else "measured")
+    """Both sides of every old task S. The drift foretold starts where the anchor stood: `boundary` at the measured f_S, which is known
+    when the task after S begins, any other at its own."""
+    starts = record.outputs("measured" if anchor == "boundary" else anchor)
     pairs = []
     for s, own in enumerate(getattr(Rows.of(stream), part)[:-1]):
         y, head = np.asarray(getattr(stream[s], part).y), np.asarray(stream[s].head)

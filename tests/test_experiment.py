@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cases import linear, quadratic_features, random_stream
 
-from ntkcl import experiment, losses, networks, optimizers, record, train
+from ntkcl import experiment, forecast, kernels, losses, networks, optimizers, record, train
 from ntkcl.experiment import Forecast, Measurement, Plan, Training
 from ntkcl.types import Dataset
 
@@ -17,9 +17,10 @@ LOSS = losses.squared_error()
 LINEAR = linear(quadratic_features, 2)
 
 
-def events(stream=STREAM, network=LINEAR, key=0, anchors=("init", "boundary"), **training):
+def events(stream=STREAM, network=LINEAR, key=0, anchors=("init", "boundary"), form="auto", limit=None, **training):
     settings = Training(**(dict(steps=25) | training))
-    return experiment.run(jax.random.key(key), stream, network, LOSS, optimizers.sgd(), settings, anchors=anchors)
+    told = dict(anchors=anchors, form=form, limit=limit)
+    return experiment.run(jax.random.key(key), stream, network, LOSS, optimizers.sgd(), settings, **told)
 
 
 def told(stream=STREAM, steps=25, **settings):
@@ -63,9 +64,40 @@ def test_the_first_boundary_is_the_initialisation():
     assert not np.allclose(run.changes["boundary"][1], run.changes["init"][1], rtol=1e-3)
 
 
-def test_every_forecast_is_made_before_the_training_it_foretells(monkeypatch):
+def test_the_infinite_anchor_is_the_init_one_of_a_kernel_of_infinite_width():
+    """And a wide network comes near."""
+    shape = dict(activation="erf", b_std=0.1)
+    limit = kernels.infinite(**shape).ntk
+    run = told(network=networks.mlp(outputs=2, width=8, **shape), anchors=["infinite", "boundary"], limit=limit)
+
+    def block(inputs):
+        return kernels.with_outputs(limit(run_inputs, run_inputs[inputs]), 2)
+
+    run_inputs = jnp.concatenate([task.train.x for task in STREAM] + [task.test.x for task in STREAM])
+    first = STREAM[0].train
+    rate = run.plan.learning_rate * LOSS.rate(1.0, len(first.x), STREAM[0].head)
+    step = forecast.Step(np.arange(len(first.x)), first.y, np.broadcast_to(STREAM[0].head, first.y.shape))
+    solve = forecast.one_task(block, jnp.zeros((len(run_inputs), 2)), step, forecast.gradient_descent(rate, 25))
+    np.testing.assert_allclose(run.changes["infinite"][0], solve.change, atol=1e-10)
+
+    wide = told(network=networks.mlp(outputs=2, width=4096, **shape), anchors=["infinite", "init"], limit=limit, steps=2)
+    gap = [np.linalg.norm(wide.changes["infinite"] - wide.changes["init"]) / np.linalg.norm(wide.changes["init"])]
+    assert gap[0] < 0.1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        dict(batch_size=3),
+        dict(form="linearised"),
+        dict(anchors=("infinite", "init", "boundary"), limit=lambda x1, x2: x1 @ x2.T),
+    ],
+    ids=["closed", "batches", "linearised", "infinite"],
+)
+def test_every_forecast_is_made_before_the_training_it_foretells(settings, monkeypatch):
     """Poison: from the first training on, the trainer gets shuffled NaN-free garbage. No forecast made before may change."""
-    clean = list(events())
+    clean = list(events(**settings))
     trained = []
     honest = train.fit
 
@@ -78,19 +110,14 @@ def test_every_forecast_is_made_before_the_training_it_foretells(monkeypatch):
 
     monkeypatch.setattr(train, "fit", poisoned)
     seen, before = [], []
-    for event in events():
+    for event in events(**settings):
         seen.append(event)
         before.append(len(trained))
     foretold = [(e, n) for e, n in zip(seen, before, strict=True) if isinstance(e, Forecast)]
     assert all(n <= e.first for e, n in foretold)  # nothing of task `first` or later had been trained
     pairs = [(a, b) for a, b in zip(clean, seen, strict=True) if isinstance(a, Forecast)]
     unchanged = [np.array_equal(a.changes, b.changes) for a, b in pairs]
-    assert unchanged == [
-        True,
-        True,
-        False,
-        False,
-    ]  # init and the first boundary; later boundaries start from the poisoned network
+    assert unchanged == [e.first == 0 for e, _ in pairs]  # later boundaries start from the poisoned network
     measured = [(a, b) for a, b in zip(clean, seen, strict=True) if isinstance(a, Measurement) and a.task]
     assert not any(np.array_equal(a.outputs, b.outputs) for a, b in measured)
 
@@ -253,7 +280,9 @@ def test_a_rate_over_the_limit_of_a_task_is_marked():
         (dict(batch_size=4), "training.batch_size=4: expected at most 3"),
         (dict(learning_rate=-1.0), "training.learning_rate=-1.0"),
         (dict(learning_rate_fraction=None), "learning_rate=null and training.learning_rate_fraction=null"),
-        (dict(anchors=["middle"]), "forecast.anchors=middle: expected init or boundary"),
+        (dict(anchors=["middle"]), "forecast.anchors=middle: expected infinite, init or boundary"),
+        (dict(anchors=["infinite"]), "infinite is for networks whose kernel of infinite width is known; expected network=mlp"),
+        (dict(anchors=["infinite"], limit=jnp.dot, form="linearised"), "infinite has no parameters for form=linearised to follow"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

@@ -125,6 +125,20 @@ def test_auto_takes_the_first_form_that_is_exact(settings, form):
     assert predict.form_of("auto", **(default | settings)) == form
 
 
+def test_auto_holds_no_kernel_larger_than_it_should():
+    """60,000 images in five tasks, ten outputs: a block of 313 GiB."""
+    plain = losses.squared_error(), optimizers.sgd(), methods.naive()
+    assert predict.form_of("auto", *plain, True, 4000.0) == "closed"
+    assert predict.form_of("auto", *plain, True, 5000.0) == predict.form_of("auto", *plain, False, 5000.0) == "linearised"
+    assert predict.form_of("closed", *plain, True, 5000.0) == "closed"  # on the user's own responsibility
+
+
+def test_the_size_that_auto_goes_by_is_that_of_the_stream(monkeypatch):
+    assert np.isfinite(told("auto").numerics["init"]["negative_mass"]).all()  # of eigenvalues: closed
+    monkeypatch.setattr(sys.modules["ntkcl.predict.forms"], "HELD_MIB", 1e-6)
+    assert np.isnan(told("auto").numerics["init"]["negative_mass"]).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

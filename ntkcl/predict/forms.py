@@ -13,9 +13,12 @@ from ntkcl.types import Loss, Method, Optimizer
 FORMS = {"closed": closed, "matrix_free": matrix_free, "simulated": simulated, "linearised": linearised, "integrated": integrated}
 AUTO = ("auto", *FORMS)
 
+HELD_MIB = 4096  # the largest block K(x, X_t) that "auto" will hold
 
-def form_of(form: str, loss: Loss, optimizer: Optimizer, method: Method, full_batches: bool) -> str:
-    """The form that "auto" stands for, the first that is exact for the linearised network; ValueError for one that cannot be."""
+
+def form_of(form: str, loss: Loss, optimizer: Optimizer, method: Method, full_batches: bool, block_mib: float = 0.0) -> str:
+    """The form that "auto" stands for, the first that is exact for the linearised network and, the largest block of kernel being of
+    `block_mib`, holds no more than `HELD_MIB` of it; ValueError for a form that cannot be."""
     one_of("forecast.form", form, AUTO)
     against = {
         "closed": {
@@ -42,7 +45,8 @@ def form_of(form: str, loss: Loss, optimizer: Optimizer, method: Method, full_ba
     }
     reasons = {name: [reason for reason, holds in each.items() if holds] for name, each in against.items()}
     if form == "auto":
-        return next(name for name in ("closed", "simulated", "linearised") if not reasons[name] and (full_batches or name != "closed"))
+        exact = [name for name in ("closed", "simulated", "linearised") if not reasons[name] and (full_batches or name != "closed")]
+        return exact[0] if block_mib <= HELD_MIB else "linearised"
     if reasons[form]:
         fit = " or ".join(name for name in FORMS if not reasons[name])
         raise ValueError(f"forecast.form={form}: {reasons[form][0]}; use {fit} or auto")
