@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from ntkcl import forecast
 
 VERDICTS = ("good", "fair", "poor")
+SUMMARY = {"lowest": np.min, "median": np.median, "highest": np.max}
 MARKS = {"rotated": "o", "permuted": "s", "split": "^"}
 
 
@@ -25,22 +26,23 @@ def collect(root: Path) -> list[dict]:
         for anchor, told in summary["forecast"].items():
             stream = config["stream"]["_target_"].rsplit(".", 1)[-1]
             place = {"stream": stream, "width": config["network"]["width"], "steps": config["training"]["steps"]}
-            numbers = {key: told[key] for key in ("trial_r2", "verdict", "drift_r2")}
+            numbers = {key: told[key] for key in ("trial_r2", "verdict", "drift_r2", "change_r2")}
             rows.append(place | {"seed": config["seed"], "anchor": anchor} | numbers)
     return rows
 
 
 def told(rows: list[dict]) -> list[dict]:
-    """For each anchor and verdict the drift R2 that came of it, and over all of an anchor the rank correlation with the trial's."""
+    """For each anchor and verdict the R2 that came, of the drift and one task ahead; the drift's rank correlation with the trial."""
     table = []
     for anchor in sorted({row["anchor"] for row in rows}, reverse=True):
         mine = [row for row in rows if row["anchor"] == anchor]
         rank = forecast.spearman(np.array([row["drift_r2"] for row in mine]), np.array([row["trial_r2"] for row in mine]))
         for verdict in VERDICTS:
-            r2 = np.array([row["drift_r2"] for row in mine if row["verdict"] == verdict])
-            if len(r2):
-                numbers = {"lowest": float(r2.min()), "median": float(np.median(r2)), "highest": float(r2.max())}
-                table.append({"anchor": anchor, "verdict": verdict, "forecasts": len(r2)} | numbers | {"spearman": rank})
+            same = [row for row in mine if row["verdict"] == verdict]
+            if same:
+                r2 = {key: np.array([row[key] for row in same]) for key in ("drift_r2", "change_r2")}
+                numbers = {f"{key}_{name}": float(f(r2[key])) for key in r2 for name, f in SUMMARY.items()}
+                table.append({"anchor": anchor, "verdict": verdict, "forecasts": len(same), "spearman": rank} | numbers)
     return table
 
 
@@ -48,13 +50,14 @@ def markdown(rows: list[dict]) -> str:
     lines = [
         "# Verdicts from before training, and the drift R2 that came",
         "",
-        "| anchor | verdict | forecasts | lowest R2 | median | highest | Spearman of trial and drift R2 |",
-        "|---|---|---|---|---|---|---|",
+        "| anchor | verdict | forecasts | drift R2: lowest, median, highest | one task ahead: lowest, median, highest | Spearman |",
+        "|---|---|---|---|---|---|",
     ]
     for row in told(rows):
-        numbers = " | ".join(f"{row[key]:.3f}" for key in ("lowest", "median", "highest", "spearman"))
-        lines.append(f"| {row['anchor']} | {row['verdict']} | {row['forecasts']} | {numbers} |")
-    return "\n".join([*lines, "", "`ntkcl experiment=trust`, then `python scripts/trust.py`."]) + "\n"
+        drift, ahead = (", ".join(f"{row[f'{key}_{name}']:.3f}" for name in SUMMARY) for key in ("drift_r2", "change_r2"))
+        lines.append(f"| {row['anchor']} | {row['verdict']} | {row['forecasts']} | {drift} | {ahead} | {row['spearman']:.3f} |")
+    said = "Spearman: of the trial's R2, before training, with the drift's. `ntkcl experiment=trust`, then `python scripts/trust.py`."
+    return "\n".join([*lines, "", said]) + "\n"
 
 
 def draw(rows: list[dict]) -> Figure:

@@ -1,0 +1,37 @@
+"""How well the verdict knew: the table by hand, and the committed one behind what README says."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("trust_script", ROOT / "scripts" / "trust.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_by_hand(script):
+    drift = {"good": [0.9, 0.8, 1.0], "poor": [0.1]}
+    rows = [
+        {"anchor": "init", "verdict": verdict, "trial_r2": value, "drift_r2": value, "change_r2": value / 2}
+        for verdict, values in drift.items()
+        for value in values
+    ]
+    good, poor = script.told(rows)
+    assert (good["forecasts"], good["drift_r2_lowest"], good["drift_r2_median"], good["change_r2_highest"]) == (3, 0.8, 0.9, 0.5)
+    assert (poor["verdict"], poor["forecasts"], poor["drift_r2_median"], poor["spearman"]) == ("poor", 1, 0.1, pytest.approx(1.0))
+
+
+def test_good_forecasts_from_initialisation_came_out_better_than_fair_and_poor_ones(script):
+    rows = json.loads((ROOT / "results" / "tables" / "trust.json").read_text())
+    assert len(rows) == 72
+    medians = {row["verdict"]: row["drift_r2_median"] for row in script.told(rows) if row["anchor"] == "init"}
+    assert medians["good"] > medians["fair"] > medians["poor"]
+    assert (ROOT / "results" / "tables" / "trust.md").read_text() == script.markdown(rows)
