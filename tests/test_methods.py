@@ -93,7 +93,7 @@ def linearised_mlp(stream):
     return networks.linearised(network, network.init(jax.random.key(1), stream[0].train.x[0]))
 
 
-def told(method, heads, rule=(0.0, False), form="auto", anchors=experiment.ANCHORS, **settings):
+def told(method, heads, rule=(0.0, False), form="auto", anchors=experiment.DEFAULT, **settings):
     stream = random_stream(jax.random.key(3), SIZES, d=4, c=3, heads=HEADS[heads])
     training = Training(**(dict(steps=30) | settings))
     optimizer = optimizers.sgd(*rule)
