@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import forecast, kernels, methods, predict
+from ntkcl.kernels.tiles import MIB
 from ntkcl.meter import Cost, Meter
 from ntkcl.networks import centred
 from ntkcl.predict import Effort
@@ -116,7 +117,6 @@ class Rows(NamedTuple):
         return Rows(slices[: len(stream)], slices[len(stream) :])
 
 
-MIB = 2**20
 BLOWN = 1e3  # a loss this many times that of predicting zero is no training, long before it overflows
 
 
@@ -251,7 +251,7 @@ def _story(begun, training, anchors, foretell, limit):
 
     here, energies = predict.Anchor(theta, (), (jnp.asarray(f),)), None
     if "infinite" in anchors:
-        outcomes = foretell(setting._replace(kernel_fn=_wide(limit, f.shape[1])), here, len(stream))
+        outcomes = foretell(setting._replace(kernel_fn=wide(limit, f.shape[1])), here, len(stream))
         yield _foretold("infinite", setting, here, outcomes, outputs, meter)
     if "init" in anchors:
         outcomes = foretell(setting, here, len(stream))
@@ -275,8 +275,8 @@ def _story(begun, training, anchors, foretell, limit):
         here = predict.Anchor(fitted.theta, memory, (*here.history, jnp.asarray(f)))
 
 
-def _wide(limit, c):
-    """`kernel_fn(theta, x1, x2)` at infinite width, of float64 inputs: rounding makes near ones look equal."""
+def wide(limit: Callable[..., Any], c: int) -> Callable[..., Any]:
+    """`kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]` of a `limit` as of `run`. In float64: rounding makes near inputs look equal."""
 
     def kernel_fn(theta, x1, x2=None):
         k = limit(*(None if x is None else jnp.asarray(x, jnp.float64).reshape(len(x), -1) for x in (x1, x2)))

@@ -67,16 +67,13 @@ def ladder(settings: dict, stream, width: int, number: int) -> dict[str, np.ndar
     def shared(theta, x1, x2=None):
         return kernels.with_outputs(kernels.traced(jnp.asarray(begun.setting.kernel_fn(theta, x1, x2))), c)
 
-    def wide(theta, x1, x2=None):
-        return kernels.with_outputs(limit(*(x if x is None else x.reshape(len(x), -1) for x in (x1, x2))), c)
-
     start, count = predict.Anchor(begun.theta, (), (jnp.asarray(begun.outputs(begun.theta)),)), len(stream)
     told = {
         "init": predict.simulated(true, start, count),
         "full batches": predict.closed(full, start, count),
         "flow": predict.closed(flow, start, count),
         "one kernel": predict.closed(flow._replace(kernel_fn=shared), start, count),
-        "infinite width": predict.closed(flow._replace(kernel_fn=wide), start, count),
+        "infinite width": predict.closed(flow._replace(kernel_fn=experiment.wide(limit, c)), start, count),
     }
     here, boundary, outputs = start, [], [np.asarray(start.history[0])]
     for t in range(count):

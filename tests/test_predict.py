@@ -249,22 +249,16 @@ def test_the_verdict_follows_from_its_signs(signs, told):
     assert verdict == told and bool(reasons) == (told != "good")
 
 
+def played(stream, network, training, **settings):
+    plain = losses.squared_error(), optimizers.sgd(), training
+    return record.gather(experiment.run(jax.random.key(0), stream, network, *plain, kernel=kernels.contraction, **settings), stream)
+
+
 def narrow(form, effort=(), steps=40, width=4):
     stream = random_stream(jax.random.key(3), SIZES, d=4, c=3)
     network = networks.mlp(outputs=3, width=width, depth=2, activation="tanh")
     training = Training(steps=steps, learning_rate_fraction=0.3)
-    events = experiment.run(
-        jax.random.key(0),
-        stream,
-        network,
-        losses.squared_error(),
-        optimizers.sgd(),
-        training,
-        form=form,
-        effort=predict.Effort(*effort),
-        kernel=kernels.contraction,
-    )
-    run = record.gather(events, stream)
+    run = played(stream, network, training, form=form, effort=predict.Effort(*effort))
     return run, record.compare(run, "init", stream, "train", losses.squared_error())["drift_r2"]
 
 
@@ -286,16 +280,6 @@ def test_an_integrator_does_not_hide_training_that_blows_up():
     stream = random_stream(jax.random.key(3), SIZES[:1], d=4, c=3)
     network = networks.mlp(outputs=3, width=4, activation="relu", output_scale=30.0)
     training = Training(steps=200, learning_rate_fraction=50.0, allow_unstable=True)
-    events = experiment.run(
-        jax.random.key(0),
-        stream,
-        network,
-        losses.squared_error(),
-        optimizers.sgd(),
-        training,
-        form="integrated",
-        kernel=kernels.contraction,
-    )
     with np.errstate(over="ignore", invalid="ignore"):
-        run = record.gather(events, stream)
+        run = played(stream, network, training, form="integrated")
     assert run.status == "diverged" and not np.abs(run.changes["init"]).max() < 1e6  # NaN or huge, never small

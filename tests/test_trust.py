@@ -1,20 +1,17 @@
 """How well the verdict knew: the table by hand, and the committed one behind what README says."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+from cases import figure_script
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("trust_script", ROOT / "scripts" / "trust.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return figure_script("trust")
 
 
 def test_the_table_by_hand(script):

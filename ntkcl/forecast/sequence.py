@@ -82,6 +82,10 @@ class Prepared(NamedTuple):
     decomposed: Decomposed
     kept_out: Any
 
+    def scaled(self, factor: float) -> "Prepared":
+        """Of all weights `factor` times as large."""
+        return self._replace(root=self.root * factor**0.5, decomposed=self.decomposed.scaled(factor))
+
 
 def prepared(columns: Columns, step: Step, dtype=jnp.float64, decompose: Callable[..., Decomposed] = eigendecomposed) -> Prepared:
     """The Gram matrix of a step's rows, decomposed.
@@ -155,13 +159,7 @@ def remembered(
 
     def recalled(key, scale):
         known[key] = known.pop(key)  # the last used
-        one = known[key][2]
-        return one._replace(root=one.root * scale**0.5, decomposed=one.decomposed.scaled(scale))
-
-    def kept(key, inputs, shape, one):
-        known[key] = inputs, shape, one
-        if len(known) > most:
-            del known[next(iter(known))]
+        return known[key][2].scaled(scale)
 
     def longest(inputs, shape):
         """Of what is remembered with eigenvectors, the most rows that a step begins with at the weights it gives them, or None."""
@@ -184,10 +182,11 @@ def remembered(
         unit = step._replace(weights=shape)
         base = longest(inputs, shape) if extend else None
         one = extend(recalled(*base), columns, unit, *rest) if base else prepare(columns, unit, *rest)
-        if step.removed is not None:
-            return one._replace(root=one.root * scale**0.5, decomposed=one.decomposed.scaled(scale))
-        kept(key, inputs, shape, one)
-        return recalled(key, scale)
+        if step.removed is None:
+            known[key] = inputs, shape, one
+            if len(known) > most:
+                del known[next(iter(known))]
+        return one.scaled(scale)
 
     return look_up
 
