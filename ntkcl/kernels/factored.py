@@ -5,6 +5,7 @@ machinery (memory budgets, stores, many devices) works on those two and never as
 """
 
 from collections.abc import Callable
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +16,8 @@ from ntkcl.kernels.checks import check
 from ntkcl.types import Apply, Network
 
 # Edge of a tile of the Gram matrix: on a processor its accumulator should stay in the cache (measured over 32 to 256 samples at
-# c = 10: 128 is fastest), on an accelerator it should fill the matrix unit. A symmetric block takes half of it, since its tiles on
-# the diagonal are computed whole: 8 tiles a side cost 36/64 of the block, 4 would cost 10/16.
+# c = 10: 128 is fastest), on an accelerator it should fill the matrix unit. A symmetric block takes three quarters of it, and half
+# of that along the diagonal, where tiles are computed whole: 6 tiles a side then cost 19.5/36 of the block.
 EDGE = {"cpu": 1280}
 ACCELERATOR_EDGE = 16384
 
@@ -102,22 +103,40 @@ def by_tiles(pair: Callable, a: Factors, b: Factors | None = None):
     n1, n2 = size(a), size(b)
     one = jax.eval_shape(lambda: pair(rows(a, 0, 1), rows(b, 0, 1)))
     c = one.shape[1]
-    edge = max(1, EDGE.get(jax.default_backend(), ACCELERATOR_EDGE) // (2 * c if symmetric else c))
+    edge = EDGE.get(jax.default_backend(), ACCELERATOR_EDGE) // c
+    edge = max(1, edge * 3 // 4 if symmetric else edge)
     if n1 <= edge and n2 <= edge:
         return pair(a, b)
-    (starts1, t1), (starts2, t2) = cover(n1, edge), cover(n2, edge)
-    corners = [(i, j) for i in starts1 for j in starts2 if not symmetric or i <= j]
 
-    def add(block, corner):
-        i, j = corner
-        tile = pair(rows(a, i, t1), rows(b, j, t2)).reshape(t1 * c, t2 * c)
-        block = jax.lax.dynamic_update_slice(block, tile, (i * c, j * c))
-        if symmetric:
-            block = jax.lax.dynamic_update_slice(block, tile.T, (j * c, i * c))
-        return block, None
+    def put(block, tile, i, j):
+        return jax.lax.dynamic_update_slice(block, tile, (i * c, j * c))
+
+    def add(block, i, j, t1, t2):
+        return put(block, pair(rows(a, i, t1), rows(b, j, t2)).reshape(t1 * c, t2 * c), i, j)
+
+    def mirror(block, i, j, t):
+        return put(block, jax.lax.dynamic_slice(block, (i * c, j * c), (t * c, t * c)).T, j, i)
+
+    def mirrored(block, corners, t):
+        def step(state, corner):
+            # Writing across the rows is slow, so a mirror image is written beside the products of the next tile.
+            block, last = state
+            return (add(mirror(block, *last, t), *corner, t, t), corner), None
+
+        corners = jnp.array(corners, jnp.int32).T
+        (block, last), _ = jax.lax.scan(step, (block, tuple(corners[:, 0])), tuple(corners))
+        return mirror(block, *last, t)
 
     block = jnp.zeros((n1 * c, n2 * c), one.dtype)
-    return jax.lax.scan(add, block, np.array(corners, np.int32))[0].reshape(n1, c, n2, c)
+    (starts1, t1), (starts2, t2) = cover(n1, edge), cover(n2, edge)
+    corners = [(i, j) for i in starts1 for j in starts2 if not symmetric]
+    if symmetric:
+        block = mirrored(block, list(combinations(starts1, 2)), t1)
+        half = -(-t1 // 2)
+        block = mirrored(block, [(i, i + t1 - half) for i in starts1], half)
+        corners, t1, t2 = [(i, i) for start in starts1 for i in (start, start + t1 - half)], half, half
+    block = jax.lax.scan(lambda block, corner: (add(block, *corner, t1, t2), None), block, np.array(corners, np.int32))[0]
+    return block.reshape(n1, c, n2, c)
 
 
 def size(a: Factors) -> int:
