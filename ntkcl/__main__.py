@@ -157,8 +157,14 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f"forecast.anchors={cfg.forecast.anchors}: expected a list, such as [init,boundary] or []")
     if not OmegaConf.is_dict(cfg.training):
         raise ValueError(f"training={cfg.training}: expected the settings of conf/config.yaml")
-    if one_of("job", cfg.job, ("run", *jobs.JOBS)) != "run" and not OmegaConf.is_dict(cfg.plan):
-        raise ValueError(f"plan={cfg.plan}: expected the settings of conf/config.yaml")
+    if one_of("job", cfg.job, ("run", *jobs.JOBS)) != "run":
+        if not OmegaConf.is_dict(cfg.plan):
+            raise ValueError(f"plan={cfg.plan}: expected the settings of conf/config.yaml")
+        if "init" not in cfg.forecast.anchors:
+            raise ValueError(
+                f"forecast.anchors={cfg.forecast.anchors}: job={cfg.job} trains nothing before it plans, and forecasts from init; "
+                "expected init among them"
+            )
     one_of("precision", cfg.precision, ("float32", "float64"))
     one_of("tracking.mode", cfg.tracking.mode, ("online", "offline", "disabled"))
 

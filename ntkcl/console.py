@@ -18,8 +18,10 @@ def terminal() -> Console:
 
 def progress(events: Iterator, anchors, tasks: int, terminal: Console) -> Iterator:
     """The events as they come, with a line that says what is being waited for."""
-    one_task = [*(["forecasting task {}"] if "boundary" in anchors else []), "training task {}"]
-    phases = ["learning rate", "untrained network", *("forecasting the stream" for anchor in anchors if anchor != "boundary")]
+    forecasting, following = ["forecasting task {}"] * ("boundary" in anchors), ["following task {}"] * ("path" in anchors)
+    one_task = [*forecasting, "training task {}", *following]
+    whole = [anchor for anchor in anchors if anchor not in experiment.AHEAD]
+    phases = ["learning rate", "untrained network", *("forecasting the stream" for _ in whole)]
     phases += ["baselines"] if anchors else []
     phases += [phase.format(t) for t in range(tasks) for phase in one_task]
     columns = SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
@@ -38,7 +40,9 @@ def progress(events: Iterator, anchors, tasks: int, terminal: Console) -> Iterat
 
 def show(summary: dict, terminal: Console) -> None:
     """The compact table at the end: what was foretold beside what came."""
-    table = Table(caption="drift, loss: train inputs; accuracies: test\ninputs, for boundary one task ahead", caption_justify="left")
+    table = Table(
+        caption="drift, loss: train inputs; accuracies: test\ninputs, for boundary and path one task ahead", caption_justify="left"
+    )
     anchors = summary["forecast"]
     for heading in ("", "measured", *anchors):
         table.add_column(heading, justify="left" if not heading else "right")

@@ -5,7 +5,8 @@ done to the data or the trainer afterwards can reach it. So is a `Baselines`, wh
 
 * `infinite`: the kernel of infinite width for the whole stream, one for all seeds and widths;
 * `init`: one kernel at theta_0 for the whole stream, before anything is trained;
-* `boundary`: at the start of each task, the kernel and the residuals of the network as it then is, one task ahead.
+* `boundary`: at the start of each task, the kernel and the residuals of the network as it then is, one task ahead;
+* `path`: no forecast but a diagnostic, yielded after the measurement of each task: the kernels of its training, step by step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,8 @@ from ntkcl.predict import Effort
 from ntkcl.settings import finite, flag, one_of, whole
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream
 
-ANCHORS = ("infinite", "init", "boundary")
+ANCHORS = ("infinite", "init", "boundary", "path")
+AHEAD = ("boundary", "path")  # those that know the network as measured when each task begins
 DEFAULT = ("init", "boundary")
 NAIVE = methods.naive()
 EFFORT = Effort()
@@ -54,7 +56,7 @@ class Plan(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """Predicted changes [T', N, c] of all outputs by tasks `first`, `first` + 1, ..., seen from one anchor.
+    """Predicted changes [T', N, c] of all outputs by tasks `first`, `first` + 1, ..., seen from one anchor (from `path`: in hindsight).
 
     `trial` are the changes of the network itself, its parameters moved as foretold; NaN where the form does not tell how they move.
     For each of these tasks, at this anchor: `rate_times_eigenvalue` is h lam_max(K_tt); `stable` whether h is within the rule's limit;
@@ -164,7 +166,7 @@ def run(
     limit: Callable[..., Any] | None = None,
 ) -> Iterator[Plan | Forecast | Baselines | Measurement]:
     """Yields the plan, the untrained measurement, the infinite and the init forecast and the baselines, then for each task its boundary
-    forecast and measurement. No baselines without an anchor.
+    forecast, measurement and path. No baselines without an anchor.
 
     Arguments:
       key: split into the initialisation and one key a task.
@@ -250,6 +252,7 @@ def _story(begun, training, anchors, foretell, limit):
     yield Measurement(0, f, np.empty(0), False, slope(0, theta, f), born, meter.read())
 
     here, energies = predict.Anchor(theta, (), (jnp.asarray(f),)), None
+    walked = predict.path(setting)
     if "infinite" in anchors:
         outcomes = foretell(setting._replace(kernel_fn=wide(limit, f.shape[1])), here, len(stream))
         yield _foretold("infinite", setting, here, outcomes, outputs, meter)
@@ -272,6 +275,8 @@ def _story(begun, training, anchors, foretell, limit):
         yield Measurement(t + 1, f, losses, diverged, next_slope, cost, meter.read())
         if diverged:
             return
+        if "path" in anchors:
+            yield _in_hindsight(t, walked(t, here.theta, here.memory), setting.steps, meter)
         here = predict.Anchor(fitted.theta, memory, (*here.history, jnp.asarray(f)))
 
 
@@ -301,6 +306,11 @@ def _foretold(name, setting, here, outcomes, outputs, meter) -> Forecast:
         tuple(outcome.gradients for outcome in outcomes),
         meter.read(),
     )
+
+
+def _in_hindsight(t, change, steps, meter) -> Forecast:
+    changes, unknown = change[None], (float("nan"),)
+    return Forecast("path", t, changes, np.full_like(changes, np.nan), unknown, (True,), unknown, (0,), (steps,), meter.read())
 
 
 def _baselines(setting, f, energies, meter) -> Baselines:

@@ -13,9 +13,10 @@ LABELS = {
     "infinite": "forecast at infinite width",
     "init": "forecast at initialisation",
     "boundary": "forecast at task boundaries",
+    "path": "in hindsight, along the path",
     "measured": "measured",
 }
-COLOURS = {"measured": "0.25", "infinite": "tab:green", "init": "tab:blue", "boundary": "tab:orange"}
+COLOURS = {"measured": "0.25", "infinite": "tab:green", "init": "tab:blue", "boundary": "tab:orange", "path": "tab:purple"}
 DOTS = 4000  # more overlap to a blot and swell the file
 
 

@@ -3,7 +3,7 @@
 Everything follows from outputs: `measured[i]` [N, c] after i tasks, and each anchor's predicted `changes[t]` [N, c] by task t.
 `init` knows the untrained network alone, `infinite` its outputs and the kernel of infinite width. `boundary` knows the network as
 measured when each task begins, so its row i of R is one task ahead, and its drift over several tasks is the sum of
-changes each of which was foretold one task ahead.
+changes each of which was foretold one task ahead; `path` too, which is no forecast and knows each task's training as well.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import metrics
-from ntkcl.experiment import Baselines, Forecast, Measurement, Plan, Rows
+from ntkcl.experiment import AHEAD, Baselines, Forecast, Measurement, Plan, Rows
 from ntkcl.forecast import agreement, baselines, flip_f1, r2, spearman, verdict
 from ntkcl.meter import Cost
 from ntkcl.types import Loss, Stream
@@ -43,10 +43,10 @@ class Record(NamedTuple):
     slopes: np.ndarray
 
     def outputs(self, what: str) -> np.ndarray:
-        """Outputs [T+1, N, c] as `measured`, or foretold: one task ahead for `boundary`, else from f_0 on."""
+        """Outputs [T+1, N, c] as `measured`, or foretold: one task ahead for `boundary` and `path`, else from f_0 on."""
         if what == "measured":
             return self.measured
-        if what == "boundary":
+        if what in AHEAD:
             return np.concatenate([self.measured[:1], self.measured[:-1] + self.changes[what]])
         return np.cumsum(np.concatenate([self.measured[:1], self.changes[what]]), axis=0)
 
@@ -120,7 +120,7 @@ def compare(record: Record, anchor: str, stream: Stream, part: str, loss: Loss) 
         "metrics": metrics.summary(predicted["R"], predicted["b"]),
         **agreement([p.drift_measured for p in pairs], [p.drift_predicted for p in pairs]),
         "change_r2": _change_r2(record, anchor, stream, part) if finite else float("nan"),
-        "spearman_offdiagonal": _off_diagonal(measured, predicted, measured if anchor == "boundary" else predicted),
+        "spearman_offdiagonal": _off_diagonal(measured, predicted, measured if anchor in AHEAD else predicted),
         "spearman_samples": spearman(*_pooled(pairs, "loss_change")) if finite else float("nan"),
         "flip_f1": flip_f1(*_pooled(pairs, "flip")) if finite else float("nan"),
         **_baselines(record, anchor, stream, part, pairs),
@@ -146,7 +146,7 @@ class _Pair(NamedTuple):
 def _old_tasks(record, anchor, stream, part, loss) -> list[_Pair]:
     """Both sides of every old task S. The drift foretold starts where the anchor stood: `boundary` at the measured f_S, which is known
     when the task after S begins, any other at its own."""
-    starts = record.outputs("measured" if anchor == "boundary" else anchor)
+    starts = record.outputs("measured" if anchor in AHEAD else anchor)
     pairs = []
     for s, own in enumerate(getattr(Rows.of(stream), part)[:-1]):
         y, head = np.asarray(getattr(stream[s], part).y), np.asarray(stream[s].head)

@@ -12,10 +12,11 @@ from ntkcl.types import Apply, Dataset, Key, Loss, Method, Params
 
 
 class Fit(NamedTuple):
-    """Parameters after training and the task's own loss before each of the S steps (of the batch the step was taken on)."""
+    """Parameters, and the optimizer's state, after training; the task's own loss before each of the S steps (of the step's batch)."""
 
     theta: Params
     losses: Float[Array, " steps"]
+    state: Any
 
 
 def batches(key: Key, n: int, batch_size: int, steps: int) -> Int[Array, "steps batch_size"]:
@@ -66,5 +67,5 @@ def fit(
         return (optax.apply_updates(theta, updates), state), value
 
     order = None if batch_size is None else batches(key, dataset.x.shape[0], batch_size, steps)
-    (theta, _), losses = jax.lax.scan(step, (theta, transform.init(theta)), order, length=steps)
-    return Fit(theta, losses)
+    (theta, state), losses = jax.lax.scan(step, (theta, transform.init(theta)), order, length=steps)
+    return Fit(theta, losses, state)

@@ -158,6 +158,10 @@ BAD = {
     "unknown tracking mode": (["tracking.mode=sideways"], "tracking.mode=sideways"),
     "a negative seed": (["seed=-1"], "seed=-1"),
     "steps as a fraction": (["training.steps=20.0"], "training.steps=20.0"),
+    "an anchor behind a training that a plan does not do": (
+        ["job=orders", "forecast.anchors=[path]"],
+        "forecast.anchors=['path']: job=orders",
+    ),
     "no anchors": (["forecast.anchors=null"], "forecast.anchors=None"),
     "an anchor for a list": (["forecast.anchors=init"], "forecast.anchors=init"),
     "no name": (["experiment_name=null"], "experiment_name=None"),

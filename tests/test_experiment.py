@@ -85,6 +85,23 @@ def test_the_infinite_anchor_is_the_init_one_of_a_kernel_of_infinite_width():
     assert gap[0] < 0.1
 
 
+def test_the_path_is_what_training_did_up_to_the_square_of_its_steps():
+    """A narrow network, from whose kernel at either end its training is far; with any loss, and any rule on any batches."""
+    network = networks.mlp(outputs=2, width=8, activation="erf", b_std=0.1)
+    one_hot = [task.train._replace(y=jax.nn.one_hot(jnp.argmax(task.train.y, 1), 2)) for task in STREAM]
+    stream = tuple(task._replace(train=train) for task, train in zip(STREAM, one_hot, strict=True))
+
+    def gap(rule, anchors=("boundary", "path"), **training):
+        told = experiment.run(jax.random.key(0), stream, network, losses.cross_entropy(), rule, Training(**training), anchors=anchors)
+        run = record.gather(told, stream)
+        changes = np.diff(run.measured, axis=0)
+        return [np.linalg.norm(run.changes[anchor] - changes) / np.linalg.norm(changes) for anchor in anchors]
+
+    coarse, fine = (gap(optimizers.sgd(), steps=steps, learning_rate=40 / steps) for steps in (40, 160))
+    assert fine[1] < coarse[1] / 12 and fine[1] < 1e-3 < 0.05 < fine[0]
+    assert gap(optimizers.adam(), ["path"], steps=100, batch_size=3, learning_rate=0.01)[0] < 1e-3
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -280,7 +297,7 @@ def test_a_rate_over_the_limit_of_a_task_is_marked():
         (dict(batch_size=4), "training.batch_size=4: expected at most 3"),
         (dict(learning_rate=-1.0), "training.learning_rate=-1.0"),
         (dict(learning_rate_fraction=None), "learning_rate=null and training.learning_rate_fraction=null"),
-        (dict(anchors=["middle"]), "forecast.anchors=middle: expected infinite, init or boundary"),
+        (dict(anchors=["middle"]), "forecast.anchors=middle: expected infinite, init, boundary or path"),
         (dict(anchors=["infinite"]), "infinite is for networks whose kernel of infinite width is known; expected network=mlp"),
         (dict(anchors=["infinite"], limit=jnp.dot, form="linearised"), "infinite has no parameters for form=linearised to follow"),
     ],

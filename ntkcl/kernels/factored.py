@@ -5,7 +5,7 @@ machinery (memory budgets, stores, many devices) works on those two and never as
 """
 
 from collections.abc import Callable
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any, NamedTuple
 
 import jax
@@ -129,13 +129,13 @@ def by_tiles(pair: Callable, a: Factors, b: Factors | None = None):
 
     block = jnp.zeros((n1 * c, n2 * c), one.dtype)
     (starts1, t1), (starts2, t2) = cover(n1, edge), cover(n2, edge)
-    corners = [(i, j) for i in starts1 for j in starts2 if not symmetric]
+    corners = list(product(starts1, starts2))
     if symmetric:
         block = mirrored(block, list(combinations(starts1, 2)), t1)
         half = -(-t1 // 2)
         block = mirrored(block, [(i, i + t1 - half) for i in starts1], half)
         corners, t1, t2 = [(i, i) for start in starts1 for i in (start, start + t1 - half)], half, half
-    block = jax.lax.scan(lambda block, corner: (add(block, *corner, t1, t2), None), block, np.array(corners, np.int32))[0]
+    block = jax.lax.scan(lambda block, at: (add(block, at[0], at[1], t1, t2), None), block, np.array(corners, np.int32))[0]
     return block.reshape(n1, c, n2, c)
 
 

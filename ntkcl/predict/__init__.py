@@ -8,6 +8,8 @@
 These foretell the network linearised at the anchor, and agree where they overlap.
 
 * `integrated`: the network itself, its training integrated in long strides and linearised anew on the way.
+
+`path` is none of them: it tells, once training is done, what the kernel on its way did.
 """
 
 from ntkcl.predict.baselines import input_cosine, slopes
@@ -17,6 +19,7 @@ from ntkcl.predict.forms import AUTO, FORMS, form_of
 from ntkcl.predict.integrated import integrated
 from ntkcl.predict.linearised import linearised
 from ntkcl.predict.matrix_free import matrix_free
+from ntkcl.predict.path import path
 from ntkcl.predict.setting import Anchor, Effort, Outcome, Setting, fit, order, task_rows
 from ntkcl.predict.simulated import simulated
 from ntkcl.predict.stability import limit, limits
@@ -41,6 +44,7 @@ __all__ = [
     "linearised",
     "matrix_free",
     "order",
+    "path",
     "prepare",
     "simulated",
     "slopes",
