@@ -65,7 +65,8 @@ def show(summary: dict, terminal: Console) -> None:
         "flip_f1",
     ):
         table.add_row(name, "", *(_number(a[name]) for a in anchors.values()))
-    table.add_row("trial_r2", "", *(_number(a["trial_r2"]) for a in anchors.values()))
+    for name in ("trial_r2", "halved_r2"):
+        table.add_row(name, "", *(_number(a[name]) for a in anchors.values()))
     table.add_row("verdict before training", "", *(a["verdict"] for a in anchors.values()))
     table.add_section()
     table.add_row("skill over the best baseline", "", *(_best(a["baselines"], "skill", min) for a in anchors.values()))

@@ -58,9 +58,11 @@ class Plan(NamedTuple):
 class Forecast(NamedTuple):
     """Predicted changes [T', N, c] of all outputs by tasks `first`, `first` + 1, ..., seen from one anchor (from `path`: in hindsight).
 
-    `trial` are the changes of the network itself, its parameters moved as foretold; NaN where the form does not tell how they move.
+    `trial` are the changes of the network itself, its parameters moved as foretold, `halved` those of two strides in its place; NaN
+    where the form does not tell how they move.
     For each of these tasks, at this anchor: `rate_times_eigenvalue` is h lam_max(K_tt); `stable` whether h is within the rule's limit;
     `negative_mass` the share of eigenvalues below zero in sum |lam|, rounding if it is small and a wrong kernel if it is not;
+    `condition` lam_max / lam_min, infinite for a singular kernel;
     `kernels`, `gradients` what the form "integrated" took of them.
     """
 
@@ -68,9 +70,11 @@ class Forecast(NamedTuple):
     first: int
     changes: np.ndarray
     trial: np.ndarray
+    halved: np.ndarray
     rate_times_eigenvalue: tuple[float, ...]
     stable: tuple[bool, ...]
     negative_mass: tuple[float, ...]
+    condition: tuple[float, ...]
     kernels: tuple[int, ...]
     gradients: tuple[int, ...]
     cost: Cost
@@ -299,9 +303,11 @@ def _foretold(name, setting, here, outcomes, outputs, meter) -> Forecast:
         ahead.start,
         np.stack([outcome.change for outcome in outcomes]),
         predict.trial(setting, here, outcomes, outputs),
+        predict.halved(setting, here, outcomes, outputs),
         tuple(rate * top for rate, top in zip(rates, tops, strict=True)),
         tuple(not rate > setting.optimizer.limit(top) for rate, top in zip(rates, tops, strict=True)),
         tuple(outcome.negative_mass for outcome in outcomes),
+        tuple(outcome.condition for outcome in outcomes),
         tuple(outcome.kernels for outcome in outcomes),
         tuple(outcome.gradients for outcome in outcomes),
         meter.read(),
@@ -310,7 +316,8 @@ def _foretold(name, setting, here, outcomes, outputs, meter) -> Forecast:
 
 def _in_hindsight(t, change, steps, meter) -> Forecast:
     changes, unknown = change[None], (float("nan"),)
-    return Forecast("path", t, changes, np.full_like(changes, np.nan), unknown, (True,), unknown, (0,), (steps,), meter.read())
+    trial = np.full_like(changes, np.nan)
+    return Forecast("path", t, changes, trial, trial, unknown, (True,), unknown, unknown, (0,), (steps,), meter.read())
 
 
 def _baselines(setting, f, energies, meter) -> Baselines:

@@ -21,13 +21,14 @@ from ntkcl.meter import Cost
 from ntkcl.types import Loss, Stream
 
 PARTS = ("train", "test")
-NUMERICS = ("rate_times_eigenvalue", "stable", "negative_mass", "kernels", "gradients")
+NUMERICS = ("rate_times_eigenvalue", "stable", "negative_mass", "condition", "kernels", "gradients")
 
 
 class Record(NamedTuple):
     """One run. Entries that were not reached are NaN.
 
-    measured [T+1, N, c]; changes[anchor], trials[anchor] [T, N, c]; losses [T, S]; numerics[anchor] what `Forecast` tells of each task;
+    measured [T+1, N, c]; changes[anchor], trials[anchor], halves[anchor] [T, N, c]; losses [T, S];
+    numerics[anchor] what `Forecast` tells of each task;
     costs[phase]; baselines, None where nothing was foretold; slopes [T], the gradient's magnitude where each task's training begins.
     """
 
@@ -36,6 +37,7 @@ class Record(NamedTuple):
     measured: np.ndarray
     changes: dict[str, np.ndarray]
     trials: dict[str, np.ndarray]
+    halves: dict[str, np.ndarray]
     losses: np.ndarray
     numerics: dict[str, dict[str, list]]
     costs: dict[str, list[Cost]]
@@ -89,6 +91,7 @@ def gather(events: Iterable[Plan | Forecast | Baselines | Measurement], stream: 
         filled([e.outputs for e in measurements], tasks + 1),
         {anchor: filled(per_task(anchor, "changes"), tasks) for anchor in anchors},
         {anchor: filled(per_task(anchor, "trial"), tasks) for anchor in anchors},
+        {anchor: filled(per_task(anchor, "halved"), tasks) for anchor in anchors},
         filled([e.losses for e in measurements[1:]], tasks),
         {a: {k: padded(per_task(a, k)) for k in NUMERICS} for a in anchors},
         costs,
@@ -194,19 +197,25 @@ def _baselines(record, anchor, stream, part, pairs) -> dict:
 
 
 def _trusted(record, anchor, stream, part) -> dict:
-    """`trial_r2`, of the predicted drift with that of the network moved as foretold, and the verdict that it allows."""
+    """`trial_r2`, of the predicted drift with that of the network moved as foretold, `halved_r2`, of that with the one moved in two
+    strides, and the verdict that they allow."""
     rows, last = getattr(Rows.of(stream), part)[:-1], len(stream) - 1
-    sides: list[list] = [[], []]
-    for s, own in enumerate(rows):
-        for side, changes in zip(sides, (record.trials[anchor], record.changes[anchor]), strict=True):
-            side.append(changes[s + 1 : last + 1, own].sum(0)[:, np.flatnonzero(stream[s].head)].ravel())
-    moved, foretold = (np.concatenate(side) if side else np.empty(0) for side in sides)
-    trial_r2 = r2(moved, foretold) if len(moved) and np.isfinite(moved).all() and np.isfinite(foretold).all() else float("nan")
-    if np.isinf(moved).any():  # there was a trial, and it blew up
-        trial_r2 = float("-inf")
+
+    def drift(changes):
+        each = [changes[s + 1 : last + 1, own].sum(0)[:, np.flatnonzero(stream[s].head)].ravel() for s, own in enumerate(rows)]
+        return np.concatenate(each) if each else np.empty(0)
+
+    def agreed(moved, foretold):
+        if np.isinf(moved).any():  # there was a trial, and it blew up
+            return float("-inf")
+        return r2(moved, foretold) if len(moved) and np.isfinite(moved).all() and np.isfinite(foretold).all() else float("nan")
+
+    foretold, once, twice = (drift(told[anchor]) for told in (record.changes, record.trials, record.halves))
+    signs = {"trial_r2": agreed(once, foretold), "halved_r2": agreed(twice, once)}
     numerics = record.numerics[anchor]
-    told, reasons = verdict(trial_r2, [one is not False for one in numerics["stable"]], numerics["negative_mass"])
-    return {"trial_r2": trial_r2, "verdict": told, "reasons": list(reasons)}
+    stable = [one is not False for one in numerics["stable"]]
+    told, reasons = verdict(signs["trial_r2"], signs["halved_r2"], stable, numerics["negative_mass"], numerics["condition"])
+    return signs | {"verdict": told, "reasons": list(reasons)}
 
 
 def _pooled(pairs, quantity):

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from ntkcl import forecast
 
 VERDICTS = ("good", "fair", "poor")
+WORST = -1e300  # of a sign that is null in the summary: a trial that blew up, a kernel that is singular
+SIGNS = {"trial_r2": 1, "halved_r2": 1, "condition": -1}  # known before training, and whether more of it should mean a better forecast
 SUMMARY = {"lowest": np.min, "median": np.median, "highest": np.max}
 MARKS = {"rotated": "o", "permuted": "s", "split": "^"}
 
@@ -26,23 +28,43 @@ def collect(root: Path) -> list[dict]:
         for anchor, told in summary["forecast"].items():
             stream = config["stream"]["_target_"].rsplit(".", 1)[-1]
             place = {"stream": stream, "width": config["network"]["width"], "steps": config["training"]["steps"]}
-            numbers = {key: told[key] for key in ("trial_r2", "verdict", "drift_r2", "change_r2")}
+            numbers = {key: told[key] for key in ("trial_r2", "halved_r2", "verdict", "drift_r2", "change_r2")}
+            numbers["condition"] = max(told["condition"], key=lambda one: float("inf") if one is None else one)
             rows.append(place | {"seed": config["seed"], "anchor": anchor} | numbers)
     return rows
 
 
 def told(rows: list[dict]) -> list[dict]:
-    """For each anchor and verdict the R2 that came, of the drift and one task ahead; the drift's rank correlation with the trial."""
+    """For each anchor and verdict the R2 that came, of the drift and one task ahead."""
     table = []
-    for anchor in sorted({row["anchor"] for row in rows}, reverse=True):
+    for anchor in anchors(rows):
         mine = [row for row in rows if row["anchor"] == anchor]
-        rank = forecast.spearman(np.array([row["drift_r2"] for row in mine]), np.array([row["trial_r2"] for row in mine]))
         for verdict in VERDICTS:
             same = [row for row in mine if row["verdict"] == verdict]
             if same:
                 r2 = {key: np.array([row[key] for row in same]) for key in ("drift_r2", "change_r2")}
                 numbers = {f"{key}_{name}": float(f(r2[key])) for key in r2 for name, f in SUMMARY.items()}
-                table.append({"anchor": anchor, "verdict": verdict, "forecasts": len(same), "spearman": rank} | numbers)
+                table.append({"anchor": anchor, "verdict": verdict, "forecasts": len(same)} | numbers)
+    return table
+
+
+def anchors(rows: list[dict]) -> list[str]:
+    return sorted({row["anchor"] for row in rows}, reverse=True)
+
+
+def ranked(rows: list[dict]) -> list[dict]:
+    """For each anchor and sign its rank correlation with the drift R2 that came: over all streams, and within each."""
+    table = []
+    for anchor in anchors(rows):
+        mine = [row for row in rows if row["anchor"] == anchor]
+        streams = {"all": mine} | {name: [row for row in mine if row["stream"] == name] for name in MARKS}
+        for sign, better in SIGNS.items():
+            ranks = {}
+            for name, same in streams.items():
+                values = [WORST if row[sign] is None else better * row[sign] for row in same]
+                if len(same) > 2:
+                    ranks[name] = forecast.spearman(np.array([row["drift_r2"] for row in same]), np.array(values))
+            table.append({"anchor": anchor, "sign": sign, "blown up or singular": sum(row[sign] is None for row in mine)} | ranks)
     return table
 
 
@@ -50,28 +72,46 @@ def markdown(rows: list[dict]) -> str:
     lines = [
         "# Verdicts from before training, and the drift R2 that came",
         "",
-        "| anchor | verdict | forecasts | drift R2: lowest, median, highest | one task ahead: lowest, median, highest | Spearman |",
-        "|---|---|---|---|---|---|",
+        "| anchor | verdict | forecasts | drift R2: lowest, median, highest | one task ahead: lowest, median, highest |",
+        "|---|---|---|---|---|",
     ]
     for row in told(rows):
         drift, ahead = (", ".join(f"{row[f'{key}_{name}']:.3f}" for name in SUMMARY) for key in ("drift_r2", "change_r2"))
-        lines.append(f"| {row['anchor']} | {row['verdict']} | {row['forecasts']} | {drift} | {ahead} | {row['spearman']:.3f} |")
-    said = "Spearman: of the trial's R2, before training, with the drift's. `ntkcl experiment=trust`, then `python scripts/trust.py`."
+        lines.append(f"| {row['anchor']} | {row['verdict']} | {row['forecasts']} | {drift} | {ahead} |")
+    lines += [
+        "",
+        f"| anchor | sign | blown up or singular | Spearman with the drift R2 | {' | '.join(MARKS)} |",
+        "|---|---|---|---|" + "---|" * len(MARKS),
+    ]
+    for row in ranked(rows):
+        numbers = (f"{row[name]:.3f}" if name in row else "-" for name in ("all", *MARKS))
+        lines.append(f"| {row['anchor']} | {row['sign']} | {row['blown up or singular']} | {' | '.join(numbers)} |")
+    said = "Signs from before training; `condition`: the largest of a run's kernels, smaller being better. "
+    said += "`ntkcl experiment=trust`, then `python scripts/trust.py`."
     return "\n".join([*lines, "", said]) + "\n"
 
 
 def draw(rows: list[dict]) -> Figure:
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    anchors = sorted({row["anchor"] for row in rows}, reverse=True)
-    for axes, anchor in zip(figure.subplots(1, len(anchors), sharey=True, squeeze=False)[0], anchors, strict=True):
-        for stream, mark in MARKS.items():
-            mine = [row for row in rows if (row["anchor"], row["stream"]) == (anchor, stream)]
-            axes.plot([row["trial_r2"] for row in mine], [row["drift_r2"] for row in mine], mark, fillstyle="none", label=stream)
-        for cut in (forecast.trust.GOOD, forecast.trust.FAIR):
-            axes.axvline(cut, color="0.8", zorder=0)
-        axes.set(title=f"from {anchor}", xlabel="R² of the trial, before training")
-    figure.axes[0].set_ylabel("R² of the drift, measured")
-    figure.axes[0].legend()
+    """A panel for each anchor and each sign that has units of R2; at the left edge what blew up."""
+    names = {"trial_r2": "R² of forecast and trial, before training", "halved_r2": "R² of one stride and two, before training"}
+    figure = Figure(figsize=(9, 7.5), layout="constrained")
+    panels = figure.subplots(len(names), len(anchors(rows)), sharex=True, sharey=True, squeeze=False)
+    for line, sign in zip(panels, names, strict=True):
+        for axes, anchor in zip(line, anchors(rows), strict=True):
+            for stream, mark in MARKS.items():
+                mine = [row for row in rows if (row["anchor"], row["stream"]) == (anchor, stream)]
+                axes.plot(
+                    [-0.18 if row[sign] is None else row[sign] for row in mine],
+                    [row["drift_r2"] for row in mine],
+                    mark,
+                    fillstyle="none",
+                    label=stream,
+                )
+            for cut in (forecast.trust.GOOD, forecast.trust.FAIR):
+                axes.axvline(cut, color="0.8", zorder=0)
+            axes.set(title=f"from {anchor}", xlabel=names[sign], xlim=(-0.2, 1.02))
+        line[0].set_ylabel("R² of the drift, measured")
+    panels[0, 0].legend()
     return figure
 
 

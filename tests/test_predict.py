@@ -214,9 +214,34 @@ def test_a_linear_network_moved_as_foretold_arrives_where_it_was_foretold(form, 
         np.testing.assert_allclose(run.trials[anchor], run.changes[anchor], atol=1e-10)
 
 
+def test_two_strides_of_two_steps_are_training_itself_and_of_a_linear_network_what_one_is():
+    stream = random_stream(jax.random.key(3), SIZES, d=4, c=3)
+    run = played(stream, networks.mlp(outputs=3, width=4, activation="tanh"), Training(steps=2, learning_rate_fraction=0.9))
+    for anchor in ("init", "boundary"):
+        np.testing.assert_allclose(run.halves[anchor], np.diff(run.measured, axis=0), atol=1e-12)
+        assert np.abs(run.trials[anchor] - run.halves[anchor]).max() > 1e-3
+    linear = told("closed", steps=31)
+    np.testing.assert_allclose(linear.halves["init"], linear.trials["init"], atol=1e-10)
+
+
+def test_the_condition_number_is_that_of_the_gram_matrix_and_a_singular_one_is_told():
+    stream = random_stream(jax.random.key(3), SIZES, d=4, c=3)
+    network = networks.mlp(outputs=3, width=4, activation="tanh")
+    twice = stream[1].train._replace(x=stream[1].train.x.at[1].set(stream[1].train.x[0]))
+    stream = (stream[0], stream[1]._replace(train=twice), stream[2])
+    run = played(stream, network, Training(steps=5))
+    theta, x = network.init(jax.random.fold_in(jax.random.key(0), 0), stream[0].train.x[0]), stream[0].train.x
+    condition = np.linalg.cond(kernels.contraction(network)(theta, x).reshape(15, 15))
+    np.testing.assert_allclose(run.numerics["init"]["condition"][0], condition, rtol=1e-6)
+    assert run.numerics["init"]["condition"][1] > 1e12
+    numbers = record.compare(run, "init", stream, "train", losses.squared_error())
+    assert any("singular" in reason for reason in numbers["reasons"]) and np.isfinite(numbers["drift_r2"])
+
+
 def test_there_is_no_trial_where_a_method_moves_the_parameters_otherwise():
     assert np.isnan(told("closed", method=methods.ogd(2)).trials["init"]).all()
     assert np.isnan(told("linearised").trials["boundary"]).all()
+    assert np.isnan(told("closed", method=methods.replay(3)).halves["init"]).all()
 
 
 def test_a_narrow_network_departs_from_its_linearisation_and_the_verdict_says_so():
@@ -236,12 +261,15 @@ def test_a_narrow_network_departs_from_its_linearisation_and_the_verdict_says_so
 @pytest.mark.parametrize(
     ("signs", "told"),
     [
-        ((0.99, [True], [0.0]), "good"),
-        ((0.9, [True], [0.0]), "fair"),
-        ((0.5, [True], [0.0]), "poor"),
-        ((0.99, [True, False], [0.0, 0.0]), "poor"),
-        ((0.99, [True], [0.1]), "poor"),
-        ((float("nan"), [True], [float("nan")]), "unknown"),
+        ((0.99, 0.99, [True], [0.0], [1e3]), "good"),
+        ((0.9, 0.99, [True], [0.0], [1e3]), "fair"),
+        ((0.5, 0.99, [True], [0.0], [1e3]), "poor"),
+        ((0.99, 0.99, [True, False], [0.0, 0.0], [1e3, 1e3]), "poor"),
+        ((0.99, 0.99, [True], [0.1], [1e3]), "poor"),
+        ((0.99, 0.9, [True], [0.0], [1e3]), "fair"),
+        ((0.99, float("-inf"), [True], [0.0], [1e3]), "poor"),
+        ((0.99, float("nan"), [True], [0.0], [1e3]), "good"),
+        ((float("nan"), float("nan"), [True], [float("nan")], [float("nan")]), "unknown"),
     ],
 )
 def test_the_verdict_follows_from_its_signs(signs, told):

@@ -17,13 +17,16 @@ def script():
 def test_the_table_by_hand(script):
     drift = {"good": [0.9, 0.8, 1.0], "poor": [0.1]}
     rows = [
-        {"anchor": "init", "verdict": verdict, "trial_r2": value, "drift_r2": value, "change_r2": value / 2}
+        {"anchor": "init", "stream": "split", "verdict": verdict, "drift_r2": value, "change_r2": value / 2}
+        | {"trial_r2": value, "halved_r2": -value, "condition": None if value < 0.2 else 1 / value}
         for verdict, values in drift.items()
         for value in values
     ]
     good, poor = script.told(rows)
     assert (good["forecasts"], good["drift_r2_lowest"], good["drift_r2_median"], good["change_r2_highest"]) == (3, 0.8, 0.9, 0.5)
-    assert (poor["verdict"], poor["forecasts"], poor["drift_r2_median"], poor["spearman"]) == ("poor", 1, 0.1, pytest.approx(1.0))
+    assert (poor["verdict"], poor["forecasts"], poor["drift_r2_median"]) == ("poor", 1, 0.1)
+    ranks = {row["sign"]: (row["blown up or singular"], row["all"], row["split"]) for row in script.ranked(rows)}
+    assert ranks == {"trial_r2": (0, 1.0, 1.0), "halved_r2": (0, -1.0, -1.0), "condition": (1, 1.0, 1.0)}
 
 
 def test_good_forecasts_from_initialisation_came_out_better_than_fair_and_poor_ones(script):

@@ -82,6 +82,11 @@ class Prepared(NamedTuple):
     decomposed: Decomposed
     kept_out: Any
 
+    def coefficients(self, rule: Rule, residual: Float[Array, "m c"]) -> Float[Array, "m c"]:
+        """alpha = root g(root K root) (root residual), zero for outputs of weight zero: how theta moves by J^T alpha."""
+        entries = self.root * self.decomposed.filtered(rule, self.root * residual[self.rows, self.outputs])
+        return jnp.zeros_like(residual).at[self.rows, self.outputs].set(entries)
+
     def scaled(self, factor: float) -> "Prepared":
         """Of all weights `factor` times as large."""
         return self._replace(root=self.root * factor**0.5, decomposed=self.decomposed.scaled(factor))

@@ -23,7 +23,7 @@ from ntkcl.predict.path import path
 from ntkcl.predict.setting import Anchor, Effort, Outcome, Setting, fit, order, task_rows
 from ntkcl.predict.simulated import simulated
 from ntkcl.predict.stability import limit, limits
-from ntkcl.predict.trial import trial
+from ntkcl.predict.trial import halved, trial
 
 __all__ = [
     "AUTO",
@@ -37,6 +37,7 @@ __all__ = [
     "extend",
     "fit",
     "form_of",
+    "halved",
     "input_cosine",
     "integrated",
     "limit",

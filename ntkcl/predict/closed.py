@@ -20,8 +20,17 @@ def closed(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
                 seen[t] = energies(setting, t, block)
         return block
 
-    outcomes = solved(setting, anchor, ahead, tangent._replace(columns=columns), prepare(setting.effort.krylov_order))
-    return [outcome._replace(energies=seen.get(t)) for t, outcome in zip(ahead, outcomes, strict=True)]
+    decompose, held = prepare(setting.effort.krylov_order), []
+
+    def kept(*step):
+        held.append(decompose(*step))
+        return held[-1]
+
+    outcomes = solved(setting, anchor, ahead, tangent._replace(columns=columns), kept)
+    return [
+        outcome._replace(energies=seen.get(t), coefficients=one.coefficients if setting.method.plain else None)
+        for t, outcome, one in zip(ahead, outcomes, held, strict=True)
+    ]
 
 
 def solved(setting: Setting, anchor: Anchor, ahead, tangent, prepare) -> list[Outcome]:
@@ -43,6 +52,7 @@ def solved(setting: Setting, anchor: Anchor, ahead, tangent, prepare) -> list[Ou
             solve.change,
             float(solve.top),
             _negative_mass(solve.eigenvalues, step),
+            condition=_condition(solve.eigenvalues, step, np.finfo(setting.x.dtype).eps),
             pull=(step.inputs, solve.alpha) if (step.origin, step.removed, step.columns) == (None, None, None) else None,
         )
         for step, solve in zip(steps, solves, strict=True)
@@ -50,5 +60,17 @@ def solved(setting: Setting, anchor: Anchor, ahead, tangent, prepare) -> list[Ou
 
 
 def _negative_mass(eigenvalues, step) -> float:
-    """Of all eigenvalues; a few Ritz values do not tell."""
-    return forecast.negative_mass(eigenvalues) if len(eigenvalues) == np.count_nonzero(step.weights) else float("nan")
+    return forecast.negative_mass(eigenvalues) if _all(eigenvalues, step) else float("nan")
+
+
+def _condition(eigenvalues, step, rounding) -> float:
+    """Infinite for a smallest eigenvalue that is zero up to the rounding of the kernel."""
+    if not _all(eigenvalues, step):
+        return float("nan")
+    low, top = float(eigenvalues[0]), float(eigenvalues[-1])
+    return top / low if low > rounding * top else float("inf")
+
+
+def _all(eigenvalues, step) -> bool:
+    """A few Ritz values do not tell."""
+    return bool(len(eigenvalues) == np.count_nonzero(step.weights))

@@ -63,12 +63,7 @@ def _task(setting, theta, t, forward):
         return decompose(lambda _: block, step, jnp.float64)
 
     def stride(theta, r, prepared, length):
-        rule = setting.optimizer.rule(setting.learning_rate / task.scale, length)
-        alpha = (
-            jnp.zeros_like(r)
-            .at[prepared.rows, prepared.outputs]
-            .set(prepared.decomposed.filtered(rule, r[prepared.rows, prepared.outputs]))
-        )
+        alpha = prepared.coefficients(setting.optimizer.rule(setting.learning_rate / task.scale, length), r)
         return jax.tree.map(jnp.add, theta, pull(theta, x, alpha.astype(setting.x.dtype)))
 
     now = decomposed(theta)

@@ -83,6 +83,8 @@ class Outcome(NamedTuple):
 
     `energies` [T, 2]: what `forecast.baselines.energy` tells of the blocks between the train inputs of every task and of this one; None
     where no kernel was held.  `pull`: (inputs, alpha), where theta moves by J(x[inputs])^T alpha and by nothing else; else None.
+    `condition`: lam_max / lam_min of the Gram matrix, infinite where it is singular.  `coefficients(rule, residual) -> alpha` of any
+    other filter by the same Gram matrix, where the method changes nothing but targets; else None.
     """
 
     change: Float[Array, "N c"]
@@ -92,6 +94,8 @@ class Outcome(NamedTuple):
     gradients: int = 0
     energies: Any = None
     pull: Any = None
+    condition: float = float("nan")
+    coefficients: Any = None
 
 
 def task_rows(stream: Stream, loss: Loss, places: Sequence[slice]) -> tuple[TaskRows, ...]:
