@@ -23,7 +23,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ntkcl import console, experiment, figures, jobs, kernels, predict, record, results, settings, tracking
+from ntkcl import console, experiment, figures, jobs, kernels, methods, predict, record, results, settings, tracking
 from ntkcl.meter import Meter
 from ntkcl.settings import one_of, text
 
@@ -31,6 +31,7 @@ PACKAGE = Path(__file__).parent
 CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())  # wheel, or checkout
 
 
+METHODS = tuple(methods.__all__)
 KEYS = (
     "source", "stream", "network", "loss", "method", "optimizer", "training", "kernel", "forecast",
     "job", "plan", "experiment_name", "seed", "precision", "results_dir", "tracking",
@@ -129,10 +130,18 @@ def _tracked(cfg, identity) -> dict:
     return named | {"identity": identity | {"job_type": cfg.job}, "config": coordinates(cfg)}
 
 
-def grid_of(methods) -> Iterator[tuple[dict, Any]]:
+def grid_of(grid) -> Iterator[tuple[dict, Any]]:
     """Every cell of a grid {method: {setting: value or list of values}}, as coordinates and method."""
-    for name, values in methods.items():
+    for name, values in grid.items():
+        one_of("plan.methods", name, METHODS)
+        if not isinstance(values, dict | None):
+            raise ValueError(
+                f"plan.methods.{name}={values}: expected settings and their values, such as {{penalty: [0.1, 1.0]}}, or {{}}"
+            )
         lists = {key: value if isinstance(value, list) else [value] for key, value in (values or {}).items()}
+        for key, several in lists.items():
+            if not several:
+                raise ValueError(f"plan.methods.{name}.{key}=[]: expected at least one value")
         for combination in itertools.product(*lists.values()):
             chosen = dict(zip(lists, combination, strict=True))
             yield {"method": name, **chosen}, instantiate({"_target_": f"ntkcl.methods.{name}", **chosen})
@@ -160,6 +169,9 @@ def check(cfg: DictConfig) -> None:
     if one_of("job", cfg.job, ("run", *jobs.JOBS)) != "run":
         if not OmegaConf.is_dict(cfg.plan):
             raise ValueError(f"plan={cfg.plan}: expected the settings of conf/config.yaml")
+        for group in jobs.JOBS:
+            if not OmegaConf.is_dict(OmegaConf.select(cfg.plan, group)):
+                raise ValueError(f"plan.{group}={OmegaConf.select(cfg.plan, group)}: expected the settings of that job")
         if "init" not in cfg.forecast.anchors:
             raise ValueError(
                 f"forecast.anchors={cfg.forecast.anchors}: job={cfg.job} trains nothing before it plans, and forecasts from init; "

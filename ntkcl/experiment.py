@@ -23,7 +23,7 @@ from ntkcl.meter import Cost, Meter
 from ntkcl.networks import centred
 from ntkcl.predict import Effort
 from ntkcl.settings import finite, flag, one_of, whole
-from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream
+from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, Task
 
 ANCHORS = ("infinite", "init", "boundary", "path")
 AHEAD = ("boundary", "path")  # those that know the network as measured when each task begins
@@ -272,16 +272,21 @@ def _story(begun, training, anchors, foretell, limit):
         fitted, memory = predict.fit(setting, t, setting.network.apply, here.theta, here.memory)
         losses, cost = np.asarray(fitted.losses), meter.read()
         f = outputs(fitted.theta)
-        zero = jnp.mean(jax.vmap(loss.value, (0, 0, None))(jnp.zeros_like(task.train.y), task.train.y, task.head))
-        diverged = not (np.isfinite(f).all() and losses.max() <= BLOWN * max(losses[0], float(zero)))
-        ahead = not diverged and t + 1 < len(stream)
+        lost = diverged(task, loss, losses, f)
+        ahead = not lost and t + 1 < len(stream)
         next_slope = slope(t + 1, fitted.theta, f) if ahead else float("nan")
-        yield Measurement(t + 1, f, losses, diverged, next_slope, cost, meter.read())
-        if diverged:
+        yield Measurement(t + 1, f, losses, lost, next_slope, cost, meter.read())
+        if lost:
             return
         if "path" in anchors:
             yield _in_hindsight(t, walked(t, here.theta, here.memory), setting.steps, meter)
         here = predict.Anchor(fitted.theta, memory, (*here.history, jnp.asarray(f)))
+
+
+def diverged(task: Task, loss: Loss, losses: np.ndarray, f: np.ndarray) -> bool:
+    """Whether training blew up: outputs [N, c] that are not finite, or a loss [S] on the way far above that of predicting zero."""
+    zero = jnp.mean(jax.vmap(loss.value, (0, 0, None))(jnp.zeros_like(task.train.y), task.train.y, task.head))
+    return not (np.isfinite(f).all() and losses.max() <= BLOWN * max(losses[0], float(zero)))
 
 
 def wide(limit: Callable[..., Any], c: int) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cases import linear, quadratic_features, random_stream
 
-from ntkcl import experiment, jobs, kernels, losses, methods, optimizers, planning, predict, results
+from ntkcl import experiment, jobs, kernels, losses, methods, networks, optimizers, planning, predict, results
 from ntkcl.planning.ranking import agreement, chosen
 from ntkcl.types import Dataset, Network, Task
 
@@ -130,12 +130,25 @@ def test_the_buffer_that_is_found_is_no_worse_than_those_it_started_from():
 
 
 def test_learning_rates_are_ranked_with_their_steps_and_the_unstable_ones_are_marked():
-    ranking, summary = plan("lr", *small(), lr={"fractions": [0.5, 1.4], "steps": [1, 30]}, verify=2)
+    ranking, summary = plan("lr", *small(), lr={"fractions": [0.5, 1.4], "steps": [1, 5]}, verify=2)
     limit = min(summary["limits"])
     for row in ranking.rows:
         assert row["learning_rate"] == pytest.approx(row["fraction"] * limit) and row["stable"] == (row["fraction"] <= 1)
         assert row["measured_average_loss_train"] == pytest.approx(row["predicted_average_loss_train"], rel=1e-8)
-    assert (ranking.rows[-1]["steps"], ranking.rows[-1]["fraction"]) == (30, 1.4)
+    assert (ranking.rows[-1]["steps"], ranking.rows[-1]["fraction"]) == (5, 1.4)
+
+
+def test_a_candidate_whose_training_blows_up_has_no_measured_scores_and_no_regret_is_told():
+    """At a hundred times the limit every ReLU dies, and a dead network has a finite loss."""
+    stream, _ = small()
+    positive = [[part._replace(x=jnp.abs(part.x)) for part in (task.train, task.test)] for task in stream]
+    stream = tuple(task._replace(train=train, test=test) for task, (train, test) in zip(stream, positive, strict=True))
+    network = networks.mlp(outputs=stream[0].train.y.shape[1], width=16)
+    with np.errstate(over="ignore", invalid="ignore"):
+        ranking, summary = plan("lr", stream, network, lr={"fractions": [0.5, 100.0], "steps": [20]}, verify=2)
+    measured = {row["fraction"]: row["measured_average_loss_train"] for row in ranking.rows}
+    assert np.isfinite(measured[0.5]) and np.isnan(measured[100.0])
+    assert (summary["verified"], summary["diverged"]) == (2, 1) and np.isnan(summary["regret"])
 
 
 def test_steps_on_the_same_rows_share_one_decomposition():
@@ -155,7 +168,11 @@ def test_agreement_by_hand():
         {"predicted_forgetting_test": p, "measured_forgetting_test": m} for p, m in [(0.1, 0.3), (0.2, 0.2), (0.3, 0.6), (0.4, 0.7)]
     ]
     told = agreement([*rows, {"predicted_forgetting_test": 0.0}], "forgetting", "test")
-    assert told == pytest.approx({"verified": 4, "spearman": 0.8, "regret": 0.1, "regret_share": 0.2})
+    assert told == pytest.approx({"verified": 4, "diverged": 0, "spearman": 0.8, "regret": 0.1, "regret_share": 0.2})
+    lost = {"predicted_forgetting_test": 0.5, "measured_forgetting_test": float("nan")}
+    assert agreement([*rows, lost], "forgetting", "test") == pytest.approx(told | {"verified": 5, "diverged": 1})
+    best = agreement([*rows, lost | {"predicted_forgetting_test": 0.05}], "forgetting", "test")
+    assert best["spearman"] == pytest.approx(0.8) and np.isnan(best["regret"]) and np.isnan(best["regret_share"])
     accuracy = [
         {"predicted_average_accuracy_test": p, "measured_average_accuracy_test": m} for p, m in [(0.9, 0.8), (0.5, 0.9), (0.1, 0.4)]
     ]
@@ -167,14 +184,18 @@ def test_agreement_by_hand():
 @pytest.mark.parametrize(
     ("job", "changes", "message"),
     [
-        ("orders", dict(orders={"exact": 9, "beam": 1}), "plan.exact=9: expected at most 8"),
-        ("orders", dict(orders={"exact": 0, "beam": 1}), "plan.exact=0"),
+        ("orders", dict(orders={"exact": 9, "beam": 1}), "plan.orders.exact=9: expected at most 8"),
+        ("orders", dict(orders={"exact": 0, "beam": 1}), "plan.orders.exact=0"),
         ("orders", dict(score="loss"), "plan.score=loss: expected average_loss, forgetting or average_accuracy"),
         ("orders", dict(part="dev"), "plan.part=dev"),
         ("orders", dict(verify=-1), "plan.verify=-1"),
-        ("replay", dict(replay={"per_task": 6, "weight": 1.0, "draws": 1, "proposals": 1}), "method.per_task=6: expected at most 5"),
-        ("lr", dict(lr={"fractions": [0.0], "steps": [1]}), "plan.fractions=0.0"),
-        ("lr", dict(lr={"fractions": [0.5], "steps": [0]}), "plan.steps=0"),
+        (
+            "replay",
+            dict(replay={"per_task": 6, "weight": 1.0, "draws": 1, "proposals": 1}),
+            "plan.replay.per_task=6: expected at most 5",
+        ),
+        ("lr", dict(lr={"fractions": [0.0], "steps": [1]}), "plan.lr.fractions=0.0"),
+        ("lr", dict(lr={"fractions": [0.5], "steps": [0]}), "plan.lr.steps=0"),
         ("lr", dict(lr={"fractions": [], "steps": 3}), "plan.lr: fractions="),
         ("replay", dict(replay={"per_task": 2, "weight": 1.0, "draws": 0, "proposals": 1}), "plan.replay.draws=0"),
         ("orders", dict(verify=False), "plan.verify=False"),
@@ -190,7 +211,7 @@ def test_orders_need_two_tasks_and_a_closed_form():
     stream, network = small()
     with pytest.raises(ValueError, match="job=orders expected at least 2 tasks"):
         plan("orders", stream[:1], network)
-    with pytest.raises(ValueError, match=r"forecast.form=closed: the optimizer has no rule"):
+    with pytest.raises(ValueError, match=r"job=orders solves in closed form, and the optimizer has no rule"):
         given = named(stream, network, learning_rate=0.1) | {"optimizer": optimizers.adam()}
         jobs.plan("orders", given, PLAN, (), lambda line: None)
     with pytest.raises(ValueError, match="job=lr: this optimizer has no stability limit"):
@@ -220,6 +241,7 @@ def test_the_stored_table_follows_from_its_pairs(row):
     name = f"{row['score']}_{row['part']}"
     rows = [{f"predicted_{name}": p, f"measured_{name}": m} for p, m in row["pairs"]]
     told = agreement(rows, row["score"], row["part"])
+    assert told.pop("diverged") == 0
     assert told == pytest.approx({key: row[key] for key in told}) and row["verified"] >= 24
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import forecast, kernels, predict
-from ntkcl.experiment import Begun, Rows
+from ntkcl.experiment import Begun, Rows, diverged
 from ntkcl.predict import Anchor, Setting
 from ntkcl.record import PARTS, score_matrices
 from ntkcl.types import Tangent
@@ -73,10 +73,12 @@ def trained(candidate: Candidate, ground: Ground) -> np.ndarray:
     """Outputs [T+1, N, c] as they come of training; NaN from where it has diverged."""
     setting, theta, memory = candidate.setting, ground.here.theta, ground.here.memory
     seen = [np.asarray(ground.here.history[0])]
-    for t in range(len(setting.tasks)):
+    for t, task in enumerate(setting.stream):
         fitted, memory = predict.fit(setting, t, setting.network.apply, theta, memory)
         theta = fitted.theta
         seen.append(ground.outputs(theta))
+        if diverged(task, setting.loss, np.asarray(fitted.losses), seen[-1]):
+            return np.stack([*seen[:-1], *[np.full_like(seen[0], np.nan)] * (len(setting.stream) - t)])
     return np.stack(seen)
 
 

@@ -30,13 +30,17 @@ def orders(begun: Begun, ground: Ground, training: Training, *, exact: int = EVE
     tasks = len(begun.setting.tasks)
     if tasks < 2:
         raise ValueError(f"stream.tasks={tasks}: job=orders expected at least 2 tasks")
-    if whole("plan.exact", exact) > 8:
-        raise ValueError(
-            f"plan.exact={exact}: expected at most 8, {exact}! orders are too many; beyond plan.exact a beam search is used"
-        )
-    whole("plan.beam", beam)
+    if whole("plan.orders.exact", exact) > 8:
+        raise ValueError(f"plan.orders.exact={exact}: expected at most 8, {exact}! orders are too many; of more tasks a beam search")
+    whole("plan.orders.beam", beam)
     setting = stable(begun, ground, training)
-    predict.form_of("closed", setting.loss, setting.optimizer, setting.method, setting.batch_size is None)
+    try:
+        predict.form_of("closed", setting.loss, setting.optimizer, setting.method, setting.batch_size is None)
+    except ValueError as error:
+        reason = str(error).partition(": ")[2].partition(";")[0]
+        raise ValueError(
+            f"job=orders solves in closed form, and {reason}; expected others, such as loss=squared_error optimizer=sgd"
+        ) from None
     yield from every_order(setting, ground) if tasks <= exact else searched_orders(setting, ground, beam)
 
 
@@ -57,6 +61,9 @@ def replay(
     begun: Begun, ground: Ground, training: Training, *, score: str, part: str, per_task: int, weight: float | int, seed: int, **search
 ) -> Told:
     """Random buffers and one searched for, at the learning rate of a random one; see `searched_buffers` for `search`."""
+    smallest = min(len(task.inputs) for task in begun.setting.tasks)
+    if whole("plan.replay.per_task", per_task) > smallest:
+        raise ValueError(f"plan.replay.per_task={per_task}: expected at most {smallest}, the samples of the smallest task")
     drawn = begun.setting._replace(method=named_replay(per_task, weight, seed=seed))
     setting = stable(begun._replace(setting=drawn), ground, training)
 
@@ -68,13 +75,12 @@ def replay(
 
 def learning_rates(begun: Begun, ground: Ground, training: Training, *, fractions: Any, steps: Any) -> Told:
     """Learning rates, as fractions of the stability limit, by numbers of steps; each one number or several."""
-    fractions = [fractions] if isinstance(fractions, float | int) else fractions
-    steps = [steps] if isinstance(steps, float | int) else steps
+    fractions, steps = (one if isinstance(one, list | tuple) else [one] for one in (fractions, steps))
     if not fractions or not steps:
         raise ValueError(f"plan.lr: fractions={fractions}, steps={steps}; expected at least one of each")
     for fraction, count in itertools.product(fractions, steps):
-        finite("plan.fractions", fraction, above=0.0)
-        whole("plan.steps", count)
+        finite("plan.lr.fractions", fraction, above=0.0)
+        whole("plan.lr.steps", count)
     limit = min(predict.limits(begun.setting, begun.theta, ground.tangent, ground.prepare))
     if not np.isfinite(limit):
         raise ValueError("job=lr: this optimizer has no stability limit to take fractions of; expected optimizer=sgd")

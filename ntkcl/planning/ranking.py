@@ -50,12 +50,17 @@ def verified(ranking: Ranking, ground: Ground, verify: int, seed: int) -> Iterat
 
 def agreement(rows: Sequence[dict], score: str, part: str) -> dict[str, float | int]:
     """Over the candidates that were trained: Spearman of predicted with measured scores, and the regret of the best predicted one,
-    measured(best predicted) - measured(best), itself and as a share of the range of measured scores."""
+    measured(best predicted) - measured(best), itself and as a share of the range of measured scores. `diverged` of them count in
+    neither, and where one of these was foretold to be the best, the regret is unknown."""
     names = [f"{side}_{score}_{part}" for side in ("predicted", "measured")]
-    pairs = [[SCORES[score] * row[name] for name in names] for row in rows if names[1] in row]
-    predicted, measured = np.array(pairs, float).reshape(-1, 2).T
-    if len(pairs) < 2 or not np.isfinite(pairs).all():
-        return {"verified": len(pairs), "spearman": float("nan"), "regret": float("nan"), "regret_share": float("nan")}
-    regret, spread = float(measured[np.argmin(predicted)] - measured.min()), float(np.ptp(measured))
-    share = regret / spread if spread > 0 else 0.0
-    return {"verified": len(pairs), "spearman": forecast.spearman(measured, predicted), "regret": regret, "regret_share": share}
+    pairs = np.array([[SCORES[score] * row[name] for name in names] for row in rows if names[1] in row], float).reshape(-1, 2)
+    came = np.isfinite(pairs[:, 1])
+    predicted, measured = pairs[came].T
+    told: dict[str, float | int] = {"verified": len(pairs), "diverged": int(np.sum(~came))}
+    if len(measured) < 2 or not np.isfinite(predicted).all():
+        return told | dict.fromkeys(("spearman", "regret", "regret_share"), float("nan"))
+    best = came[np.argmin(np.where(np.isnan(pairs[:, 0]), np.inf, pairs[:, 0]))]
+    regret = float(measured[np.argmin(predicted)] - measured.min()) if best else float("nan")
+    spread = float(np.ptp(measured))
+    share = regret / spread if spread > 0 else regret
+    return told | {"spearman": forecast.spearman(measured, predicted), "regret": regret, "regret_share": share}
