@@ -7,9 +7,7 @@
 
 Each of our measurements has a process of its own; neural-tangents shares one, since it takes long to start. They take turns: peer,
 ours, peer, ours, a product of two matrices before each of ours, and medians are compared. Neither of neural-tangents' ways to treat
-a batch (`vmap_axes` 0 and None) is always faster: both are tried, the better is kept. All of them are lent large pages, where the
-system has them (`GLIBC_TUNABLES`): else a tenth of a kernel's time goes into asking for memory. Writes kernels.{json,md} under
-results/bench.
+a batch (`vmap_axes` 0 and None) is always faster: both are tried, the better is kept. Writes kernels.{json,md} under results/bench.
 """
 
 import argparse
@@ -67,7 +65,6 @@ PLAN = [
     *(Group(f"mlp-{width}", n, n == 512) for width in (256, 1024, 4096) for n in (32, 128, 512, 1024)),
     *(Group(case, n, n == 128) for case in ("cnn-32", "resnet-18-8", "transformer-2") for n in (32, 128)),
 ]
-ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 QUICK = [Group("mlp-8", 6, True), Group("cnn-2", 3, ours=("structured",))]
 
 
@@ -84,7 +81,7 @@ class Worker:
 
     def ask(self, do: str, timeout: float = PATIENCE, **request) -> dict:
         if self.process is None:
-            environment = ENVIRONMENT | os.environ
+            environment = {"JAX_PLATFORMS": "cpu"} | os.environ
             self.errors = tempfile.TemporaryFile()  # noqa: SIM115
             pipe = subprocess.PIPE
             self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=self.errors, env=environment)
