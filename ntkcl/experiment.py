@@ -9,6 +9,7 @@ done to the data or the trainer afterwards can reach it. So is a `Baselines`, wh
 * `path`: no forecast but a diagnostic, yielded after the measurement of each task: the kernels of its training, step by step.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -38,10 +39,15 @@ class Training(NamedTuple):
     Either `learning_rate` is given, or it is `learning_rate_fraction` of the stability limit: the smallest over the tasks of the
     rule's limit at the kernel of the untrained network. For full batches that kernel is K_tt; for minibatches the limit is one
     that no batch exceeds, that of the task's worst single sample.
+    `epochs` passes over the task take the place of `steps`, where given. The optimizer begins each task at rest (`reset`), or with the
+    state that the task before has left (`carry`). `evaluate_every` steps the outputs are looked at, which changes nothing.
     """
 
     steps: int = 500
+    epochs: float | None = None
     batch_size: int | None = None
+    optimizer_state: str = "reset"
+    evaluate_every: int | None = None
     learning_rate: float | None = None
     learning_rate_fraction: float | None = 0.5
     allow_unstable: bool = False
@@ -93,6 +99,15 @@ class Baselines(NamedTuple):
     cost: Cost
 
 
+class Evaluation(NamedTuple):
+    """Outputs [N, c] in the midst of training `task`, after `step` of its steps; what looking at them cost."""
+
+    task: int
+    step: int
+    outputs: np.ndarray
+    cost: Cost
+
+
 class Measurement(NamedTuple):
     """Outputs [N, c] after `task` tasks were trained (0: the untrained network), the losses [S] on the way, and whether they blew up.
 
@@ -123,12 +138,16 @@ class Rows(NamedTuple):
         return Rows(slices[: len(stream)], slices[len(stream) :])
 
 
+READ = 50_000  # inputs whose outputs are read at a time
 BLOWN = 1e3  # a loss this many times that of predicting zero is no training, long before it overflows
 
 
 def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]) -> None:
     """ValueError for settings out of range, data that are not finite or no targets for this loss, a head without active outputs."""
     whole("training.steps", training.steps)
+    one_of("training.optimizer_state", training.optimizer_state, ("reset", "carry"))
+    if training.evaluate_every is not None:
+        whole("training.evaluate_every", training.evaluate_every)
     smallest = min(len(task.train.x) for task in stream)
     if training.batch_size is not None and whole("training.batch_size", training.batch_size) > smallest:
         raise ValueError(f"training.batch_size={training.batch_size}: expected at most {smallest}, the smallest task, or null")
@@ -139,6 +158,7 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
     if all(rate is None for rate in rates.values()):
         raise ValueError("training.learning_rate=null and training.learning_rate_fraction=null: expected one of them")
     flag("training.allow_unstable", training.allow_unstable)
+    steps_of(training, stream)
     for anchor in anchors:
         one_of("forecast.anchors", anchor, ANCHORS)
     for t, task in enumerate(stream):
@@ -152,6 +172,19 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
         y = np.asarray(task.train.y)[:, np.flatnonzero(task.head)]
         if not loss.quadratic and ((y < 0).any() or np.abs(y.sum(1) - 1).max() > 1e-6):
             raise ValueError(f"loss: the targets of task {t} are no distribution over its outputs; use one_hot targets")
+
+
+def steps_of(training: Training, stream: Stream) -> int:
+    """Steps a task: as given, or the fewest that see every sample `epochs` times; ValueError for epochs of tasks of unequal sizes."""
+    if training.epochs is None:
+        return training.steps
+    finite("training.epochs", training.epochs, above=0.0)
+    sizes = sorted({len(task.train.x) for task in stream})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"training.epochs={training.epochs}: tasks of {sizes[0]} to {sizes[-1]} samples would take unequal steps; expected null, and training.steps"
+        )
+    return math.ceil(training.epochs * sizes[0] / (training.batch_size or sizes[0]))
 
 
 def run(
@@ -168,7 +201,7 @@ def run(
     effort: Effort = EFFORT,
     kernel: Callable[[Network], Callable[..., np.ndarray]] = kernels.empirical,
     limit: Callable[..., Any] | None = None,
-) -> Iterator[Plan | Forecast | Baselines | Measurement]:
+) -> Iterator[Plan | Forecast | Baselines | Evaluation | Measurement]:
     """Yields the plan, the untrained measurement, the infinite and the init forecast and the baselines, then for each task its boundary
     forecast, measurement and path. No baselines without an anchor.
 
@@ -214,8 +247,12 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
     theta = network.init(jax.random.fold_in(key, 0), x[0])
     forward = jax.jit(jax.vmap(network.apply, (None, 0)))
 
+    def read(theta):
+        parts = [forward(theta, x[at : at + READ]) for at in range(0, len(x), READ)]
+        return np.concatenate([np.asarray(part, np.float64) for part in parts])
+
     # In float64, and centred by what the same compiled function gave at theta_0, so that f_0 is 0 and not rounding.
-    origin = np.asarray(forward(theta, x), np.float64) if network.centred else 0.0
+    origin = read(theta) if network.centred else 0.0
     setting = predict.Setting(
         key=key,
         stream=stream,
@@ -228,14 +265,21 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         method=method,
         learning_rate=float("nan"),
         transform=None,
-        steps=training.steps,
+        steps=steps_of(training, stream),
         batch_size=training.batch_size,
         effort=effort.checked(),
+        carry=training.optimizer_state == "carry",
     )
-    return Begun(setting, theta, lambda theta: np.asarray(forward(theta, x), np.float64) - origin, meter.read())
+    return Begun(setting, theta, lambda theta: read(theta) - origin, meter.read())
 
 
 def _form(stream, loss, optimizer, training, method, form) -> str:
+    if training.optimizer_state == "carry":
+        if form not in ("auto", "linearised"):
+            raise ValueError(
+                f"forecast.form={form}: begins each task at rest, and training.optimizer_state=carry; use linearised or auto"
+            )
+        return "linearised"
     full = training.batch_size is None or all(training.batch_size == len(task.train.x) for task in stream)
     rows = Rows.of(stream)
     y = stream[0].train.y
@@ -269,8 +313,13 @@ def _story(begun, training, anchors, foretell, limit):
     for t, task in enumerate(stream):
         if "boundary" in anchors:
             yield _foretold("boundary", setting, here, foretell(setting, here, 1), outputs, meter)
-        fitted, memory = predict.fit(setting, t, setting.network.apply, here.theta, here.memory)
-        losses, cost = np.asarray(fitted.losses), meter.read()
+        cost, apply = Cost(0.0, 0.0), setting.network.apply
+        for fitted in predict.walk(setting, t, apply, here.theta, here.memory, here.optimizer, training.evaluate_every):
+            cost = cost.plus(meter.read())
+            if fitted.step < setting.steps:
+                yield Evaluation(t, fitted.step, outputs(fitted.theta), meter.read())
+        memory = predict.consolidated(setting, t, apply, fitted)
+        losses, cost = np.asarray(fitted.losses), cost.plus(meter.read())
         f = outputs(fitted.theta)
         lost = diverged(task, loss, losses, f)
         ahead = not lost and t + 1 < len(stream)
@@ -279,8 +328,8 @@ def _story(begun, training, anchors, foretell, limit):
         if lost:
             return
         if "path" in anchors:
-            yield _in_hindsight(t, walked(t, here.theta, here.memory), setting.steps, meter)
-        here = predict.Anchor(fitted.theta, memory, (*here.history, jnp.asarray(f)))
+            yield _in_hindsight(t, walked(t, here), setting.steps, meter)
+        here = predict.Anchor(fitted.theta, memory, (*here.history, jnp.asarray(f)), predict.left(setting, fitted))
 
 
 def diverged(task: Task, loss: Loss, losses: np.ndarray, f: np.ndarray) -> bool:
@@ -334,7 +383,9 @@ def _baselines(setting, f, energies, meter) -> Baselines:
 
 
 def _plan(setting, theta, training, meter) -> Plan:
-    limit = predict.limit(setting, theta)
+    # Of a learning rate that may exceed it nobody asks, and on many samples it takes longer than training.
+    asked = training.learning_rate is None or not training.allow_unstable
+    limit = predict.limit(setting, theta) if asked else float("nan")
     return Plan(rate(training, limit), float(limit), meter.read())
 
 

@@ -33,6 +33,8 @@ def plan(
         whole("plan.verify", plan["verify"], 0)
     goal, training = {key: plan[key] for key in ("score", "part")}, named["training"]
     experiment.check(named["stream"], named["loss"], training, ())
+    if training.optimizer_state == "carry":
+        raise ValueError("training.optimizer_state=carry: a plan begins each task at rest; expected reset")
     meter = Meter()
     begun = experiment.begin(**named)
     ground = planning.ground(begun)

@@ -14,6 +14,10 @@ class Cost(NamedTuple):
     seconds: float
     peak_mib: float
 
+    def plus(self, other: "Cost") -> "Cost":
+        """Of both phases together."""
+        return Cost(self.seconds + other.seconds, max(self.peak_mib, other.peak_mib))
+
 
 class Meter:
     """`read()` gives the cost since the last reading. The peak is the phase's own on Linux, the process's so far elsewhere."""

@@ -1,5 +1,6 @@
-"""Training on one task: Optax inside one `lax.scan`."""
+"""Training on one task: Optax inside one `lax.scan`, or inside several, with looks in between."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,14 +12,27 @@ from jaxtyping import Array, Float, Int
 from ntkcl.types import Apply, Dataset, Key, Loss, Method, Params
 
 
-class Fit(NamedTuple):
-    """Parameters, and the optimizer's state, after training; the task's own loss before each of the S steps (of the step's batch)."""
+class State(NamedTuple):
+    """Where training stands: parameters, the optimizer's state, what the method remembers."""
 
     theta: Params
+    optimizer: Any
+    memory: Any
+
+
+class Fit(NamedTuple):
+    """Where training has come to after `step` steps, and the task's own loss before each of them (of the step's batch)."""
+
+    step: int
+    state: State
     losses: Float[Array, " steps"]
-    state: Any
+
+    @property
+    def theta(self) -> Params:
+        return self.state.theta
 
 
+@partial(jax.jit, static_argnames=("n", "batch_size", "steps"))
 def batches(key: Key, n: int, batch_size: int, steps: int) -> Int[Array, "steps batch_size"]:
     """The batch of each step: fresh permutations of the n samples laid end to end, one an epoch, and cut into batches.
 
@@ -29,10 +43,14 @@ def batches(key: Key, n: int, batch_size: int, steps: int) -> Int[Array, "steps 
     return order.ravel()[: steps * batch_size].reshape(steps, batch_size)
 
 
-@partial(jax.jit, static_argnames=("apply", "loss", "transform", "steps", "batch_size", "method"))
-def fit(
+def start(theta: Params, transform: optax.GradientTransformation, memory: Any = ()) -> State:
+    """At rest."""
+    return State(theta, transform.init(theta), memory)
+
+
+def walk(
     key: Key,
-    theta: Params,
+    state: State,
     dataset: Dataset,
     head: Float[Array, " c"],
     *,
@@ -42,30 +60,58 @@ def fit(
     steps: int,
     batch_size: int | None = None,
     method: Method | None = None,
-    memory: Any = (),
-) -> Fit:
-    """S = `steps` updates of theta on the mean loss over a batch; the whole task is the batch where batch_size is None.
+    every: int | None = None,
+    so_far: Fit | None = None,
+) -> Iterator[Fit]:
+    """S = `steps` updates of theta on the mean loss over a batch, the whole task where batch_size is None; yields where it stands
+    after every `every` of them and at the end.
 
-    A method puts its objective, made of that loss and its memory, in the loss's place, and projects the gradients. The optimizer
-    starts afresh. Divergence is data: losses and parameters that are not finite are returned as they are.
+    A method puts its objective, made of that loss and its memory, in the loss's place, projects the gradients, and may observe each
+    step. Which batches are drawn, and the result, do not depend on `every`.
+    `so_far`: one of the things yielded earlier, to go on from.
+    Divergence is data: losses and parameters that are not finite are returned as they are.
     """
+    order = None if batch_size is None else batches(key, dataset.x.shape[0], batch_size, steps)
+    at = Fit(0, state, jnp.zeros(0, jax.tree.leaves(state.theta)[0].dtype)) if so_far is None else so_far
+    while at.step < steps:
+        count = min(every or steps, steps - at.step)
+        drawn = None if order is None else order[at.step : at.step + count]
+        state, losses = advance(at.state, dataset, head, drawn, apply=apply, loss=loss, transform=transform, count=count, method=method)
+        at = Fit(at.step + count, state, jnp.concatenate([at.losses, losses]) if at.step else losses)
+        yield at
 
-    def objective(theta, batch):
+
+@partial(jax.jit, static_argnames=("apply", "loss", "transform", "count", "method"))
+def advance(state: State, dataset, head, order, *, apply, loss, transform, count, method) -> tuple[State, Any]:
+    """`count` updates, on the batches `order` [count, batch_size] or on the whole task; and their losses."""
+
+    def objective(theta, memory, batch):
         f = jax.vmap(apply, (None, 0))(theta, batch.x)
         task_loss = jnp.mean(jax.vmap(loss.value, (0, 0, None))(f, batch.y, head))
         if method is None:
             return task_loss, task_loss
         return method.objective(memory, apply, loss, theta, batch, head, task_loss), task_loss
 
-    def step(carry, index):
-        theta, state = carry
-        batch = dataset if index is None else jax.tree.map(lambda a: a[index], dataset)
-        (_, value), gradient = jax.value_and_grad(objective, has_aux=True)(theta, batch)
-        if method is not None:
-            gradient = method.project(memory, gradient)
-        updates, state = transform.update(gradient, state, theta)
-        return (optax.apply_updates(theta, updates), state), value
+    observes = method is not None and method.observe is not None
 
-    order = None if batch_size is None else batches(key, dataset.x.shape[0], batch_size, steps)
-    (theta, state), losses = jax.lax.scan(step, (theta, transform.init(theta)), order, length=steps)
-    return Fit(theta, losses, state)
+    def step(carry, index):
+        theta, optimizer, memory = carry
+        memory = memory if observes else state.memory
+        batch = dataset if index is None else jax.tree.map(lambda a: a[index], dataset)
+        (_, value), gradient = jax.value_and_grad(objective, has_aux=True)(theta, memory, batch)
+        direction = gradient if method is None else method.project(memory, apply, loss, theta, gradient)
+        updates, optimizer = transform.update(direction, optimizer, theta)
+        if observes:
+            memory = method.observe(memory, apply, theta, batch, head, gradient, updates)
+        return State(optax.apply_updates(theta, updates), optimizer, memory if observes else ()), value
+
+    # Memory that no step changes is kept out of the carry.
+    begun = state if observes else state._replace(memory=())
+    ended, losses = jax.lax.scan(step, begun, order, length=count)
+    return (ended if observes else ended._replace(memory=state.memory)), losses
+
+
+def fit(key: Key, theta: Params, dataset: Dataset, head: Float[Array, " c"], *, transform, memory: Any = (), **settings) -> Fit:
+    """The end of a `walk` from rest, `settings` as of it."""
+    (fitted,) = walk(key, start(theta, transform, memory), dataset, head, transform=transform, **settings)
+    return fitted

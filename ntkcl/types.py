@@ -133,9 +133,11 @@ class Method(NamedTuple):
     In training, `memory` being a pytree that starts as ():
       `begin(memory, apply, theta, task) -> memory` before a task, `consolidate(memory, apply, theta, task) -> memory` after it;
       `objective(memory, apply, loss, theta, batch, head, task_loss) -> scalar`, what is minimised;
-      `project(memory, gradient) -> gradient`.
+      `project(memory, apply, loss, theta, gradient) -> gradient`;
+      `observe(memory, apply, theta, batch, head, gradient, update) -> memory` after every step, the gradient being that of the
+        objective at theta, before the projection; None for a memory that no step changes.
     In kernel space: `step(tangent, tasks, t, fs) -> ntkcl.forecast.Step` of task t, given the outputs [f_0, ..., f_t] before and after
-    the tasks so far. `converged`: the twin holds for training to the end alone, not for a number of steps. `plain`: nothing is added at
+    the tasks so far; None where no such step is known before training. `converged`: the twin holds for training to the end alone, not for a number of steps. `plain`: nothing is added at
     all, training and its twin are those of the task alone.
     """
 
@@ -143,6 +145,7 @@ class Method(NamedTuple):
     objective: Callable[..., Any]
     project: Callable[..., Any]
     consolidate: Callable[..., Any]
-    step: Callable[..., Any]
+    step: Callable[..., Any] | None
+    observe: Callable[..., Any] | None = None
     converged: bool = False
     plain: bool = False

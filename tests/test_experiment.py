@@ -116,16 +116,16 @@ def test_every_forecast_is_made_before_the_training_it_foretells(settings, monke
     """Poison: from the first training on, the trainer gets shuffled NaN-free garbage. No forecast made before may change."""
     clean = list(events(**settings))
     trained = []
-    honest = train.fit
+    honest = train.walk
 
-    def poisoned(key, theta, dataset, head, **settings):
+    def poisoned(key, state, dataset, head, **settings):
         if settings["apply"] is not LINEAR.apply:  # a baseline's linear model is foretold, and not the network
-            return honest(key, theta, dataset, head, **settings)
+            return honest(key, state, dataset, head, **settings)
         trained.append(len(trained))
         garbage = Dataset(-dataset.x[::-1], 7.0 - dataset.y)
-        return honest(key, theta, garbage, head, **settings)
+        return honest(key, state, garbage, head, **settings)
 
-    monkeypatch.setattr(train, "fit", poisoned)
+    monkeypatch.setattr(train, "walk", poisoned)
     seen, before = [], []
     for event in events(**settings):
         seen.append(event)
@@ -265,14 +265,14 @@ def test_minibatches_get_a_limit_that_no_batch_exceeds():
 
 def test_a_loss_that_explodes_and_comes_back_has_diverged(monkeypatch):
     """Far over the limit every ReLU may die after a few steps, and a dead network has a small and finite loss again."""
-    honest = train.fit
+    honest = train.walk
 
     def exploding(*arguments, **settings):
-        fitted = honest(*arguments, **settings)
-        return fitted._replace(losses=fitted.losses.at[3].multiply(1e9))
+        for fitted in honest(*arguments, **settings):
+            yield fitted._replace(losses=fitted.losses.at[3].multiply(1e9))
 
     assert told(anchors=[]).status == "completed"
-    monkeypatch.setattr(train, "fit", exploding)
+    monkeypatch.setattr(train, "walk", exploding)
     run = told(anchors=[])
     assert run.status == "diverged" and np.isfinite(run.measured[1]).all() and np.isnan(run.measured[2]).all()
 

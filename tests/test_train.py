@@ -69,9 +69,9 @@ def test_tasks_of_one_size_share_a_compilation_and_the_same_key_gives_the_same_b
     first, second = random_stream(jax.random.key(0), [8, 8])
     theta = MODEL.init(jax.random.key(1), first.train.x[0])
     transform = optax.sgd(0.01)
-    before = train.fit._cache_size()
+    before = train.advance._cache_size()
     runs = [fit(task, theta, transform=transform, batch_size=3) for task in (first, second, first)]
-    assert train.fit._cache_size() == before + 1
+    assert train.advance._cache_size() == before + 1
     np.testing.assert_array_equal(runs[0].theta, runs[2].theta)
 
 

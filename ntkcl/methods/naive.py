@@ -10,7 +10,7 @@ def naive() -> Method:
     return Method(
         begin=lambda memory, apply, theta, task: memory,
         objective=lambda memory, apply, loss, theta, batch, head, task_loss: task_loss,
-        project=lambda memory, gradient: gradient,
+        project=lambda memory, apply, loss, theta, gradient: gradient,
         consolidate=lambda memory, apply, theta, task: memory,
         step=lambda tangent, tasks, t, fs: task_step(tasks[t]),
         plain=True,

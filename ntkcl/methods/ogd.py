@@ -100,7 +100,7 @@ def _projection(per_task, outputs, seed, directions, again) -> Method:
         enough(rows)
         return _spectrum(rows)[1][:, -directions:].T @ rows
 
-    def project(memory, gradient):
+    def project(memory, apply, loss, theta, gradient):
         if not memory:
             return gradient
         flat, back = ravel_pytree(gradient)

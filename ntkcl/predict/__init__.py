@@ -20,7 +20,7 @@ from ntkcl.predict.integrated import integrated
 from ntkcl.predict.linearised import linearised
 from ntkcl.predict.matrix_free import matrix_free
 from ntkcl.predict.path import path
-from ntkcl.predict.setting import Anchor, Effort, Outcome, Setting, fit, order, task_rows
+from ntkcl.predict.setting import Anchor, Effort, Outcome, Setting, consolidated, fit, left, order, task_rows, walk
 from ntkcl.predict.simulated import simulated
 from ntkcl.predict.stability import limit, limits
 from ntkcl.predict.trial import halved, trial
@@ -34,12 +34,14 @@ __all__ = [
     "Outcome",
     "Setting",
     "closed",
+    "consolidated",
     "extend",
     "fit",
     "form_of",
     "halved",
     "input_cosine",
     "integrated",
+    "left",
     "limit",
     "limits",
     "linearised",
@@ -52,4 +54,5 @@ __all__ = [
     "solved",
     "task_rows",
     "trial",
+    "walk",
 ]

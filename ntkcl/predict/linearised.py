@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ntkcl import networks
-from ntkcl.predict.setting import Anchor, Outcome, Setting, fit
+from ntkcl.predict.setting import Anchor, Outcome, Setting, fit, left
 from ntkcl.types import Network
 
 
@@ -16,11 +16,11 @@ def linearised(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
 def follow(setting: Setting, network: Network, anchor: Anchor, count: int) -> list[Outcome]:
     """The next `count` tasks, by training this network in place of the setting's."""
     forward = jax.jit(jax.vmap(network.apply, (None, 0)))
-    theta, memory, outcomes = anchor.theta, anchor.memory, []
+    theta, memory, optimizer, outcomes = anchor.theta, anchor.memory, anchor.optimizer, []
     f = forward(theta, setting.x)
     for t in anchor.ahead(count):
-        fitted, memory = fit(setting, t, network.apply, theta, memory)
-        theta, before = fitted.theta, f
+        fitted, memory = fit(setting, t, network.apply, theta, memory, optimizer)
+        theta, optimizer, before = fitted.theta, left(setting, fitted), f
         f = forward(theta, setting.x)
         outcomes.append(Outcome(f.astype(jnp.float64) - before.astype(jnp.float64), float("nan"), float("nan")))
     return outcomes

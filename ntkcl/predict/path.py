@@ -26,7 +26,7 @@ class _Walked(NamedTuple):
 
 
 def path(setting: Setting) -> Callable[..., np.ndarray]:
-    """`(t, theta, memory) -> sum_s Jbar_s (theta_{s+1} - theta_s)` [N, c], of task t trained from theta, any loss, rule and method.
+    """`(t, here) -> sum_s Jbar_s (theta_{s+1} - theta_s)` [N, c], of task t trained from the anchor `here`, any loss, rule and method.
 
     Jbar_s is taken as the Jacobian in the middle of a step, which is wrong by its square. Costs the training again, and a forward
     and a tangent pass over all inputs a step.
@@ -47,7 +47,9 @@ def path(setting: Setting) -> Callable[..., np.ndarray]:
 
     followed = setting._replace(transform=optax.GradientTransformation(init, update))
 
-    def change(t, theta, memory):
-        return np.asarray(fit(followed, t, setting.network.apply, theta, memory)[0].state.change)
+    def change(t, here):
+        begun = None if here.optimizer is None else _Walked(here.optimizer, init(here.theta).change)
+        fitted, _ = fit(followed, t, setting.network.apply, here.theta, here.memory, begun)
+        return np.asarray(fitted.state.optimizer.change)
 
     return change

@@ -1,6 +1,6 @@
 """What a forecast is told: the training that is to come, and where the network stands."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +37,7 @@ class Setting(NamedTuple):
 
     x: all N inputs of the stream, the train sets in turn and then the test sets.  tasks: where each task stands among them.
     network: as it is trained, its `apply` centred where that is asked for.  transform: the optimizer's at this learning rate, made once
-    so that it is compiled once.
+    so that it is compiled once.  carry: whether a task begins with the optimizer's state that the one before has left.
     """
 
     key: Key
@@ -54,6 +54,7 @@ class Setting(NamedTuple):
     steps: int
     batch_size: int | None
     effort: Effort
+    carry: bool = False
 
     def at(self, learning_rate: float) -> "Setting":
         """With this learning rate."""
@@ -65,11 +66,13 @@ class Setting(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """A network on its way: theta, the method's memory, and the outputs [f_0, ..., f_t] before and after each task so far."""
+    """A network on its way: theta, the method's memory, the outputs [f_0, ..., f_t] before and after each task so
+    far, and the state that the optimizer goes on with, None at rest."""
 
     theta: Params
     memory: Any
     history: tuple[Float[Array, "N c"], ...]
+    optimizer: Any = None
 
     def ahead(self, count: int) -> range:
         """The next `count` tasks."""
@@ -124,13 +127,13 @@ def order(setting: Setting, t: int):
     return train.batches(_key(setting, t), len(setting.tasks[t].inputs), setting.batch_size, setting.steps)
 
 
-def fit(setting: Setting, t: int, apply, theta, memory) -> tuple[train.Fit, Any]:
-    """Task t trained, and the method's memory afterwards: of the network itself, or of a linearised one."""
+def walk(setting: Setting, t: int, apply, theta, memory, optimizer=None, every=None) -> Iterator[train.Fit]:
+    """Task t trained, the network itself or a linearised one, as `train.walk`; the optimizer at rest, or as `optimizer`."""
     task = setting.stream[t]
-    memory = setting.method.begin(memory, apply, theta, task)
-    fitted = train.fit(
+    state = train.start(theta, setting.transform, setting.method.begin(memory, apply, theta, task))
+    yield from train.walk(
         _key(setting, t),
-        theta,
+        state if optimizer is None else state._replace(optimizer=optimizer),
         task.train,
         task.head,
         apply=apply,
@@ -139,9 +142,24 @@ def fit(setting: Setting, t: int, apply, theta, memory) -> tuple[train.Fit, Any]
         steps=setting.steps,
         batch_size=setting.batch_size,
         method=setting.method,
-        memory=memory,
+        every=every,
     )
-    return fitted, setting.method.consolidate(memory, apply, fitted.theta, task)
+
+
+def fit(setting: Setting, t: int, apply, theta, memory, optimizer=None) -> tuple[train.Fit, Any]:
+    """Task t trained, and the method's memory afterwards."""
+    (fitted,) = walk(setting, t, apply, theta, memory, optimizer)
+    return fitted, consolidated(setting, t, apply, fitted)
+
+
+def consolidated(setting: Setting, t: int, apply, fitted: train.Fit) -> Any:
+    """The method's memory after task t."""
+    return setting.method.consolidate(fitted.state.memory, apply, fitted.theta, setting.stream[t])
+
+
+def left(setting: Setting, fitted: train.Fit) -> Any:
+    """The optimizer's state for the next task, None to begin at rest."""
+    return fitted.state.optimizer if setting.carry else None
 
 
 def _key(setting, t):
