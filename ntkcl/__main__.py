@@ -101,12 +101,13 @@ def _run(cfg, folder, config, identity):
         told.costs["setup"] = [setup]
         summary = results.summarise(told, stream, loss)
         pictures = results.save_figures(stage, figures.draw(told, summary, stream))
-        table = results.rows(told, stream, loss, _labels(cfg, identity))
-        results.write(stage, config, summary, table, results.arrays(told, stream))
+        labels = _labels(cfg, identity)
+        table, inside = (made(told, stream, loss, labels) for made in (results.rows, results.within))
+        results.write(stage, config, summary, table, results.arrays(told, stream), inside)
     console.show(summary, terminal)
     terminal.print(f"[dim]{summary['status']} in {summary['seconds']['total']:.1f} s ->[/dim] {folder}", soft_wrap=True)
     with tracking.opened(folder, **_tracked(cfg, identity)) as remote:
-        tracking.log(remote, told, summary, {path.stem: folder / "figures" / path.name for path in pictures})
+        tracking.log(remote, told, summary, inside, {path.stem: folder / "figures" / path.name for path in pictures})
 
 
 def _plan(cfg, folder, config, identity):

@@ -27,14 +27,19 @@ def progress(events: Iterator, anchors, tasks: int, terminal: Console) -> Iterat
     columns = SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=terminal, transient=True) as progress:
         bar = progress.add_task(phases[0], total=len(phases))
-        for upcoming, event in zip([*phases[1:], "comparing"], events, strict=False):
+        coming = iter([*phases[1:], "comparing"])
+        for event in events:
+            if isinstance(event, experiment.Evaluation):
+                yield event
+                continue
             if isinstance(event, experiment.Plan):
                 share = event.learning_rate / event.limit
-                terminal.print(f"learning rate {event.learning_rate:.6g}, {share:.3g} of the stability limit {event.limit:.6g}")
+                of = f", {share:.3g} of the stability limit {event.limit:.6g}" if np.isfinite(share) else ""
+                terminal.print(f"learning rate {event.learning_rate:.6g}{of}")
             elif isinstance(event, experiment.Forecast) and not all(event.stable):
                 over = [event.first + k for k, stable in enumerate(event.stable) if not stable]
                 terminal.print(f"[yellow]{event.anchor}: the learning rate is over the stability limit of tasks {over}[/yellow]")
-            progress.update(bar, advance=1, description=upcoming)
+            progress.update(bar, advance=1, description=next(coming, "comparing"))
             yield event
 
 

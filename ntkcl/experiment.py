@@ -182,7 +182,8 @@ def steps_of(training: Training, stream: Stream) -> int:
     sizes = sorted({len(task.train.x) for task in stream})
     if len(sizes) > 1:
         raise ValueError(
-            f"training.epochs={training.epochs}: tasks of {sizes[0]} to {sizes[-1]} samples would take unequal steps; expected null, and training.steps"
+            f"training.epochs={training.epochs}: tasks of {sizes[0]} to {sizes[-1]} samples would take unequal numbers of steps; "
+            "expected null, and training.steps"
         )
     return math.ceil(training.epochs * sizes[0] / (training.batch_size or sizes[0]))
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import metrics
-from ntkcl.experiment import AHEAD, Baselines, Forecast, Measurement, Plan, Rows
+from ntkcl.experiment import AHEAD, Baselines, Evaluation, Forecast, Measurement, Plan, Rows
 from ntkcl.forecast import agreement, baselines, flip_f1, r2, spearman, verdict
 from ntkcl.meter import Cost
 from ntkcl.types import Loss, Stream
@@ -29,7 +29,8 @@ class Record(NamedTuple):
 
     measured [T+1, N, c]; changes[anchor], trials[anchor], halves[anchor] [T, N, c]; losses [T, S];
     numerics[anchor] what `Forecast` tells of each task;
-    costs[phase]; baselines, None where nothing was foretold; slopes [T], the gradient's magnitude where each task's training begins.
+    costs[phase]; baselines, None where nothing was foretold; slopes [T], the gradient's magnitude where each task's training begins;
+    looks, outputs in the midst of training.
     """
 
     plan: Plan
@@ -43,6 +44,7 @@ class Record(NamedTuple):
     costs: dict[str, list[Cost]]
     baselines: Baselines | None
     slopes: np.ndarray
+    looks: tuple[Evaluation, ...]
 
     def outputs(self, what: str) -> np.ndarray:
         """Outputs [T+1, N, c] as `measured`, or foretold: one task ahead for `boundary` and `path`, else from f_0 on."""
@@ -61,12 +63,13 @@ class Record(NamedTuple):
         return changes[since + 1 : until + 1, rows].sum(0)
 
 
-def gather(events: Iterable[Plan | Forecast | Baselines | Measurement], stream: Stream) -> Record:
+def gather(events: Iterable[Plan | Forecast | Baselines | Evaluation | Measurement], stream: Stream) -> Record:
     """Play an experiment to its end."""
     played = list(events)
     (plan,) = (e for e in played if isinstance(e, Plan))
     measurements = [e for e in played if isinstance(e, Measurement)]
     forecasts = [e for e in played if isinstance(e, Forecast)]
+    looks = tuple(e for e in played if isinstance(e, Evaluation))
     guesses = next((e for e in played if isinstance(e, Baselines)), None)
     anchors = dict.fromkeys(e.anchor for e in forecasts)
     tasks = len(stream)
@@ -85,6 +88,7 @@ def gather(events: Iterable[Plan | Forecast | Baselines | Measurement], stream: 
     costs |= {f"forecast_{anchor}": [e.cost for e in forecasts if e.anchor == anchor] for anchor in anchors}
     costs |= {"baselines": [guesses.cost]} if guesses else {}
     costs |= {"train": [e.cost for e in measurements[1:]], "measure": [e.measuring for e in measurements]}
+    costs |= {"evaluate": [e.cost for e in looks]} if looks else {}
     return Record(
         plan,
         "diverged" if measurements[-1].diverged else "completed",
@@ -97,6 +101,7 @@ def gather(events: Iterable[Plan | Forecast | Baselines | Measurement], stream: 
         costs,
         guesses,
         np.array(padded([e.slope for e in measurements][:tasks])),
+        looks,
     )
 
 
@@ -110,6 +115,21 @@ def score_matrices(outputs: np.ndarray, stream: Stream, part: str, loss: Loss) -
         accuracy[seen, j] = metrics.correct(f[seen], y, task.head).mean(-1)
         value[seen, j] = sample_losses(f[seen], y, task.head, loss).mean(-1)
     return {"R": accuracy[1:], "b": accuracy[0], "R_loss": value[1:], "b_loss": value[0]}
+
+
+def curves(record: Record, stream: Stream, part: str, loss: Loss) -> list[dict]:
+    """Accuracy and loss of every task within the training of each: a row for each look and task, and for each end of a training."""
+    steps, tasks = record.losses.shape[1], len(stream)
+    ends = [(t, steps, record.measured[t + 1]) for t in range(tasks)]
+    stops = sorted([(e.task, e.step, e.outputs) for e in record.looks] + ends, key=lambda stop: stop[:2])
+    stops = [(0, 0, record.measured[0]), *stops]
+    # `score_matrices` takes the outputs before and after each task: any T + 1 will do.
+    rows = []
+    for t, step, f in stops:
+        scores = score_matrices(np.broadcast_to(f, (tasks + 1, *f.shape)), stream, part, loss)
+        where = {"part": part, "training": t, "step": t * steps + step}
+        rows += [where | {"evaluated": j, "accuracy": scores["b"][j], "loss": scores["b_loss"][j]} for j in range(tasks)]
+    return rows
 
 
 def compare(record: Record, anchor: str, stream: Stream, part: str, loss: Loss) -> dict:

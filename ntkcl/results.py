@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from ntkcl import metrics
 from ntkcl.experiment import Rows
-from ntkcl.record import PARTS, Record, compare, score_matrices
+from ntkcl.record import PARTS, Record, compare, curves, score_matrices
 from ntkcl.types import Loss, Stream
 
 
@@ -68,6 +68,13 @@ def rows(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.Da
     return pd.DataFrame(table)
 
 
+def within(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.DataFrame | None:
+    """One row for each (part, step, evaluated), `step` since the stream began: accuracy and loss; None where nobody looked."""
+    if not record.looks:
+        return None
+    return pd.DataFrame([coordinates | row for part in PARTS for row in curves(record, stream, part, loss)])
+
+
 def arrays(record: Record, stream: Stream) -> dict[str, np.ndarray]:
     """What the summary was made from: outputs and predicted changes of every input, targets, heads, losses of every step.
 
@@ -86,8 +93,12 @@ def arrays(record: Record, stream: Stream) -> dict[str, np.ndarray]:
     }
 
 
-def write(folder: Path, config: str, summary: dict, table: pd.DataFrame, named: dict[str, np.ndarray]) -> None:
-    """The four files of a run; NaN is null in JSON."""
+def write(
+    folder: Path, config: str, summary: dict, table: pd.DataFrame, named: dict[str, np.ndarray], inside: pd.DataFrame | None = None
+) -> None:
+    """The four files of a run, and `curves.parquet` where there are any; NaN is null in JSON."""
+    if inside is not None:
+        inside.to_parquet(folder / "curves.parquet", index=False)
     (folder / "config.yaml").write_text(config)
     np.savez_compressed(folder / "arrays.npz", **named)  # type: ignore[arg-type]
     table.to_parquet(folder / "rows.parquet", index=False)

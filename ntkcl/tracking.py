@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import wandb
 
 from ntkcl.record import Record
@@ -53,12 +54,13 @@ def opened(
         raise ValueError(f"tracking.mode={mode}: {error}; {remedy}; the run's own files are complete in {folder}") from error
 
 
-def log(run, record: Record, summary: dict, figures: Mapping[str, Path]) -> None:
+def log(run, record: Record, summary: dict, inside: pd.DataFrame | None, figures: Mapping[str, Path]) -> None:
     """One training run: history by task and by step, R matrices as tables, figures by name, the summary, its nesting as slashes."""
     if run is None:
         return
     _declare_axes(run)
     _history(run, record, summary)
+    _curves(run, inside)
     run.log({f"R_{name}": _table(R) for name, R in _matrices(summary).items()})
     _pictures(run, figures)
     run.summary.update(_by_path({key: summary[key] for key in summary if key not in _MATRICES}))
@@ -84,7 +86,8 @@ _MATRICES = {f"{name}{part}" for name in ("R", "R_loss", "b", "b_loss") for part
 def _declare_axes(run):
     run.define_metric("task")
     run.define_metric("step")
-    run.define_metric("train/loss", step_metric="step")
+    for key in ("train/loss", "curve/*"):
+        run.define_metric(key, step_metric="step")
     for key in ("acc/*", "loss/*", "forecast/*"):
         run.define_metric(key, step_metric="task")
 
@@ -100,6 +103,16 @@ def _history(run, record, summary):
             for key, R in (("acc", "R"), ("loss", "R_loss")):
                 row |= {f"{prefix}{key}/{j}": float(np.asarray(source[R])[i, j]) for j in range(tasks)}
         run.log(row)
+
+
+def _curves(run, inside):
+    """`curve/acc/<j>` and `curve/loss/<j>` on test inputs, over `step`."""
+    if inside is None:
+        return
+    for step, rows in inside[inside["part"] == "test"].groupby("step"):
+        each = rows.set_index("evaluated")
+        row = {f"curve/{key}/{j}": each.at[j, name] for key, name in (("acc", "accuracy"), ("loss", "loss")) for j in each.index}
+        run.log(row | {"step": int(step)})
 
 
 def _matrices(summary):

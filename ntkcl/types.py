@@ -137,8 +137,8 @@ class Method(NamedTuple):
       `observe(memory, apply, theta, batch, head, gradient, update) -> memory` after every step, the gradient being that of the
         objective at theta, before the projection; None for a memory that no step changes.
     In kernel space: `step(tangent, tasks, t, fs) -> ntkcl.forecast.Step` of task t, given the outputs [f_0, ..., f_t] before and after
-    the tasks so far; None where no such step is known before training. `converged`: the twin holds for training to the end alone, not for a number of steps. `plain`: nothing is added at
-    all, training and its twin are those of the task alone.
+    the tasks so far; None where no such step is known before training. `converged`: the twin holds for training to the end alone, not
+    for a number of steps. `plain`: nothing is added at all, training and its twin are those of the task alone.
     """
 
     begin: Callable[..., Any]

@@ -277,6 +277,47 @@ def test_a_loss_that_explodes_and_comes_back_has_diverged(monkeypatch):
     assert run.status == "diverged" and np.isfinite(run.measured[1]).all() and np.isnan(run.measured[2]).all()
 
 
+def test_looking_at_the_outputs_within_a_task_changes_nothing_and_tells_the_curve():
+    plain = told(batch_size=2, steps=7, anchors=[])
+    looked = told(batch_size=2, steps=7, anchors=[], evaluate_every=3)
+    np.testing.assert_array_equal(looked.measured, plain.measured)
+    np.testing.assert_array_equal(looked.losses, plain.losses)
+    assert [(e.task, e.step) for e in looked.looks] == [(t, step) for t in range(3) for step in (3, 6)]
+    shorter = told(batch_size=2, steps=3, anchors=[])  # other batches would be drawn, were they drawn by the number of steps
+    np.testing.assert_allclose(looked.looks[0].outputs, shorter.measured[1], atol=1e-12)
+    rows = record.curves(looked, STREAM, "test", LOSS)
+    matrices = record.score_matrices(looked.measured, STREAM, "test", LOSS)
+    assert [row["step"] for row in rows[::3]] == [0, 3, 6, 7, 10, 13, 14, 17, 20, 21]
+    ends = {(row["step"], row["evaluated"]): row["loss"] for row in rows}
+    assert [ends[7 * (t + 1), j] for t in range(3) for j in range(3)] == matrices["R_loss"].ravel().tolist()
+
+
+@pytest.mark.parametrize("form", ["auto", "linearised"])
+def test_momentum_carried_over_a_boundary_is_foretold_and_is_one_long_training(form):
+    """A linear model, the same task twice: with the velocity carried over it is trained as once for twice as long."""
+    task = STREAM[0]
+
+    def run(stream, steps, **settings):
+        settings = Training(steps=steps, learning_rate=0.05, allow_unstable=True, **settings)
+        momentum = optimizers.sgd(momentum=0.9)
+        return record.gather(experiment.run(jax.random.key(0), stream, LINEAR, LOSS, momentum, settings, form=form), stream)
+
+    carried, reset = (run((task, task), 10, optimizer_state=state) for state in ("carry", "reset"))
+    long = run((task,), 20)
+    np.testing.assert_allclose(carried.measured[2, :6], long.measured[1, :6], atol=1e-12)
+    assert np.abs(reset.measured[2, :6] - long.measured[1, :6]).max() > 1e-3
+    for anchor in ("init", "boundary"):
+        np.testing.assert_allclose(carried.changes[anchor], np.diff(carried.measured, axis=0), atol=1e-10)
+
+
+def test_epochs_count_passes_over_the_task():
+    same = random_stream(jax.random.key(5), [6, 6])
+    assert told(same, epochs=2, batch_size=4, anchors=[]).losses.shape == (2, 3)
+    assert told(same, epochs=3, anchors=[]).losses.shape == (2, 3)
+    with pytest.raises(ValueError, match=r"training\.epochs=2: tasks of 3 to 8 samples"):
+        told(epochs=2)
+
+
 def test_a_dead_network_and_one_that_overflows_are_named():
     with pytest.raises(ValueError, match="kernel of task 0 is zero"):
         next(events(network=networks.mlp(outputs=2, width=1, depth=8)))
@@ -294,6 +335,10 @@ def test_a_rate_over_the_limit_of_a_task_is_marked():
     ("settings", "message"),
     [
         (dict(steps=0), "training.steps=0"),
+        (dict(epochs=0), "training.epochs=0"),
+        (dict(evaluate_every=0), "training.evaluate_every=0"),
+        (dict(optimizer_state="kept"), "training.optimizer_state=kept"),
+        (dict(optimizer_state="carry", form="closed"), "forecast.form=closed"),
         (dict(batch_size=4), "training.batch_size=4: expected at most 3"),
         (dict(learning_rate=-1.0), "training.learning_rate=-1.0"),
         (dict(learning_rate_fraction=None), "learning_rate=null and training.learning_rate_fraction=null"),
