@@ -218,14 +218,14 @@ def in_turn(workers: dict, peers: dict, neighbour: Worker | None, failed: dict, 
     return seconds
 
 
-def side_environment(folder: Path) -> str:
-    """A Python with neural-tangents, which wants an older JAX than ours: built once, again when the pins change."""
+def side_environment(folder: Path, pins: list[str] = PINS) -> str:
+    """A Python with what we compare with, such as neural-tangents, which wants an older JAX: built once, again when the pins change."""
     python, stamp = folder / "bin" / "python", folder / "pins"
-    if not (stamp.exists() and stamp.read_text() == " ".join(PINS)):
-        say(f"building {folder} for neural-tangents")
+    if not (stamp.exists() and stamp.read_text() == " ".join(pins)):
+        say(f"building {folder}")
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PINS], check=True)
-        stamp.write_text(" ".join(PINS))
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pins], check=True)
+        stamp.write_text(" ".join(pins))
     return str(python)
 
 

@@ -1,0 +1,199 @@
+"""Steps of training a second: ours, a plain PyTorch loop, our own loop without the machinery of methods, and every method.
+
+    python scripts/bench_training.py                      everything; builds an environment for PyTorch first
+    python scripts/bench_training.py --side-python PATH   PyTorch by a Python that has it
+    python scripts/bench_training.py --quick              tiny sizes, to see it run: writes training_quick.{json,md}
+
+Minibatch SGD on cross-entropy, batches of 64, float32, images 28 x 28 drawn from a normal distribution. All take turns within one run,
+medians are compared; PyTorch with one and with two threads, the faster kept. A method is timed on its second task, its memory that of a
+first one of 1,024 samples: `joint`, `ewc` and such go through all of them at every step. Writes training.{json,md} under results/bench.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+from bench_kernels import side_environment
+from bench_report import machine
+
+from ntkcl import losses, methods, networks, train
+from ntkcl.types import Dataset, Task
+
+ROOT = Path(__file__).parents[1]
+PINS = ["torch==2.13.0", "numpy"]
+CASES = {
+    "mlp-100": (dict(kind="mlp", width=100, depth=2), 1000),
+    "mlp-256": (dict(kind="mlp", width=256, depth=2), 1000),
+    "mlp-1024": (dict(kind="mlp", width=1024, depth=2), 200),
+    "cnn-32": (dict(kind="cnn", width=32, strides=[1, 2, 2]), 40),
+}
+METHODS = {name: getattr(methods, name) for name in methods.__all__ if name != "naive"}
+FEWER = "sgd of methods"  # as many steps as a method is timed for
+WITH_METHODS = ("mlp-100", "mlp-256")
+BATCH, SAMPLES, ROUNDS = 64, 1024, 7
+LOSS, SGD = losses.cross_entropy(), optax.sgd(0.01)
+
+
+def network(case: dict):
+    if case["kind"] == "mlp":
+        return networks.mlp(outputs=10, width=case["width"], depth=case["depth"], b_std=0.1, centred=False)
+    return networks.cnn(outputs=10, width=case["width"], depth=len(case["strides"]), b_std=0.1, centred=False)
+
+
+@partial(jax.jit, static_argnames=("apply", "steps"))
+def bare(theta, x, y, order, *, apply, steps):
+    """Nothing but SGD: what the machinery is measured against."""
+
+    def step(theta, index):
+        def objective(theta):
+            f = jax.vmap(apply, (None, 0))(theta, x[index])
+            return -jnp.mean(jnp.sum(y[index] * jax.nn.log_softmax(f), -1))
+
+        return jax.tree.map(lambda p, g: p - 0.01 * g, theta, jax.grad(objective)(theta)), None
+
+    return jax.lax.scan(step, theta, order, length=steps)[0]
+
+
+def tasks(samples: int) -> list[Task]:
+    def one(key):
+        x = jax.random.normal(key, (samples, 28, 28))
+        y = jax.nn.one_hot(jax.random.randint(key, (samples,), 0, 10), 10)
+        return Task(Dataset(x, y), Dataset(x[:1], y[:1]), jnp.ones(10))
+
+    return [one(key) for key in jax.random.split(jax.random.key(0), 2)]
+
+
+def calls(name: str, steps: int, samples: int) -> dict:
+    """What is timed of ours: name -> a function that trains `steps` steps; "sgd of methods" for a tenth of them, as each method."""
+    case, _ = CASES[name]
+    net = network(case)
+    first, second = tasks(samples)
+    theta, key = net.init(jax.random.key(1), first.train.x[0]), jax.random.key(2)
+    settings = dict(apply=net.apply, loss=LOSS, transform=SGD, steps=steps, batch_size=BATCH)
+    fit = partial(train.fit, key, theta, second.train, second.head, **settings)
+    order = train.batches(key, samples, BATCH, steps)
+    timed = {
+        "sgd": partial(fit, method=methods.naive()),
+        "bare": lambda: bare(theta, *second.train, order, apply=net.apply, steps=steps),
+    }
+
+    def with_memory(method):
+        memory = method.begin((), net.apply, theta, first)
+        begun = train.start(theta, SGD, memory)
+        (seen,) = train.walk(key, begun, first.train, first.head, method=method, **settings)
+        memory = method.begin(method.consolidate(seen.state.memory, net.apply, seen.theta, first), net.apply, theta, second)
+        return partial(fit, method=method, memory=memory)
+
+    if name not in WITH_METHODS:
+        return timed
+    settings["steps"] = max(steps // 10, 1)
+    return timed | {name: with_memory(make()) for name, make in {FEWER: methods.naive, **METHODS}.items()}
+
+
+class Peer:
+    """A `bench_torch.py` process."""
+
+    def __init__(self, python: str):
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen([python, str(ROOT / "scripts" / "bench_torch.py")], stdin=pipe, stdout=pipe, text=True)
+
+    def __call__(self, **request) -> float:
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())["seconds"]
+
+
+def seconds(call) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+def measure(name: str, peer: Peer | None, steps: int, samples: int, rounds: int) -> list[dict]:
+    """Rows of one case, all in turn."""
+    timed = calls(name, steps, samples)
+    for call in timed.values():
+        seconds(call)  # compiles
+    taken: dict = {who: [] for who in (*timed, *(("torch", threads) for threads in (1, 2) if peer))}
+    for _ in range(rounds):
+        for who, times in taken.items():
+            if isinstance(who, tuple):
+                times.append(peer(case=CASES[name][0], threads=who[1], steps=max(steps // 4, 1), batch=BATCH, samples=samples) * 4)
+            else:
+                times.append(seconds(timed[who]))
+    counts = {who: max(steps // 10, 1) if who in (FEWER, *METHODS) else steps for who in taken}
+    rate = {who: counts[who] / statistics.median(times) for who, times in taken.items()}
+    torch = max((rate["torch", threads] for threads in (1, 2)), default=None) if peer else None
+
+    def overhead(who, over):
+        return statistics.median(a / b for a, b in zip(taken[who], taken[over], strict=True)) - 1
+
+    return [
+        dict(
+            case=name,
+            method=who,
+            steps_per_second=rate[who],
+            samples_per_second=rate[who] * BATCH,
+            pytorch_steps_per_second=torch,
+            overhead_over_sgd=overhead(who, FEWER if who in METHODS else "sgd"),
+            overhead_over_bare=overhead(who, "bare") if counts[who] == steps else None,
+        )
+        for who in timed
+        if who != FEWER
+    ]
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{share:+.1%}"
+
+
+def markdown(stored: dict) -> str:
+    lines = [f"`{stored['command']}`, {stored['machine']}, {stored['minutes']:.0f} minutes.", ""]
+    lines += [
+        "| case | method | steps a second | samples a second | PyTorch, steps a second | times PyTorch | over sgd | over bare |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in stored["rows"]:
+        torch = r["pytorch_steps_per_second"]
+        times = "" if torch is None else f"{r['steps_per_second'] / torch:.2f}"
+        lines.append(
+            f"| {r['case']} | {r['method']} | {r['steps_per_second']:.0f} | {r['samples_per_second']:.0f} | {torch or 0:.0f} | {times} "
+            f"| {percent(r['overhead_over_sgd'])} | {percent(r['overhead_over_bare'])} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes")
+    parser.add_argument("--without-peer", action="store_true", help="no PyTorch")
+    parser.add_argument("--side-python", metavar="PATH", help="a Python that has PyTorch, instead of building one")
+    parser.add_argument("--case", choices=tuple(CASES), help="only this case; written as training_NAME")
+    parser.add_argument("--folder", type=Path, default=Path("results/bench"), help="where to write (results/bench)")
+    given = parser.parse_args()
+    peer = None if given.without_peer else Peer(given.side_python or side_environment(ROOT / ".venv-torch", PINS))
+    start, rows = time.perf_counter(), []
+    for name, (_, steps) in CASES.items():
+        if given.case in (None, name):
+            print(f"{(time.perf_counter() - start) / 60:5.1f} min  {name}", file=sys.stderr, flush=True)
+            rows += measure(name, peer, *((4, 128, 1) if given.quick else (steps, SAMPLES, ROUNDS)))
+    stem = "_".join(["training", *(["quick"] if given.quick else []), *([given.case] if given.case else [])])
+    options = [option for option, on in (("--quick", given.quick), (f"--case {given.case}", given.case)) if on]
+    command = " ".join(["python scripts/bench_training.py", *options])
+    stored = dict(command=command, machine=machine(), minutes=(time.perf_counter() - start) / 60, rows=rows)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    (given.folder / f"{stem}.json").write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n")
+    (given.folder / f"{stem}.md").write_text(markdown(stored))
+    print(markdown(stored))
+
+
+if __name__ == "__main__":
+    main()
