@@ -34,7 +34,8 @@ def _plain(module):
 
 
 def _ours(module, x):
-    return module.features_of(x).reshape(-1, 1, x.shape[-1] + bool(module.b_std))
+    phi = module.features_of(x)
+    return phi.reshape(-1, 1, phi.shape[-1])
 
 
 def _dense(module, x):

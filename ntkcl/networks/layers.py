@@ -1,30 +1,32 @@
-"""Layers in NTK parametrization (Jacot, Gabriel, Hongler 2018)."""
+"""Layers in the parametrizations of `ntkcl.networks.parametrization`."""
 
 import jax.numpy as jnp
 from flax import linen as nn
+
+from ntkcl.networks.parametrization import Layers, terms
 
 
 class Dense(nn.Module):
     """z = w_std/sqrt(n) x W + b_std b with W, b ~ N(0, 1) and n the size of x; no bias parameter where b_std = 0.
 
-    The factor 1/sqrt(n) stands in the forward pass and only there: the initialiser must not hold it a second time.
+    The factor 1/sqrt(n) stands in the forward pass and only there: the initialiser must not hold it a second time. That is the
+    parametrization `ntk`; with other `layers` the terms are those of their row in the table of `ntkcl.networks.parametrization`.
     """
 
     features: int
-    w_std: float = 1.0
-    b_std: float = 0.0
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, x):
-        normal = nn.initializers.normal(1.0)
         n = x.shape[-1]
-        kernel = self.param("kernel", normal, (n, self.features), x.dtype)
-        z = jnp.dot(x, kernel) * (self.w_std / n**0.5)
-        if self.b_std:
-            z = z + self.b_std * self.param("bias", normal, (self.features,), x.dtype)
+        factor, shift, kernel, bias = terms(self.layers, n)
+        z = jnp.dot(x, self.param("kernel", kernel, (n, self.features), x.dtype)) * factor
+        if shift:
+            z = z + shift * self.param("bias", bias, (self.features,), x.dtype)
         return z
 
     def features_of(self, x):
         """phi [..., n + 1 or n], what the leaves multiply: z = phi . [kernel; bias], so dz/d[kernel; bias] = phi (x) I."""
-        phi = x * (self.w_std / x.shape[-1] ** 0.5)
-        return jnp.concatenate([phi, jnp.full_like(phi[..., :1], self.b_std)], axis=-1) if self.b_std else phi
+        factor, shift, *_ = terms(self.layers, x.shape[-1])
+        phi = x * factor
+        return jnp.concatenate([phi, jnp.full_like(phi[..., :1], shift)], axis=-1) if shift else phi
