@@ -351,6 +351,8 @@ def rate(training: Training, limit: float, scale: float = 1.0) -> float:
         raise ValueError(
             "training.learning_rate=null: this optimizer has no stability limit to take a fraction of; give a learning rate"
         )
+    if given is not None and scale != 1 and not np.isfinite(limit):
+        raise ValueError("network.parametrization=mup: how the learning rate scales is known for optimizer=sgd; expected that, or ntk")
     rate = given * scale if given is not None else limit * fraction  # type: ignore[operator]  # `check` has seen that one is given
     if rate > limit and not training.allow_unstable:
         name, value = ("learning_rate", given) if given is not None else ("learning_rate_fraction", fraction)

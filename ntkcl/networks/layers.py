@@ -1,9 +1,15 @@
 """Layers in the parametrizations of `ntkcl.networks.parametrization`."""
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from ntkcl.networks.parametrization import Layers, terms
+
+ACTIVATIONS = {"relu": jax.nn.relu, "erf": jax.lax.erf, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
 
 
 class Dense(nn.Module):
@@ -21,12 +27,54 @@ class Dense(nn.Module):
         n = x.shape[-1]
         factor, shift, kernel, bias = terms(self.layers, n)
         z = jnp.dot(x, self.param("kernel", kernel, (n, self.features), x.dtype)) * factor
-        if shift:
-            z = z + shift * self.param("bias", bias, (self.features,), x.dtype)
-        return z
+        return _shifted(z, shift, self, bias)
 
-    def features_of(self, x):
-        """phi [..., n + 1 or n], what the leaves multiply: z = phi . [kernel; bias], so dz/d[kernel; bias] = phi (x) I."""
-        factor, shift, *_ = terms(self.layers, x.shape[-1])
-        phi = x * factor
-        return jnp.concatenate([phi, jnp.full_like(phi[..., :1], shift)], axis=-1) if shift else phi
+
+class Conv(nn.Module):
+    """The `Dense` layer of each k x k window of an image [h, w, c], of fan-in n = k^2 c: the fan-in counts the padding.
+
+    `padding`: SAME (zeros, ceil(h / s) rows come out) or VALID. `conv_general_dilated` takes the place of JAX's own.
+    """
+
+    features: int
+    kernel_size: int = 3
+    strides: int = 1
+    padding: str = "SAME"
+    layers: Layers = Layers()
+    conv_general_dilated: Callable[..., Any] | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        k, c = self.kernel_size, x.shape[-1]
+        factor, shift, kernel, bias = terms(self.layers, k * k * c)
+        z = (self.conv_general_dilated or jax.lax.conv_general_dilated)(
+            x[None],
+            self.param("kernel", kernel, (k, k, c, self.features), x.dtype),
+            (self.strides, self.strides),
+            self.padding,
+            lhs_dilation=(1, 1),
+            rhs_dilation=(1, 1),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )[0]
+        return _shifted(z * factor, shift, self, bias)
+
+
+def scaled(layers, x):
+    """phi [..., n + 1 or n], what the leaves of a layer multiply, from its inputs (or windows) x [..., n]: z = phi . [kernel; bias]."""
+    factor, shift, *_ = terms(layers, x.shape[-1])
+    phi = x * factor
+    return jnp.concatenate([phi, jnp.full_like(phi[..., :1], shift)], axis=-1) if shift else phi
+
+
+def _shifted(z, shift, layer, init):
+    if not shift:
+        return z
+    b = layer.param("bias", init, z.shape[-1:], z.dtype)
+    return z + shift * b.reshape((1,) * (z.ndim - 1) + b.shape)
+
+
+def image(x):
+    """One image [h, w, c], of one channel where it comes as [h, w]; ValueError for anything else."""
+    if x.ndim not in (2, 3) or 0 in x.shape:
+        raise ValueError(f"network: an input has shape {x.shape}; expected one image [h, w] or [h, w, c], or network=mlp")
+    return x if x.ndim == 3 else x[..., None]

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from ntkcl.networks import strided
 from ntkcl.networks.affine import features
+from ntkcl.networks.layers import Conv
 from ntkcl.types import Apply, Network, Params, Survey, Taps
 
 
@@ -103,7 +104,7 @@ def taps(apply: Apply) -> Taps:
         def on_call(module, call, args, kwargs, phi):
             if module.path not in layers:
                 return call(*args, **kwargs)
-            if type(module) is nn.Conv:
+            if type(module) in (nn.Conv, Conv):
                 unstrided = module.clone(parent=None, conv_general_dilated=strided.convolution)
                 call = partial(unstrided.apply, {"params": _layer(theta, module.path)})
             z = call(*args, **kwargs)

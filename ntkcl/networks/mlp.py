@@ -1,16 +1,13 @@
 """The multilayer perceptron."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ntkcl.networks.layers import Dense
+from ntkcl.networks.layers import ACTIVATIONS, Dense
 from ntkcl.networks.linen import network
 from ntkcl.networks.parametrization import Layers, scales
 from ntkcl.settings import flag, one_of, whole
 from ntkcl.types import Network
-
-ACTIVATIONS = {"relu": jax.nn.relu, "erf": jax.lax.erf, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
 
 
 class MLP(nn.Module):
