@@ -36,6 +36,7 @@ KEYS = (
     "source", "stream", "network", "loss", "method", "optimizer", "training", "kernel", "forecast",
     "job", "plan", "experiment_name", "seed", "precision", "results_dir", "tracking",
 )  # fmt: skip
+YOUNGER = {"parametrization": "ntk", "init": "normal", "gamma0": 1.0}  # settings of networks that runs once had no other value of
 
 
 def main() -> None:
@@ -201,18 +202,23 @@ def build(cfg: DictConfig) -> dict[str, Any]:
 
 def limit_of(cfg: DictConfig):
     """The kernel that the configured network tends to with its width, or None where none is known or asked for."""
-    if "infinite" not in cfg.forecast.anchors or cfg.network["_target_"] != "ntkcl.networks.mlp":
+    known = cfg.network["_target_"] == "ntkcl.networks.mlp" and cfg.network.get("parametrization", "ntk") == "ntk"
+    if "infinite" not in cfg.forecast.anchors or not known:
         return None
     shape = ("depth", "activation", "w_std", "b_std", "output_scale")
     return kernels.infinite(**{key: cfg.network[key] for key in shape}).ntk
 
 
 def coordinates(cfg: DictConfig) -> dict:
-    """What makes a run this run: its resolved configuration without logging, where things lie, and how a kernel is computed."""
+    """What makes a run this run: its resolved configuration without logging, where things lie, and how a kernel is computed.
+
+    Settings that a network did not always have are left out at the value it had without them, so that runs keep their names.
+    """
     resolved = dict(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
     source = {key: value for key, value in resolved["source"].items() if key not in ("data_dir", "download")}
+    network = {key: value for key, value in resolved["network"].items() if key not in YOUNGER or value != YOUNGER[key]}
     elsewhere = ("results_dir", "tracking", "kernel", *(("job", "plan") if cfg.job == "run" else ()))
-    return {key: value for key, value in resolved.items() if key not in elsewhere} | {"source": source}
+    return {key: value for key, value in resolved.items() if key not in elsewhere} | {"source": source, "network": network}
 
 
 def identify(cfg: DictConfig) -> dict:

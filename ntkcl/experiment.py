@@ -224,7 +224,10 @@ def run(
     form = _form(stream, loss, optimizer, training, method, form) if anchors else "linearised"
     if "infinite" in anchors:
         if limit is None:
-            raise ValueError("forecast.anchors: infinite is for networks whose kernel of infinite width is known; expected network=mlp")
+            raise ValueError(
+                "forecast.anchors: infinite is for networks whose kernel of infinite width is known; expected network=mlp with "
+                "network.parametrization=ntk"
+            )
         if form not in ("closed", "simulated"):
             raise ValueError(f"forecast.anchors: infinite has no parameters for form={form} to follow; expected closed or simulated")
     begun = begin(key, stream, network, loss, optimizer, training, method, effort, kernel)
@@ -387,21 +390,26 @@ def _plan(setting, theta, training, meter) -> Plan:
     # Of a learning rate that may exceed it nobody asks, and on many samples it takes longer than training.
     asked = training.learning_rate is None or not training.allow_unstable
     limit = predict.limit(setting, theta) if asked else float("nan")
-    return Plan(rate(training, limit), float(limit), meter.read())
+    return Plan(rate(training, limit, setting.network.rate_scale), float(limit), meter.read())
 
 
-def rate(training: Training, limit: float) -> float:
-    """The learning rate at this stability limit; ValueError where there is none to take a fraction of, or it is over the limit."""
+def rate(training: Training, limit: float, scale: float = 1.0) -> float:
+    """The learning rate at this stability limit; ValueError where there is none to take a fraction of, or it is over the limit.
+
+    A given rate is multiplied by `scale`, the network's `rate_scale`. A fraction is not: the limit has that factor in it already.
+    """
     given, fraction = training.learning_rate, training.learning_rate_fraction
     if given is None and not np.isfinite(limit):
         raise ValueError(
             "training.learning_rate=null: this optimizer has no stability limit to take a fraction of; give a learning rate"
         )
-    rate = given if given is not None else limit * fraction  # type: ignore[operator]  # `check` has seen that one is given
+    if given is not None and scale != 1 and not np.isfinite(limit):
+        raise ValueError("network.parametrization=mup: how the learning rate scales is known for optimizer=sgd; expected that, or ntk")
+    rate = given * scale if given is not None else limit * fraction  # type: ignore[operator]  # `check` has seen that one is given
     if rate > limit and not training.allow_unstable:
         name, value = ("learning_rate", given) if given is not None else ("learning_rate_fraction", fraction)
         raise ValueError(
             f"training.{name}={value:g}: the learning rate {rate:.6g} exceeds the stability limit {limit:.6g} of the kernel at "
-            f"initialisation; use at most {limit if given is not None else 1}, or training.allow_unstable=true"
+            f"initialisation; use at most {limit / scale if given is not None else 1}, or training.allow_unstable=true"
         )
     return float(rate)

@@ -66,7 +66,8 @@ class Network(NamedTuple):
 
     `init(key, x) -> theta` for one input x; `apply(theta, x) -> [c]`; `taps`, what the structured kernel reads, or None for a model
     that only offers the first two; `centred`, whether f - f_0 is trained and forecast in place of f; `batched(theta, x) -> [n, c]`,
-    where the model was written for batches, so that kernels can see whether its samples interact.
+    where the model was written for batches, so that kernels can see whether its samples interact; `rate_scale`, what a learning rate
+    given as a number is multiplied by (gamma^2 in the parametrization mup, see `ntkcl.networks.parametrization`).
     """
 
     init: Callable[[Key, Any], Params] | None
@@ -74,6 +75,7 @@ class Network(NamedTuple):
     taps: Taps | None = None
     centred: bool = False
     batched: Callable[[Params, Any], Float[Array, "n c"]] | None = None
+    rate_scale: float = 1.0
 
 
 class Loss(NamedTuple):

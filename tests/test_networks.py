@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from ntkcl import networks
 
@@ -52,3 +53,34 @@ def test_images_are_flattened_and_the_output_scaled():
 def test_bad_settings_are_named(setting, value):
     with pytest.raises(ValueError, match=f"network.{setting}={value}"):
         networks.mlp(**(dict(outputs=2) | {setting: value}))
+
+
+def test_standard_layers_of_torch_begin_uniform_within_one_over_root_fan_in_and_have_biases():
+    theta = networks.mlp(outputs=3, width=400, depth=2, parametrization="standard", init="torch").init(jax.random.key(0), jnp.ones(50))
+    for layer, n in {"hidden_0": 50, "hidden_1": 400, "readout": 400}.items():
+        for leaf in ("kernel", "bias"):
+            w = np.asarray(theta[layer][leaf]) * n**0.5
+            assert abs(w).max() <= 1 + 1e-6  # rounding of float32
+        w = np.asarray(theta[layer]["kernel"]) * n**0.5
+        assert w.min() < -0.98 and w.max() > 0.98 and np.mean(w) == pytest.approx(0, abs=0.06)
+        assert np.std(w) == pytest.approx(3**-0.5, rel=0.05)
+    assert np.std(np.asarray(theta["hidden_0"]["bias"])) * 50**0.5 == pytest.approx(3**-0.5, rel=0.1)
+
+
+def test_standard_layers_of_flax_begin_as_flax_begins_them():
+    x = jnp.ones(50)
+    theta = networks.mlp(outputs=3, width=400, parametrization="standard", init="flax").init(jax.random.key(0), x)
+    theirs = nn.Dense(400, name="hidden_0").init(jax.random.key(7), x)["params"]
+    assert not theta["hidden_0"]["bias"].any() and not theirs["bias"].any()
+    ours, theirs = (np.sort(np.ravel(a)) for a in (theta["hidden_0"]["kernel"], theirs["kernel"]))
+    np.testing.assert_allclose(ours[::100], theirs[::100], atol=0.02)  # the same quantiles, the largest included
+    assert ours[-1] == pytest.approx(theirs[-1], rel=0.01)
+
+
+def test_the_standard_layer_adds_up_as_torch_does():
+    x = jax.random.normal(jax.random.key(1), (5,))
+    for init in ("torch", "flax"):
+        network = networks.mlp(outputs=2, width=8, parametrization="standard", init=init)
+        theta = jax.tree.map(lambda a: a + 0.1, network.init(jax.random.key(0), x))
+        W0, b0, W1, b1 = (theta[layer][leaf] for layer in ("hidden_0", "readout") for leaf in ("kernel", "bias"))
+        np.testing.assert_allclose(network.apply(theta, x), jax.nn.relu(x @ W0 + b0) @ W1 + b1, rtol=1e-12)

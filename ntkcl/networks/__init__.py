@@ -1,12 +1,19 @@
-"""Flax linen modules in NTK parametrization, and the one door to Flax.
+"""Flax linen modules in NTK, standard and muP parametrization, and the one door to Flax.
 
 Outside this folder everything sees `Network(init, apply, taps)`. A model from anywhere else works on the generic path: any
 `apply(theta, x) -> [c]` for one x can be given to `ntkcl.kernels.contraction`.
 """
 
-from ntkcl.networks.layers import Dense
+from ntkcl.networks.cnn import CNN, cnn
+from ntkcl.networks.layers import Conv, Dense
+from ntkcl.networks.lenet import LeNet, lenet
 from ntkcl.networks.linearised import linearised
 from ntkcl.networks.linen import centred, network, taps
 from ntkcl.networks.mlp import MLP, mlp
+from ntkcl.networks.resnet import ResNet, resnet
+from ntkcl.networks.vit import ViT, vit
 
-__all__ = ["MLP", "Dense", "centred", "linearised", "mlp", "network", "taps"]
+__all__ = [
+    "CNN", "MLP", "Conv", "Dense", "LeNet", "ResNet", "ViT",
+    "centred", "cnn", "lenet", "linearised", "mlp", "network", "resnet", "taps", "vit",
+]  # fmt: skip

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ntkcl.networks.layers import Dense
+from ntkcl.networks.layers import Conv, Dense, scaled
 
 # Fields through which a user replaces the arithmetic of a Flax layer; set, they make it something we cannot know.
 REPLACED = {"dot_general", "dot_general_cls", "conv_general_dilated", "conv_general_dilated_cls", "promote_dtype", "mask"}
@@ -34,7 +34,13 @@ def _plain(module):
 
 
 def _ours(module, x):
-    return module.features_of(x).reshape(-1, 1, x.shape[-1] + bool(module.b_std))
+    phi = scaled(module.layers, x)
+    return phi.reshape(-1, 1, phi.shape[-1])
+
+
+def _our_conv(module, x):
+    k = module.kernel_size
+    return scaled(module.layers, _conv(nn.Conv(module.features, (k, k), module.strides, module.padding, parent=None), x))
 
 
 def _dense(module, x):
@@ -78,4 +84,4 @@ def _conv(module, x):
     return jnp.concatenate([patch(offset) for offset in product(*map(range, size))], axis=-1)
 
 
-RULES = {Dense: _ours, nn.Dense: _dense, nn.DenseGeneral: _dense_general, nn.Conv: _conv}
+RULES = {Dense: _ours, Conv: _our_conv, nn.Dense: _dense, nn.DenseGeneral: _dense_general, nn.Conv: _conv}

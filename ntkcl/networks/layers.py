@@ -1,30 +1,80 @@
-"""Layers in NTK parametrization (Jacot, Gabriel, Hongler 2018)."""
+"""Layers in the parametrizations of `ntkcl.networks.parametrization`."""
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from ntkcl.networks.parametrization import Layers, terms
+
+ACTIVATIONS = {"relu": jax.nn.relu, "erf": jax.lax.erf, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
 
 
 class Dense(nn.Module):
     """z = w_std/sqrt(n) x W + b_std b with W, b ~ N(0, 1) and n the size of x; no bias parameter where b_std = 0.
 
-    The factor 1/sqrt(n) stands in the forward pass and only there: the initialiser must not hold it a second time.
+    The factor 1/sqrt(n) stands in the forward pass and only there: the initialiser must not hold it a second time. That is the
+    parametrization `ntk`; with other `layers` the terms are those of their row in the table of `ntkcl.networks.parametrization`.
     """
 
     features: int
-    w_std: float = 1.0
-    b_std: float = 0.0
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, x):
-        normal = nn.initializers.normal(1.0)
         n = x.shape[-1]
-        kernel = self.param("kernel", normal, (n, self.features), x.dtype)
-        z = jnp.dot(x, kernel) * (self.w_std / n**0.5)
-        if self.b_std:
-            z = z + self.b_std * self.param("bias", normal, (self.features,), x.dtype)
-        return z
+        factor, shift, kernel, bias = terms(self.layers, n)
+        z = jnp.dot(x, self.param("kernel", kernel, (n, self.features), x.dtype)) * factor
+        return _shifted(z, shift, self, bias)
 
-    def features_of(self, x):
-        """phi [..., n + 1 or n], what the leaves multiply: z = phi . [kernel; bias], so dz/d[kernel; bias] = phi (x) I."""
-        phi = x * (self.w_std / x.shape[-1] ** 0.5)
-        return jnp.concatenate([phi, jnp.full_like(phi[..., :1], self.b_std)], axis=-1) if self.b_std else phi
+
+class Conv(nn.Module):
+    """The `Dense` layer of each k x k window of an image [h, w, c], of fan-in n = k^2 c: the fan-in counts the padding.
+
+    `padding`: SAME (zeros, ceil(h / s) rows come out) or VALID. `conv_general_dilated` takes the place of JAX's own.
+    """
+
+    features: int
+    kernel_size: int = 3
+    strides: int = 1
+    padding: str = "SAME"
+    layers: Layers = Layers()
+    conv_general_dilated: Callable[..., Any] | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        k, c = self.kernel_size, x.shape[-1]
+        factor, shift, kernel, bias = terms(self.layers, k * k * c)
+        z = (self.conv_general_dilated or jax.lax.conv_general_dilated)(
+            x[None],
+            self.param("kernel", kernel, (k, k, c, self.features), x.dtype),
+            (self.strides, self.strides),
+            self.padding,
+            lhs_dilation=(1, 1),
+            rhs_dilation=(1, 1),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )[0]
+        return _shifted(z * factor, shift, self, bias)
+
+
+def scaled(layers, x):
+    """phi [..., n + 1 or n], what the leaves of a layer multiply, from its inputs (or windows) x [..., n]: z = phi . [kernel; bias]."""
+    factor, shift, *_ = terms(layers, x.shape[-1])
+    phi = x * factor
+    return jnp.concatenate([phi, jnp.full_like(phi[..., :1], shift)], axis=-1) if shift else phi
+
+
+def _shifted(z, shift, layer, init):
+    if not shift:
+        return z
+    b = layer.param("bias", init, z.shape[-1:], z.dtype)
+    return z + shift * b.reshape((1,) * (z.ndim - 1) + b.shape)
+
+
+def image(x):
+    """One image [h, w, c], of one channel where it comes as [h, w]; ValueError for anything else."""
+    if x.ndim not in (2, 3) or 0 in x.shape:
+        raise ValueError(f"network: an input has shape {x.shape}; expected one image [h, w] or [h, w, c], or network=mlp")
+    return x if x.ndim == 3 else x[..., None]

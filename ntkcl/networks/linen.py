@@ -9,16 +9,20 @@ from flax import linen as nn
 
 from ntkcl.networks import strided
 from ntkcl.networks.affine import features
+from ntkcl.networks.layers import Conv
 from ntkcl.types import Apply, Network, Params, Survey, Taps
 
 
-def network(module: nn.Module, *, constants: dict | None = None, batched: bool = False, centred: bool = False) -> Network:
+def network(
+    module: nn.Module, *, constants: dict | None = None, batched: bool = False, centred: bool = False, rate_scale: float = 1.0
+) -> Network:
     """The `Network` of any linen module.
 
     Arguments:
       module: maps one input to [c] outputs or, with `batched=True`, inputs [n, ...] to [n, c].
       constants: collections beside "params" that the module reads, such as {"batch_stats": ...}; they are not trained.
       centred: train and forecast f - f_0.
+      rate_scale: what a learning rate given as a number is multiplied by.
 
     Raises ValueError, when it is first applied, for a module that writes collections (batch norm in training mode) or reads
     collections that `constants` lacks.
@@ -47,7 +51,7 @@ def network(module: nn.Module, *, constants: dict | None = None, batched: bool =
     def apply(theta, x):
         return on_module(theta, x[None])[0] if batched else on_module(theta, x)
 
-    return Network(init, apply, taps(apply), centred, on_module if batched else None)
+    return Network(init, apply, taps(apply), centred, on_module if batched else None, rate_scale)
 
 
 def taps(apply: Apply) -> Taps:
@@ -100,7 +104,7 @@ def taps(apply: Apply) -> Taps:
         def on_call(module, call, args, kwargs, phi):
             if module.path not in layers:
                 return call(*args, **kwargs)
-            if type(module) is nn.Conv:
+            if type(module) in (nn.Conv, Conv):
                 unstrided = module.clone(parent=None, conv_general_dilated=strided.convolution)
                 call = partial(unstrided.apply, {"params": _layer(theta, module.path)})
             z = call(*args, **kwargs)

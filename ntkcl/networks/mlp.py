@@ -1,15 +1,13 @@
-"""The multilayer perceptron in NTK parametrization."""
+"""The multilayer perceptron."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ntkcl.networks.layers import Dense
+from ntkcl.networks.layers import ACTIVATIONS, Dense
 from ntkcl.networks.linen import network
-from ntkcl.settings import finite, flag, one_of, whole
+from ntkcl.networks.parametrization import Layers, scales
+from ntkcl.settings import flag, one_of, whole
 from ntkcl.types import Network
-
-ACTIVATIONS = {"relu": jax.nn.relu, "erf": jax.lax.erf, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
 
 
 class MLP(nn.Module):
@@ -19,17 +17,16 @@ class MLP(nn.Module):
     width: int
     depth: int
     activation: str
-    w_std: float
-    b_std: float
+    layers: Layers
     output_scale: float
 
     @nn.compact
     def __call__(self, x):
         x = jnp.ravel(x)
         for layer in range(self.depth):
-            z = Dense(self.width, self.w_std, self.b_std, name=f"hidden_{layer}")(x)
+            z = Dense(self.width, self.layers, name=f"hidden_{layer}")(x)
             x = ACTIVATIONS[self.activation](z)
-        return self.output_scale * Dense(self.outputs, self.w_std, self.b_std, name="readout")(x)
+        return self.output_scale * Dense(self.outputs, self.layers, name="readout")(x)
 
 
 def mlp(
@@ -40,6 +37,9 @@ def mlp(
     activation: str = "relu",
     w_std: float = 1.0,
     b_std: float = 0.0,
+    parametrization: str = "ntk",
+    init: str = "normal",
+    gamma0: float = 1.0,
     output_scale: float = 1.0,
     centred: bool = True,
 ) -> Network:
@@ -50,19 +50,24 @@ def mlp(
       width, depth: units of each hidden layer, number of hidden layers (L = depth + 1).
       activation: relu, erf, tanh or gelu (the tanh approximation).
       w_std, b_std: the factors sigma_w and beta of theory and of neural-tangents; b_std = 0 leaves the biases out.
+      parametrization, init, gamma0: ntk (as above), standard (z^{l+1} = W^l x^l + b^l, drawn as `init` says: normal, torch or flax) or
+        mup (f divided by gamma0 sqrt(width/64)); see `ntkcl.networks.parametrization`.
       output_scale: alpha of Chizat, Oyallon, Bach 2019; large is lazy.
       centred: train and forecast f - f_0, which starts at zero.
 
-    Raises ValueError for sizes below 1, scales that are not finite and positive, an unknown activation.
+    Raises ValueError for sizes below 1, scales that are not finite and positive, an unknown activation or parametrization, and for
+    settings that the parametrization has no use for.
     Source: Jacot, Gabriel, Hongler 2018, section 2.
     """
+    scaled = scales(
+        width=width, w_std=w_std, b_std=b_std, parametrization=parametrization, init=init, gamma0=gamma0, output_scale=output_scale
+    )
     module = MLP(
         whole("network.outputs", outputs),
         whole("network.width", width),
         whole("network.depth", depth),
         one_of("network.activation", activation, ACTIVATIONS),
-        finite("network.w_std", w_std, above=0.0),
-        finite("network.b_std", b_std, least=0.0),
-        finite("network.output_scale", output_scale, above=0.0),
+        scaled.layers,
+        scaled.output,
     )
-    return network(module, centred=flag("network.centred", centred))
+    return network(module, centred=flag("network.centred", centred), rate_scale=scaled.rate)

@@ -94,4 +94,5 @@ def learning_rates(begun: Begun, ground: Ground, training: Training, *, fraction
 
 def stable(begun: Begun, ground: Ground, training: Training) -> Setting:
     """The setting at the learning rate that a run with it would take."""
-    return begun.setting.at(rate(training, min(predict.limits(begun.setting, begun.theta, ground.tangent, ground.prepare))))
+    limit = min(predict.limits(begun.setting, begun.theta, ground.tangent, ground.prepare))
+    return begun.setting.at(rate(training, limit, begun.setting.network.rate_scale))
