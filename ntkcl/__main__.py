@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ntkcl import console, experiment, figures, jobs, kernels, methods, predict, record, results, settings, tracking
+from ntkcl import checkpoints, console, experiment, figures, jobs, kernels, methods, predict, record, results, settings, tracking
 from ntkcl.meter import Meter
 from ntkcl.settings import one_of, text
 
@@ -33,7 +34,7 @@ CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"
 
 METHODS = tuple(methods.__all__)
 KEYS = (
-    "source", "stream", "network", "loss", "method", "optimizer", "training", "kernel", "forecast",
+    "source", "stream", "network", "loss", "method", "optimizer", "training", "kernel", "checkpoints", "forecast",
     "job", "plan", "experiment_name", "seed", "precision", "results_dir", "tracking",
 )  # fmt: skip
 YOUNGER = {"parametrization": "ntk", "init": "normal", "gamma0": 1.0}  # settings of networks that runs once had no other value of
@@ -95,7 +96,11 @@ def _run(cfg, folder, config, identity):
     terminal, meter = console.terminal(), Meter()
     named = build(cfg)
     stream, loss = named["stream"], named["loss"]
-    events = experiment.run(**named, anchors=list(cfg.forecast.anchors), form=cfg.forecast.form, limit=limit_of(cfg))
+    kept, keeper = Path(cfg.results_dir) / "checkpoints" / cfg.experiment_name / identity["id"], None
+    if cfg.checkpoints.every is not None:
+        keeper = checkpoints.keeper(kept, identity["id"], cfg.checkpoints.every, console.told(terminal))
+    asked = dict(anchors=list(cfg.forecast.anchors), form=cfg.forecast.form, limit=limit_of(cfg))
+    events = experiment.run(**named, **asked, keeper=keeper)
     setup = meter.read()
     with results.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):  # divergence is data
         told = record.gather(console.progress(events, list(cfg.forecast.anchors), len(stream), terminal), stream)
@@ -105,6 +110,7 @@ def _run(cfg, folder, config, identity):
         labels = _labels(cfg, identity)
         table, inside = (made(told, stream, loss, labels) for made in (results.rows, results.within))
         results.write(stage, config, summary, table, results.arrays(told, stream), inside)
+    shutil.rmtree(kept, ignore_errors=True)  # the results are there
     console.show(summary, terminal)
     terminal.print(f"[dim]{summary['status']} in {summary['seconds']['total']:.1f} s ->[/dim] {folder}", soft_wrap=True)
     with tracking.opened(folder, **_tracked(cfg, identity)) as remote:
@@ -158,9 +164,11 @@ def check(cfg: DictConfig) -> None:
     if text("experiment_name", cfg.experiment_name) != Path(cfg.experiment_name).name or cfg.experiment_name.startswith("."):
         raise ValueError(f"experiment_name={cfg.experiment_name}: expected a plain name without slashes, not beginning with a dot")
     settings.seed("seed", cfg.seed)
-    for group in ("kernel", "forecast", "tracking"):
+    for group in ("kernel", "checkpoints", "forecast", "tracking"):
         if not OmegaConf.is_dict(cfg[group]):
             raise ValueError(f"{group}={cfg[group]}: expected the settings of that group")
+    if cfg.checkpoints.every is not None:
+        settings.whole("checkpoints.every", cfg.checkpoints.every)
     text("tracking.project", cfg.tracking.project)
     if cfg.tracking.entity is not None:
         text("tracking.entity", cfg.tracking.entity)
@@ -217,7 +225,7 @@ def coordinates(cfg: DictConfig) -> dict:
     resolved = dict(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
     source = {key: value for key, value in resolved["source"].items() if key not in ("data_dir", "download")}
     network = {key: value for key, value in resolved["network"].items() if key not in YOUNGER or value != YOUNGER[key]}
-    elsewhere = ("results_dir", "tracking", "kernel", *(("job", "plan") if cfg.job == "run" else ()))
+    elsewhere = ("results_dir", "tracking", "kernel", "checkpoints", *(("job", "plan") if cfg.job == "run" else ()))
     return {key: value for key, value in resolved.items() if key not in elsewhere} | {"source": source, "network": network}
 
 

@@ -11,6 +11,7 @@ done to the data or the trainer afterwards can reach it. So is a `Baselines`, wh
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -202,6 +203,7 @@ def run(
     effort: Effort = EFFORT,
     kernel: Callable[[Network], Callable[..., np.ndarray]] = kernels.empirical,
     limit: Callable[..., Any] | None = None,
+    keeper: Any = None,
 ) -> Iterator[Plan | Forecast | Baselines | Evaluation | Measurement]:
     """Yields the plan, the untrained measurement, the infinite and the init forecast and the baselines, then for each task its boundary
     forecast, measurement and path. No baselines without an anchor.
@@ -216,6 +218,7 @@ def run(
       kernel: from the network to its `kernel_fn(theta, x1, x2=None)`, such as `kernels.empirical` with settings of one's own.
       limit: `limit(x1, x2) -> [n1, n2]`, what one output's kernel tends to as this network gets wider, for the anchor "infinite", such
         as `kernels.infinite(...).ntk`. What a method asks for beside the kernel is then still of the network as it is.
+      keeper: where trainings that a run before this one has done are kept, see `ntkcl.checkpoints`; None keeps nothing.
     After a measurement that diverged nothing more is trained and the generator ends.
     Raises ValueError at the call for bad settings and data, and before the first event where the learning rate exceeds the
     stability limit and that is not allowed.
@@ -231,7 +234,11 @@ def run(
         if form not in ("closed", "simulated"):
             raise ValueError(f"forecast.anchors: infinite has no parameters for form={form} to follow; expected closed or simulated")
     begun = begin(key, stream, network, loss, optimizer, training, method, effort, kernel)
-    return _story(begun, training, anchors, predict.FORMS[form], limit)
+    if keeper is not None and training.evaluate_every is not None:
+        raise ValueError(
+            f"training.evaluate_every={training.evaluate_every}: checkpoints keep no curves; expected null, or checkpoints.every=null"
+        )
+    return _story(begun, training, anchors, predict.FORMS[form], limit, keeper)
 
 
 class Begun(NamedTuple):
@@ -291,7 +298,7 @@ def _form(stream, loss, optimizer, training, method, form) -> str:
     return predict.form_of(form, loss, optimizer, method, full, block / MIB)
 
 
-def _story(begun, training, anchors, foretell, limit):
+def _story(begun, training, anchors, foretell, limit, keeper):
     setting, theta, outputs, born = begun
     stream, loss, meter = setting.stream, setting.loss, Meter()
     plan = _plan(setting, theta, training, meter)
@@ -318,9 +325,12 @@ def _story(begun, training, anchors, foretell, limit):
         if "boundary" in anchors:
             yield _foretold("boundary", setting, here, foretell(setting, here, 1), outputs, meter)
         cost, apply = Cost(0.0, 0.0), setting.network.apply
-        for fitted in predict.walk(setting, t, apply, here.theta, here.memory, here.optimizer, training.evaluate_every):
+        every, resume = (keeper.every, partial(keeper.load, t)) if keeper else (training.evaluate_every, None)
+        for fitted in predict.walk(setting, t, apply, here.theta, here.memory, here.optimizer, every, resume):
+            if keeper:
+                keeper.save(t, fitted)
             cost = cost.plus(meter.read())
-            if fitted.step < setting.steps:
+            if fitted.step < setting.steps and not keeper:
                 yield Evaluation(t, fitted.step, outputs(fitted.theta), meter.read())
         memory = predict.consolidated(setting, t, apply, fitted)
         losses, cost = np.asarray(fitted.losses), cost.plus(meter.read())

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 import wandb
 
 from ntkcl.record import Record
@@ -54,8 +53,11 @@ def opened(
         raise ValueError(f"tracking.mode={mode}: {error}; {remedy}; the run's own files are complete in {folder}") from error
 
 
-def log(run, record: Record, summary: dict, inside: pd.DataFrame | None, figures: Mapping[str, Path]) -> None:
-    """One training run: history by task and by step, R matrices as tables, figures by name, the summary, its nesting as slashes."""
+def log(run, record: Record, summary: dict, inside, figures: Mapping[str, Path]) -> None:
+    """One training run: history by task and by step, R matrices as tables, figures by name, the summary, its nesting as slashes.
+
+    `inside`: what `results.within` tells, or None.
+    """
     if run is None:
         return
     _declare_axes(run)

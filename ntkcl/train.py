@@ -68,11 +68,13 @@ def walk(
 
     A method puts its objective, made of that loss and its memory, in the loss's place, projects the gradients, and may observe each
     step. Which batches are drawn, and the result, do not depend on `every`.
-    `so_far`: one of the things yielded earlier, to go on from.
+    `so_far`: one of the things yielded earlier, to go on from; at the end already, it is yielded again.
     Divergence is data: losses and parameters that are not finite are returned as they are.
     """
     order = None if batch_size is None else batches(key, dataset.x.shape[0], batch_size, steps)
     at = Fit(0, state, jnp.zeros(0, jax.tree.leaves(state.theta)[0].dtype)) if so_far is None else so_far
+    if at.step >= steps:
+        yield at
     while at.step < steps:
         count = min(every or steps, steps - at.step)
         drawn = None if order is None else order[at.step : at.step + count]

@@ -11,7 +11,7 @@ FLOORS = [
     {"predict"},
     {"experiment"},
     {"record"},
-    {"results", "tracking", "figures", "planning"},
+    {"results", "tracking", "figures", "planning", "checkpoints"},
     {"console", "jobs"},
     {"__main__"},
 ]
@@ -34,6 +34,7 @@ DOORS = {
     "filelock": {"kernels"},
     "psutil": {"kernels"},
     "rich": {"console"},
+    "orbax": {"checkpoints"},
 }
 
 

@@ -127,13 +127,17 @@ def order(setting: Setting, t: int):
     return train.batches(_key(setting, t), len(setting.tasks[t].inputs), setting.batch_size, setting.steps)
 
 
-def walk(setting: Setting, t: int, apply, theta, memory, optimizer=None, every=None) -> Iterator[train.Fit]:
-    """Task t trained, the network itself or a linearised one, as `train.walk`; the optimizer at rest, or as `optimizer`."""
+def walk(setting: Setting, t: int, apply, theta, memory, optimizer=None, every=None, resume=None) -> Iterator[train.Fit]:
+    """Task t trained, the network itself or a linearised one, as `train.walk`; the optimizer at rest, or as `optimizer`.
+
+    `resume(state)` tells how far training from this state has come before, or None.
+    """
     task = setting.stream[t]
     state = train.start(theta, setting.transform, setting.method.begin(memory, apply, theta, task))
+    state = state if optimizer is None else state._replace(optimizer=optimizer)
     yield from train.walk(
         _key(setting, t),
-        state if optimizer is None else state._replace(optimizer=optimizer),
+        state,
         task.train,
         task.head,
         apply=apply,
@@ -143,6 +147,7 @@ def walk(setting: Setting, t: int, apply, theta, memory, optimizer=None, every=N
         batch_size=setting.batch_size,
         method=setting.method,
         every=every,
+        so_far=None if resume is None else resume(state),
     )
 
 

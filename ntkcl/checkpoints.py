@@ -1,0 +1,134 @@
+"""Training that survives being killed: where it stands, on disk, every k steps and at every task's end. The one door to orbax.
+
+A run that is started again tells its story again from the beginning, and takes from here the trainings that it has already done:
+forecasts and measurements follow from the parameters, bit for bit. A checkpoint is written beside its place, with a list of its
+files and their SHA-256 sums, and then moved there, so that one that exists is whole; one that does not agree with its list is left
+aside, and the one before it is taken.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from ntkcl.train import Fit, State
+
+LIST = "files.json"
+KEPT = 2  # of one task: the newest, and one to fall back on
+
+
+class Keeper(NamedTuple):
+    """`load(task, state) -> Fit or None`, the newest that is whole, shaped as the `state` that training starts from;
+    `save(task, fit)`; `every` so many steps."""
+
+    load: Callable[[int, State], Fit | None]
+    save: Callable[[int, Fit], None]
+    every: int
+
+
+def keeper(folder: Path, run: str, every: int, say: Callable[[str], None]) -> Keeper:
+    """Checkpoints of the run whose identity is `run` in a folder of its own.
+
+    Arguments:
+      say: is told what was found and what could not be used.
+    Raises ValueError for a folder that holds checkpoints of another run, and where it cannot be written: training then stops, with all
+    that was written before in its place.
+    """
+
+    def load(task, state):
+        for path in sorted(folder.glob(f"task{task:04d}-step*"), reverse=True):
+            told = _listed(path)
+            if told is None:
+                say(f"checkpoint {path} is damaged; falling back on the one before it")
+                continue
+            if told["run"] != run:
+                raise ValueError(f"checkpoints: {path} belongs to another run; move {folder} away")
+            like = Fit(0, state, jax.ShapeDtypeStruct((told["losses"],), told["dtype"]))
+            if told["shapes"] != _shapes(like):
+                say(f"checkpoint {path} was written by a program that remembered other things; left aside")
+                continue
+            say(f"task {task}: going on from step {told['step']}")
+            return _read(path / "state", like)._replace(step=told["step"])
+        return None
+
+    def save(task, fit):
+        place = folder / f"task{task:04d}-step{fit.step:09d}"
+        if _listed(place) is not None:  # it was read from there
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stage = Path(tempfile.mkdtemp(prefix=".stage-", dir=folder))
+            _write(stage / "state", fit)
+            facts = dict(run=run, step=fit.step, losses=len(fit.losses), dtype=str(fit.losses.dtype), shapes=_shapes(fit))
+            (stage / LIST).write_text(json.dumps(facts | {"files": _sums(stage)}))
+            shutil.rmtree(place, ignore_errors=True)  # of a damaged one
+            stage.replace(place)
+        except OSError as error:
+            raise ValueError(
+                f"checkpoints: {folder} cannot be written ({error.strerror}); what was saved before is whole, the same command goes on "
+                "from there once there is room"
+            ) from error
+        for old in [*sorted(folder.glob(f"task{task:04d}-step*"))[:-KEPT], *folder.glob(".stage-*")]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    return Keeper(load, save, every)
+
+
+def _listed(path: Path) -> dict | None:
+    """What was written with a checkpoint, or None where its files are not those listed."""
+    try:
+        told = json.loads((path / LIST).read_text())
+        return told if told["files"] == _sums(path) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _sums(path: Path) -> dict[str, str]:
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != LIST)
+    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _leaves(fit) -> dict:
+    """Arrays by their place in the flattened tree; orbax takes none without entries, and of keys their numbers."""
+    return {str(k): leaf for k, leaf in enumerate(jax.tree.leaves((fit.state, fit.losses)))}
+
+
+def _is_key(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _shapes(fit) -> list:
+    return [[list(leaf.shape), str(leaf.dtype)] for leaf in map(_array, _leaves(fit).values())]
+
+
+def _array(leaf):
+    return leaf if hasattr(leaf, "shape") else jnp.asarray(leaf)
+
+
+def _write(path, fit) -> None:
+    leaves = {k: jax.random.key_data(leaf) if _is_key(leaf) else leaf for k, leaf in _leaves(fit).items() if leaf.size}
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(path.absolute(), leaves)
+
+
+def _read(path, like) -> Fit:
+    leaves = _leaves(like)
+    numbers = {k: jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf for k, leaf in leaves.items() if leaf.size}
+    wanted = {k: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for k, leaf in numbers.items()}
+    with ocp.StandardCheckpointer() as reader:
+        read = reader.restore(path.absolute(), wanted)
+
+    def back(k, leaf):
+        if not leaf.size:
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        return jax.random.wrap_key_data(read[k], impl=jax.random.key_impl(leaf)) if _is_key(leaf) else read[k]
+
+    tree = jax.tree.structure((like.state, like.losses))
+    return Fit(0, *jax.tree.unflatten(tree, [back(k, leaf) for k, leaf in leaves.items()]))

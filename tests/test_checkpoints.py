@@ -1,0 +1,134 @@
+"""A training that is stopped anywhere and started again ends with the same bits."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import linear, quadratic_features, random_stream
+
+from ntkcl import checkpoints, experiment, losses, methods, optimizers, record
+from ntkcl.experiment import Training
+from ntkcl.types import Method
+
+STREAM = random_stream(jax.random.key(5), [6, 6])
+LINEAR = linear(quadratic_features, 2)
+TRAINING = Training(steps=12, batch_size=2, optimizer_state="carry")
+
+
+def counting() -> Method:
+    """Remembers a key, a count and an array without entries, and adds to each step's loss what the key drew."""
+
+    def observe(memory, apply, theta, batch, head, gradient, update):
+        key, seen, nothing = memory
+        return jax.random.split(key)[0], seen + len(batch.x), nothing
+
+    def objective(memory, apply, loss, theta, batch, head, task_loss):
+        return task_loss * (1 + 0.1 * jax.random.normal(memory[0]))
+
+    begun = (jax.random.key(3), jnp.zeros((), jnp.int32), jnp.zeros((0, 2)))
+    return methods.naive()._replace(plain=False, begin=lambda memory, *_: memory or begun, objective=objective, observe=observe)
+
+
+METHOD = counting()
+
+
+def run(keeper=None):
+    arguments = jax.random.key(0), STREAM, LINEAR, losses.squared_error(), optimizers.sgd(momentum=0.5), TRAINING
+    return record.gather(experiment.run(*arguments, method=METHOD, anchors=(), keeper=keeper), STREAM)
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return run()
+
+
+class Killed(Exception):
+    pass
+
+
+def dying(keeper, saves):
+    """A keeper that dies after so many saves."""
+    left = [saves]
+
+    def save(task, fit):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        keeper.save(task, fit)
+
+    return keeper._replace(save=save)
+
+
+def same(a, b):
+    np.testing.assert_array_equal(a.measured, b.measured)
+    np.testing.assert_array_equal(a.losses, b.losses)
+
+
+@pytest.mark.parametrize("saves", [0, 1, 3, 4, 5])
+def test_a_run_that_dies_and_goes_on_ends_with_the_same_bits(undisturbed, tmp_path, saves):
+    told = []
+    keeper = checkpoints.keeper(tmp_path / "kept", "abc", 5, told.append)
+    with pytest.raises(Killed):
+        run(dying(keeper, saves))
+    assert not told
+    same(run(keeper), undisturbed)
+    assert told == [f"task {t}: going on from step {step}" for t, step in goes_on(saves)]
+
+
+def goes_on(saves):
+    """Where each task is found, its states being kept after 5, 10 and 12 steps."""
+    steps = (5, 10, 12)
+    return [(t, steps[min(saves - 3 * t, 3) - 1]) for t in range(2) if saves > 3 * t]
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(undisturbed, tmp_path):
+    told = []
+    keeper = checkpoints.keeper(tmp_path, "abc", 5, told.append)
+    with pytest.raises(Killed):
+        run(dying(keeper, 2))
+    newest = max(tmp_path.glob("task*"))
+    largest = max((file for file in newest.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1] + b"?")
+    same(run(keeper), undisturbed)
+    assert told == [f"checkpoint {newest} is damaged; falling back on the one before it", "task 0: going on from step 5"]
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path):
+    with pytest.raises(Killed):
+        run(dying(checkpoints.keeper(tmp_path, "abc", 5, print), 1))
+    with pytest.raises(ValueError, match="belongs to another run"):
+        run(checkpoints.keeper(tmp_path, "def", 5, print))
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(undisturbed, tmp_path, monkeypatch):
+    keeper = checkpoints.keeper(tmp_path, "abc", 5, print)
+    with pytest.raises(Killed):
+        run(dying(keeper, 1))
+    (before,) = tmp_path.glob("task*")
+
+    def full(path, fit):
+        path.mkdir()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "_write", full)
+        with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\)"):
+            run(keeper)
+    assert before.exists()
+    same(run(keeper), undisturbed)
+    assert not list(tmp_path.glob(".stage-*"))
+
+
+def test_what_an_older_program_remembered_otherwise_is_left_aside(undisturbed, tmp_path):
+    told = []
+    keeper = checkpoints.keeper(tmp_path, "abc", 5, told.append)
+    with pytest.raises(Killed):
+        run(dying(keeper, 1))
+    (kept,) = tmp_path.glob("task*")
+    text = (kept / checkpoints.LIST).read_text()
+    (kept / checkpoints.LIST).write_text(text.replace('"uint32"', '"uint8"').replace('"key<fry>"', '"uint8"'))
+    same(run(keeper), undisturbed)
+    assert told == [f"checkpoint {kept} was written by a program that remembered other things; left aside"]
+    shutil.rmtree(tmp_path)
