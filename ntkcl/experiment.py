@@ -258,12 +258,13 @@ def _story(begun, training, anchors, foretell, limit):
     here, energies = predict.Anchor(theta, (), (jnp.asarray(f),)), None
     walked = predict.path(setting)
     if "infinite" in anchors:
-        outcomes = foretell(setting._replace(kernel_fn=wide(limit, f.shape[1])), here, len(stream))
-        yield _foretold("infinite", setting, here, outcomes, outputs, meter)
+        infinite = setting._replace(kernel_fn=wide(limit, f.shape[1]))
+        yield _foretold("infinite", setting, here, foretell(infinite, here, len(stream)), outputs, meter)
     if "init" in anchors:
         outcomes = foretell(setting, here, len(stream))
         energies = [outcome.energies for outcome in outcomes]
         yield _foretold("init", setting, here, outcomes, outputs, meter)
+        del outcomes  # and the Gram matrices with them, before anything is trained
     if anchors:
         yield _baselines(setting, f, energies, meter)
     for t, task in enumerate(stream):

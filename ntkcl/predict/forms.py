@@ -1,11 +1,10 @@
 """Which form foretells which training."""
 
-import jax.numpy as jnp
-
 from ntkcl.predict.closed import closed
 from ntkcl.predict.integrated import integrated
 from ntkcl.predict.linearised import linearised
 from ntkcl.predict.matrix_free import matrix_free
+from ntkcl.predict.setting import memoryless
 from ntkcl.predict.simulated import simulated
 from ntkcl.settings import one_of
 from ntkcl.types import Loss, Method, Optimizer
@@ -38,7 +37,7 @@ def form_of(form: str, loss: Loss, optimizer: Optimizer, method: Method, full_ba
         "linearised": {},
         "integrated": {
             "the loss is not squared error": not loss.quadratic,
-            "the optimizer has a memory, or no rule in kernel space": not _memoryless(optimizer),
+            "the optimizer has a memory, or no rule in kernel space": not memoryless(optimizer),
             "a method other than naive changes more than the targets": not method.plain,
             "the batches are not full": not full_batches,
         },
@@ -51,12 +50,3 @@ def form_of(form: str, loss: Loss, optimizer: Optimizer, method: Method, full_ba
         fit = " or ".join(name for name in FORMS if not reasons[name])
         raise ValueError(f"forecast.form={form}: {reasons[form][0]}; use {fit} or auto")
     return form
-
-
-def _memoryless(optimizer: Optimizer) -> bool:
-    """Whether two steps leave of a residual what one and one again do: so not with momentum."""
-    if optimizer.rule is None:
-        return False
-    lam = jnp.full(1, 0.5)
-    one, two = (float(1 - (lam * optimizer.rule(1.0, steps)(lam, lam))[0]) for steps in (1, 2))
-    return abs(two - one**2) < 1e-6
