@@ -236,11 +236,15 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
 
 
 def _form(stream, loss, optimizer, training, method, form) -> str:
-    full = training.batch_size is None or all(training.batch_size == len(task.train.x) for task in stream)
-    rows = Rows.of(stream)
+    full, rows = full_batches(stream, training.batch_size), Rows.of(stream)
     y = stream[0].train.y
     block = rows.test[-1].stop * max(own.stop - own.start for own in rows.train) * y.shape[1] ** 2 * y.dtype.itemsize
     return predict.form_of(form, loss, optimizer, method, full, block / MIB)
+
+
+def full_batches(stream: Stream, batch_size: int | None) -> bool:
+    """Whether every step sees all of its task."""
+    return batch_size is None or all(batch_size == len(task.train.x) for task in stream)
 
 
 def _story(begun, training, anchors, foretell, limit):
