@@ -62,6 +62,7 @@ def replay(
     smallest = min(len(task.inputs) for task in begun.setting.tasks)
     if whole("plan.replay.per_task", per_task) > smallest:
         raise ValueError(f"plan.replay.per_task={per_task}: expected at most {smallest}, the samples of the smallest task")
+    finite("plan.replay.weight", weight, above=0.0)
     drawn = begun.setting._replace(method=named_replay(per_task, weight, seed=seed))
     setting = stable(begun._replace(setting=drawn), ground, training)
 
