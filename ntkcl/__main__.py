@@ -187,6 +187,10 @@ def check(cfg: DictConfig) -> None:
                 f"forecast.anchors={cfg.forecast.anchors}: job={cfg.job} trains nothing before it plans, and forecasts from init; "
                 "expected init among them"
             )
+        for anchor in cfg.forecast.anchors:
+            one_of("forecast.anchors", anchor, experiment.ANCHORS)
+        if cfg.forecast.form != "auto":
+            raise ValueError(f"forecast.form={cfg.forecast.form}: job={cfg.job} takes the first form that is exact; expected auto")
     one_of("precision", cfg.precision, ("float32", "float64"))
     one_of("tracking.mode", cfg.tracking.mode, ("online", "offline", "disabled"))
 
@@ -265,8 +269,8 @@ def _one_line(error: BaseException) -> str | None:
         return _flat(error) + _nearest(error)
     if "Config group override" in str(error):
         return f"{_flat(error)}; a group such as network=mlp takes the name of a file in conf/network"
-    if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
-        return f"{_flat(error)}: no such setting"
+    if isinstance(error, TypeError) and re.search(r"unexpected keyword|multiple values for|missing (a|\d+) required", str(error)):
+        return f"{_flat(error)}; expected the settings named in conf, no more and no fewer"
     ours = str(PACKAGE) in traceback.extract_tb(error.__traceback__)[-1].filename
     if isinstance(error, ValueError) and ours:
         return _flat(error)

@@ -68,9 +68,9 @@ def show(summary: dict, terminal: Console) -> None:
         "spearman_offdiagonal",
         "spearman_samples",
         "flip_f1",
+        "trial_r2",
+        "halved_r2",
     ):
-        table.add_row(name, "", *(_number(a[name]) for a in anchors.values()))
-    for name in ("trial_r2", "halved_r2"):
         table.add_row(name, "", *(_number(a[name]) for a in anchors.values()))
     table.add_row("verdict before training", "", *(a["verdict"] for a in anchors.values()))
     table.add_section()
@@ -113,12 +113,14 @@ def show_ranking(rows: Sequence[dict], summary: dict, terminal: Console) -> None
     for k in shown:
         told = [_number(rows[k][f"predicted_{column}"]) for column in columns]
         values = (_short(rows[k].get(name)) for name in names)
-        table.add_row(str(k + 1), *values, *told, _number(rows[k].get(f"measured_{score}_{part}")))
+        measured = rows[k].get(f"measured_{score}_{part}")
+        lost = measured is not None and measured != measured
+        table.add_row(str(k + 1), *values, *told, "diverged" if lost else _number(measured))
     terminal.print(table)
     if summary["verified"]:
         terminal.print(
-            f"{summary['verified']} trained: Spearman {_number(summary['spearman'])}, regret of the best predicted "
-            f"{_number(summary['regret'])}, {_number(summary['regret_share'])} of the range"
+            f"{summary['verified']} trained, {summary['diverged']} diverged: Spearman {_number(summary['spearman'])}, "
+            f"regret of the best predicted {_number(summary['regret'])}, {_number(summary['regret_share'])} of the range"
         )
 
 

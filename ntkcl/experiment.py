@@ -291,11 +291,15 @@ def _form(stream, loss, optimizer, training, method, form) -> str:
                 f"forecast.form={form}: begins each task at rest, and training.optimizer_state=carry; use linearised or auto"
             )
         return "linearised"
-    full = training.batch_size is None or all(training.batch_size == len(task.train.x) for task in stream)
-    rows = Rows.of(stream)
+    full, rows = full_batches(stream, training.batch_size), Rows.of(stream)
     y = stream[0].train.y
     block = rows.test[-1].stop * max(own.stop - own.start for own in rows.train) * y.shape[1] ** 2 * y.dtype.itemsize
     return predict.form_of(form, loss, optimizer, method, full, block / MIB)
+
+
+def full_batches(stream: Stream, batch_size: int | None) -> bool:
+    """Whether every step sees all of its task."""
+    return batch_size is None or all(batch_size == len(task.train.x) for task in stream)
 
 
 def _story(begun, training, anchors, foretell, limit, keeper):
@@ -313,12 +317,13 @@ def _story(begun, training, anchors, foretell, limit, keeper):
     here, energies = predict.Anchor(theta, (), (jnp.asarray(f),)), None
     walked = predict.path(setting)
     if "infinite" in anchors:
-        outcomes = foretell(setting._replace(kernel_fn=wide(limit, f.shape[1])), here, len(stream))
-        yield _foretold("infinite", setting, here, outcomes, outputs, meter)
+        infinite = setting._replace(kernel_fn=wide(limit, f.shape[1]))
+        yield _foretold("infinite", setting, here, foretell(infinite, here, len(stream)), outputs, meter)
     if "init" in anchors:
         outcomes = foretell(setting, here, len(stream))
         energies = [outcome.energies for outcome in outcomes]
         yield _foretold("init", setting, here, outcomes, outputs, meter)
+        del outcomes  # and the Gram matrices with them, before anything is trained
     if anchors:
         yield _baselines(setting, f, energies, meter)
     for t, task in enumerate(stream):

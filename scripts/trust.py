@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ntkcl import forecast
 
 VERDICTS = ("good", "fair", "poor")
-WORST = -1e300  # of a sign that is null in the summary: a trial that blew up, a kernel that is singular
+WORST = -1e300  # of a sign that is null in the summary: a trial that blew up, a kernel that is singular, either of them not known
 SIGNS = {"trial_r2": 1, "halved_r2": 1, "condition": -1}  # known before training, and whether more of it should mean a better forecast
 SUMMARY = {"lowest": np.min, "median": np.median, "highest": np.max}
 MARKS = {"rotated": "o", "permuted": "s", "split": "^"}
@@ -64,7 +64,7 @@ def ranked(rows: list[dict]) -> list[dict]:
                 values = [WORST if row[sign] is None else better * row[sign] for row in same]
                 if len(same) > 2:
                     ranks[name] = forecast.spearman(np.array([row["drift_r2"] for row in same]), np.array(values))
-            table.append({"anchor": anchor, "sign": sign, "blown up or singular": sum(row[sign] is None for row in mine)} | ranks)
+            table.append({"anchor": anchor, "sign": sign, "null": sum(row[sign] is None for row in mine)} | ranks)
     return table
 
 
@@ -80,19 +80,20 @@ def markdown(rows: list[dict]) -> str:
         lines.append(f"| {row['anchor']} | {row['verdict']} | {row['forecasts']} | {drift} | {ahead} |")
     lines += [
         "",
-        f"| anchor | sign | blown up or singular | Spearman with the drift R2 | {' | '.join(MARKS)} |",
+        f"| anchor | sign | null | Spearman with the drift R2 | {' | '.join(MARKS)} |",
         "|---|---|---|---|" + "---|" * len(MARKS),
     ]
     for row in ranked(rows):
         numbers = (f"{row[name]:.3f}" if name in row else "-" for name in ("all", *MARKS))
-        lines.append(f"| {row['anchor']} | {row['sign']} | {row['blown up or singular']} | {' | '.join(numbers)} |")
-    said = "Signs from before training; `condition`: the largest of a run's kernels, smaller being better. "
+        lines.append(f"| {row['anchor']} | {row['sign']} | {row['null']} | {' | '.join(numbers)} |")
+    said = "Signs from before training; `condition`: the largest of a run's kernels, smaller being better. Null, and counted as the "
+    said += "worst: a trial that blew up, a singular kernel, or a sign that is not known. "
     said += "`ntkcl experiment=trust`, then `python scripts/trust.py`."
     return "\n".join([*lines, "", said]) + "\n"
 
 
 def draw(rows: list[dict]) -> Figure:
-    """A panel for each anchor and each sign that has units of R2; at the left edge what blew up."""
+    """A panel for each anchor and each sign that has units of R2; at the left edge what blew up or is not known."""
     names = {"trial_r2": "R² of forecast and trial, before training", "halved_r2": "R² of one stride and two, before training"}
     figure = Figure(figsize=(9, 7.5), layout="constrained")
     panels = figure.subplots(len(names), len(anchors(rows)), sharex=True, sharey=True, squeeze=False)

@@ -50,6 +50,12 @@ def test_one_task_matches_theory_12_1(name):
     assert 2 * 2 / top == pytest.approx(1.3333333333, abs=1e-9) and float(done.top) == pytest.approx(top)
 
 
+def test_a_plain_function_is_a_rule_like_any_other():
+    K, task = at(np.diag([2.0, 1.0])[:, None, :, None]), step([0, 1], [[1.0], [0.5]])
+    alpha = forecast.prepared(K, task).coefficients(lambda lam, r: 1 / (1 + lam), task.targets)
+    np.testing.assert_allclose(alpha, [[1 / 3], [1 / 4]], rtol=1e-14)
+
+
 THREE = [np.array([[1.0, 0, 1, 0]]), np.array([[0, 1.0, 1, 0], [1, 0, 0, 1]]), np.array([[1.0, 1, 0, 0]])]
 THREE_Y = [np.array([1.0]), np.array([-1.0, 2.0]), np.array([0.0])]
 

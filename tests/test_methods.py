@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import random_stream
+from cases import linear, quadratic_features, random_stream
 
 from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers, record
 from ntkcl.experiment import Training
@@ -128,6 +128,7 @@ def test_the_twin_of_a_method_is_its_training_of_the_linearised_model(name, head
     assert run.status == "completed"
     np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)
     np.testing.assert_allclose(run.changes["boundary"], np.diff(run.measured, axis=0), atol=1e-10)
+    assert np.isfinite(run.baselines.cross_energy).all()  # a step begins with the task's own rows
     if name != "naive":
         plain = plainly(heads)
         assert np.max(np.abs(plain.measured[-1] - run.measured[-1])) > 1e-3  # it does something
@@ -147,6 +148,19 @@ LIMITS = [("naive", rule) for rule in RULES] + [("replay", "gradient descent"), 
 def test_the_limit_of_a_method_is_where_its_training_turns(name, rule, side):
     run, _ = told(TRAINED[name], "shared", RULES[rule], learning_rate_fraction=side, allow_unstable=True, steps=3000, anchors=[])
     assert (run.status == "diverged") == (side > 1)
+
+
+def test_joint_training_in_batches_gets_a_limit_that_no_batch_exceeds():
+    """The last task's inputs are large: a batch of it may be its worst sample, beside all rows of the tasks before."""
+    *first, last = random_stream(jax.random.key(5), [6, 3, 8])
+    stream = (*first, last._replace(train=last.train._replace(x=2 * last.train.x)))
+    plain = losses.squared_error(), optimizers.sgd(), Training(batch_size=1)
+    network = linear(quadratic_features, 2)
+    plan = next(experiment.run(jax.random.key(0), stream, network, *plain, method=methods.joint(), anchors=[]))
+    features = [np.asarray(jax.vmap(quadratic_features)(task.train.x)) for task in stream]
+    old, new = np.concatenate(features[:2]), features[2]
+    top = (8 * np.max(np.sum(new**2, 1)) + np.linalg.eigvalsh(old @ old.T)[-1]) / (17 * 2)
+    assert plan.limit == pytest.approx(2 / top)
 
 
 def test_diagonal_ewc_is_the_minimum_of_its_objective():

@@ -1,5 +1,6 @@
 """Plans against numbers worked out on paper and against the training of a model that is linear in its parameters."""
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +10,9 @@ import jax.random
 import numpy as np
 import pytest
 from cases import linear, quadratic_features, random_stream
+from rich.console import Console
 
-from ntkcl import experiment, jobs, kernels, losses, methods, networks, optimizers, planning, predict, results
+from ntkcl import console, experiment, jobs, kernels, losses, methods, networks, optimizers, planning, predict, results
 from ntkcl.planning.ranking import agreement, chosen
 from ntkcl.types import Dataset, Network, Task
 
@@ -132,23 +134,30 @@ def test_the_buffer_that_is_found_is_no_worse_than_those_it_started_from():
 def test_learning_rates_are_ranked_with_their_steps_and_the_unstable_ones_are_marked():
     ranking, summary = plan("lr", *small(), lr={"fractions": [0.5, 1.4], "steps": [1, 5]}, verify=2)
     limit = min(summary["limits"])
+    loss = {}
     for row in ranking.rows:
-        assert row["learning_rate"] == pytest.approx(row["fraction"] * limit) and row["stable"] == (row["fraction"] <= 1)
+        assert row["learning_rate"] == pytest.approx(row["fraction"] * limit)
         assert row["measured_average_loss_train"] == pytest.approx(row["predicted_average_loss_train"], rel=1e-8)
+        loss[row["stable"], row["steps"]] = row["measured_average_loss_train"]
+    assert loss[True, 5] < loss[True, 1] and loss[False, 5] > loss[False, 1]
     assert (ranking.rows[-1]["steps"], ranking.rows[-1]["fraction"]) == (5, 1.4)
 
 
-def test_a_candidate_whose_training_blows_up_has_no_measured_scores_and_no_regret_is_told():
+def test_a_candidate_whose_training_blows_up_has_no_measured_scores_and_says_so():
     """At a hundred times the limit every ReLU dies, and a dead network has a finite loss."""
     stream, _ = small()
     positive = [[part._replace(x=jnp.abs(part.x)) for part in (task.train, task.test)] for task in stream]
     stream = tuple(task._replace(train=train, test=test) for task, (train, test) in zip(stream, positive, strict=True))
     network = networks.mlp(outputs=stream[0].train.y.shape[1], width=16)
     with np.errstate(over="ignore", invalid="ignore"):
-        ranking, summary = plan("lr", stream, network, lr={"fractions": [0.5, 100.0], "steps": [20]}, verify=2)
+        ranking, summary = plan("lr", stream, network, lr={"fractions": [0.25, 0.5, 100.0], "steps": [20]}, verify=2)
     measured = {row["fraction"]: row["measured_average_loss_train"] for row in ranking.rows}
     assert np.isfinite(measured[0.5]) and np.isnan(measured[100.0])
-    assert (summary["verified"], summary["diverged"]) == (2, 1) and np.isnan(summary["regret"])
+    assert (summary["verified"], summary["diverged"]) == (3, 1) and summary["regret"] >= 0
+    terminal = Console(file=io.StringIO(), width=200)
+    console.show_ranking(ranking.rows, summary, terminal)
+    told = terminal.file.getvalue()
+    assert "3 trained, 1 diverged" in told and [line.count("diverged") for line in told.splitlines() if " 100 " in line] == [1]
 
 
 def test_steps_on_the_same_rows_share_one_decomposition():
@@ -173,6 +182,8 @@ def test_agreement_by_hand():
     assert agreement([*rows, lost], "forgetting", "test") == pytest.approx(told | {"verified": 5, "diverged": 1})
     best = agreement([*rows, lost | {"predicted_forgetting_test": 0.05}], "forgetting", "test")
     assert best["spearman"] == pytest.approx(0.8) and np.isnan(best["regret"]) and np.isnan(best["regret_share"])
+    unknown = agreement([{"predicted_forgetting_test": float("nan"), "measured_forgetting_test": 0.9}, *rows], "forgetting", "test")
+    assert unknown == pytest.approx({"verified": 5, "diverged": 0, "spearman": 0.9, "regret": 0.1, "regret_share": 1 / 7})
     accuracy = [
         {"predicted_average_accuracy_test": p, "measured_average_accuracy_test": m} for p, m in [(0.9, 0.8), (0.5, 0.9), (0.1, 0.4)]
     ]
@@ -194,6 +205,7 @@ def test_agreement_by_hand():
             dict(replay={"per_task": 6, "weight": 1.0, "draws": 1, "proposals": 1}),
             "plan.replay.per_task=6: expected at most 5",
         ),
+        ("replay", dict(replay=PLAN["replay"] | {"weight": -1.0}), "plan.replay.weight=-1.0"),
         ("lr", dict(lr={"fractions": [0.0], "steps": [1]}), "plan.lr.fractions=0.0"),
         ("lr", dict(lr={"fractions": [0.5], "steps": [0]}), "plan.lr.steps=0"),
         ("lr", dict(lr={"fractions": [], "steps": 3}), "plan.lr: fractions="),
@@ -230,7 +242,7 @@ def test_a_plan_is_written_and_read_back(ntkcl, tmp_path):
     assert set(candidates["order"]) == {"0 1", "1 0"}
     assert (folder / "figures" / "orders.png").is_file() and list(folder.glob("wandb/offline-run-*"))
     assert candidates["measured_average_loss_train"].notna().all()
-    assert "2 trained: Spearman" in out
+    assert "2 trained, 0 diverged: Spearman" in out
 
 
 STORED = json.loads((Path(__file__).parents[1] / "results" / "tables" / "plans.json").read_text())

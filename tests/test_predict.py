@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import random_stream
+from cases import linear, random_stream
 
 from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers, predict, record
 from ntkcl.experiment import Training
-from ntkcl.types import Dataset
+from ntkcl.types import Dataset, Task
 
 SIZES = [5, 5, 5]
 
@@ -222,6 +222,39 @@ def test_two_strides_of_two_steps_are_training_itself_and_of_a_linear_network_wh
         assert np.abs(run.trials[anchor] - run.halves[anchor]).max() > 1e-3
     linear = told("closed", steps=31)
     np.testing.assert_allclose(linear.halves["init"], linear.trials["init"], atol=1e-10)
+    momentum = told("closed", optimizer=optimizers.sgd(0.9))  # which starts anew with each stride: two of them are another training
+    assert np.isnan(momentum.halves["init"]).all() and np.isfinite(momentum.trials["init"]).all()
+
+
+def test_a_trial_that_blows_up_is_not_one_that_there_was_not():
+    stream = random_stream(jax.random.key(3), SIZES[:1], d=4, c=3)
+    network, plain = networks.mlp(outputs=3, width=4), (losses.squared_error(), optimizers.sgd(), Training(steps=2), methods.naive())
+    begun = experiment.begin(jax.random.key(0), stream, network, *plain, predict.Effort(), kernels.contraction)
+    here, setting = predict.Anchor(begun.theta, (), (jnp.asarray(begun.outputs(begun.theta)),)), begun.setting.at(0.1)
+    outcomes = predict.closed(setting, here, 1)
+    for moved in (predict.trial, predict.halved):
+        assert np.isposinf(moved(setting, here, outcomes, lambda theta: np.full((8, 3), np.nan))).all()
+
+
+def test_no_block_of_a_kernel_outlives_its_task_and_no_gram_matrix_its_forecast(monkeypatch):
+    def held(*shape):
+        return sum(array.shape == shape for array in jax.live_arrays())
+
+    stream = random_stream(jax.random.key(3), [7, 7], d=4, c=3)
+    closed, before = sys.modules["ntkcl.predict.closed"], []
+
+    def prepare(order):
+        def prepared(*step):
+            before.append(held(20, 3, 7, 3))
+            return predict.prepare(order)(*step)
+
+        return prepared
+
+    monkeypatch.setattr(closed, "prepare", prepare)
+    plain = losses.squared_error(), optimizers.sgd(), Training(steps=2)
+    events = experiment.run(jax.random.key(0), stream, networks.mlp(outputs=3, width=4), *plain, kernel=kernels.contraction)
+    after = [(held(20, 3, 7, 3), held(21, 21)) for event in events if isinstance(event, experiment.Measurement)]
+    assert before == [0] * 4 and after == [(0, 0)] * 3
 
 
 def test_the_condition_number_is_that_of_the_gram_matrix_and_a_singular_one_is_told():
@@ -236,6 +269,13 @@ def test_the_condition_number_is_that_of_the_gram_matrix_and_a_singular_one_is_t
     assert run.numerics["init"]["condition"][1] > 1e12
     numbers = record.compare(run, "init", stream, "train", losses.squared_error())
     assert any("singular" in reason for reason in numbers["reasons"]) and np.isfinite(numbers["drift_r2"])
+
+
+@pytest.mark.parametrize(("smallest", "condition"), [(1e-7, 1e14), (2e-8, float("inf"))])
+def test_a_kernel_is_singular_up_to_the_rounding_of_the_solve(smallest, condition):
+    data = Dataset(jnp.diag(jnp.array([1.0, 1.0, smallest])), jnp.ones((3, 1)))
+    run = played((Task(data, data, jnp.ones(1)),), linear(lambda x: x, 1), Training(steps=2))
+    assert run.numerics["init"]["condition"] == pytest.approx([condition])
 
 
 def test_there_is_no_trial_where_a_method_moves_the_parameters_otherwise():
@@ -269,6 +309,7 @@ def test_a_narrow_network_departs_from_its_linearisation_and_the_verdict_says_so
         ((0.99, 0.9, [True], [0.0], [1e3]), "fair"),
         ((0.99, float("-inf"), [True], [0.0], [1e3]), "poor"),
         ((0.99, float("nan"), [True], [0.0], [1e3]), "good"),
+        ((float("-inf"), float("nan"), [True], [0.0], [1e3]), "poor"),
         ((float("nan"), float("nan"), [True], [float("nan")], [float("nan")]), "unknown"),
     ],
 )

@@ -39,8 +39,8 @@ def skill(measured: Sequence[np.ndarray], predicted: Sequence[np.ndarray]) -> fl
 
 
 def spearman(measured, predicted) -> float:
-    """Rank correlation; NaN where one side is constant."""
-    if np.ptp(measured) == 0 or np.ptp(predicted) == 0:
+    """Rank correlation; NaN where one side is constant. Infinite values have ranks, too."""
+    if any((np.asarray(side) == side[0]).all() for side in (measured, predicted)):
         return float("nan")
     return float(stats.spearmanr(measured, predicted).statistic)
 

@@ -84,7 +84,7 @@ class Prepared(NamedTuple):
 
     def coefficients(self, rule: Rule, residual: Float[Array, "m c"]) -> Float[Array, "m c"]:
         """alpha = root g(root K root) (root residual), zero for outputs of weight zero: how theta moves by J^T alpha."""
-        entries = self.root * self.decomposed.filtered(rule, self.root * residual[self.rows, self.outputs])
+        entries = self.root * self.decomposed.filtered(_leaf(rule), self.root * residual[self.rows, self.outputs])
         return jnp.zeros_like(residual).at[self.rows, self.outputs].set(entries)
 
     def scaled(self, factor: float) -> "Prepared":
@@ -211,7 +211,7 @@ def one_task(columns: Columns, f: Float[Array, "N c"], step: Step, rule: Rule, p
     """
     blocks, rows, outputs, root, (filtered, lam, *_), kept_out = prepare(columns, step, f.dtype)
     places, ridge = np.asarray(step.inputs)[rows], step.ridge
-    rule = rule if isinstance(rule, Partial) else Partial(rule)
+    rule = _leaf(rule)
     ridged = Partial(_ridged, rule, ridge)
     target, before = np.asarray(step.targets)[rows, outputs], np.asarray(f)[places, outputs]
     if step.origin is None:
@@ -221,6 +221,11 @@ def one_task(columns: Columns, f: Float[Array, "N c"], step: Step, rule: Rule, p
         entries = filtered(ridged, root * (target - origin)) - filtered(Partial(_decay_gain, rule, ridge), root * (before - origin))
     alpha, change = _change(blocks, f, step.origin, rule, ridge, rows, outputs, places, root * entries, kept_out)
     return Solve(change, alpha, lam, lam[-1] + ridge)
+
+
+def _leaf(rule) -> Partial:
+    """As jitted functions take it."""
+    return rule if isinstance(rule, Partial) else Partial(rule)
 
 
 def _change(blocks, f, origin, rule, ridge, rows, outputs, places, entries, kept_out):

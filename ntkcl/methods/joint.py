@@ -26,6 +26,6 @@ def joint() -> Method:
 
     def step(tangent, tasks, t, fs):
         n = sum(len(task.inputs) for task in tasks[: t + 1])
-        return stacked(*(own(task, tasks[t].scale / (n * np.sum(task.head))) for task in tasks[: t + 1]))
+        return stacked(*(own(task, tasks[t].scale / (n * np.sum(task.head))) for task in (tasks[t], *tasks[:t])))
 
     return naive()._replace(plain=False, begin=begin, objective=objective, step=step)

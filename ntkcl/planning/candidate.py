@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import forecast, kernels, predict
-from ntkcl.experiment import Begun, Rows, diverged
+from ntkcl.experiment import Begun, Rows, diverged, full_batches
 from ntkcl.predict import Anchor, Setting
 from ntkcl.record import PARTS, score_matrices
 from ntkcl.types import Tangent
@@ -59,7 +59,7 @@ def _remembered(setting, prepare):
 def foretold(candidate: Candidate, ground: Ground) -> np.ndarray:
     """Outputs [T+1, N, c] before and after each task, from the untrained network, by the first form that is exact for it linearised."""
     setting = candidate.setting
-    full = setting.batch_size is None or all(setting.batch_size == len(task.inputs) for task in setting.tasks)
+    full = full_batches(setting.stream, setting.batch_size)
     form = predict.form_of("auto", setting.loss, setting.optimizer, setting.method, full)
     if form == "closed":
         outcomes = predict.solved(setting, ground.here, range(len(setting.tasks)), ground.tangent, ground.prepare)

@@ -34,13 +34,11 @@ def orders(begun: Begun, ground: Ground, training: Training, *, exact: int = EVE
         raise ValueError(f"plan.orders.exact={exact}: expected at most 8, {exact}! orders are too many; of more tasks a beam search")
     whole("plan.orders.beam", beam)
     setting = stable(begun, ground, training)
-    try:
-        predict.form_of("closed", setting.loss, setting.optimizer, setting.method, setting.batch_size is None)
-    except ValueError as error:
-        reason = str(error).partition(": ")[2].partition(";")[0]
+    against = predict.reasons("closed", setting.loss, setting.optimizer, setting.method, setting.batch_size is None)
+    if against:
         raise ValueError(
-            f"job=orders solves in closed form, and {reason}; expected others, such as loss=squared_error optimizer=sgd"
-        ) from None
+            f"job=orders solves in closed form, and {against[0]}; expected others, such as loss=squared_error optimizer=sgd"
+        )
     yield from every_order(setting, ground) if tasks <= exact else searched_orders(setting, ground, beam)
 
 
@@ -64,6 +62,7 @@ def replay(
     smallest = min(len(task.inputs) for task in begun.setting.tasks)
     if whole("plan.replay.per_task", per_task) > smallest:
         raise ValueError(f"plan.replay.per_task={per_task}: expected at most {smallest}, the samples of the smallest task")
+    finite("plan.replay.weight", weight, above=0.0)
     drawn = begun.setting._replace(method=named_replay(per_task, weight, seed=seed))
     setting = stable(begun._replace(setting=drawn), ground, training)
 

@@ -35,7 +35,7 @@ def rank(told: Iterable[tuple[Candidate, np.ndarray]], ground: Ground, score: st
 def chosen(count: int, verify: int, seed: int) -> list[int]:
     """The best, the worst, and `verify` others at random: places in the ranking."""
     others = np.random.default_rng(seed).permutation(np.arange(1, max(count - 1, 1)))[:verify]
-    return sorted({0, count - 1, *(int(k) for k in others if k < count)})
+    return sorted({0, count - 1, *others.tolist()})
 
 
 def verified(ranking: Ranking, ground: Ground, verify: int, seed: int) -> Iterator[tuple[int, Ranking]]:
@@ -51,15 +51,16 @@ def verified(ranking: Ranking, ground: Ground, verify: int, seed: int) -> Iterat
 def agreement(rows: Sequence[dict], score: str, part: str) -> dict[str, float | int]:
     """Over the candidates that were trained: Spearman of predicted with measured scores, and the regret of the best predicted one,
     measured(best predicted) - measured(best), itself and as a share of the range of measured scores. `diverged` of them count in
-    neither, and where one of these was foretold to be the best, the regret is unknown."""
+    neither, and where one of these was foretold to be the best, the regret is unknown. A predicted score that is NaN is the worst."""
     names = [f"{side}_{score}_{part}" for side in ("predicted", "measured")]
     pairs = np.array([[SCORES[score] * row[name] for name in names] for row in rows if names[1] in row], float).reshape(-1, 2)
+    pairs[:, 0] = np.where(np.isnan(pairs[:, 0]), np.inf, pairs[:, 0])
     came = np.isfinite(pairs[:, 1])
     predicted, measured = pairs[came].T
     told: dict[str, float | int] = {"verified": len(pairs), "diverged": int(np.sum(~came))}
-    if len(measured) < 2 or not np.isfinite(predicted).all():
+    if len(measured) < 2:
         return told | dict.fromkeys(("spearman", "regret", "regret_share"), float("nan"))
-    best = came[np.argmin(np.where(np.isnan(pairs[:, 0]), np.inf, pairs[:, 0]))]
+    best = came[np.argmin(pairs[:, 0])]
     regret = float(measured[np.argmin(predicted)] - measured.min()) if best else float("nan")
     spread = float(np.ptp(measured))
     share = regret / spread if spread > 0 else regret

@@ -28,8 +28,7 @@ def searched_buffers(
 
     Arguments:
       score: `score(candidate, outputs)`, smaller is better.
-      per_task, weight: of `ntkcl.methods.replay`.
-    A buffer larger than a task is a ValueError of `predict.limits`, which comes before this search.
+      per_task, weight: of `ntkcl.methods.replay`, `per_task` at most the samples of the smallest task.
     """
     whole("plan.replay.draws", draws)
     whole("plan.replay.proposals", proposals, 0)

@@ -15,7 +15,7 @@ These foretell the network linearised at the anchor, and agree where they overla
 from ntkcl.predict.baselines import input_cosine, slopes
 from ntkcl.predict.closed import closed, solved
 from ntkcl.predict.decompositions import DIAGONALISED, extend, prepare
-from ntkcl.predict.forms import AUTO, FORMS, form_of
+from ntkcl.predict.forms import AUTO, FORMS, form_of, reasons
 from ntkcl.predict.integrated import integrated
 from ntkcl.predict.linearised import linearised
 from ntkcl.predict.matrix_free import matrix_free
@@ -49,6 +49,7 @@ __all__ = [
     "order",
     "path",
     "prepare",
+    "reasons",
     "simulated",
     "slopes",
     "solved",

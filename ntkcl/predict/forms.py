@@ -1,11 +1,10 @@
 """Which form foretells which training."""
 
-import jax.numpy as jnp
-
 from ntkcl.predict.closed import closed
 from ntkcl.predict.integrated import integrated
 from ntkcl.predict.linearised import linearised
 from ntkcl.predict.matrix_free import matrix_free
+from ntkcl.predict.setting import memoryless
 from ntkcl.predict.simulated import simulated
 from ntkcl.settings import one_of
 from ntkcl.types import Loss, Method, Optimizer
@@ -20,7 +19,19 @@ def form_of(form: str, loss: Loss, optimizer: Optimizer, method: Method, full_ba
     """The form that "auto" stands for, the first that is exact for the linearised network and, the largest block of kernel being of
     `block_mib`, holds no more than `HELD_MIB` of it; ValueError for a form that cannot be."""
     one_of("forecast.form", form, AUTO)
-    against = {
+    against = {name: reasons(name, loss, optimizer, method, full_batches) for name in FORMS}
+    if form == "auto":
+        exact = [name for name in ("closed", "simulated", "linearised") if not against[name] and (full_batches or name != "closed")]
+        return exact[0] if block_mib <= HELD_MIB else "linearised"
+    if against[form]:
+        fit = " or ".join(name for name in FORMS if not against[name])
+        raise ValueError(f"forecast.form={form}: {against[form][0]}; use {fit} or auto")
+    return form
+
+
+def reasons(form: str, loss: Loss, optimizer: Optimizer, method: Method, full_batches: bool) -> list[str]:
+    """What speaks against one of `FORMS`; nothing where it can foretell this training."""
+    against: dict[str, dict[str, bool]] = {
         "closed": {
             "the loss is not squared error": not loss.quadratic,
             "the optimizer has no rule in kernel space": optimizer.rule is None,
@@ -38,25 +49,9 @@ def form_of(form: str, loss: Loss, optimizer: Optimizer, method: Method, full_ba
         "linearised": {},
         "integrated": {
             "the loss is not squared error": not loss.quadratic,
-            "the optimizer has a memory, or no rule in kernel space": not _memoryless(optimizer),
+            "the optimizer has a memory, or no rule in kernel space": not memoryless(optimizer),
             "a method other than naive changes more than the targets": not method.plain,
             "the batches are not full": not full_batches,
         },
     }
-    reasons = {name: [reason for reason, holds in each.items() if holds] for name, each in against.items()}
-    if form == "auto":
-        exact = [name for name in ("closed", "simulated", "linearised") if not reasons[name] and (full_batches or name != "closed")]
-        return exact[0] if block_mib <= HELD_MIB else "linearised"
-    if reasons[form]:
-        fit = " or ".join(name for name in FORMS if not reasons[name])
-        raise ValueError(f"forecast.form={form}: {reasons[form][0]}; use {fit} or auto")
-    return form
-
-
-def _memoryless(optimizer: Optimizer) -> bool:
-    """Whether two steps leave of a residual what one and one again do: so not with momentum."""
-    if optimizer.rule is None:
-        return False
-    lam = jnp.full(1, 0.5)
-    one, two = (float(1 - (lam * optimizer.rule(1.0, steps)(lam, lam))[0]) for steps in (1, 2))
-    return abs(two - one**2) < 1e-6
+    return [reason for reason, holds in against[form].items() if holds]

@@ -87,7 +87,7 @@ class Outcome(NamedTuple):
     `energies` [T, 2]: what `forecast.baselines.energy` tells of the blocks between the train inputs of every task and of this one; None
     where no kernel was held.  `pull`: (inputs, alpha), where theta moves by J(x[inputs])^T alpha and by nothing else; else None.
     `condition`: lam_max / lam_min of the Gram matrix, infinite where it is singular.  `coefficients(rule, residual) -> alpha` of any
-    other filter by the same Gram matrix, where the method changes nothing but targets; else None.
+    other filter by the same Gram matrix, where the method changes nothing and a rule without memory may be cut in two; else None.
     """
 
     change: Float[Array, "N c"]
@@ -118,6 +118,15 @@ def rule(setting: Setting, task: TaskRows):
     """The filter g(lam, r) of a task's training."""
     assert setting.optimizer.rule is not None  # `form_of` has seen to it
     return setting.optimizer.rule(setting.learning_rate / task.scale, setting.steps)
+
+
+def memoryless(optimizer: Optimizer) -> bool:
+    """Whether two steps leave of a residual what one and one again do: so not with momentum."""
+    if optimizer.rule is None:
+        return False
+    lam = jnp.full(1, 0.5)
+    one, two = (float(1 - (lam * optimizer.rule(1.0, steps)(lam, lam))[0]) for steps in (1, 2))
+    return abs(two - one**2) < 1e-6
 
 
 def order(setting: Setting, t: int):

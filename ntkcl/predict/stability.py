@@ -31,7 +31,7 @@ def limits(setting: Setting, theta: Params, tangent: Tangent | None = None, prep
     def gram(inputs):
         return setting.kernel_fn(theta, setting.x[inputs]) if tangent is None else tangent.columns(inputs)[inputs]
 
-    def whole(step):  # without what is projected away: that limit is on the safe side
+    def whole(step):  # without what is projected away, on the safe side, and without a metric of the method's own, which need not be
         return float(prepare(twin.columns, step._replace(removed=None, columns=None), jnp.float64).decomposed.eigenvalues[-1])
 
     def own(t, task):

@@ -12,33 +12,43 @@ from ntkcl.predict.setting import Anchor, Outcome, Setting, rule
 
 def trial(setting: Setting, here: Anchor, outcomes: Sequence[Outcome], outputs: Callable[..., np.ndarray]) -> np.ndarray:
     """f(theta + sum_{j<=t} J_j^T alpha_j) - f(theta + sum_{j<t} J_j^T alpha_j) at all inputs, [T', N, c]; NaN without a `pull`."""
-    if any(outcome.pull is None for outcome in outcomes):
-        return np.full((len(outcomes), *outcomes[0].change.shape), np.nan)
-    pull_back, theta, seen = kernels.operator(setting.network).vjp, here.theta, [np.asarray(here.history[-1])]
-    for inputs, alpha in (outcome.pull for outcome in outcomes):
-        step = pull_back(here.theta, setting.x[inputs], jnp.asarray(alpha, setting.x.dtype))
-        theta = jax.tree.map(jnp.add, theta, step)
-        seen.append(outputs(theta))
-    return np.diff(np.stack(seen), axis=0)
+
+    def stride(outcome):
+        return lambda theta, f: (here.theta, *outcome.pull)
+
+    told = all(outcome.pull is not None for outcome in outcomes)
+    return _walked(setting, here, outcomes, outputs, [[stride(outcome)] for outcome in outcomes] if told else None)
 
 
 def halved(setting: Setting, here: Anchor, outcomes: Sequence[Outcome], outputs: Callable[..., np.ndarray]) -> np.ndarray:
     """`trial` in two strides a task, each of half the steps: by the anchor's kernel, but from the residual and along the tangents of
-    the network where it then is, [T', N, c]; NaN without `coefficients`.
+    the network where it then is, [T', N, c]; NaN without `coefficients`."""
 
-    Momentum starts anew with each stride.
-    """
-    if any(outcome.coefficients is None for outcome in outcomes) or setting.steps < 2:
-        return np.full((len(outcomes), *outcomes[0].change.shape), np.nan)
+    def stride(t, outcome, steps):
+        task = setting.tasks[t]
+        g = rule(setting._replace(steps=steps), task)
+        return lambda theta, f: (theta, task.inputs, outcome.coefficients(g, task.targets - jnp.asarray(f[task.inputs])))
+
+    told = all(outcome.coefficients is not None for outcome in outcomes) and setting.steps > 1
+    halves = setting.steps - setting.steps // 2, setting.steps // 2
+    each = zip(here.ahead(len(outcomes)), outcomes, strict=True)
+    return _walked(setting, here, outcomes, outputs, [[stride(t, one, steps) for steps in halves] for t, one in each] if told else None)
+
+
+def _walked(setting, here, outcomes, outputs, walk) -> np.ndarray:
+    """Changes [T', N, c] by the strides of each task, `(theta, f) -> (theta', inputs, alpha)`, J_{theta'}(x[inputs])^T alpha each; NaN
+    for no walk, infinite for one that blows up."""
+    shape = (len(outcomes), *outcomes[0].change.shape)
+    if walk is None:
+        return np.full(shape, np.nan)
     pull_back, theta, seen = kernels.operator(setting.network).vjp, here.theta, [np.asarray(here.history[-1])]
-    for t, outcome in zip(here.ahead(len(outcomes)), outcomes, strict=True):
-        task, f = setting.tasks[t], seen[-1]
-        for steps in (setting.steps - setting.steps // 2, setting.steps // 2):
-            alpha = outcome.coefficients(rule(setting._replace(steps=steps), task), task.targets - jnp.asarray(f[task.inputs]))
-            step = pull_back(theta, setting.x[task.inputs], jnp.asarray(alpha, setting.x.dtype))
-            theta = jax.tree.map(jnp.add, theta, step)
+    for strides in walk:
+        f = seen[-1]
+        for stride in strides:
+            along, inputs, alpha = stride(theta, f)
+            theta = jax.tree.map(jnp.add, theta, pull_back(along, setting.x[inputs], jnp.asarray(alpha, setting.x.dtype)))
             f = outputs(theta)
             if not np.isfinite(f).all():
-                return np.full((len(outcomes), *f.shape), np.inf)
+                return np.full(shape, np.inf)
         seen.append(f)
     return np.diff(np.stack(seen), axis=0)
