@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ntkcl import results
+from ntkcl.__main__ import identify
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -53,6 +54,15 @@ def test_every_node_composes_and_its_target_exists(node):
         assert instantiate(chosen).limit(4.0) == {"sgd": 0.5, "adam": math.inf}[name]
     if group == "method":
         assert instantiate(chosen).plain == (name == "naive")
+
+
+def test_settings_that_networks_did_not_always_have_leave_older_runs_their_names():
+    cfg = compose()
+    older = cfg.copy()
+    older.network = {key: value for key, value in cfg.network.items() if key not in ("parametrization", "init", "gamma0")}
+    assert identify(cfg)["id"] == identify(older)["id"]
+    others = [compose(f"network.{setting}") for setting in ("parametrization=mup", "init=torch", "gamma0=2.0")]
+    assert len({identify(c)["id"] for c in (cfg, *others)}) == 4
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -10,10 +10,11 @@ from ntkcl.networks.lenet import LeNet, lenet
 from ntkcl.networks.linearised import linearised
 from ntkcl.networks.linen import centred, network, taps
 from ntkcl.networks.mlp import MLP, mlp
+from ntkcl.networks.parametrization import Layers
 from ntkcl.networks.resnet import ResNet, resnet
 from ntkcl.networks.vit import ViT, vit
 
 __all__ = [
-    "CNN", "MLP", "Conv", "Dense", "LeNet", "ResNet", "ViT",
+    "CNN", "MLP", "Conv", "Dense", "Layers", "LeNet", "ResNet", "ViT",
     "centred", "cnn", "lenet", "linearised", "mlp", "network", "resnet", "taps", "vit",
 ]  # fmt: skip
