@@ -32,7 +32,7 @@ def compose(*overrides):
 @pytest.mark.parametrize("node", NODES, ids=str)
 def test_every_node_composes_and_its_target_exists(node):
     group, name = node.parent.name, node.stem
-    cfg = compose(f"{group}={name}", *(["source.idx_dir=somewhere"] if name == "idx" else []))
+    cfg = compose(f"{group}={name}", *{"idx": ["source.idx_dir=somewhere"], "npz": ["source.path=somewhere"]}.get(name, []))
     chosen = cfg[group]
     OmegaConf.to_container(chosen, resolve=True, throw_on_missing=True)
     if "_target_" not in chosen:
