@@ -141,6 +141,7 @@ def compare(record: Record, anchor: str, stream: Stream, part: str, loss: Loss) 
     forgetting = {side: [float(getattr(p, f"loss_change_{side}").mean()) for p in pairs] for side in ("predicted", "measured")}
     return predicted | {
         "metrics": metrics.summary(predicted["R"], predicted["b"]),
+        "metrics_loss": metrics.loss_summary(predicted["R_loss"], predicted["b_loss"]),
         **agreement([p.drift_measured for p in pairs], [p.drift_predicted for p in pairs]),
         "change_r2": _change_r2(record, anchor, stream, part) if finite else float("nan"),
         "spearman_offdiagonal": _off_diagonal(measured, predicted, measured if anchor in AHEAD else predicted),

@@ -21,6 +21,8 @@ from ntkcl.experiment import Rows
 from ntkcl.record import PARTS, Record, compare, curves, score_matrices
 from ntkcl.types import Loss, Stream
 
+SCORES = ("metrics", "metrics_loss")
+
 
 def summarise(record: Record, stream: Stream, loss: Loss) -> dict:
     """The contents of `summary.json`: R, b, metrics on test inputs; agreement of forecasts on train inputs, and under `test`."""
@@ -28,11 +30,11 @@ def summarise(record: Record, stream: Stream, loss: Loss) -> dict:
     forecasts = {}
     for anchor in record.changes:
         train, test = (compare(record, anchor, stream, part, loss) for part in PARTS)
-        matrices = {key: test[key] for key in ("R", "R_loss", "metrics")} | {
+        matrices = {key: test[key] for key in ("R", "R_loss", *SCORES)} | {
             "R_train": train["R"],
             "R_loss_train": train["R_loss"],
         }
-        agreement = {key: value for key, value in train.items() if key not in ("R", "R_loss", "b", "b_loss", "metrics")}
+        agreement = {key: value for key, value in train.items() if key not in ("R", "R_loss", "b", "b_loss", *SCORES)}
         forecasts[anchor] = matrices | agreement | record.numerics[anchor] | {"test": {key: test[key] for key in agreement}}
     seconds = {phase: sum(cost.seconds for cost in costs) for phase, costs in record.costs.items()}
     return {
@@ -40,6 +42,7 @@ def summarise(record: Record, stream: Stream, loss: Loss) -> dict:
         **measured["test"],
         **{f"{key}_train": value for key, value in measured["train"].items()},
         "metrics": metrics.summary(measured["test"]["R"], measured["test"]["b"]),
+        "metrics_loss": metrics.loss_summary(measured["test"]["R_loss"], measured["test"]["b_loss"]),
         "forecast": forecasts,
         "learning_rate": record.plan.learning_rate,
         "learning_rate_limit": record.plan.limit,

@@ -229,8 +229,8 @@ def check(cfg: DictConfig) -> dict:
     for seed in settings["seeds"]:
         whole("seeds", seed, 0)
     finite("learning_rate_fraction", settings["learning_rate_fraction"], above=0.0)
-    if settings["stream"]["tasks"] != 2:
-        raise ValueError(f"stream.tasks={settings['stream']['tasks']}: expected 2, an old task and a new one")
+    if settings["stream"].get("tasks") != 2:  # a mixture has them one level down, and its seed
+        raise ValueError(f"stream.tasks={settings['stream'].get('tasks')}: expected 2, an old task and a new one")
     return settings
 
 

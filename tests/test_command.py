@@ -53,6 +53,13 @@ def test_a_run_writes_everything_and_wandb_reads_it_back(ntkcl, tmp_path):
     }
     for anchor in ("init", "boundary"):
         assert named <= set(summary["forecast"][anchor]) and summary["forecast"][anchor]["drift_r2"] > 0
+    for scored in (summary, summary["forecast"]["init"]):
+        R, losses = np.array(scored["R"]), np.array(scored["R_loss"])
+        assert scored["metrics"]["forgetting_peak_all_tasks"] == pytest.approx(
+            (R.max(0, where=np.tri(3) > 0, initial=0) - R[-1]).mean()
+        )
+        assert scored["metrics_loss"]["average_loss"] == pytest.approx(losses[-1].mean())
+        assert scored["metrics_loss"]["forgetting_first"] == pytest.approx((losses[-1] - losses.diagonal())[:2].mean())
     assert {"forecast_init", "forecast_boundary", "train", "total"} <= set(summary["seconds"])
     assert summary["peak_mib"]["train"] > 50
     assert summary["learning_rate"] == pytest.approx(summary["learning_rate_limit"] / 2)

@@ -33,7 +33,7 @@ def compose(*overrides):
 @pytest.mark.parametrize("node", NODES, ids=str)
 def test_every_node_composes_and_its_target_exists(node):
     group, name = node.parent.name, node.stem
-    cfg = compose(f"{group}={name}", *(["source.idx_dir=somewhere"] if name == "idx" else []))
+    cfg = compose(f"{group}={name}", *{"idx": ["source.idx_dir=somewhere"], "npz": ["source.path=somewhere"]}.get(name, []))
     chosen = cfg[group]
     OmegaConf.to_container(chosen, resolve=True, throw_on_missing=True)
     if "_target_" not in chosen:
@@ -44,7 +44,9 @@ def test_every_node_composes_and_its_target_exists(node):
     given = {"network": dict(outputs=3)}.get(group, {})
     inspect.signature(target).bind(*(["a source"] if group == "stream" else []), **settings, **given)
     if group == "stream":
-        assert len(instantiate(chosen, tasks=2, train_per_class=2, test_per_class=2)(tiny_source())) == 2
+        small = dict(tasks=2, train_per_class=2, test_per_class=2)
+        small = {"mixture": dict(of=small), "teacher_student": dict(tasks=2, train_size=2, test_size=2)}.get(name, small)
+        assert len(instantiate(chosen, **small)(tiny_source())) == 2
     if group == "network":
         assert instantiate(chosen)(outputs=3).init is not None
     if group == "loss":

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import struct
 import subprocess
 import sys
@@ -10,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from ntkcl import sources
+from ntkcl.sources import stock
 
 CONF = Path(__file__).parents[1] / "conf" / "source"
 FASHION = yaml.safe_load((CONF / "fashion_mnist.yaml").read_text())
-FILES = [stem for stems in sources.IDX_FILES.values() for stem in stems]
+FILES = [stem for stems in stock.IDX_FILES.values() for stem in stems]
 
 
 def idx_bytes(array):
@@ -27,7 +30,7 @@ def folder(tmp_path):
     """A small IDX folder: 30 + 12 images of 4 x 5 pixels, 3 classes; the test files unpacked, the train files gz."""
     rng = np.random.default_rng(0)
     arrays = {}
-    for (images, labels), n in zip(sources.IDX_FILES.values(), (30, 12), strict=True):
+    for (images, labels), n in zip(stock.IDX_FILES.values(), (30, 12), strict=True):
         arrays |= {images: rng.integers(0, 256, (n, 4, 5)), labels: np.arange(n) % 3}
     home = tmp_path / "idx"
     home.mkdir()
@@ -154,16 +157,16 @@ def test_without_a_network_the_folder_of_idx_files_is_the_last_resort(folder, tm
         tries.append(builder.name)
         raise ConnectionError("Max retries exceeded")
 
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(sources.tfds.core.DatasetBuilder, "download_and_prepare", offline)
+    monkeypatch.setattr(stock.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(stock.tfds.core.DatasetBuilder, "download_and_prepare", offline)
     settings = dict(mean=0.0, sd=1.0, data_dir=str(tmp_path / "empty"))
     with pytest.raises(ValueError, match=r"source.name=fashion_mnist: .* downloading failed \(ConnectionError\)"):
         sources.from_tfds("fashion_mnist", **settings)
     assert tries == ["fashion_mnist"]
     monkeypatch.undo()
     load(folder, tmp_path)
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(sources.tfds.core.DatasetBuilder, "download_and_prepare", offline)
+    monkeypatch.setattr(stock.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(stock.tfds.core.DatasetBuilder, "download_and_prepare", offline)
     source = sources.tfds_or_idx("fashion_mnist", str(folder), classes=3, **(settings | dict(data_dir=str(tmp_path / "tfds"))))
     assert source.train.x.shape == (30, 4, 5)
 
@@ -185,8 +188,134 @@ def test_a_prepared_tfds_set_is_read_by_name_without_tensorflow(folder, tmp_path
 
 def test_tfds_own_copy_goes_before_the_folder(folder, tmp_path, monkeypatch):
     prepared = load(folder, tmp_path)
-    monkeypatch.setattr(sources, "from_tfds", lambda name, **_: prepared)
+    monkeypatch.setattr(stock, "from_tfds", lambda name, **_: prepared)
     assert sources.tfds_or_idx("fashion_mnist", str(folder), mean=0.0, sd=1.0) is prepared
+
+
+PRESETS = {"mnist": (1, 10), "kmnist": (1, 10), "emnist": (1, 47), "cifar10": (3, 10), "cifar100": (3, 100), "svhn": (3, 10)}
+
+
+class SmallColoured(stock.tfds.core.GeneratorBasedBuilder):
+    """PNG images, class labels and an id, as CIFAR's stock builders have them."""
+
+    VERSION = stock.tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = stock.tfds.features
+        described = {"id": features.Text(), "image": features.Image(shape=(4, 5, 3)), "label": features.ClassLabel(num_classes=3)}
+        told = dict(features=features.FeaturesDict(described), supervised_keys=("image", "label"), disable_shuffling=True)
+        return stock.tfds.core.DatasetInfo(builder=self, **told)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(6), "test": self._generate_examples(3)}
+
+    def _generate_examples(self, n):
+        for index in range(n):
+            png = io.BytesIO()
+            Image.fromarray(np.full((4, 5, 3), [10 * index, 1, 255], np.uint8)).save(png, "PNG")
+            png.seek(0)
+            yield index, {"id": str(index), "image": png, "label": index % 3}
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory):
+    builder = SmallColoured(data_dir=str(tmp_path_factory.mktemp("coloured")), **stock.ARRAY_RECORD)
+    with stock._quiet():
+        builder.download_and_prepare()
+    return builder
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_names_a_stock_set_of_labelled_images_and_hands_on_its_two_numbers(preset, coloured, tmp_path, monkeypatch):
+    settings = yaml.safe_load((CONF / f"{preset}.yaml").read_text())
+    assert settings.pop("_target_") == "ntkcl.sources.from_tfds"
+    known = stock._stock_builder(settings["name"], str(tmp_path))
+    channels, classes = PRESETS[preset]
+    assert known.info.supervised_keys == ("image", "label") and known.info.features["image"].shape[-1] == channels
+    assert known.info.features["label"].num_classes == classes
+    with pytest.raises(ValueError, match=f"source.name={settings['name']}: no prepared array_record copy"):
+        sources.from_tfds(**(settings | dict(data_dir=str(tmp_path), download=False)))
+    monkeypatch.setattr(stock, "_stock_builder", lambda name, data_dir: coloured)
+    source = sources.from_tfds(**settings)
+    assert (source.mean, source.sd) == (settings["mean"], settings["sd"]) and 0.1 < source.mean < 0.5 and 0.15 < source.sd < 0.4
+    assert source.train.x.shape == (6, 4, 5, 3) and source.test.y.argmax(1).tolist() == [0, 1, 2]
+    np.testing.assert_allclose(source.train.x[5, 3, 4], np.array([50, 1, 255]) / 255, atol=1e-7)
+
+
+def arrays(n=20, m=8, seed=0):
+    rng = np.random.default_rng(seed)
+    x_train, x_test = (rng.integers(0, 256, (k, 4, 5), dtype=np.uint8) for k in (n, m))
+    return dict(x_train=x_train, y_train=np.arange(n) % 4, x_test=x_test, y_test=np.arange(m) % 4)
+
+
+def load_npz(tmp_path, contents, **settings):
+    np.savez(tmp_path / "own.npz", **contents)
+    return sources.npz(str(tmp_path / "own.npz"), **(dict(mean=0.0, sd=1.0) | settings))
+
+
+def test_an_npz_file_is_read_as_labels_or_one_hot_bytes_or_reals(tmp_path):
+    own = arrays()
+    source = load_npz(tmp_path, own, mean=0.3, sd=0.4)
+    np.testing.assert_allclose(source.train.x, own["x_train"] / 255, atol=1e-7)
+    np.testing.assert_array_equal(source.test.y, np.eye(4)[own["y_test"]])
+    assert (source.mean, source.sd, source.train.x.dtype) == (0.3, 0.4, np.float32)
+    other = own | dict(x_train=own["x_train"] / 255.0, x_test=own["x_test"] / 255.0, y_train=np.eye(4)[own["y_train"]])
+    same = load_npz(tmp_path, other | dict(y_test=own["y_test"][:, None].astype(float)))
+    np.testing.assert_array_equal(same.train.x, source.train.x)
+    np.testing.assert_array_equal(same.train.y, source.train.y)
+    np.testing.assert_array_equal(same.test.y, source.test.y)
+    assert load_npz(tmp_path, own, classes=6).test.y.shape == (8, 6)
+
+
+def test_an_npz_file_of_one_set_is_split_by_class_and_seed(tmp_path):
+    own = arrays(n=40)
+    whole = dict(x=own["x_train"], y=own["y_train"])
+    one, again, other = (load_npz(tmp_path, whole, test_fraction=0.3, seed=seed) for seed in (1, 1, 2))
+    assert set(one.test.y.sum(0)) == {3.0} and set(one.train.y.sum(0)) == {7.0}
+    np.testing.assert_array_equal(one.test.x, again.test.x)
+    assert not np.array_equal(one.test.x, other.test.x)
+    everything = {x.tobytes(): y.argmax() for part in (one.train, one.test) for x, y in zip(*part, strict=True)}
+    expected = {np.float32(x / np.float32(255)).tobytes(): label for x, label in zip(whole["x"], whole["y"], strict=True)}
+    assert everything == expected and len(everything) == 40
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        (dict(y_test=None), {}, "expected the arrays x_train, y_train, x_test, y_test, or x, y alone; found x_test, x_train, y_train"),
+        (dict(x=np.zeros((2, 4, 5)), y=np.zeros(2, int), y_test=None), {}, "x, y alone; found x, x_test, x_train, y, y_train"),
+        (dict(x_test=np.zeros((8, 5, 5), np.uint8)), {}, r"found x_train of \(4, 5\) and x_test of \(5, 5\)"),
+        (dict(x_train=np.zeros((20, 20), np.uint8)), {}, r"x_train of shape \(20, 20\); expected images \[n, h, w\]"),
+        (dict(x_train=np.zeros((20, 4, 5), int)), {}, "x_train of type int64; expected bytes"),
+        (dict(x_test=np.full((8, 4, 5), np.nan)), {}, "x_test, y_test: 160 pixels are NaN or infinite"),
+        (dict(y_train=np.arange(19) % 4), {}, "x_train has 20 images and y_train 19 labels"),
+        (dict(y_train=np.full(20, 0.5)), {}, "y_train: label 0.5 of image 0; expected whole numbers from 0"),
+        (dict(y_train=-np.arange(20)), {}, "y_train: label -1 of image 1; expected whole numbers from 0"),
+        (dict(y_train=np.full(20, np.nan)), {}, "y_train: label nan of image 0"),
+        (dict(y_train=np.full((20, 4), 0.25)), {}, "y_train: row 0 is not one-hot"),
+        (dict(y_train=np.array(["a"] * 20)), {}, "y_train of shape .20,. and type <U1; expected labels"),
+        (dict(y_train=np.eye(4)[np.zeros(20, int)]), dict(classes=5), "one-hot of 4 classes, but source.classes=5"),
+        ({}, dict(classes=3), "labels run from 0 to 3; expected 0 to 2"),
+        ({}, dict(test_fraction=1.0), "source.test_fraction=1.0: expected a number between 0 and 1"),
+        (dict(y_train=np.array([None] * 20)), {}, "own.npz: not an npz file of plain arrays"),
+    ],
+)
+def test_what_is_wrong_with_an_npz_file_is_named(tmp_path, change, settings, message):
+    with pytest.raises(ValueError, match=message) as told:
+        load_npz(tmp_path, {name: a for name, a in (arrays() | change).items() if a is not None}, **settings)
+    assert "\n" not in str(told.value)
+
+
+def test_a_file_that_is_no_npz_or_not_there_is_named(tmp_path):
+    (tmp_path / "text.npz").write_text("x,y\n1,2\n")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    for name in ("text.npz", "one.npy"):
+        with pytest.raises(ValueError, match=f"{name}: not an npz file of plain arrays"):
+            sources.npz(str(tmp_path / name), mean=0.0, sd=1.0)
+    with pytest.raises(ValueError, match=r"source.path=/nowhere.npz: no such file"):
+        sources.npz("/nowhere.npz", mean=0.0, sd=1.0)
+    with pytest.raises(ValueError, match="class 2 has one image; a split"):
+        load_npz(tmp_path, dict(x=np.zeros((5, 4, 5)), y=np.array([0, 0, 1, 1, 2])))
 
 
 @pytest.mark.skipif(

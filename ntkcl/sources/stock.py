@@ -1,8 +1,6 @@
-"""Where images come from: scikit-learn's digits, any TFDS name, a folder of IDX files. The one door to TFDS.
+"""Any TFDS name, and a folder of IDX files as a TFDS dataset of ours. The one door to TFDS.
 
-Every source returns images [n, h, w] or [n, h, w, channels] in [0, 1], float32, with one-hot targets, checked on load. Whoever
-transforms them standardises afterwards, so that an empty corner of a rotated image is black and not grey. TFDS is read through
-array_record, without TensorFlow; only preparing its stock image sets needs the extra `data`.
+TFDS is read through array_record, without TensorFlow; only preparing its stock image sets needs the extra `data`.
 """
 
 import contextlib
@@ -22,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from ntkcl import settings
-from ntkcl.settings import finite, flag, text, whole
+from ntkcl.settings import flag, text, whole
+from ntkcl.sources.checks import dataset, source
 from ntkcl.types import Dataset, Source
 
 IDX_FILES = {
@@ -32,23 +30,6 @@ IDX_FILES = {
 }
 REMAKE = "delete that folder to have it prepared anew"
 ARRAY_RECORD = {"file_format": "array_record"}  # TFDS's default, tfrecord, has no random access and needs TensorFlow
-
-
-def digits(*, mean: float, sd: float, test_fraction: float = 0.2, seed: int = 0) -> Source:
-    """The 1,797 digits of 8 x 8 pixels in scikit-learn's wheel (UCI optdigits), split by class.
-
-    Arguments: `mean`, `sd` of a pixel in [0, 1]; `test_fraction` of each class, drawn by `seed`, is the test set.
-    """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    if not 0.01 <= finite("source.test_fraction", test_fraction) <= 0.99:
-        raise ValueError(f"source.test_fraction={test_fraction}: expected 0.01 to 0.99")
-    settings.seed("source.seed", seed)
-    bunch = load_digits()
-    parts = train_test_split(bunch.images / 16.0, bunch.target, test_size=test_fraction, stratify=bunch.target, random_state=seed)
-    x_train, x_test, y_train, y_test = parts
-    return _source(_dataset(x_train, y_train, 10, "digits"), _dataset(x_test, y_test, 10, "digits"), mean, sd)
 
 
 def from_tfds(
@@ -75,7 +56,7 @@ def from_tfds(
     with _quiet():
         if not builder.is_prepared():
             _prepare(name, builder, download)
-    return _source(_read(builder, train_split), _read(builder, test_split), mean, sd)
+    return source(_read(builder, train_split), _read(builder, test_split), mean, sd)
 
 
 def idx(
@@ -110,7 +91,7 @@ def idx(
                 builder.download_and_prepare()
             except Exception as error:  # a full disk reaches us as whatever the writer made of it
                 raise ValueError(f"source.data_dir={builder.data_dir}: cannot be written ({_first_line(error)})") from error
-    return _source(_read(builder, "train"), _read(builder, "test"), mean, sd)
+    return source(_read(builder, "train"), _read(builder, "test"), mean, sd)
 
 
 def tfds_or_idx(
@@ -192,11 +173,7 @@ def _read(builder, split) -> Dataset:
     x = np.stack([record[image] for record in records])
     y = np.array([record[label] for record in records])
     scale = 255.0 if x.dtype == np.uint8 else 1.0
-    return _dataset(x / np.float32(scale), y, features[label].num_classes, f"{name} {split}")
-
-
-def _source(train, test, mean, sd) -> Source:
-    return Source(train, test, finite("source.mean", mean), finite("source.sd", sd, least=1e-6))
+    return dataset(x / np.float32(scale), y, features[label].num_classes, f"{name} {split}")
 
 
 def _folder(data_dir):
@@ -205,19 +182,6 @@ def _folder(data_dir):
 
 def _first_line(error) -> str:
     return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:160]
-
-
-def _dataset(x, labels, classes, origin) -> Dataset:
-    """Checked images and labels as a Dataset with one-hot targets; a single channel is dropped."""
-    x = np.asarray(x, np.float32)
-    x = x[..., 0] if x.ndim == 4 and x.shape[-1] == 1 else x
-    if len(x) != len(labels) or len(x) == 0:
-        raise ValueError(f"{origin}: {len(x)} images but {len(labels)} labels")
-    if not np.isfinite(x).all():
-        raise ValueError(f"{origin}: {np.sum(~np.isfinite(x))} pixels are NaN or infinite; expected finite numbers")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"{origin}: labels run from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}")
-    return Dataset(x, np.eye(classes, dtype=np.float32)[labels])
 
 
 def _idx_path(folder, stem) -> Path:

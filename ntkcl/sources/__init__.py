@@ -1,0 +1,11 @@
+"""Where images come from: scikit-learn's digits, any TFDS name, a folder of IDX files, arrays in an npz file.
+
+Every source returns images [n, h, w] or [n, h, w, channels] in [0, 1], float32, with one-hot targets, checked on load. Whoever
+transforms them standardises afterwards, so that an empty corner of a rotated image is black and not grey.
+"""
+
+from ntkcl.sources.digits import digits
+from ntkcl.sources.npz import npz
+from ntkcl.sources.stock import from_tfds, idx, read_idx, tfds_or_idx
+
+__all__ = ["digits", "from_tfds", "idx", "npz", "read_idx", "tfds_or_idx"]

@@ -1,0 +1,51 @@
+"""Permuted images: the same classes, the pixels of each task in another order."""
+
+import numpy as np
+
+from ntkcl import settings
+from ntkcl.settings import flag, whole
+from ntkcl.streams import draw
+from ntkcl.streams.draw import PerClass
+from ntkcl.types import Source, Stream
+
+
+def permuted(
+    source: Source,
+    *,
+    tasks: int = 5,
+    patch: int | None = None,
+    first_identity: bool = True,
+    train_per_class: PerClass = 20,
+    test_per_class: PerClass = 20,
+    same_images: bool = True,
+    seed: int = 0,
+) -> Stream:
+    """Domain-incremental: each task shuffles the pixels of a central square of `patch` pixels a side, all of them by default.
+
+    `first_identity` leaves task 0 unshuffled (OGD+ and others; in GEM it is shuffled too). Channels move together.
+    """
+    whole("stream.tasks", tasks)
+    settings.seed("stream.seed", seed)
+    shape = source.train.x.shape[1:]
+    if len(shape) < 2:
+        raise ValueError(f"stream=permuted: images of shape {shape} have no pixels to permute; expected [h, w] or [h, w, channels]")
+    if patch is not None and not 2 <= whole("stream.patch", patch, least=2) <= min(shape[:2]):
+        raise ValueError(f"stream.patch={patch}: expected 2 to {min(shape[:2])} for images of shape {shape}, or null for all pixels")
+    inside = _central_pixels(shape[:2], patch)
+
+    def transform(t):
+        order = np.arange(shape[0] * shape[1])
+        if t or not flag("stream.first_identity", first_identity):
+            order[inside] = np.random.default_rng([seed, t]).permutation(inside)
+        return lambda x: x.reshape(len(x), len(order), -1)[:, order].reshape(x.shape)
+
+    sizes = draw.sizes(tasks, train_per_class, test_per_class, seed, same_images)
+    return draw.domain_incremental(source, [transform(t) for t in range(tasks)], sizes)
+
+
+def _central_pixels(shape, patch):
+    if patch is None:
+        return np.arange(shape[0] * shape[1])
+    top, left = (shape[0] - patch) // 2, (shape[1] - patch) // 2
+    grid = np.arange(shape[0] * shape[1]).reshape(shape)
+    return grid[top : top + patch, left : left + patch].ravel()
