@@ -185,7 +185,7 @@ def test_diagonal_ewc_is_the_minimum_of_its_objective():
 
         assert jnp.max(jnp.abs(jax.jit(jax.grad(objective))(v))) < 1e-9
         theta = back(v)
-        memory = method.consolidate(memory, apply, theta, task)
+        memory = method.consolidate(memory, network, loss, theta, task)
         fs.append(fs[-1] + done.change)
         np.testing.assert_allclose(fs[-1], f + np.einsum("ncp,p->nc", J, v - flat), atol=1e-7)
 

@@ -9,8 +9,10 @@ from ntkcl.methods.functional import functional
 from ntkcl.methods.joint import joint
 from ntkcl.methods.l2 import l2
 from ntkcl.methods.lwf import lwf
+from ntkcl.methods.mas import mas
 from ntkcl.methods.naive import naive
 from ntkcl.methods.ogd import ogd, ogd_plus, pca_ogd
 from ntkcl.methods.replay import replay
+from ntkcl.methods.si import si
 
-__all__ = ["ewc", "ewc_diagonal", "functional", "joint", "l2", "lwf", "naive", "ogd", "ogd_plus", "pca_ogd", "replay"]
+__all__ = ["ewc", "ewc_diagonal", "functional", "joint", "l2", "lwf", "mas", "naive", "ogd", "ogd_plus", "pca_ogd", "replay", "si"]

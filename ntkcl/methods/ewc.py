@@ -31,7 +31,7 @@ def ewc(penalty: float | int = 1.0, *, online: bool = False) -> Method:
     def begin(memory, apply, theta, task):
         return tuple((there, theta if online else centre, x, head) for there, centre, x, head in memory)
 
-    def consolidate(memory, apply, theta, task):
+    def consolidate(memory, network, loss, theta, task):
         return (*memory, (theta, theta, task.train.x, task.head))
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
@@ -79,8 +79,8 @@ def ewc_diagonal(penalty: float | int = 1.0, *, damping: float | int = 1e-3) -> 
     def begin(memory, apply, theta, task):
         return (theta, memory[1]) if memory else memory
 
-    def consolidate(memory, apply, theta, task):
-        fisher = _diagonal(apply, theta, task.train.x, task.head)
+    def consolidate(memory, network, loss, theta, task):
+        fisher = _diagonal(network.apply, theta, task.train.x, task.head)
         return (theta, jax.tree.map(jnp.add, memory[1], fisher) if memory else fisher)
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
