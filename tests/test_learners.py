@@ -9,7 +9,8 @@ import optax
 import pytest
 from cases import random_stream
 
-from ntkcl import losses, methods, train
+from ntkcl import losses, methods, optimizers, predict, train
+from ntkcl.methods import buffer
 from ntkcl.types import Dataset, Network
 
 LOSS, SOFTMAX = losses.squared_error(), losses.cross_entropy()
@@ -29,6 +30,12 @@ KEY = jax.random.key(0)
 FIXED = {  # memory of fixed shapes: one compilation serves all tasks
     "SI": methods.si(0.5),
     "MAS": methods.mas(0.3),
+    "ER": methods.er(12, 12),
+    "ER, random": methods.er(4, 2, 0.7, passes="all"),
+    "ER, balanced": methods.er(5, 2, buffer="balanced"),
+    "DER": methods.der(0.3, 12, 12, passes="first"),
+    "DER++": methods.der_plus_plus(0.2, 0.6, 12, 12, passes="first"),
+    "A-GEM": methods.agem(4, 3),
 }
 GROWING = {
     "naive": methods.naive(),
@@ -44,7 +51,7 @@ GROWING = {
     "PCA-OGD": methods.pca_ogd(2, per_task=2),
 }
 ALL = FIXED | GROWING
-PLAIN_AT_FIRST = [name for name in ALL if name not in ("L2",)]
+PLAIN_AT_FIRST = [name for name in ALL if name not in ("L2", "ER", "ER, random", "DER", "DER++")]
 OFF = {"SI": methods.si(0.0), "MAS": methods.mas(0.0)}  # with nothing of them left
 
 
@@ -124,6 +131,7 @@ def mean_loss(theta, batch, head, loss=LOSS):
     return jnp.mean(jax.vmap(lambda x, y: loss.value(NETWORK.apply(theta, x), y, head))(batch.x, batch.y))
 
 
+f_of = jax.jit(NETWORK.apply)
 own_slope = jax.jit(jax.grad(mean_loss))
 
 
@@ -166,9 +174,141 @@ def test_mas_takes_absolute_values_sample_by_sample():
 squared_norm_slope = jax.jit(jax.grad(lambda theta, x: jnp.sum(NETWORK.apply(theta, x) ** 2)))
 
 
+REPLAYED = {"ER": None, "DER": (0.3, 0.0), "DER++": (0.2, 0.6)}
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_replay_from_a_buffer_that_holds_everything_is_a_plain_loop(name):
+    """Of two tasks all samples are kept, once, in the order of the first pass, and all are drawn, so that nothing is random."""
+    theta, kept, head = theta0(), [], jnp.ones(3)
+
+    @jax.jit
+    def slope(theta, batch, x, y, z, n):
+        def objective(theta):
+            own, here = mean_loss(theta, batch, head), jnp.arange(12) < n
+            old = jnp.where(here, jax.vmap(lambda x, y: LOSS.value(NETWORK.apply(theta, x), y, head))(x, y), 0).sum()
+            apart = jnp.where(here, ((jax.vmap(NETWORK.apply, (None, 0))(theta, x) - z) ** 2).sum(1), 0).sum()
+            if REPLAYED[name] is None:
+                return (2 * own + old) / (2 + n)
+            alpha, beta = REPLAYED[name]
+            return own + (alpha * apart + beta * old) / jnp.maximum(n, 1)
+
+        return jax.grad(objective)(theta)
+
+    for t, task in enumerate(stream()):
+        for s, index in enumerate(train.batches(jax.random.fold_in(KEY, t), 6, 2, STEPS)):
+            batch = Dataset(task.train.x[index], task.train.y[index])
+            now = [(x, y, f_of(theta, x)) for x, y in zip(*batch, strict=True)]
+            old = map(np.stack, zip(*kept, *[now[0]] * (12 - len(kept)), strict=True))
+            theta = jax.tree.map(lambda a, g: a - 0.1 * g, theta, slope(theta, batch, *old, len(kept)))
+            kept += now if s < 3 else []
+    ended, _, _, memory = known(name)[0][-1]
+    np.testing.assert_allclose(flat(ended), flat(theta), atol=1e-13)
+    assert int(memory.count) == len(kept) == 12
+    for part, rows in zip(zip(*kept, strict=True), (memory.rows.x, memory.rows.y, memory.rows.told), strict=True):
+        if len(jax.tree.leaves(rows)):
+            np.testing.assert_allclose(rows, np.stack(part), atol=1e-13)
+
+
+def empty(size, seed=0, inputs=1):
+    rows = buffer.Rows(jnp.full((size, inputs), -1.0), jnp.zeros((size, 1)), jnp.ones((size, 1)), ())
+    return buffer.Buffer(rows, jnp.zeros(size, jnp.int32), *[jnp.int32(0)] * 5, jax.random.key(seed))
+
+
+def numbered(first, n):
+    return buffer.Rows(first + jnp.arange(n, dtype=float)[:, None], jnp.zeros((n, 1)), jnp.ones((n, 1)), ())
+
+
+@jax.jit
+def streamed(key):
+    """What a reservoir of 4 holds of 12 samples that came in three batches."""
+    memory = empty(4)
+    for k in range(3):
+        memory = buffer.offer(jax.random.fold_in(key, k), memory, numbered(4.0 * k, 4), jnp.array([True, True, k < 2, True]))
+    return memory.rows.x[:, 0], memory.count
+
+
+def test_a_reservoir_holds_every_sample_with_the_same_probability_and_every_pair():
+    trials = 4000
+    held = np.asarray(jax.jit(jax.vmap(streamed))(jax.random.split(jax.random.key(0), trials))[0]).astype(int)
+    inside = np.zeros((trials, 12))
+    inside[np.arange(trials)[:, None], held] = 1
+    assert np.all(inside.sum(1) == 4) and not inside[:, 10].any()  # four different ones, and never the one that was not valid
+    together = inside.T @ inside / trials
+    for expected, found in ((4 / 11, np.diag(together)), (4 * 3 / (11 * 10), together[np.triu_indices(12, 1)])):
+        found = found[found > 0]
+        assert len(found) in (11, 55)
+        assert np.max(np.abs(found - expected)) < 4 * np.sqrt(expected * (1 - expected) / trials)
+
+
+def test_the_reservoir_is_algorithm_r_one_sample_after_the_other():
+    key, memory = jax.random.key(5), empty(3)._replace(offered=jnp.int32(2), count=jnp.int32(2))
+    random = jax.random.randint(key, (9,), 0, jnp.arange(2, 11) + 1, jnp.int32)  # the same draws
+    slots = [-1.0, -1.0, -1.0]
+    for i, j in zip(range(2, 11), np.asarray(random), strict=True):
+        if i < 3 or j < 3:
+            slots[i if i < 3 else j] = float(i)
+    got = jax.jit(buffer.offer)(key, memory, numbered(2.0, 9), jnp.ones(9, bool))
+    assert got.rows.x[:, 0].tolist() == slots and (int(got.count), int(got.offered)) == (3, 11)
+
+
+def test_a_balanced_buffer_has_equal_shares_of_all_tasks():
+    memory = empty(7)
+    for t, n in enumerate((9, 2, 9)):  # the second has fewer samples than its share
+        memory = buffer.balance(jax.random.fold_in(KEY, t), memory._replace(tasks=jnp.int32(t)), numbered(100.0 * t, n))
+    own = np.asarray(memory.rows.x[: int(memory.count), 0])
+    assert len(set(own)) == len(own) and np.bincount((own // 100).astype(int)).tolist() == [3, 2, 2]
+    np.testing.assert_array_equal(memory.task[: len(own)], own // 100)
+
+
+def test_a_draw_is_of_distinct_rows_in_use_all_equally_often():
+    memory = empty(6)._replace(rows=numbered(0.0, 6), count=jnp.int32(5))
+    draw = jax.jit(lambda key, memory: buffer.draw(key, memory, 2))
+    rows, counts = jax.vmap(draw, (0, None))(jax.random.split(KEY, 3000))
+    drawn = np.asarray(rows.x[..., 0]).astype(int)
+    assert counts.all() and np.all(drawn[:, 0] != drawn[:, 1]) and drawn.max() == 4
+    np.testing.assert_allclose(np.bincount(drawn.ravel()) / 3000, 2 / 5, atol=4 * np.sqrt(0.24 / 3000))
+    assert draw(KEY, memory._replace(count=jnp.int32(1)))[1].tolist() == [True, False]
+
+
+def test_agem_takes_off_what_points_against_the_memory_and_nothing_else():
+    theta, _, _, memory = known("A-GEM")[0][0]
+    memory, project = memory._replace(count=jnp.int32(3)), jax.jit(
+        lambda memory, g: ALL["A-GEM"].project(memory, NETWORK.apply, LOSS, theta, g)
+    )  # fmt: skip
+    kept = Dataset(memory.rows.x[:3], memory.rows.y[:3])  # a batch of 3: all of them
+    r = flat(own_slope(theta, kept, jnp.ones(3)))
+    back = jax.flatten_util.ravel_pytree(theta)[1]
+    other = np.random.default_rng(0).normal(size=len(r))
+    for g in (other - 2 * r * (other @ r) / (r @ r) - 0.1 * r, other * np.sign(other @ r)):
+        got = flat(project(memory, back(g)))
+        if g @ r < 0:
+            np.testing.assert_allclose(got, g - (g @ r) / (r @ r) * r, atol=1e-12)
+            assert abs(got @ r) < 1e-12
+        else:
+            np.testing.assert_array_equal(got, g)
+        np.testing.assert_array_equal(flat(project(memory._replace(count=jnp.int32(0)), back(g))), g)  # nothing is remembered yet
+
+
+@pytest.mark.parametrize("name", [name for name in FIXED])
+def test_a_method_without_a_twin_is_foretold_by_training_the_linearised_network(name):
+    assert predict.form_of("auto", LOSS, optimizers.sgd(), FIXED[name], True) == "linearised"
+    with pytest.raises(ValueError, match=r"forecast.form=closed: the method has no twin in kernel space; use linearised or auto"):
+        predict.form_of("closed", LOSS, optimizers.sgd(), FIXED[name], True)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: methods.er(0), "method.size=0: expected a whole number of at least 1"),
+        (lambda: methods.er(4, 5), "method.batch_size=5: expected at most method.size=4, the rows of the buffer"),
+        (lambda: methods.er(4, 4, -0.1), "method.weight=-0.1"),
+        (lambda: methods.er(buffer="ring"), "method.buffer=ring: expected reservoir or balanced"),
+        (lambda: methods.agem(passes="two"), "method.passes=two: expected first or all"),
+        (lambda: methods.agem(10), "method.batch_size=64: expected at most method.size=10"),
+        (lambda: methods.der(-1.0), "method.alpha=-1.0"),
+        (lambda: methods.der_plus_plus(1.0, -1.0), "method.beta=-1.0"),
+        (lambda: methods.der(seed=-1), "method.seed=-1"),
         (lambda: methods.si(-1.0), "method.strength=-1.0: expected a finite number of at least 0"),
         (lambda: methods.si(1.0, damping=0.0), "method.damping=0.0: expected a finite number above 0"),
         (lambda: methods.mas(float("nan")), "method.strength=nan"),
