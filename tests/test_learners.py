@@ -11,7 +11,8 @@ from cases import random_stream
 
 from ntkcl import losses, methods, optimizers, predict, train
 from ntkcl.methods import buffer
-from ntkcl.types import Dataset, Network
+from ntkcl.methods.ewc import diagonal_fisher
+from ntkcl.types import Dataset, Loss, Network, Task
 
 LOSS, SOFTMAX = losses.squared_error(), losses.cross_entropy()
 STEPS, SIZES = 4, [6, 6]
@@ -45,6 +46,7 @@ GROWING = {
     "L2": methods.l2(0.1),
     "EWC": methods.ewc(),
     "EWC diagonal": methods.ewc_diagonal(),
+    "EWC diagonal, sampled": methods.ewc_diagonal(labels="sampled", online=False),
     "LwF": methods.lwf(),
     "OGD": methods.ogd(1),
     "OGD+": methods.ogd_plus(1),
@@ -210,6 +212,95 @@ def test_replay_from_a_buffer_that_holds_everything_is_a_plain_loop(name):
             np.testing.assert_allclose(rows, np.stack(part), atol=1e-13)
 
 
+HEAD, BOTH = jnp.array([1.0, 0, 1]), (0, 2)
+CLASSES = Dataset(stream()[0].train.x, jnp.eye(3)[jnp.array([0, 2, 2, 0, 2, 0])])
+jacobian_of = jax.jit(jax.jacrev(NETWORK.apply))
+
+
+def diagonal(loss, head=HEAD, theta=None, seed=0, **options):
+    method = methods.ewc_diagonal(seed=seed, **options)
+    memory = method.consolidate((), NETWORK, loss, theta0() if theta is None else theta, Task(CLASSES, CLASSES, head))
+    return flat(memory.fisher)
+
+
+def scores(loss, labels):
+    """For each sample the pairs (probability, score) over the labels taken, the score a gradient of log p(y | x) by hand."""
+    for x, y in zip(*CLASSES, strict=True):
+        f = np.asarray(f_of(theta0(), x))[list(BOTH)]
+        J = np.stack([flat(row) for row in rows_of(jacobian_of(theta0(), x))])[list(BOTH)]
+        if loss is LOSS:
+            yield [(1.0, J[0]), (1.0, J[1])] if labels == "all" else [(1.0, (np.asarray(y)[list(BOTH)] - f) @ J)]
+            continue
+        p = np.exp(f) / np.exp(f).sum()
+        each = [(p[a], (np.eye(2)[a] - p) @ J) for a in range(2)]
+        one = {"predicted": int(np.argmax(p)), "true": int(np.argmax(np.asarray(y)[list(BOTH)]))}
+        yield each if labels == "all" else [(1.0, each[one[labels]][1])]
+
+
+def rows_of(jacobian):
+    return [jax.tree.map(lambda j, a=a: j[a], jacobian) for a in range(3)]
+
+
+FISHERS = [(LOSS, "all"), (LOSS, "true"), (SOFTMAX, "all"), (SOFTMAX, "predicted"), (SOFTMAX, "true")]
+
+
+@pytest.mark.parametrize(("loss", "labels"), FISHERS, ids=str)
+def test_the_diagonal_fisher_is_a_loop_over_samples_and_labels(loss, labels):
+    expected = np.mean([sum(p * g**2 for p, g in sample) for sample in scores(loss, labels)], axis=0)
+    np.testing.assert_allclose(diagonal(loss, labels=labels), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [LOSS, SOFTMAX])
+def test_the_squares_of_mean_gradients_are_another_number(loss):
+    """Batches of 4 and of the 2 that remain, as avalanche takes them."""
+    g = np.stack([sample[0][1] for sample in scores(loss, "true")])
+    expected = (g[:4].mean(0) ** 2 + g[4:].mean(0) ** 2) / 2
+    np.testing.assert_allclose(diagonal(loss, labels="true", batch=4), expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("loss", [LOSS, SOFTMAX])
+def test_sampled_labels_are_right_on_average(loss):
+    told = dict(softmax=loss is SOFTMAX, labels="sampled", batch=1)
+    draw = jax.jit(jax.vmap(lambda key: diagonal_fisher(NETWORK.apply, theta0(), key, *CLASSES, HEAD, **told)))
+    each = draw(jax.random.split(KEY, 1500))
+    each = np.concatenate([np.asarray(leaf).reshape(1500, -1) for leaf in jax.tree.leaves(each)], 1)
+    apart = np.abs(each.mean(0) - diagonal(loss))
+    assert np.all(apart <= 5 * each.std(0) / np.sqrt(1500) + 1e-12) and each.std(0).max() > 0.01
+
+
+def test_full_ewc_of_a_softmax_weighs_its_own_distribution():
+    """(theta - theta_j)^T F (theta - theta_j) with F from the scores above."""
+    method, theta = methods.ewc(2.0), jax.tree.map(lambda a: 1.1 * a + 0.05, theta0())
+    memory = method.consolidate((), NETWORK, SOFTMAX, theta0(), Task(CLASSES, CLASSES, HEAD))
+    move = flat(theta) - flat(theta0())
+    for loss in (SOFTMAX, LOSS):
+        expected = np.mean([sum(p * (g @ move) ** 2 for p, g in sample) for sample in scores(loss, "all")])
+        np.testing.assert_allclose(method.objective(memory, NETWORK.apply, loss, theta, None, None, 1.0), 1 + expected, rtol=1e-11)
+
+
+def test_a_penalty_for_each_old_task_pulls_as_all_of_them_do():
+    method, memory, pulls = methods.ewc_diagonal(3.0, damping=0.01, online=False), (), []
+    theta = jax.tree.map(lambda a: 0.7 * a, theta0())
+    for scale in (1.0, 1.3, 0.4):
+        there = jax.tree.map(lambda a, s=scale: s * a + 0.02, theta0())
+        memory = method.consolidate(
+            method.begin(memory, NETWORK.apply, there, None), NETWORK, LOSS, there, Task(CLASSES, CLASSES, HEAD)
+        )
+        pulls.append(3.0 * (diagonal(LOSS, theta=there) + 0.01) * (flat(theta) - flat(there)))
+    pull = jax.grad(lambda theta: method.objective(memory, NETWORK.apply, LOSS, theta, None, None, 0.0))(theta)
+    np.testing.assert_allclose(flat(pull), sum(pulls), atol=1e-12)
+
+
+def test_a_fisher_that_is_not_known_is_refused():
+    other = Loss(lambda f, y, head: jnp.sum(head * jnp.abs(f - y)), LOSS.rate, quadratic=False)
+    with pytest.raises(ValueError, match="loss: the Fisher information of this loss is not known"):
+        diagonal(other)
+    with pytest.raises(ValueError, match=r"method.labels=predicted: the gradient at squared error's own prediction is zero"):
+        diagonal(LOSS, labels="predicted")
+    with pytest.raises(ValueError, match=r"method.batch=7: expected at most 6, the samples of task 0"):
+        diagonal(LOSS, labels="true", batch=7)
+
+
 def empty(size, seed=0, inputs=1):
     rows = buffer.Rows(jnp.full((size, inputs), -1.0), jnp.zeros((size, 1)), jnp.ones((size, 1)), ())
     return buffer.Buffer(rows, jnp.zeros(size, jnp.int32), *[jnp.int32(0)] * 5, jax.random.key(seed))
@@ -263,12 +354,12 @@ def test_a_balanced_buffer_has_equal_shares_of_all_tasks():
 
 def test_a_draw_is_of_distinct_rows_in_use_all_equally_often():
     memory = empty(6)._replace(rows=numbered(0.0, 6), count=jnp.int32(5))
-    draw = jax.jit(lambda key, memory: buffer.draw(key, memory, 2))
-    rows, counts = jax.vmap(draw, (0, None))(jax.random.split(KEY, 3000))
+    draw = jax.jit(jax.vmap(lambda key, memory: buffer.draw(key, memory, 2), (0, None)))
+    rows, counts = draw(jax.random.split(KEY, 3000), memory)
     drawn = np.asarray(rows.x[..., 0]).astype(int)
     assert counts.all() and np.all(drawn[:, 0] != drawn[:, 1]) and drawn.max() == 4
     np.testing.assert_allclose(np.bincount(drawn.ravel()) / 3000, 2 / 5, atol=4 * np.sqrt(0.24 / 3000))
-    assert draw(KEY, memory._replace(count=jnp.int32(1)))[1].tolist() == [True, False]
+    assert draw(jax.random.split(KEY, 3000), memory._replace(count=jnp.int32(1)))[1][0].tolist() == [True, False]
 
 
 def test_agem_takes_off_what_points_against_the_memory_and_nothing_else():
@@ -290,7 +381,7 @@ def test_agem_takes_off_what_points_against_the_memory_and_nothing_else():
         np.testing.assert_array_equal(flat(project(memory._replace(count=jnp.int32(0)), back(g))), g)  # nothing is remembered yet
 
 
-@pytest.mark.parametrize("name", [name for name in FIXED])
+@pytest.mark.parametrize("name", list(FIXED))
 def test_a_method_without_a_twin_is_foretold_by_training_the_linearised_network(name):
     assert predict.form_of("auto", LOSS, optimizers.sgd(), FIXED[name], True) == "linearised"
     with pytest.raises(ValueError, match=r"forecast.form=closed: the method has no twin in kernel space; use linearised or auto"):
@@ -311,6 +402,8 @@ def test_a_method_without_a_twin_is_foretold_by_training_the_linearised_network(
         (lambda: methods.der(seed=-1), "method.seed=-1"),
         (lambda: methods.si(-1.0), "method.strength=-1.0: expected a finite number of at least 0"),
         (lambda: methods.si(1.0, damping=0.0), "method.damping=0.0: expected a finite number above 0"),
+        (lambda: methods.ewc_diagonal(labels="some"), "method.labels=some: expected all, sampled, predicted or true"),
+        (lambda: methods.ewc_diagonal(batch=8), "method.batch=8: expected 1 with method.labels=all"),
         (lambda: methods.mas(float("nan")), "method.strength=nan"),
     ],
 )

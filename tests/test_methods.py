@@ -84,7 +84,7 @@ TRAINED = {
     "OGD-GTL": methods.ogd(None, "true"),
     "OGD+": methods.ogd_plus(2),
     "PCA-OGD": methods.pca_ogd(4, per_task=None),
-    "SI": methods.si(0.5),  # these have none, and the linearised network is trained
+    "SI": methods.si(0.01),  # these have none, and the linearised network is trained
     "ER": methods.er(4, 3),
 }
 RULES = {"gradient descent": (0.0, False), "heavy ball": (0.8, False), "Nesterov": (0.8, True)}
