@@ -329,15 +329,15 @@ def _story(begun, training, anchors, foretell, limit, keeper):
     for t, task in enumerate(stream):
         if "boundary" in anchors:
             yield _foretold("boundary", setting, here, foretell(setting, here, 1), outputs, meter)
-        cost, apply = Cost(0.0, 0.0), setting.network.apply
+        cost, network = Cost(0.0, 0.0), setting.network
         every, resume = (keeper.every, partial(keeper.load, t)) if keeper else (training.evaluate_every, None)
-        for fitted in predict.walk(setting, t, apply, here.theta, here.memory, here.optimizer, every, resume):
+        for fitted in predict.walk(setting, t, network, here.theta, here.memory, here.optimizer, every, resume):
             if keeper:
                 keeper.save(t, fitted)
             cost = cost.plus(meter.read())
             if fitted.step < setting.steps and not keeper:
                 yield Evaluation(t, fitted.step, outputs(fitted.theta), meter.read())
-        memory = predict.consolidated(setting, t, apply, fitted)
+        memory = predict.consolidated(setting, t, network, fitted)
         losses, cost = np.asarray(fitted.losses), cost.plus(meter.read())
         f = outputs(fitted.theta)
         lost = diverged(task, loss, losses, f)

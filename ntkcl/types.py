@@ -133,14 +133,16 @@ class Method(NamedTuple):
     """A continual-learning algorithm: what it adds to training, and what that is in kernel space.
 
     In training, `memory` being a pytree that starts as ():
-      `begin(memory, apply, theta, task) -> memory` before a task, `consolidate(memory, apply, theta, task) -> memory` after it;
+      `begin(memory, apply, theta, task) -> memory` before a task;
+      `consolidate(memory, network, loss, theta, task) -> memory` after it;
       `objective(memory, apply, loss, theta, batch, head, task_loss) -> scalar`, what is minimised;
       `project(memory, apply, loss, theta, gradient) -> gradient`;
       `observe(memory, apply, theta, batch, head, gradient, update) -> memory` after every step, the gradient being that of the
         objective at theta, before the projection; None for a memory that no step changes.
     In kernel space: `step(tangent, tasks, t, fs) -> ntkcl.forecast.Step` of task t, given the outputs [f_0, ..., f_t] before and after
-    the tasks so far; None where no such step is known before training. `converged`: the twin holds for training to the end alone, not
-    for a number of steps. `plain`: nothing is added at all, training and its twin are those of the task alone.
+    the tasks so far; None where no such step is known before training: then forecasts train the linearised network, and the stability
+    limit is that of the task alone. `converged`: the twin holds for training to the end alone, not for a number of steps. `plain`:
+    nothing is added at all, training and its twin are those of the task alone.
     """
 
     begin: Callable[..., Any]

@@ -84,6 +84,8 @@ TRAINED = {
     "OGD-GTL": methods.ogd(None, "true"),
     "OGD+": methods.ogd_plus(2),
     "PCA-OGD": methods.pca_ogd(4, per_task=None),
+    "SI": methods.si(0.01),  # these have none, and the linearised network is trained
+    "ER": methods.er(4, 3),
 }
 RULES = {"gradient descent": (0.0, False), "heavy ball": (0.8, False), "Nesterov": (0.8, True)}
 
@@ -199,7 +201,7 @@ def test_diagonal_ewc_is_the_minimum_of_its_objective():
 
         assert jnp.max(jnp.abs(jax.jit(jax.grad(objective))(v))) < 1e-9
         theta = back(v)
-        memory = method.consolidate(memory, apply, theta, task)
+        memory = method.consolidate(memory, network, loss, theta, task)
         fs.append(fs[-1] + done.change)
         np.testing.assert_allclose(fs[-1], f + np.einsum("ncp,p->nc", J, v - flat), atol=1e-7)
 

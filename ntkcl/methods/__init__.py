@@ -4,13 +4,36 @@ A constructor takes the method's settings and returns a `Method`. In the lazy re
 rows, weights, targets or directions (theory 6), so the twin says which, and `ntkcl.forecast` solves it like any other task.
 """
 
+from ntkcl.methods.agem import agem
+from ntkcl.methods.der import der, der_plus_plus
+from ntkcl.methods.er import er
 from ntkcl.methods.ewc import ewc, ewc_diagonal
 from ntkcl.methods.functional import functional
 from ntkcl.methods.joint import joint
 from ntkcl.methods.l2 import l2
 from ntkcl.methods.lwf import lwf
+from ntkcl.methods.mas import mas
 from ntkcl.methods.naive import naive
 from ntkcl.methods.ogd import ogd, ogd_plus, pca_ogd
 from ntkcl.methods.replay import replay
+from ntkcl.methods.si import si
 
-__all__ = ["ewc", "ewc_diagonal", "functional", "joint", "l2", "lwf", "naive", "ogd", "ogd_plus", "pca_ogd", "replay"]
+__all__ = [
+    "agem",
+    "der",
+    "der_plus_plus",
+    "er",
+    "ewc",
+    "ewc_diagonal",
+    "functional",
+    "joint",
+    "l2",
+    "lwf",
+    "mas",
+    "naive",
+    "ogd",
+    "ogd_plus",
+    "pca_ogd",
+    "replay",
+    "si",
+]

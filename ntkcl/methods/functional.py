@@ -24,9 +24,9 @@ def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: 
         settings.whole("method.per_task", per_task)
     settings.seed("method.seed", seed)
 
-    def consolidate(memory, apply, theta, task):
+    def consolidate(memory, network, loss, theta, task):
         x = task.train.x[chosen(seed, len(memory), len(task.train.x), per_task)]
-        return (*memory, (x, outputs(apply, theta, x), task.head))
+        return (*memory, (x, outputs(network.apply, theta, x), task.head))
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
         return task_loss + weight * mean_loss(DISTANCE, apply, theta, memory) if memory else task_loss

@@ -38,7 +38,7 @@ def lwf(weight: float | int = 1.0) -> Method:
 
         return task_loss + weight * jnp.mean(jax.vmap(moved)(batch.x))
 
-    def consolidate(memory, apply, theta, task):
+    def consolidate(memory, network, loss, theta, task):
         return task.head if not len(memory) else jnp.maximum(memory[1], task.head)
 
     def step(tangent, tasks, t, fs):

@@ -11,7 +11,7 @@ def naive() -> Method:
         begin=lambda memory, apply, theta, task: memory,
         objective=lambda memory, apply, loss, theta, batch, head, task_loss: task_loss,
         project=lambda memory, apply, loss, theta, gradient: gradient,
-        consolidate=lambda memory, apply, theta, task: memory,
+        consolidate=lambda memory, network, loss, theta, task: memory,
         step=lambda tangent, tasks, t, fs: task_step(tasks[t]),
         plain=True,
     )

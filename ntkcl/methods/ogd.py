@@ -106,12 +106,12 @@ def _projection(per_task, outputs, seed, directions, again) -> Method:
         flat, back = ravel_pytree(gradient)
         return back(flat - memory.basis.T @ (memory.basis @ flat))
 
-    def consolidate(memory, apply, theta, task):
+    def consolidate(memory, network, loss, theta, task):
         places, out = picked(len(memory.kept) if memory else 0, task.train.y, task.head)
         kept = ((task.train.x[places], out),)
-        fresh = [principal(_jacobians(apply, theta, *kept[0]))]
+        fresh = [principal(_jacobians(network.apply, theta, *kept[0]))]
         if memory:
-            fresh = [memory.directions, *([_jacobians(apply, theta, *old) for old in memory.kept] if again else []), *fresh]
+            fresh = [memory.directions, *([_jacobians(network.apply, theta, *old) for old in memory.kept] if again else []), *fresh]
             kept = memory.kept + kept
         rows = jnp.concatenate(fresh)
         lam, modes = _spectrum(rows)

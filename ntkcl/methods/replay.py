@@ -30,7 +30,7 @@ def replay(
     def kept(t, n):
         return chosen(seed, t, n, per_task) if picks is None else np.asarray(picks[t])
 
-    def consolidate(memory, apply, theta, task):
+    def consolidate(memory, network, loss, theta, task):
         pick = kept(len(memory), len(task.train.x))
         return (*memory, (task.train.x[pick], task.train.y[pick], task.head))
 

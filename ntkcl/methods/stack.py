@@ -47,3 +47,13 @@ def mean_loss(loss, apply, theta, kept):
 def outputs(apply, theta, x):
     """f at all x, [n, c]."""
     return jax.vmap(apply, (None, 0))(theta, x)
+
+
+def mean_over(function, theta, samples):
+    """The mean of function(sample), shaped as theta, over the samples; one at a time, so that only one is held."""
+
+    def add(total, sample):
+        return jax.tree.map(jnp.add, total, function(sample)), None
+
+    total = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, theta), samples)[0]
+    return jax.tree.map(lambda leaf: leaf / len(jax.tree.leaves(samples)[0]), total)

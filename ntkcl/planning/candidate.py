@@ -74,7 +74,7 @@ def trained(candidate: Candidate, ground: Ground) -> np.ndarray:
     setting, theta, memory = candidate.setting, ground.here.theta, ground.here.memory
     seen = [np.asarray(ground.here.history[0])]
     for t, task in enumerate(setting.stream):
-        fitted, memory = predict.fit(setting, t, setting.network.apply, theta, memory)
+        fitted, memory = predict.fit(setting, t, setting.network, theta, memory)
         theta = fitted.theta
         seen.append(ground.outputs(theta))
         if diverged(task, setting.loss, np.asarray(fitted.losses), seen[-1]):

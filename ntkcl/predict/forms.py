@@ -35,6 +35,7 @@ def reasons(form: str, loss: Loss, optimizer: Optimizer, method: Method, full_ba
         "closed": {
             "the loss is not squared error": not loss.quadratic,
             "the optimizer has no rule in kernel space": optimizer.rule is None,
+            "the method has no twin in kernel space": method.step is None,
             "the method has a twin for training to the end alone": method.converged,
         },
         "matrix_free": {

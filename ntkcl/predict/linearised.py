@@ -19,7 +19,7 @@ def follow(setting: Setting, network: Network, anchor: Anchor, count: int) -> li
     theta, memory, optimizer, outcomes = anchor.theta, anchor.memory, anchor.optimizer, []
     f = forward(theta, setting.x)
     for t in anchor.ahead(count):
-        fitted, memory = fit(setting, t, network.apply, theta, memory, optimizer)
+        fitted, memory = fit(setting, t, network, theta, memory, optimizer)
         theta, optimizer, before = fitted.theta, left(setting, fitted), f
         f = forward(theta, setting.x)
         outcomes.append(Outcome(f.astype(jnp.float64) - before.astype(jnp.float64), float("nan"), float("nan")))

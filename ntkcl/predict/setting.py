@@ -136,20 +136,20 @@ def order(setting: Setting, t: int):
     return train.batches(_key(setting, t), len(setting.tasks[t].inputs), setting.batch_size, setting.steps)
 
 
-def walk(setting: Setting, t: int, apply, theta, memory, optimizer=None, every=None, resume=None) -> Iterator[train.Fit]:
+def walk(setting: Setting, t: int, network: Network, theta, memory, optimizer=None, every=None, resume=None) -> Iterator[train.Fit]:
     """Task t trained, the network itself or a linearised one, as `train.walk`; the optimizer at rest, or as `optimizer`.
 
     `resume(state)` tells how far training from this state has come before, or None.
     """
     task = setting.stream[t]
-    state = train.start(theta, setting.transform, setting.method.begin(memory, apply, theta, task))
+    state = train.start(theta, setting.transform, setting.method.begin(memory, network.apply, theta, task))
     state = state if optimizer is None else state._replace(optimizer=optimizer)
     yield from train.walk(
         _key(setting, t),
         state,
         task.train,
         task.head,
-        apply=apply,
+        apply=network.apply,
         loss=setting.loss,
         transform=setting.transform,
         steps=setting.steps,
@@ -160,15 +160,15 @@ def walk(setting: Setting, t: int, apply, theta, memory, optimizer=None, every=N
     )
 
 
-def fit(setting: Setting, t: int, apply, theta, memory, optimizer=None) -> tuple[train.Fit, Any]:
+def fit(setting: Setting, t: int, network: Network, theta, memory, optimizer=None) -> tuple[train.Fit, Any]:
     """Task t trained, and the method's memory afterwards."""
-    (fitted,) = walk(setting, t, apply, theta, memory, optimizer)
-    return fitted, consolidated(setting, t, apply, fitted)
+    (fitted,) = walk(setting, t, network, theta, memory, optimizer)
+    return fitted, consolidated(setting, t, network, fitted)
 
 
-def consolidated(setting: Setting, t: int, apply, fitted: train.Fit) -> Any:
+def consolidated(setting: Setting, t: int, network: Network, fitted: train.Fit) -> Any:
     """The method's memory after task t."""
-    return setting.method.consolidate(fitted.state.memory, apply, fitted.theta, setting.stream[t])
+    return setting.method.consolidate(fitted.state.memory, network, setting.loss, fitted.theta, setting.stream[t])
 
 
 def left(setting: Setting, fitted: train.Fit) -> Any:

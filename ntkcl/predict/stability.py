@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl import forecast, kernels
+from ntkcl import forecast, kernels, methods
 from ntkcl.predict.decompositions import DIAGONALISED, LARGEST
 from ntkcl.predict.setting import Setting
 from ntkcl.types import Params, Tangent
 
 DENSE = 5000  # rows x outputs up to which the stability limit is read off the Gram matrix itself
+ALONE = methods.naive().step  # of a method without a twin in kernel space
 
 
 def limit(setting: Setting, theta: Params) -> float:
@@ -19,7 +20,8 @@ def limit(setting: Setting, theta: Params) -> float:
 
 def limits(setting: Setting, theta: Params, tangent: Tangent | None = None, prepare=None) -> list[float]:
     """Each task's largest stable learning rate, at the largest eigenvalue, at theta, of what its method trains on. For minibatches one
-    that no batch exceeds, that of the task's worst single sample.
+    that no batch exceeds, that of the task's worst single sample. A method without a twin in kernel space has the limit of the task
+    alone: what it adds, such as the curvature of a penalty, is not in it.
 
     `tangent`, `prepare`: one at theta whose columns are held, and the decompositions of its steps, where they are there already.
     Raises ValueError for a kernel that is zero or not finite.
@@ -35,7 +37,7 @@ def limits(setting: Setting, theta: Params, tangent: Tangent | None = None, prep
         return float(prepare(twin.columns, step._replace(removed=None, columns=None), jnp.float64).decomposed.eigenvalues[-1])
 
     def own(t, task):
-        step = setting.method.step(twin, setting.tasks, t, [f0] * (t + 1))
+        step = (setting.method.step or ALONE)(twin, setting.tasks, t, [f0] * (t + 1))
         n = len(task.inputs)
         if setting.batch_size in (None, n):
             top = whole(step) if prepare else _top(setting, theta, gram, step.inputs, step.weights)

@@ -1,0 +1,35 @@
+"""Averaged gradient episodic memory: a gradient that would raise the loss on old samples loses the part that does."""
+
+import jax
+import jax.numpy as jnp
+
+from ntkcl.methods.buffer import draw, keys, mean_loss_of, remembering
+from ntkcl.methods.naive import naive
+from ntkcl.types import Method
+
+
+def agem(size: int = 200, batch_size: int = 64, *, buffer: str = "balanced", passes: str = "first", seed: int = 0) -> Method:
+    """Where g . r < 0, replaces the gradient g by g - (g . r / r . r) r, r the gradient of the mean loss over a batch from the buffer.
+
+    Arguments:
+      size: samples in the buffer, of all tasks together.
+      batch_size: of them drawn at every step, without replacement; while the buffer holds fewer, all it holds.
+      buffer: "balanced", equal shares of the tasks before, drawn as each of them ends; "reservoir", every batch is offered after its
+        step, see `er` for this and `passes`.
+      seed: of what is kept and drawn.
+    Kernel space: none, the projection depends on a sign; forecasts train the linearised network, with the same draws.
+    Source: Chaudhry et al. 2019 (A-GEM), equation 11.
+    """
+
+    def project(memory, apply, loss, theta, gradient):
+        rows, counts = draw(keys(memory)[0], memory, batch_size)
+        reference = jax.grad(lambda theta: mean_loss_of(loss, apply, theta, rows, counts))(theta)
+        against, squared = (_dot(gradient, reference), _dot(reference, reference))
+        part = jnp.where((against < 0) & (squared > 0), against / jnp.where(squared > 0, squared, 1.0), 0.0)
+        return jax.tree.map(lambda g, r: g - part * r, gradient, reference)
+
+    return remembering(naive()._replace(project=project), size, batch_size, buffer, passes, seed)
+
+
+def _dot(a, b):
+    return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), a, b)))

@@ -1,0 +1,412 @@
+"""Laws that every method keeps, and each method without a closed twin against a slow loop or numbers worked out by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import random_stream
+
+from ntkcl import losses, methods, optimizers, predict, train
+from ntkcl.methods import buffer
+from ntkcl.methods.ewc import diagonal_fisher
+from ntkcl.types import Dataset, Loss, Network, Task
+
+LOSS, SOFTMAX = losses.squared_error(), losses.cross_entropy()
+STEPS, SIZES = 4, [6, 6]
+
+
+def init(key, x):
+    a, b = jax.random.split(key)
+    return {"in": jax.random.normal(a, (4, len(x)), x.dtype), "out": jax.random.normal(b, (3, 4), x.dtype) / 2}
+
+
+# Written out, for a linen module takes longer to trace than this one to train.
+NETWORK = Network(init, lambda theta, x: theta["out"] @ jnp.tanh(theta["in"] @ x))
+RATE = optax.sgd(0.1)
+KEY = jax.random.key(0)
+
+FIXED = {  # memory of fixed shapes: one compilation serves all tasks
+    "SI": methods.si(0.5),
+    "MAS": methods.mas(0.3),
+    "ER": methods.er(12, 12),
+    "ER, random": methods.er(4, 2, 0.7, passes="all"),
+    "ER, balanced": methods.er(5, 2, buffer="balanced"),
+    "DER": methods.der(0.3, 12, 12, passes="first"),
+    "DER++": methods.der_plus_plus(0.2, 0.6, 12, 12, passes="first"),
+    "A-GEM": methods.agem(4, 3),
+}
+GROWING = {
+    "naive": methods.naive(),
+    "joint": methods.joint(),
+    "replay": methods.replay(3),
+    "functional": methods.functional(),
+    "L2": methods.l2(0.1),
+    "EWC": methods.ewc(),
+    "EWC diagonal": methods.ewc_diagonal(),
+    "EWC diagonal, sampled": methods.ewc_diagonal(labels="sampled", online=False),
+    "LwF": methods.lwf(),
+    "OGD": methods.ogd(1),
+    "OGD+": methods.ogd_plus(1),
+    "PCA-OGD": methods.pca_ogd(2, per_task=2),
+}
+ALL = FIXED | GROWING
+PLAIN_AT_FIRST = [name for name in ALL if name not in ("L2", "ER", "ER, random", "DER", "DER++")]
+OFF = {"SI": methods.si(0.0), "MAS": methods.mas(0.0)}  # with nothing of them left
+
+
+@functools.cache
+def stream(dtype=jnp.float64):
+    return random_stream(jax.random.key(3), SIZES, d=4, c=3, dtype=dtype)
+
+
+@functools.cache
+def theta0(dtype=jnp.float64):
+    return NETWORK.init(jax.random.key(1), stream(dtype)[0].train.x[0])
+
+
+def trained(method, tasks=None, *, loss=LOSS, network=NETWORK, theta=None, batch_size=2, steps=STEPS, transform=RATE, key=KEY):
+    """[(theta, memory before the task, memory after its last step, memory after it)] of each task."""
+    tasks = stream() if tasks is None else tasks
+    theta, memory, ended = theta0() if theta is None else theta, (), []
+    for t, task in enumerate(tasks):
+        begun = method.begin(memory, network.apply, theta, task)
+        fitted = train.fit(
+            jax.random.fold_in(key, t), theta, task.train, task.head, memory=begun, apply=network.apply, loss=loss,
+            transform=transform, steps=steps, batch_size=batch_size, method=method,
+        )  # fmt: skip
+        theta = fitted.theta
+        memory = method.consolidate(fitted.state.memory, network, loss, theta, task)
+        ended.append((theta, begun, fitted.state.memory, memory))
+    return ended
+
+
+@functools.cache
+def known(name, dtype=jnp.float64):
+    before = train.advance._cache_size()
+    ended = trained(ALL[name], stream(dtype), theta=theta0(dtype))
+    return ended, train.advance._cache_size() - before
+
+
+def leaves(theta):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(theta)]
+
+
+def flat(theta):
+    return np.concatenate([leaf.ravel() for leaf in leaves(theta)])
+
+
+def away(a, b):
+    return np.max(np.abs(flat(a) - flat(b)))
+
+
+@pytest.mark.parametrize("name", PLAIN_AT_FIRST)
+def test_the_first_task_is_plain_training(name):
+    assert away(known(name)[0][0][0], known("naive")[0][0][0]) < 1e-14
+    if name != "naive":
+        assert away(known(name)[0][-1][0], known("naive")[0][-1][0]) > 1e-5  # and the last one is not
+
+
+@pytest.mark.parametrize("name", OFF)
+def test_a_method_of_strength_zero_is_plain_training(name):
+    assert away(trained(OFF[name])[-1][0], known("naive")[0][-1][0]) < 1e-14
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_the_same_seeds_give_the_same_bits_and_tasks_of_one_size_share_a_compilation(name):
+    ended, compilations = known(name)
+    assert compilations == 1
+    np.testing.assert_array_equal(flat(trained(ALL[name])[-1][0]), flat(ended[-1][0]))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_parameters_and_memory_keep_the_floating_type(name):
+    ended, _ = known(name, jnp.float32)
+    floating = [leaf.dtype for leaf in jax.tree.leaves(ended[-1]) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert {jnp.dtype(jnp.float32)} == set(floating)
+    assert away(ended[-1][0], theta0(jnp.float32)) > 1e-3
+
+
+def mean_loss(theta, batch, head, loss=LOSS):
+    return jnp.mean(jax.vmap(lambda x, y: loss.value(NETWORK.apply(theta, x), y, head))(batch.x, batch.y))
+
+
+f_of = jax.jit(NETWORK.apply)
+own_slope = jax.jit(jax.grad(mean_loss))
+
+
+def test_si_is_the_path_integral_of_zenke():
+    """Importances by a NumPy loop over every step of two tasks, the second one with the penalty of the first."""
+    head, theta, importance, strength = jnp.ones(3), flat(theta0()), 0.0, 0.5
+    back = jax.flatten_util.ravel_pytree(theta0())[1]
+    for t, task in enumerate(stream()):
+        before, path = theta, 0.0
+        for index in train.batches(jax.random.fold_in(KEY, t), 6, 2, STEPS):
+            own = flat(own_slope(back(theta), Dataset(task.train.x[index], task.train.y[index]), head))
+            step = -0.1 * (own + 2 * strength * importance * (theta - before))
+            path = path - own * step
+            theta = theta + step
+        importance = importance + path / ((theta - before) ** 2 + 0.1)
+        ended, _, _, memory = known("SI")[0][t]
+        np.testing.assert_allclose(flat(ended), theta, atol=1e-13)
+        np.testing.assert_allclose(flat(memory.importance), importance, rtol=1e-9, atol=1e-13)
+
+
+def test_the_path_integral_adds_up_to_the_fall_of_the_loss():
+    task = stream()[0]
+    theta, _, memory, _ = trained(methods.si(), [task], batch_size=None, steps=400, transform=optax.sgd(1e-3))[0]
+    fall = mean_loss(theta0(), task.train, task.head) - mean_loss(theta, task.train, task.head)
+    np.testing.assert_allclose(flat(memory.path).sum(), fall, rtol=1e-3)
+
+
+def test_mas_takes_absolute_values_sample_by_sample():
+    expected = 0.0
+    for task, (theta, *_, memory) in zip(stream(), known("MAS")[0], strict=True):
+        for x in task.train.x:
+            expected = expected + np.abs(flat(squared_norm_slope(theta, x))) / len(task.train.x)
+        np.testing.assert_allclose(flat(memory.importance), expected, rtol=1e-12)
+    last = known("MAS")[0][-1]
+    value = ALL["MAS"].objective(last[1], NETWORK.apply, LOSS, last[0], None, None, 2.0)
+    earlier = flat(known("MAS")[0][0][3].importance)
+    np.testing.assert_allclose(value, 2 + 0.3 * np.sum(earlier * (flat(last[0]) - flat(last[1].before)) ** 2))
+
+
+squared_norm_slope = jax.jit(jax.grad(lambda theta, x: jnp.sum(NETWORK.apply(theta, x) ** 2)))
+
+
+REPLAYED = {"ER": None, "DER": (0.3, 0.0), "DER++": (0.2, 0.6)}
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_replay_from_a_buffer_that_holds_everything_is_a_plain_loop(name):
+    """Of two tasks all samples are kept, once, in the order of the first pass, and all are drawn, so that nothing is random."""
+    theta, kept, head = theta0(), [], jnp.ones(3)
+
+    @jax.jit
+    def slope(theta, batch, x, y, z, n):
+        def objective(theta):
+            own, here = mean_loss(theta, batch, head), jnp.arange(12) < n
+            old = jnp.where(here, jax.vmap(lambda x, y: LOSS.value(NETWORK.apply(theta, x), y, head))(x, y), 0).sum()
+            apart = jnp.where(here, ((jax.vmap(NETWORK.apply, (None, 0))(theta, x) - z) ** 2).sum(1), 0).sum()
+            if REPLAYED[name] is None:
+                return (2 * own + old) / (2 + n)
+            alpha, beta = REPLAYED[name]
+            return own + (alpha * apart + beta * old) / jnp.maximum(n, 1)
+
+        return jax.grad(objective)(theta)
+
+    for t, task in enumerate(stream()):
+        for s, index in enumerate(train.batches(jax.random.fold_in(KEY, t), 6, 2, STEPS)):
+            batch = Dataset(task.train.x[index], task.train.y[index])
+            now = [(x, y, f_of(theta, x)) for x, y in zip(*batch, strict=True)]
+            old = map(np.stack, zip(*kept, *[now[0]] * (12 - len(kept)), strict=True))
+            theta = jax.tree.map(lambda a, g: a - 0.1 * g, theta, slope(theta, batch, *old, len(kept)))
+            kept += now if s < 3 else []
+    ended, _, _, memory = known(name)[0][-1]
+    np.testing.assert_allclose(flat(ended), flat(theta), atol=1e-13)
+    assert int(memory.count) == len(kept) == 12
+    for part, rows in zip(zip(*kept, strict=True), (memory.rows.x, memory.rows.y, memory.rows.told), strict=True):
+        if len(jax.tree.leaves(rows)):
+            np.testing.assert_allclose(rows, np.stack(part), atol=1e-13)
+
+
+HEAD, BOTH = jnp.array([1.0, 0, 1]), (0, 2)
+CLASSES = Dataset(stream()[0].train.x, jnp.eye(3)[jnp.array([0, 2, 2, 0, 2, 0])])
+jacobian_of = jax.jit(jax.jacrev(NETWORK.apply))
+
+
+def diagonal(loss, head=HEAD, theta=None, seed=0, **options):
+    method = methods.ewc_diagonal(seed=seed, **options)
+    memory = method.consolidate((), NETWORK, loss, theta0() if theta is None else theta, Task(CLASSES, CLASSES, head))
+    return flat(memory.fisher)
+
+
+def scores(loss, labels):
+    """For each sample the pairs (probability, score) over the labels taken, the score a gradient of log p(y | x) by hand."""
+    for x, y in zip(*CLASSES, strict=True):
+        f = np.asarray(f_of(theta0(), x))[list(BOTH)]
+        J = np.stack([flat(row) for row in rows_of(jacobian_of(theta0(), x))])[list(BOTH)]
+        if loss is LOSS:
+            yield [(1.0, J[0]), (1.0, J[1])] if labels == "all" else [(1.0, (np.asarray(y)[list(BOTH)] - f) @ J)]
+            continue
+        p = np.exp(f) / np.exp(f).sum()
+        each = [(p[a], (np.eye(2)[a] - p) @ J) for a in range(2)]
+        one = {"predicted": int(np.argmax(p)), "true": int(np.argmax(np.asarray(y)[list(BOTH)]))}
+        yield each if labels == "all" else [(1.0, each[one[labels]][1])]
+
+
+def rows_of(jacobian):
+    return [jax.tree.map(lambda j, a=a: j[a], jacobian) for a in range(3)]
+
+
+FISHERS = [(LOSS, "all"), (LOSS, "true"), (SOFTMAX, "all"), (SOFTMAX, "predicted"), (SOFTMAX, "true")]
+
+
+@pytest.mark.parametrize(("loss", "labels"), FISHERS, ids=str)
+def test_the_diagonal_fisher_is_a_loop_over_samples_and_labels(loss, labels):
+    expected = np.mean([sum(p * g**2 for p, g in sample) for sample in scores(loss, labels)], axis=0)
+    np.testing.assert_allclose(diagonal(loss, labels=labels), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [LOSS, SOFTMAX])
+def test_the_squares_of_mean_gradients_are_another_number(loss):
+    """Batches of 4 and of the 2 that remain, as avalanche takes them."""
+    g = np.stack([sample[0][1] for sample in scores(loss, "true")])
+    expected = (g[:4].mean(0) ** 2 + g[4:].mean(0) ** 2) / 2
+    np.testing.assert_allclose(diagonal(loss, labels="true", batch=4), expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("loss", [LOSS, SOFTMAX])
+def test_sampled_labels_are_right_on_average(loss):
+    told = dict(softmax=loss is SOFTMAX, labels="sampled", batch=1)
+    draw = jax.jit(jax.vmap(lambda key: diagonal_fisher(NETWORK.apply, theta0(), key, *CLASSES, HEAD, **told)))
+    each = draw(jax.random.split(KEY, 1500))
+    each = np.concatenate([np.asarray(leaf).reshape(1500, -1) for leaf in jax.tree.leaves(each)], 1)
+    apart = np.abs(each.mean(0) - diagonal(loss))
+    assert np.all(apart <= 5 * each.std(0) / np.sqrt(1500) + 1e-12) and each.std(0).max() > 0.01
+
+
+def test_full_ewc_of_a_softmax_weighs_its_own_distribution():
+    """(theta - theta_j)^T F (theta - theta_j) with F from the scores above."""
+    method, theta = methods.ewc(2.0), jax.tree.map(lambda a: 1.1 * a + 0.05, theta0())
+    memory = method.consolidate((), NETWORK, SOFTMAX, theta0(), Task(CLASSES, CLASSES, HEAD))
+    move = flat(theta) - flat(theta0())
+    for loss in (SOFTMAX, LOSS):
+        expected = np.mean([sum(p * (g @ move) ** 2 for p, g in sample) for sample in scores(loss, "all")])
+        np.testing.assert_allclose(method.objective(memory, NETWORK.apply, loss, theta, None, None, 1.0), 1 + expected, rtol=1e-11)
+
+
+def test_a_penalty_for_each_old_task_pulls_as_all_of_them_do():
+    method, memory, pulls = methods.ewc_diagonal(3.0, damping=0.01, online=False), (), []
+    theta = jax.tree.map(lambda a: 0.7 * a, theta0())
+    for scale in (1.0, 1.3, 0.4):
+        there = jax.tree.map(lambda a, s=scale: s * a + 0.02, theta0())
+        memory = method.consolidate(
+            method.begin(memory, NETWORK.apply, there, None), NETWORK, LOSS, there, Task(CLASSES, CLASSES, HEAD)
+        )
+        pulls.append(3.0 * (diagonal(LOSS, theta=there) + 0.01) * (flat(theta) - flat(there)))
+    pull = jax.grad(lambda theta: method.objective(memory, NETWORK.apply, LOSS, theta, None, None, 0.0))(theta)
+    np.testing.assert_allclose(flat(pull), sum(pulls), atol=1e-12)
+
+
+def test_a_fisher_that_is_not_known_is_refused():
+    other = Loss(lambda f, y, head: jnp.sum(head * jnp.abs(f - y)), LOSS.rate, quadratic=False)
+    with pytest.raises(ValueError, match="loss: the Fisher information of this loss is not known"):
+        diagonal(other)
+    with pytest.raises(ValueError, match=r"method.labels=predicted: the gradient at squared error's own prediction is zero"):
+        diagonal(LOSS, labels="predicted")
+    with pytest.raises(ValueError, match=r"method.batch=7: expected at most 6, the samples of task 0"):
+        diagonal(LOSS, labels="true", batch=7)
+
+
+def empty(size, seed=0, inputs=1):
+    rows = buffer.Rows(jnp.full((size, inputs), -1.0), jnp.zeros((size, 1)), jnp.ones((size, 1)), ())
+    return buffer.Buffer(rows, jnp.zeros(size, jnp.int32), *[jnp.int32(0)] * 5, jax.random.key(seed))
+
+
+def numbered(first, n):
+    return buffer.Rows(first + jnp.arange(n, dtype=float)[:, None], jnp.zeros((n, 1)), jnp.ones((n, 1)), ())
+
+
+@jax.jit
+def streamed(key):
+    """What a reservoir of 4 holds of 12 samples that came in three batches."""
+    memory = empty(4)
+    for k in range(3):
+        memory = buffer.offer(jax.random.fold_in(key, k), memory, numbered(4.0 * k, 4), jnp.array([True, True, k < 2, True]))
+    return memory.rows.x[:, 0], memory.count
+
+
+def test_a_reservoir_holds_every_sample_with_the_same_probability_and_every_pair():
+    trials = 4000
+    held = np.asarray(jax.jit(jax.vmap(streamed))(jax.random.split(jax.random.key(0), trials))[0]).astype(int)
+    inside = np.zeros((trials, 12))
+    inside[np.arange(trials)[:, None], held] = 1
+    assert np.all(inside.sum(1) == 4) and not inside[:, 10].any()  # four different ones, and never the one that was not valid
+    together = inside.T @ inside / trials
+    for expected, found in ((4 / 11, np.diag(together)), (4 * 3 / (11 * 10), together[np.triu_indices(12, 1)])):
+        found = found[found > 0]
+        assert len(found) in (11, 55)
+        assert np.max(np.abs(found - expected)) < 4 * np.sqrt(expected * (1 - expected) / trials)
+
+
+def test_the_reservoir_is_algorithm_r_one_sample_after_the_other():
+    key, memory = jax.random.key(5), empty(3)._replace(offered=jnp.int32(2), count=jnp.int32(2))
+    random = jax.random.randint(key, (9,), 0, jnp.arange(2, 11) + 1, jnp.int32)  # the same draws
+    slots = [-1.0, -1.0, -1.0]
+    for i, j in zip(range(2, 11), np.asarray(random), strict=True):
+        if i < 3 or j < 3:
+            slots[i if i < 3 else j] = float(i)
+    got = jax.jit(buffer.offer)(key, memory, numbered(2.0, 9), jnp.ones(9, bool))
+    assert got.rows.x[:, 0].tolist() == slots and (int(got.count), int(got.offered)) == (3, 11)
+
+
+def test_a_balanced_buffer_has_equal_shares_of_all_tasks():
+    memory = empty(7)
+    for t, n in enumerate((9, 2, 9)):  # the second has fewer samples than its share
+        memory = buffer.balance(jax.random.fold_in(KEY, t), memory._replace(tasks=jnp.int32(t)), numbered(100.0 * t, n))
+    own = np.asarray(memory.rows.x[: int(memory.count), 0])
+    assert len(set(own)) == len(own) and np.bincount((own // 100).astype(int)).tolist() == [3, 2, 2]
+    np.testing.assert_array_equal(memory.task[: len(own)], own // 100)
+
+
+def test_a_draw_is_of_distinct_rows_in_use_all_equally_often():
+    memory = empty(6)._replace(rows=numbered(0.0, 6), count=jnp.int32(5))
+    draw = jax.jit(jax.vmap(lambda key, memory: buffer.draw(key, memory, 2), (0, None)))
+    rows, counts = draw(jax.random.split(KEY, 3000), memory)
+    drawn = np.asarray(rows.x[..., 0]).astype(int)
+    assert counts.all() and np.all(drawn[:, 0] != drawn[:, 1]) and drawn.max() == 4
+    np.testing.assert_allclose(np.bincount(drawn.ravel()) / 3000, 2 / 5, atol=4 * np.sqrt(0.24 / 3000))
+    assert draw(jax.random.split(KEY, 3000), memory._replace(count=jnp.int32(1)))[1][0].tolist() == [True, False]
+
+
+def test_agem_takes_off_what_points_against_the_memory_and_nothing_else():
+    theta, _, _, memory = known("A-GEM")[0][0]
+    memory, project = memory._replace(count=jnp.int32(3)), jax.jit(
+        lambda memory, g: ALL["A-GEM"].project(memory, NETWORK.apply, LOSS, theta, g)
+    )  # fmt: skip
+    kept = Dataset(memory.rows.x[:3], memory.rows.y[:3])  # a batch of 3: all of them
+    r = flat(own_slope(theta, kept, jnp.ones(3)))
+    back = jax.flatten_util.ravel_pytree(theta)[1]
+    other = np.random.default_rng(0).normal(size=len(r))
+    for g in (other - 2 * r * (other @ r) / (r @ r) - 0.1 * r, other * np.sign(other @ r)):
+        got = flat(project(memory, back(g)))
+        if g @ r < 0:
+            np.testing.assert_allclose(got, g - (g @ r) / (r @ r) * r, atol=1e-12)
+            assert abs(got @ r) < 1e-12
+        else:
+            np.testing.assert_array_equal(got, g)
+        np.testing.assert_array_equal(flat(project(memory._replace(count=jnp.int32(0)), back(g))), g)  # nothing is remembered yet
+
+
+@pytest.mark.parametrize("name", list(FIXED))
+def test_a_method_without_a_twin_is_foretold_by_training_the_linearised_network(name):
+    assert predict.form_of("auto", LOSS, optimizers.sgd(), FIXED[name], True) == "linearised"
+    with pytest.raises(ValueError, match=r"forecast.form=closed: the method has no twin in kernel space; use linearised or auto"):
+        predict.form_of("closed", LOSS, optimizers.sgd(), FIXED[name], True)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: methods.er(0), "method.size=0: expected a whole number of at least 1"),
+        (lambda: methods.er(4, 5), "method.batch_size=5: expected at most method.size=4, the rows of the buffer"),
+        (lambda: methods.er(4, 4, -0.1), "method.weight=-0.1"),
+        (lambda: methods.er(buffer="ring"), "method.buffer=ring: expected reservoir or balanced"),
+        (lambda: methods.agem(passes="two"), "method.passes=two: expected first or all"),
+        (lambda: methods.agem(10), "method.batch_size=64: expected at most method.size=10"),
+        (lambda: methods.der(-1.0), "method.alpha=-1.0"),
+        (lambda: methods.der_plus_plus(1.0, -1.0), "method.beta=-1.0"),
+        (lambda: methods.der(seed=-1), "method.seed=-1"),
+        (lambda: methods.si(-1.0), "method.strength=-1.0: expected a finite number of at least 0"),
+        (lambda: methods.si(1.0, damping=0.0), "method.damping=0.0: expected a finite number above 0"),
+        (lambda: methods.ewc_diagonal(labels="some"), "method.labels=some: expected all, sampled, predicted or true"),
+        (lambda: methods.ewc_diagonal(batch=8), "method.batch=8: expected 1 with method.labels=all"),
+        (lambda: methods.mas(float("nan")), "method.strength=nan"),
+    ],
+)
+def test_bad_settings_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
