@@ -244,7 +244,7 @@ def rows_of(jacobian):
 FISHERS = [(LOSS, "all"), (LOSS, "true"), (SOFTMAX, "all"), (SOFTMAX, "predicted"), (SOFTMAX, "true")]
 
 
-@pytest.mark.parametrize(("loss", "labels"), FISHERS, ids=str)
+@pytest.mark.parametrize(("loss", "labels"), FISHERS)
 def test_the_diagonal_fisher_is_a_loop_over_samples_and_labels(loss, labels):
     expected = np.mean([sum(p * g**2 for p, g in sample) for sample in scores(loss, labels)], axis=0)
     np.testing.assert_allclose(diagonal(loss, labels=labels), expected, rtol=1e-12)

@@ -60,7 +60,7 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("make", "setting", "value"), BAD, ids=str)
+@pytest.mark.parametrize(("make", "setting", "value"), BAD)
 def test_bad_settings_are_named(make, setting, value):
     with pytest.raises(ValueError, match=f"network.{setting}={value}: expected") as told:
         make(**(dict(outputs=2) | {setting: value}))
