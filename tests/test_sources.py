@@ -282,7 +282,11 @@ def test_an_npz_file_of_one_set_is_split_by_class_and_seed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "settings", "message"),
     [
-        (dict(y_test=None), {}, "expected the arrays x_train, y_train, x_test, y_test, or x, y alone; found x_test, x_train, y_train"),
+        (
+            dict(y_test=None, labels=np.zeros(8)),
+            {},
+            "expected the arrays x_train, y_train, x_test, y_test, or x, y alone; found labels, x_test, x_train, y_train",
+        ),
         (dict(x=np.zeros((2, 4, 5)), y=np.zeros(2, int), y_test=None), {}, "x, y alone; found x, x_test, x_train, y, y_train"),
         (dict(x_test=np.zeros((8, 5, 5), np.uint8)), {}, r"found x_train of \(4, 5\) and x_test of \(5, 5\)"),
         (dict(x_train=np.zeros((20, 20), np.uint8)), {}, r"x_train of shape \(20, 20\); expected images \[n, h, w\]"),

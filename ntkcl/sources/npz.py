@@ -26,7 +26,7 @@ def npz(path: str, *, mean: float, sd: float, classes: int | None = None, test_f
       test_fraction: of each class, where `x` and `y` are split, drawn by `seed`: rounded, but one image at least on either side.
     Raises ValueError naming the file and the array that is missing, or of another shape, type or value.
     """
-    arrays = _read(text("source.path", path))
+    arrays, names = _read(text("source.path", path))
     share = finite("source.test_fraction", test_fraction)
     if not 0 < share < 1:
         raise ValueError(f"source.test_fraction={test_fraction}: expected a number between 0 and 1")
@@ -37,7 +37,7 @@ def npz(path: str, *, mean: float, sd: float, classes: int | None = None, test_f
         parts = ("_train", "_test")
         pairs = {p: (_images(path, f"x{p}", arrays[f"x{p}"]), _labels(path, f"y{p}", arrays[f"y{p}"], classes)) for p in parts}
     else:
-        found = ", ".join(sorted(arrays)) or "nothing"
+        found = ", ".join(sorted(names)) or "nothing"
         raise ValueError(f"source.path={path}: expected the arrays {', '.join(APART)}, or {', '.join(TOGETHER)} alone; found {found}")
     for part, (x, (labels, _)) in pairs.items():
         if len(x) != len(labels) or not len(x):
@@ -60,12 +60,13 @@ def npz(path: str, *, mean: float, sd: float, classes: int | None = None, test_f
     return source(train, test_set, mean, sd)
 
 
-def _read(path) -> dict[str, np.ndarray]:
+def _read(path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays that are of use, and the names of all."""
     if not Path(path).is_file():
         raise ValueError(f"source.path={path}: no such file; expected an npz file, as numpy.savez writes it")
     try:
         with np.load(path) as stored:
-            return {name: stored[name] for name in stored.files if name in (*APART, *TOGETHER)}
+            return {name: stored[name] for name in stored.files if name in (*APART, *TOGETHER)}, stored.files
     except (AttributeError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:  # one array, pickles, no zip at all
         raise ValueError(f"source.path={path}: not an npz file of plain arrays ({type(error).__name__}); see numpy.savez") from error
 
