@@ -98,7 +98,6 @@ def test_settings_that_would_have_no_effect_are_refused(settings, told):
         (networks.lenet(outputs=2), (8, 8), "image of 8 x 8; expected 12 x 12 or larger, or network.padding=SAME"),
         (networks.vit(outputs=2, patch=3), (8, 9), "network.patch=3: an image has 8 x 9 pixels"),
     ],
-    ids=str,
 )
 def test_images_that_do_not_fit_are_told(network, shape, told):
     with pytest.raises(ValueError, match=told):
