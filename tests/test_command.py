@@ -176,7 +176,7 @@ BAD = {
     "no settings of a plan": (["job=orders", "plan.orders=null"], "plan.orders=None"),
     "no grid": (["job=methods", "plan.methods=null"], "plan.methods=None"),
     "a number for a method's settings": (["job=methods", "plan.methods.l2=3"], "plan.methods.l2=3"),
-    "a method that there is not": (["job=methods", "+plan.methods.nosuch={}"], "plan.methods=nosuch: expected ewc"),
+    "a method that there is not": (["job=methods", "+plan.methods.nosuch={}"], "plan.methods=nosuch: expected agem"),
     "a setting without values": (["job=methods", "plan.methods.replay={per_task: []}"], "plan.methods.replay.per_task=[]"),
     "no anchors": (["forecast.anchors=null"], "forecast.anchors=None"),
     "an anchor for a list": (["forecast.anchors=init"], "forecast.anchors=init"),

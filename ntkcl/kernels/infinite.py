@@ -23,8 +23,8 @@ SMOOTH = {"tanh": jnp.tanh, "gelu": jax.nn.gelu}
 # 9e-5 at w_std 3 (4e-3 for a ReLU, whose kink has no series), and 1000 x 1000 pairs take half a second on two cores.
 DEGREE = 256
 
-# Units of rounding that a product of some thousand terms and two square roots stay below: 16 have been seen for five thousand terms, by how
-# a processor happens to sum.
+# Units of rounding that a product of some thousand terms and two square roots stay below: 16 have been seen for five
+# thousand terms, by how a processor happens to sum.
 ROUNDING = 32
 
 
