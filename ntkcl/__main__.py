@@ -10,6 +10,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ntkcl import checkpoints, console, experiment, figures, jobs, kernels, methods, predict, record, results, settings, tracking
 from ntkcl.meter import Meter
 from ntkcl.settings import one_of, text
+from ntkcl.types import Stream
 
 PACKAGE = Path(__file__).parent
 CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())  # wheel, or checkout
@@ -197,8 +199,7 @@ def check(cfg: DictConfig) -> None:
 
 def build(cfg: DictConfig) -> dict[str, Any]:
     """The arguments of `experiment.run` and `experiment.begin` that a configuration names, by their names."""
-    stream = instantiate(cfg.stream)(instantiate(cfg.source))
-    stream = jax.tree.map(lambda a: jnp.asarray(a, cfg.precision), stream)
+    stream = _stream(*(OmegaConf.to_yaml(cfg[group], resolve=True) for group in ("source", "stream")), cfg.precision)
     return dict(
         key=jax.random.key(cfg.seed),
         stream=stream,
@@ -210,6 +211,12 @@ def build(cfg: DictConfig) -> dict[str, Any]:
         effort=predict.Effort(*(cfg.forecast[key] for key in predict.Effort._fields)),
         kernel=instantiate(cfg.kernel),
     )
+
+
+@lru_cache(maxsize=1)  # runs of a sweep that differ in other things come one after the other
+def _stream(source: str, stream: str, precision: str) -> Stream:
+    made = instantiate(OmegaConf.create(stream))(instantiate(OmegaConf.create(source)))
+    return jax.tree.map(lambda a: jnp.asarray(a, precision), made)
 
 
 def limit_of(cfg: DictConfig):

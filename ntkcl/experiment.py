@@ -139,7 +139,7 @@ class Rows(NamedTuple):
         return Rows(slices[: len(stream)], slices[len(stream) :])
 
 
-READ = 50_000  # inputs whose outputs are read at a time
+READ = 10_000  # inputs whose outputs are read at a time: of more, fresh memory costs more than the reading
 BLOWN = 1e3  # a loss this many times that of predicting zero is no training, long before it overflows
 
 

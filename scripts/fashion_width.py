@@ -32,9 +32,9 @@ NUMBERS = {
 COLOURS = dict(zip(STREAMS, ("tab:blue", "tab:orange", "tab:green"), strict=True))
 
 
-def preset_hash(stream: str, width: int, seed: int) -> str:
+def preset_hash(preset: str, width: int, seed: int) -> str:
     """How the folder of the preset's own run ends: a trial with other settings in the same place is no cell of the table."""
-    cell = [f"experiment={stream}_fashion", f"network.width={width}", f"seed={seed}"]
+    cell = [f"experiment={preset}", f"network.width={width}", f"seed={seed}"]
     with hydra.initialize_config_dir(CONF, version_base="1.3"):
         return identify(hydra.compose("config", overrides=cell))["id"][:8]
 
@@ -46,7 +46,7 @@ def gather(root: Path) -> pd.DataFrame:
         for summary in sorted((root / "runs" / f"{stream}_fashion").glob("[!.]*/summary.json")):
             told = json.loads(summary.read_text())
             config = yaml.safe_load((summary.parent / "config.yaml").read_text())
-            if not summary.parent.name.endswith(preset_hash(stream, config["network"]["width"], config["seed"])):
+            if not summary.parent.name.endswith(preset_hash(f"{stream}_fashion", config["network"]["width"], config["seed"])):
                 print(f"left out, not a run of the preset as it stands: {summary.parent}", file=sys.stderr)
                 continue
             row = {"stream": stream, "width": config["network"]["width"], "seed": config["seed"], "folder": str(summary.parent)}

@@ -82,6 +82,8 @@ def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, prepared, preset):
         "network.width=8",
         "seed=0",
         "training.steps=3",
+        "training.epochs=null",
+        "training.batch_size=null",
         "stream.tasks=2",
         "stream.train_per_class=3",
         "stream.test_per_class=2",

@@ -19,7 +19,7 @@ def rotated(
     source: Source,
     *,
     tasks: int = 5,
-    step: float = 22.5,
+    step: float | int = 22.5,
     angles: Sequence[float] | None = None,
     interpolation: str = "bilinear",
     train_per_class: PerClass = 20,
