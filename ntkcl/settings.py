@@ -53,8 +53,9 @@ def text(name: str, value) -> str:
 
 
 def one_of(name: str, value, options: Iterable[str]) -> str:
-    """One of the options, or ValueError."""
+    """One of the options, or ValueError. YAML reads the option "true" as True."""
     options = tuple(options)
+    value = str(value).lower() if isinstance(value, bool) else value
     if value not in options:
         raise ValueError(f"{name}={value}: expected {', '.join(options[:-1])} or {options[-1]}")
     return value
