@@ -25,7 +25,21 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ntkcl import checkpoints, console, experiment, figures, jobs, kernels, methods, predict, record, results, settings, tracking
+from ntkcl import (
+    checkpoints,
+    console,
+    experiment,
+    figures,
+    jobs,
+    kernels,
+    methods,
+    predict,
+    record,
+    references,
+    results,
+    settings,
+    tracking,
+)
 from ntkcl.meter import Meter
 from ntkcl.settings import one_of, text
 from ntkcl.types import Stream
@@ -37,7 +51,7 @@ CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"
 METHODS = tuple(methods.__all__)
 KEYS = (
     "source", "stream", "network", "loss", "method", "optimizer", "training", "kernel", "checkpoints", "forecast",
-    "job", "plan", "experiment_name", "seed", "precision", "results_dir", "tracking",
+    "references", "job", "plan", "experiment_name", "seed", "precision", "results_dir", "tracking",
 )  # fmt: skip
 YOUNGER = {"parametrization": "ntk", "init": "normal", "gamma0": 1.0}  # settings of networks that runs once had no other value of
 
@@ -107,7 +121,8 @@ def _run(cfg, folder, config, identity):
     with results.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):  # divergence is data
         told = record.gather(console.progress(events, list(cfg.forecast.anchors), len(stream), terminal), stream)
         told.costs["setup"] = [setup]
-        summary = results.summarise(told, stream, loss)
+        held = _references(cfg, named, told, console.told(terminal))
+        summary = results.summarise(told, stream, loss, held)
         pictures = results.save_figures(stage, figures.draw(told, summary, stream))
         labels = _labels(cfg, identity)
         table, inside = (made(told, stream, loss, labels) for made in (results.rows, results.within))
@@ -117,6 +132,18 @@ def _run(cfg, folder, config, identity):
     terminal.print(f"[dim]{summary['status']} in {summary['seconds']['total']:.1f} s ->[/dim] {folder}", soft_wrap=True)
     with tracking.opened(folder, **_tracked(cfg, identity)) as remote:
         tracking.log(remote, told, summary, inside, {path.stem: folder / "figures" / path.name for path in pictures})
+
+
+def _references(cfg, named, told, say) -> dict:
+    """The scores of the references asked for, once the run is over: no forecast can have seen them."""
+    if not cfg.references:
+        return {}
+    meter = Meter()
+    facts = references.facts_of(coordinates(cfg), told.plan.learning_rate, named["stream"])
+    folder = Path(cfg.results_dir) / "references"
+    held = references.known(cfg.references, folder, facts, lambda: experiment.begin(**named), say)
+    told.costs["references"] = [meter.read()]
+    return held
 
 
 def _plan(cfg, folder, config, identity):
@@ -176,6 +203,12 @@ def check(cfg: DictConfig) -> None:
         text("tracking.entity", cfg.tracking.entity)
     if not OmegaConf.is_list(cfg.forecast.anchors):
         raise ValueError(f"forecast.anchors={cfg.forecast.anchors}: expected a list, such as [init,boundary] or []")
+    if not OmegaConf.is_list(cfg.references):
+        raise ValueError(f"references={cfg.references}: expected a list, such as [single,joint] or []")
+    for kind in cfg.references:
+        one_of("references", kind, references.TRAINED)
+    if cfg.references and cfg.job != "run":
+        raise ValueError(f"references={cfg.references}: job={cfg.job} measures no run to hold against them; expected []")
     if not OmegaConf.is_dict(cfg.training):
         raise ValueError(f"training={cfg.training}: expected the settings of conf/config.yaml")
     if one_of("job", cfg.job, ("run", *jobs.JOBS)) != "run":
@@ -229,14 +262,15 @@ def limit_of(cfg: DictConfig):
 
 
 def coordinates(cfg: DictConfig) -> dict:
-    """What makes a run this run: its resolved configuration without logging, where things lie, and how a kernel is computed.
+    """What makes a run this run: its resolved configuration without logging, where things lie, how a kernel is computed, and what the
+    run is held against.
 
     Settings that a network did not always have are left out at the value it had without them, so that runs keep their names.
     """
     resolved = dict(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
     source = {key: value for key, value in resolved["source"].items() if key not in ("data_dir", "download")}
     network = {key: value for key, value in resolved["network"].items() if key not in YOUNGER or value != YOUNGER[key]}
-    elsewhere = ("results_dir", "tracking", "kernel", "checkpoints", *(("job", "plan") if cfg.job == "run" else ()))
+    elsewhere = ("results_dir", "tracking", "kernel", "checkpoints", "references", *(("job", "plan") if cfg.job == "run" else ()))
     return {key: value for key, value in resolved.items() if key not in elsewhere} | {"source": source, "network": network}
 
 

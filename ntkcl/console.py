@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ntkcl import experiment
+from ntkcl import experiment, metrics
 
 SHOWN = 8  # candidates at the top of a ranking, and half as many at its end
 
@@ -52,7 +52,8 @@ def show(summary: dict, terminal: Console) -> None:
     for heading in ("", "measured", *anchors):
         table.add_column(heading, justify="left" if not heading else "right")
     first: dict = next(iter(anchors.values()), {})
-    for name in ("average_accuracy", "learning_accuracy", "forgetting_chaudhry", "bwt_gem", "fwt_gem"):
+    more = [name for name in metrics.REFERENCED if name in summary["metrics"]]
+    for name in ("average_accuracy", "learning_accuracy", "forgetting_chaudhry", "bwt_gem", "fwt_gem", *more):
         table.add_row(name, _number(summary["metrics"][name]), *(_number(a["metrics"][name]) for a in anchors.values()))
     table.add_section()
     forgetting = "mean_forgetting_predicted"

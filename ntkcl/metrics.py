@@ -179,18 +179,19 @@ def forgetting_relative(R):
 
 def forgetting_rate(R, b, a_joint):
     """FR = mean_j (R[T-1, j] - b[j]) / (a_joint[j] - b[j]) - 1, a_joint[j] the accuracy on task j of a network trained on all tasks at
-    once (clarena): below 0 is worse than joint training. ValueError where a_joint[j] is b[j]."""
+    once (clarena): below 0 is worse than joint training. ValueError where a_joint[j] is b[j], up to the rounding of means over ties."""
 
     def term(j):
         start = _reference("b", b, j, R)
         gap = _reference("a_joint", a_joint, j, R) - start
-        if gap == 0:
+        if abs(gap) < 1e-12:
             raise ValueError(f"a_joint[{j}] is b[{j}], and a share of their difference is not defined")
         return (_entry(R, -1, j) - start) / gap
 
     return _over_others(R, term, range(len(R))) - 1
 
 
+REFERENCED = ("fwt_independent", "forgetting_rate")  # those that need more than R and b
 DEFAULTS: tuple[Callable, ...] = (average_accuracy, learning_accuracy, bwt_gem, forgetting_chaudhry, fwt_gem)
 DIALECTS: tuple[Callable, ...] = (  # every one that needs no more than R and b
     average_incremental_accuracy, accuracy_triangle,
@@ -214,19 +215,29 @@ NEEDS_B = (fwt_gem, fwt_gem_code)
 
 def summary(R, b) -> dict[str, float]:
     """Every dialect of R and b under its function's name, the defaults first; NaN where R lacks an entry that the number needs."""
-    return {f.__name__: _or_nan(f, R, b) for f in (*DEFAULTS, *DIALECTS)}
+    return {f.__name__: _of(f, R, b) for f in (*DEFAULTS, *DIALECTS)}
 
 
 def loss_summary(R_loss, b_loss) -> dict[str, float]:
     """The same of losses: mean losses under names of their own, and the differences of -R_loss, -b_loss under the names that they have
     for accuracies, so that forgetting above 0 is a loss that rose and transfer above 0 one that fell. No ratios."""
-    levels = {name: _or_nan(f, R_loss, b_loss) for name, f in LEVELS.items()}
-    return levels | {f.__name__: _or_nan(f, -np.asarray(R_loss), -np.asarray(b_loss)) for f in DIFFERENCES}
+    levels = {name: _of(f, R_loss, b_loss) for name, f in LEVELS.items()}
+    return levels | {f.__name__: _of(f, -np.asarray(R_loss), -np.asarray(b_loss)) for f in DIFFERENCES}
 
 
-def _or_nan(function, R, b):
+def referenced(R, b, a_ind=None, a_joint=None) -> dict[str, float]:
+    """`fwt_independent` where a_ind is given and `forgetting_rate` where a_joint is; NaN as in `summary`."""
+    single = {} if a_ind is None else {"fwt_independent": _or_nan(fwt_independent, R, a_ind)}
+    return single | ({} if a_joint is None else {"forgetting_rate": _or_nan(forgetting_rate, R, b, a_joint)})
+
+
+def _of(function, R, b):
+    return _or_nan(function, R, b) if function in NEEDS_B else _or_nan(function, R)
+
+
+def _or_nan(function, *arguments):
     try:
-        return function(R, b) if function in NEEDS_B else function(R)
+        return function(*arguments)
     except ValueError:
         return float("nan")
 

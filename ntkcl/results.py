@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,13 @@ from ntkcl.types import Loss, Stream
 SCORES = ("metrics", "metrics_loss")
 
 
-def summarise(record: Record, stream: Stream, loss: Loss) -> dict:
-    """The contents of `summary.json`: R, b, metrics on test inputs; agreement of forecasts on train inputs, and under `test`."""
+def summarise(record: Record, stream: Stream, loss: Loss, references: Mapping[str, Mapping] | None = None) -> dict:
+    """The contents of `summary.json`: R, b, metrics on test inputs; agreement of forecasts on train inputs, and under `test`.
+
+    `references`: the scores of what `ntkcl.references` trains, by kind. Given, they are told beside those of the untrained network, and
+    `metrics` and `metrics_loss` hold what can be said with them.
+    """
+    references = references or {}
     measured = {part: score_matrices(record.measured, stream, part, loss) for part in PARTS}
     forecasts = {}
     for anchor in record.changes:
@@ -34,21 +39,40 @@ def summarise(record: Record, stream: Stream, loss: Loss) -> dict:
             "R_train": train["R"],
             "R_loss_train": train["R_loss"],
         }
+        matrices |= {key: matrices[key] | more for key, more in _referenced(test, references).items()}
         agreement = {key: value for key, value in train.items() if key not in ("R", "R_loss", "b", "b_loss", *SCORES)}
         forecasts[anchor] = matrices | agreement | record.numerics[anchor] | {"test": {key: test[key] for key in agreement}}
     seconds = {phase: sum(cost.seconds for cost in costs) for phase, costs in record.costs.items()}
+    scores = {
+        "metrics": metrics.summary(measured["test"]["R"], measured["test"]["b"]),
+        "metrics_loss": metrics.loss_summary(measured["test"]["R_loss"], measured["test"]["b_loss"]),
+    }
     return {
         "status": record.status,
         **measured["test"],
         **{f"{key}_train": value for key, value in measured["train"].items()},
-        "metrics": metrics.summary(measured["test"]["R"], measured["test"]["b"]),
-        "metrics_loss": metrics.loss_summary(measured["test"]["R_loss"], measured["test"]["b_loss"]),
+        **{key: scores[key] | more for key, more in _referenced(measured["test"], references).items()},
+        **({"reference": {"untrained": _untrained(measured), **references}} if references else {}),
         "forecast": forecasts,
         "learning_rate": record.plan.learning_rate,
         "learning_rate_limit": record.plan.limit,
         "seconds": seconds | {"total": sum(seconds.values())},
         "peak_mib": {phase: max(cost.peak_mib for cost in costs) for phase, costs in record.costs.items()},
     }
+
+
+def _referenced(scores, references) -> dict[str, dict[str, float]]:
+    """By `SCORES`, the metrics of R and b that need references. Of losses, whose ratios mean nothing, the difference alone."""
+    a_ind, a_joint = (references[kind]["accuracy"] if kind in references else None for kind in ("single", "joint"))
+    minus = -references["single"]["loss"] if "single" in references else None
+    told = metrics.referenced(scores["R"], scores["b"], a_ind, a_joint)
+    return dict(zip(SCORES, (told, metrics.referenced(-scores["R_loss"], -scores["b_loss"], minus)), strict=True))
+
+
+def _untrained(measured) -> dict:
+    """b in the form of the other references."""
+    named = {"accuracy": "b", "loss": "b_loss"}
+    return {f"{name}{suffix}": measured[part][b] for suffix, part in (("", "test"), ("_train", "train")) for name, b in named.items()}
 
 
 def rows(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.DataFrame:

@@ -11,7 +11,7 @@ FLOORS = [
     {"predict"},
     {"experiment"},
     {"record"},
-    {"results", "tracking", "figures", "planning", "checkpoints"},
+    {"results", "tracking", "figures", "planning", "checkpoints", "references"},
     {"console", "jobs"},
     {"__main__"},
 ]

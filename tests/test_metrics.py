@@ -45,6 +45,16 @@ def test_every_dialect_has_its_value_on_the_matrix_that_separates_them():
     assert metrics.forgetting_rate(R, B, A_JOINT) == pytest.approx(-0.2347672497, abs=1e-10)
 
 
+def test_what_needs_a_reference_is_told_where_there_is_one():
+    assert metrics.referenced(R, B) == {}
+    assert metrics.referenced(R, B, A_IND) == pytest.approx({"fwt_independent": -0.0766666667}, abs=1e-10)
+    both = metrics.referenced(R, B, A_IND, A_JOINT)
+    assert tuple(both) == metrics.REFERENCED and both["forgetting_rate"] == pytest.approx(-0.2347672497, abs=1e-10)
+    at_chance = A_JOINT.copy()
+    at_chance[0] = np.nextafter(B[0], 1)  # nothing learned, and the rounding of a mean
+    assert np.isnan(metrics.referenced(R, B, A_IND, at_chance)["forgetting_rate"])
+
+
 @pytest.mark.parametrize(
     ("tasks", "bwt", "chaudhry", "learned"),
     [(2, 0.10, -0.10, -0.10), (3, -0.20, 0.25, 0.25), (4, -0.1833333333, 0.2333333333, 0.2166666667)],
