@@ -23,7 +23,7 @@ def meets_schema(stored):
         assert set(row) >= KEYS and math.isfinite(row["overhead_over_sgd"]) and row["steps_per_second"] > 0
     labels = [(row["case"], row["method"]) for row in stored["rows"]]
     assert len(set(labels)) == len(labels)
-    return {label: row for label, row in zip(labels, stored["rows"], strict=True)}
+    return dict(zip(labels, stored["rows"], strict=True))
 
 
 def test_a_quick_run_writes_rows_of_the_schema(tmp_path):
