@@ -101,7 +101,7 @@ class Baselines(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Outputs [N, c] in the midst of training `task`, after `step` of its steps; what looking at them cost."""
+    """Outputs of the test inputs [n, c] in the midst of training `task`, after `step` of its steps; what looking at them cost."""
 
     task: int
     step: int
@@ -242,12 +242,12 @@ def run(
 
 
 class Begun(NamedTuple):
-    """Before anything is trained: the setting without its learning rate, theta_0, and `outputs(theta)` [N, c] in float64, those at
-    theta_0 subtracted where the network is centred; what the initialisation cost."""
+    """Before anything is trained: the setting without its learning rate, theta_0, and `outputs(theta, first=0)` [N - first, c] in
+    float64, those at theta_0 subtracted where the network is centred; what the initialisation cost."""
 
     setting: predict.Setting
     theta: Params
-    outputs: Callable[[Params], np.ndarray]
+    outputs: Callable[..., np.ndarray]
     cost: Cost
 
 
@@ -258,12 +258,12 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
     theta = network.init(jax.random.fold_in(key, 0), x[0])
     forward = jax.jit(jax.vmap(network.apply, (None, 0)))
 
-    def read(theta):
-        parts = [forward(theta, x[at : at + READ]) for at in range(0, len(x), READ)]
+    def read(theta, first=0):
+        parts = [forward(theta, x[at : at + READ]) for at in range(first, len(x), READ)]
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
     # In float64, and centred by what the same compiled function gave at theta_0, so that f_0 is 0 and not rounding.
-    origin = read(theta) if network.centred else 0.0
+    origin = read(theta) if network.centred else np.zeros((len(x), 1))
     setting = predict.Setting(
         key=key,
         stream=stream,
@@ -281,7 +281,7 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         effort=effort.checked(),
         carry=training.optimizer_state == "carry",
     )
-    return Begun(setting, theta, lambda theta: read(theta) - origin, meter.read())
+    return Begun(setting, theta, lambda theta, first=0: read(theta, first) - origin[first:], meter.read())
 
 
 def _form(stream, loss, optimizer, training, method, form) -> str:
@@ -304,6 +304,7 @@ def full_batches(stream: Stream, batch_size: int | None) -> bool:
 
 def _story(begun, training, anchors, foretell, limit, keeper):
     setting, theta, outputs, born = begun
+    tested = Rows.of(setting.stream).test[0].start
     stream, loss, meter = setting.stream, setting.loss, Meter()
     plan = _plan(setting, theta, training, meter)
     setting = setting.at(plan.learning_rate)
@@ -336,7 +337,7 @@ def _story(begun, training, anchors, foretell, limit, keeper):
                 keeper.save(t, fitted)
             cost = cost.plus(meter.read())
             if fitted.step < setting.steps and not keeper:
-                yield Evaluation(t, fitted.step, outputs(fitted.theta), meter.read())
+                yield Evaluation(t, fitted.step, outputs(fitted.theta, tested), meter.read())
         memory = predict.consolidated(setting, t, network, fitted)
         losses, cost = np.asarray(fitted.losses), cost.plus(meter.read())
         f = outputs(fitted.theta)

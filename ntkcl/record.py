@@ -107,29 +107,35 @@ def gather(events: Iterable[Plan | Forecast | Baselines | Evaluation | Measureme
 
 def score_matrices(outputs: np.ndarray, stream: Stream, part: str, loss: Loss) -> dict[str, np.ndarray]:
     """R, R_loss [T, T] and b, b_loss [T] of outputs [T+1, N, c] on the train or test inputs; NaN where outputs are not finite."""
-    rows = getattr(Rows.of(stream), part)
-    accuracy, value = (np.full((len(stream) + 1, len(stream)), np.nan) for _ in range(2))
+    accuracy, value = _scores(outputs, stream, part, loss, getattr(Rows.of(stream), part))
+    return {"R": accuracy[1:], "b": accuracy[0], "R_loss": value[1:], "b_loss": value[0]}
+
+
+def _scores(outputs, stream, part, loss, rows):
+    """Accuracy and loss [k, T] on every task of outputs [k, n, c], in which task j has the `rows[j]`."""
+    accuracy, value = (np.full((len(outputs), len(stream)), np.nan) for _ in range(2))
     for j, task in enumerate(stream):
         f, y = outputs[:, rows[j]], np.asarray(getattr(task, part).y)
         seen = np.isfinite(f).all((1, 2))
         accuracy[seen, j] = metrics.correct(f[seen], y, task.head).mean(-1)
         value[seen, j] = sample_losses(f[seen], y, task.head, loss).mean(-1)
-    return {"R": accuracy[1:], "b": accuracy[0], "R_loss": value[1:], "b_loss": value[0]}
+    return accuracy, value
 
 
-def curves(record: Record, stream: Stream, part: str, loss: Loss) -> list[dict]:
-    """Accuracy and loss of every task within the training of each: a row for each look and task, and for each end of a training."""
-    steps, tasks = record.losses.shape[1], len(stream)
-    ends = [(t, steps, record.measured[t + 1]) for t in range(tasks)]
+def curves(record: Record, stream: Stream, loss: Loss) -> list[dict]:
+    """Accuracy and loss on every task's test inputs within the training of each: a row for each look and task, and for each end of a
+    training."""
+    steps, test = record.losses.shape[1], Rows.of(stream).test
+    first = test[0].start
+    rows = [slice(own.start - first, own.stop - first) for own in test]
+    ends = [(t, steps, record.measured[t + 1, first:]) for t in range(len(stream))]
     stops = sorted([(e.task, e.step, e.outputs) for e in record.looks] + ends, key=lambda stop: stop[:2])
-    stops = [(0, 0, record.measured[0]), *stops]
-    # `score_matrices` takes the outputs before and after each task: any T + 1 will do.
-    rows = []
-    for t, step, f in stops:
-        scores = score_matrices(np.broadcast_to(f, (tasks + 1, *f.shape)), stream, part, loss)
-        where = {"part": part, "training": t, "step": t * steps + step}
-        rows += [where | {"evaluated": j, "accuracy": scores["b"][j], "loss": scores["b_loss"][j]} for j in range(tasks)]
-    return rows
+    table = []
+    for t, step, f in [(0, 0, record.measured[0, first:]), *stops]:
+        accuracy, value = _scores(f[None], stream, "test", loss, rows)
+        where = {"training": t, "step": t * steps + step}
+        table += [where | {"evaluated": j, "accuracy": accuracy[0, j], "loss": value[0, j]} for j in range(len(stream))]
+    return table
 
 
 def compare(record: Record, anchor: str, stream: Stream, part: str, loss: Loss) -> dict:

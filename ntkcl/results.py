@@ -96,10 +96,10 @@ def rows(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.Da
 
 
 def within(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.DataFrame | None:
-    """One row for each (part, step, evaluated), `step` since the stream began: accuracy and loss; None where nobody looked."""
+    """One row for each (step, evaluated), `step` since the stream began: accuracy and loss, test inputs; None where nobody looked."""
     if not record.looks:
         return None
-    return pd.DataFrame([coordinates | row for part in PARTS for row in curves(record, stream, part, loss)])
+    return pd.DataFrame([coordinates | row for row in curves(record, stream, loss)])
 
 
 def arrays(record: Record, stream: Stream) -> dict[str, np.ndarray]:

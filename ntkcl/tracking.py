@@ -111,7 +111,7 @@ def _curves(run, inside):
     """`curve/acc/<j>` and `curve/loss/<j>` on test inputs, over `step`."""
     if inside is None:
         return
-    for step, rows in inside[inside["part"] == "test"].groupby("step"):
+    for step, rows in inside.groupby("step"):
         each = rows.set_index("evaluated")
         row = {f"curve/{key}/{j}": each.at[j, name] for key, name in (("acc", "accuracy"), ("loss", "loss")) for j in each.index}
         run.log(row | {"step": int(step)})

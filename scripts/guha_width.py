@@ -49,7 +49,7 @@ def collect(root: Path) -> list[dict]:
             continue
         curves = pd.read_parquet(path.parent / "curves.parquet")
         R = np.array(json.loads(path.read_text())["R"])
-        rows.append({"width": width, "seed": seed} | at_the_ends(R) | by_epochs(curves[curves["part"] == "test"], R))
+        rows.append({"width": width, "seed": seed} | at_the_ends(R) | by_epochs(curves, R))
     if not rows:
         sys.exit(f"no runs under {root}/runs/guha_width: first `ntkcl experiment=guha_width`")
     return sorted(rows, key=lambda row: (row["width"], row["seed"]))
