@@ -1,11 +1,14 @@
-"""What a phase of a run cost: wall time, and the peak of the process's resident memory."""
+"""What a phase of a run cost: wall time, and the peak of the process's resident memory; how much memory there is."""
 
 import contextlib
+import os
 import resource
 import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+import jax
 
 
 class Cost(NamedTuple):
@@ -34,6 +37,12 @@ class Meter:
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # Linux: lowers the high-water mark to what is resident now
         self._since = time.perf_counter()
+
+
+def memory_gib() -> float:
+    """All the memory that arrays can lie in: the device's where it tells, else the machine's."""
+    told = jax.local_devices()[0].memory_stats() or {}
+    return told.get("bytes_limit", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / 2**30
 
 
 def _peak_mib() -> float:

@@ -38,6 +38,13 @@ def share(name: str, value) -> float:
     return float(value)
 
 
+def unit(name: str, value) -> float:
+    """A number from 0 to 1, or ValueError."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:  # type: ignore[operator]
+        raise ValueError(f"{name}={value}: expected a number from 0 to 1")
+    return float(value)
+
+
 def flag(name: str, value) -> bool:
     """True or False and nothing that merely counts as one, or ValueError."""
     if not isinstance(value, bool):

@@ -133,7 +133,7 @@ class Method(NamedTuple):
     """A continual-learning algorithm: what it adds to training, and what that is in kernel space.
 
     In training, `memory` being a pytree that starts as ():
-      `begin(memory, apply, theta, task) -> memory` before a task;
+      `begin(memory, network, theta, task) -> memory` before a task;
       `consolidate(memory, network, loss, theta, task) -> memory` after it;
       `objective(memory, apply, loss, theta, batch, head, task_loss) -> scalar`, what is minimised;
       `project(memory, apply, loss, theta, gradient) -> gradient`;

@@ -86,10 +86,10 @@ def calls(name: str, steps: int, samples: int) -> dict:
     }
 
     def with_memory(method):
-        memory = method.begin((), net.apply, theta, first)
+        memory = method.begin((), net, theta, first)
         begun = train.start(theta, SGD, memory)
         (seen,) = train.walk(key, begun, first.train, first.head, method=method, **settings)
-        memory = method.begin(method.consolidate(seen.state.memory, net, LOSS, seen.theta, first), net.apply, theta, second)
+        memory = method.begin(method.consolidate(seen.state.memory, net, LOSS, seen.theta, first), net, theta, second)
         return partial(fit, method=method, memory=memory)
 
     if name not in WITH_METHODS:

@@ -62,6 +62,18 @@ def test_the_layers_add_up(name):
         assert np.linalg.eigvalsh(gram)[0] > -atol  # each layer's share is a kernel of its own
 
 
+@pytest.mark.parametrize("name", ["CNN", "residual", "shared layer"])
+def test_a_linearised_network_shows_its_layers_as_they_were_at_the_anchor(name):
+    network, theta, x = model(name)
+    linearised, away = networks.linearised(network, theta), jax.tree.map(lambda a: 1.3 * a + 0.1, theta)
+    K, atol = contracted(name)
+    np.testing.assert_allclose(kernels.structured(linearised)(away, x), K, atol=atol)
+    layers = linearised.taps.survey(away, x[0]).layers
+    f, phi, _ = linearised.taps.read(layers, away, {}, x[0])
+    np.testing.assert_allclose(f, linearised.apply(away, x[0]), atol=atol)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, phi, network.taps.read(layers, theta, {}, x[0])[1]))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_kernels_are_symmetric_and_positive_semi_definite(name):
     K, atol = (structured(name), contracted(name)[1]) if name in LINEN else contracted(name)

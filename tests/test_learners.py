@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 from cases import random_stream
+from models import model
 
-from ntkcl import losses, methods, optimizers, predict, train
+from ntkcl import losses, meter, methods, networks, optimizers, predict, train
 from ntkcl.methods import buffer
 from ntkcl.methods.ewc import diagonal_fisher
 from ntkcl.types import Dataset, Loss, Network, Task
@@ -25,6 +26,7 @@ def init(key, x):
 
 # Written out, for a linen module takes longer to trace than this one to train.
 NETWORK = Network(init, lambda theta, x: theta["out"] @ jnp.tanh(theta["in"] @ x))
+LAYERED = networks.mlp(outputs=3, width=4, activation="tanh", b_std=0.3, centred=False)  # for those that ask for layers
 RATE = optax.sgd(0.1)
 KEY = jax.random.key(0)
 
@@ -37,6 +39,8 @@ FIXED = {  # memory of fixed shapes: one compilation serves all tasks
     "DER": methods.der(0.3, 12, 12, passes="first"),
     "DER++": methods.der_plus_plus(0.2, 0.6, 12, 12, passes="first"),
     "A-GEM": methods.agem(4, 3),
+    "GPM": methods.gpm([0.7, 0.9], 4, 0.05),
+    "GPM, all": methods.gpm(1.0, 2),
 }
 GROWING = {
     "naive": methods.naive(),
@@ -50,11 +54,13 @@ GROWING = {
     "LwF": methods.lwf(),
     "OGD": methods.ogd(1),
     "OGD+": methods.ogd_plus(1),
+    "OGD-AVE": methods.ogd(2, "average"),
+    "OGD-GTL": methods.ogd(2, "true"),
     "PCA-OGD": methods.pca_ogd(2, per_task=2),
 }
 ALL = FIXED | GROWING
 PLAIN_AT_FIRST = [name for name in ALL if name not in ("L2", "ER", "ER, random", "DER", "DER++")]
-OFF = {"SI": methods.si(0.0), "MAS": methods.mas(0.0)}  # with nothing of them left
+OFF = {"SI": methods.si(0.0), "MAS": methods.mas(0.0), "GPM": methods.gpm(0.0, 4)}  # with nothing of them left
 
 
 @functools.cache
@@ -62,17 +68,22 @@ def stream(dtype=jnp.float64):
     return random_stream(jax.random.key(3), SIZES, d=4, c=3, dtype=dtype)
 
 
+def network_of(name):
+    return LAYERED if name.startswith("GPM") else NETWORK
+
+
 @functools.cache
-def theta0(dtype=jnp.float64):
-    return NETWORK.init(jax.random.key(1), stream(dtype)[0].train.x[0])
+def theta0(dtype=jnp.float64, network=NETWORK):
+    with jax.ensure_compile_time_eval():  # it may be asked for inside a jit
+        return network.init(jax.random.key(1), stream(dtype)[0].train.x[0])
 
 
 def trained(method, tasks=None, *, loss=LOSS, network=NETWORK, theta=None, batch_size=2, steps=STEPS, transform=RATE, key=KEY):
     """[(theta, memory before the task, memory after its last step, memory after it)] of each task."""
     tasks = stream() if tasks is None else tasks
-    theta, memory, ended = theta0() if theta is None else theta, (), []
+    theta, memory, ended = theta0(network=network) if theta is None else theta, (), []
     for t, task in enumerate(tasks):
-        begun = method.begin(memory, network.apply, theta, task)
+        begun = method.begin(memory, network, theta, task)
         fitted = train.fit(
             jax.random.fold_in(key, t), theta, task.train, task.head, memory=begun, apply=network.apply, loss=loss,
             transform=transform, steps=steps, batch_size=batch_size, method=method,
@@ -84,9 +95,9 @@ def trained(method, tasks=None, *, loss=LOSS, network=NETWORK, theta=None, batch
 
 
 @functools.cache
-def known(name, dtype=jnp.float64):
-    before = train.advance._cache_size()
-    ended = trained(ALL[name], stream(dtype), theta=theta0(dtype))
+def known(name, dtype=jnp.float64, network=None):
+    before, network = train.advance._cache_size(), network or network_of(name)
+    ended = trained(ALL[name], stream(dtype), network=network, theta=theta0(dtype, network))
     return ended, train.advance._cache_size() - before
 
 
@@ -104,21 +115,23 @@ def away(a, b):
 
 @pytest.mark.parametrize("name", PLAIN_AT_FIRST)
 def test_the_first_task_is_plain_training(name):
-    assert away(known(name)[0][0][0], known("naive")[0][0][0]) < 1e-14
+    plain = known("naive", network=network_of(name))[0]
+    assert away(known(name)[0][0][0], plain[0][0]) < 1e-14
     if name != "naive":
-        assert away(known(name)[0][-1][0], known("naive")[0][-1][0]) > 1e-5  # and the last one is not
+        assert away(known(name)[0][-1][0], plain[-1][0]) > 1e-5  # and the last one is not
 
 
 @pytest.mark.parametrize("name", OFF)
 def test_a_method_of_strength_zero_is_plain_training(name):
-    assert away(trained(OFF[name])[-1][0], known("naive")[0][-1][0]) < 1e-14
+    network = network_of(name)
+    assert away(trained(OFF[name], network=network)[-1][0], known("naive", network=network)[0][-1][0]) < 1e-14
 
 
 @pytest.mark.parametrize("name", FIXED)
 def test_the_same_seeds_give_the_same_bits_and_tasks_of_one_size_share_a_compilation(name):
     ended, compilations = known(name)
     assert compilations == 1
-    np.testing.assert_array_equal(flat(trained(ALL[name])[-1][0]), flat(ended[-1][0]))
+    np.testing.assert_array_equal(flat(trained(ALL[name], network=network_of(name))[-1][0]), flat(ended[-1][0]))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -126,7 +139,7 @@ def test_parameters_and_memory_keep_the_floating_type(name):
     ended, _ = known(name, jnp.float32)
     floating = [leaf.dtype for leaf in jax.tree.leaves(ended[-1]) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     assert {jnp.dtype(jnp.float32)} == set(floating)
-    assert away(ended[-1][0], theta0(jnp.float32)) > 1e-3
+    assert away(ended[-1][0], theta0(jnp.float32, network_of(name))) > 1e-3
 
 
 def mean_loss(theta, batch, head, loss=LOSS):
@@ -283,9 +296,7 @@ def test_a_penalty_for_each_old_task_pulls_as_all_of_them_do():
     theta = jax.tree.map(lambda a: 0.7 * a, theta0())
     for scale in (1.0, 1.3, 0.4):
         there = jax.tree.map(lambda a, s=scale: s * a + 0.02, theta0())
-        memory = method.consolidate(
-            method.begin(memory, NETWORK.apply, there, None), NETWORK, LOSS, there, Task(CLASSES, CLASSES, HEAD)
-        )
+        memory = method.consolidate(method.begin(memory, NETWORK, there, None), NETWORK, LOSS, there, Task(CLASSES, CLASSES, HEAD))
         pulls.append(3.0 * (diagonal(LOSS, theta=there) + 0.01) * (flat(theta) - flat(there)))
     pull = jax.grad(lambda theta: method.objective(memory, NETWORK.apply, LOSS, theta, None, None, 0.0))(theta)
     np.testing.assert_allclose(flat(pull), sum(pulls), atol=1e-12)
@@ -381,6 +392,155 @@ def test_agem_takes_off_what_points_against_the_memory_and_nothing_else():
         np.testing.assert_array_equal(flat(project(memory._replace(count=jnp.int32(0)), back(g))), g)  # nothing is remembered yet
 
 
+PROJECTIONS = ("OGD", "OGD-AVE", "OGD-GTL", "OGD+", "PCA-OGD", "GPM", "GPM, all")
+
+
+def noise(theta, seed=0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), theta)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_a_projection_done_twice_is_done_once_and_is_orthogonal(name, dtype):
+    theta, *_, memory = known(name, dtype)[0][-1]
+    one, other = noise(theta), noise(theta, 1)
+
+    def off(g):
+        return ALL[name].project(memory, network_of(name).apply, LOSS, theta, g)
+
+    rounding = 100 * jnp.finfo(dtype).eps
+    assert away(off(off(one)), off(one)) < rounding and away(off(one), one) > 0.1
+    assert abs(np.vdot(flat(off(one)), flat(other)) - np.vdot(flat(one), flat(off(other)))) < 10 * rounding
+
+
+def held(name, task, head):
+    """Combinations of outputs [k, 3] by hand: what each variant of OGD holds of a sample."""
+    active = np.flatnonzero(head)
+    if name == "OGD-AVE":
+        return [[np.asarray(head) / len(active)] for _ in task.train.y]
+    if name == "OGD-GTL":
+        return [[np.eye(3)[active[np.argmax(np.asarray(y)[active])]]] for y in task.train.y]
+    return [[np.eye(3)[a] for a in active] for _ in task.train.y]
+
+
+@pytest.mark.parametrize("name", ["OGD", "OGD-AVE", "OGD-GTL"])
+@pytest.mark.parametrize("head", [[1.0, 1, 1], [1.0, 0, 1]], ids=["all", "two"])
+def test_what_ogd_holds_of_a_sample_is_what_no_step_moves(name, head):
+    """The memory is the span of those gradients, by SVD, and of no others."""
+    task = stream()[0]._replace(head=jnp.asarray(head))
+    outputs = {"OGD": "all", "OGD-AVE": "average", "OGD-GTL": "true"}[name]
+    memory = methods.ogd(None, outputs).consolidate((), NETWORK, LOSS, theta0(), task)
+    J = [np.stack([flat(row) for row in rows_of(jacobian_of(theta0(), x))]) for x in task.train.x]
+    rows = np.concatenate([np.stack(some) @ j for some, j in zip(held(name, task, head), J, strict=True)])
+    _, s, v = np.linalg.svd(rows, full_matrices=False)
+    v = v[s > 1e-5 * s[0]]
+    np.testing.assert_allclose(memory.basis.T @ memory.basis, v.T @ v, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_directions_that_are_known_take_no_second_place(dtype):
+    """In float32 too, where a Gram matrix of such inputs is mostly rounding: squares of directions go down to 1e-9 of the largest."""
+    x = noise(jnp.zeros((40, 4), dtype)) * jnp.asarray([[1, 0.1, 0.01, 1e-9]], dtype)
+    task = Task(Dataset(x, jnp.zeros((40, 3), dtype)), None, jnp.ones(3, dtype))
+    method, theta = methods.ogd_plus(None, "true"), noise(theta0(dtype), 2)
+    once = method.consolidate((), NETWORK, LOSS, theta, task)
+    again = method.consolidate(once, NETWORK, LOSS, theta, task)
+    assert again.basis.shape == once.basis.shape == (15, 28)
+    np.testing.assert_allclose(once.basis @ once.basis.T, np.eye(len(once.basis)), atol=20 * jnp.finfo(dtype).eps)
+
+
+def fed(theta, x):
+    """What the two layers of LAYERED multiply, [k, n] each, by hand."""
+    ones = np.full((1, len(x)), 0.3)
+    first = np.concatenate([np.asarray(x).T / 2, ones])
+    weights = np.concatenate([theta["hidden_0"]["kernel"], theta["hidden_0"]["bias"][None]])
+    return first, np.concatenate([np.tanh(weights.T @ first) / 2, ones])
+
+
+def test_gpm_keeps_what_equations_5_and_9_of_saha_say():
+    """Singular value decompositions of two tasks' inputs, one vector after the other; thresholds that grow by 0.05."""
+    bases = [np.zeros((5, 0)), np.zeros((5, 0))]
+    for t, (task, (theta, _, _, memory)) in enumerate(zip(stream(), known("GPM")[0], strict=True)):
+        x = task.train.x[methods.stack.chosen(0, t, 6, 4)]
+        for i, (layer, R) in enumerate(zip(("hidden_0", "readout"), fed(theta, x), strict=True)):
+            M, wanted = bases[i], (0.7, 0.9)[i] + 0.05 * t
+            rest = R - M @ M.T @ R
+            u, s, _ = np.linalg.svd(rest)
+            r, energy = 0, np.sum(R**2) - np.sum(rest**2)
+            while energy < wanted * np.sum(R**2):
+                energy, r = energy + s[r] ** 2, r + 1
+            bases[i] = np.concatenate([M, u[:, :r]], 1)
+            np.testing.assert_allclose(memory.kept[layer][0], bases[i] @ bases[i].T, atol=1e-12)
+    assert [b.shape[1] for b in bases] != [5, 5] and all(b.shape[1] > 1 for b in bases)
+    gradient = noise(theta)
+    got = ALL["GPM"].project(memory, LAYERED.apply, LOSS, theta, gradient)
+    for layer, M in zip(("hidden_0", "readout"), bases, strict=True):
+        G, left = (np.concatenate([g[layer]["kernel"], g[layer]["bias"][None]]) for g in (gradient, got))
+        np.testing.assert_allclose(left, G - M @ M.T @ G, atol=1e-12)
+
+
+def test_with_all_energy_kept_no_later_training_moves_a_kept_sample():
+    """Each layer's output is as it was, so the next one's input is too: through the whole network, nonlinear as it is."""
+    first, last = known("GPM, all")[0][0][0], known("GPM, all")[0][-1][0]
+    forward, x = jax.vmap(LAYERED.apply, (None, 0)), stream()[0].train.x
+    moved = np.max(np.abs(forward(last, x) - forward(first, x)), 1)
+    kept = methods.stack.chosen(0, 0, 6, 2)
+    assert np.max(moved[kept]) < 1e-13 < 1e-3 < np.min(np.delete(moved, kept))
+
+
+@pytest.mark.parametrize("name", ["CNN", "residual", "dense general", "shared layer"])
+def test_what_gpm_leaves_of_a_layer_is_theory_6(name):
+    """<off(g), g'> = sum over positions of phi (1 - M M^T) phi' times signals: groups, several calls and axes as they come."""
+    network, theta, x = model(name)
+    task, method = Task(Dataset(x, jnp.zeros((5, 2))), None, jnp.ones(2)), methods.gpm(0.6, 2)
+    memory = method.consolidate(method.begin((), network, theta, task), network, LOSS, theta, task)
+    layers = network.taps.survey(theta, x[0]).layers
+
+    @jax.jit
+    def seen(theta, x):
+        """(gradient of the first output, phi and its signals by layer)."""
+        _, phi, z = network.taps.read(layers, theta, {}, x)
+        signals = jax.grad(lambda probes: network.taps.read(layers, theta, probes, x)[0][0])(jax.tree.map(jnp.zeros_like, z))
+        return jax.grad(lambda theta: network.apply(theta, x)[0])(theta), *(
+            {layer: jnp.concatenate(calls) for layer, calls in parts.items()} for parts in (phi, signals)
+        )
+
+    (g, phi, signal), (other, phi2, signal2) = seen(theta, x[3]), seen(theta, x[4])
+    off = method.project(memory, network.apply, LOSS, theta, g)
+
+    def at(tree, path):
+        return functools.reduce(lambda tree, name: tree[name], path, tree)
+
+    for layer in layers:
+        kept = at(memory.kept, layer)
+        assert 0.5 < np.trace(kept[0]) < len(kept[0]) - 0.5
+        inputs = jnp.einsum("pgi,gij,qgj->pqg", phi[layer], jnp.eye(len(kept[0]))[None] - kept, phi2[layer])
+        expected = jnp.einsum("pqg,pgm,qgm->", inputs, signal[layer], signal2[layer])
+        np.testing.assert_allclose(np.vdot(flat(at(off, layer)), flat(at(other, layer))), expected, rtol=1e-9, atol=1e-12)
+    if name == "residual":
+        assert memory.kept["scale"] == 1 and off["scale"] == 0 and not flat(off["LayerNorm_0"]).any()
+
+
+def test_a_memory_that_will_not_fit_is_refused_before_anything_is_trained(monkeypatch):
+    task, few = stream()[0], "method.per_task=7: expected at most 6, the samples of task 0"
+    for method in (methods.ogd(7), methods.replay(7), methods.functional(1.0, 7), methods.gpm(per_task=7)):
+        with pytest.raises(ValueError, match=few):
+            method.begin((), LAYERED, theta0(network=LAYERED), task)
+    with pytest.raises(ValueError, match=r"method.directions=19: expected at most 18, the rows kept of a task"):
+        methods.pca_ogd(19, None).begin((), NETWORK, theta0(), task)
+    with pytest.raises(ValueError, match=r"method=gpm: this network has no taps"):
+        methods.gpm().begin((), NETWORK, theta0(), task)
+    with pytest.raises(ValueError, match=r"threshold=\[0.9, 0.9, 0.9\]: expected one number, or 2, one for each of hidden_0, readout"):
+        methods.gpm([0.9] * 3, 4).begin((), LAYERED, theta0(network=LAYERED), task)
+    monkeypatch.setattr(meter, "memory_gib", lambda: 4 * 28 * 4 * 8 / 2**30)
+    kept = methods.ogd(1).begin((), NETWORK, theta0(), task)  # 3 directions of 28 parameters, 4 times
+    kept = methods.ogd(1).consolidate(kept, NETWORK, LOSS, theta0(), task)
+    with pytest.raises(ValueError, match=r"method.per_task=1: 6 directions of 28 parameters take 0.0 GiB while they are made"):
+        methods.ogd(1).begin(kept, NETWORK, theta0(), task)
+    assert methods.ogd(1, "true").begin(kept, NETWORK, theta0(), task._replace(head=jnp.array([1.0, 0, 0]))) is kept
+
+
 @pytest.mark.parametrize("name", list(FIXED))
 def test_a_method_without_a_twin_is_foretold_by_training_the_linearised_network(name):
     assert predict.form_of("auto", LOSS, optimizers.sgd(), FIXED[name], True) == "linearised"
@@ -405,6 +565,11 @@ def test_a_method_without_a_twin_is_foretold_by_training_the_linearised_network(
         (lambda: methods.ewc_diagonal(labels="some"), "method.labels=some: expected all, sampled, predicted or true"),
         (lambda: methods.ewc_diagonal(batch=8), "method.batch=8: expected 1 with method.labels=all"),
         (lambda: methods.mas(float("nan")), "method.strength=nan"),
+        (lambda: methods.gpm(1.5), "method.threshold=1.5: expected a number from 0 to 1"),
+        (lambda: methods.gpm([0.9, -0.1]), "method.threshold=-0.1: expected a number from 0 to 1"),
+        (lambda: methods.gpm(float("nan")), "method.threshold=nan"),
+        (lambda: methods.gpm(per_task=0), "method.per_task=0: expected a whole number of at least 1"),
+        (lambda: methods.gpm(increment=2), "method.increment=2: expected a number from 0 to 1"),
     ],
 )
 def test_bad_settings_are_named(make, message):

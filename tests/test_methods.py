@@ -83,9 +83,13 @@ TRAINED = {
     "OGD": methods.ogd(2),
     "OGD-GTL": methods.ogd(None, "true"),
     "OGD+": methods.ogd_plus(2),
+    "OGD-AVE": methods.ogd(None, "average"),
+    "OGD+, average": methods.ogd_plus(3, "average"),
     "PCA-OGD": methods.pca_ogd(4, per_task=None),
+    "PCA-OGD, average": methods.pca_ogd(2, 4, "average"),
     "SI": methods.si(0.01),  # these have none, and the linearised network is trained
     "ER": methods.er(4, 3),
+    "GPM": methods.gpm(0.8, 3),
 }
 RULES = {"gradient descent": (0.0, False), "heavy ball": (0.8, False), "Nesterov": (0.8, True)}
 
@@ -116,7 +120,7 @@ def told(method, heads, rule=(0.0, False), form="auto", anchors=experiment.DEFAU
     return record.gather(events, stream), stream
 
 
-OWN_HEADS = ("joint", "replay", "EWC", "LwF", "OGD-GTL", "PCA-OGD")  # where masks do something
+OWN_HEADS = ("joint", "replay", "EWC", "LwF", "OGD-GTL", "OGD-AVE", "PCA-OGD")  # where masks do something
 
 
 @functools.cache
@@ -186,7 +190,7 @@ def test_diagonal_ewc_is_the_minimum_of_its_objective():
     fs, apply, loss = [f], network.apply, losses.squared_error()
     for t, task in enumerate(stream):
         done = forecast.one_task(tangent.columns, fs[-1], method.step(tangent, tasks, t, fs), forecast.converged(cut=1e-9))
-        memory = method.begin(memory, apply, theta, task)
+        memory = method.begin(memory, network, theta, task)
 
         v, own = np.asarray(jax.flatten_util.ravel_pytree(theta)[0]), tasks[t].inputs
         rows = np.asarray(J)[own].reshape(-1, len(v))
@@ -222,7 +226,7 @@ def test_a_twin_without_a_finite_form_is_refused_where_steps_are_finite():
         (lambda: methods.ewc(float("nan")), "method.penalty=nan"),
         (lambda: methods.ewc_diagonal(1.0, damping=-1.0), "method.damping=-1.0"),
         (lambda: methods.lwf(0), "method.weight=0"),
-        (lambda: methods.ogd(outputs="none"), "method.outputs=none: expected all or true"),
+        (lambda: methods.ogd(outputs="none"), "method.outputs=none: expected all, average or true"),
         (lambda: methods.pca_ogd(0), "method.directions=0"),
         (lambda: told(methods.replay(6), "shared"), "method.per_task=6: expected at most 5, the samples of task 0"),
         (lambda: told(methods.pca_ogd(16, per_task=None), "shared"), "method.directions=16: expected at most 15"),

@@ -9,6 +9,7 @@ from ntkcl.methods.der import der, der_plus_plus
 from ntkcl.methods.er import er
 from ntkcl.methods.ewc import ewc, ewc_diagonal
 from ntkcl.methods.functional import functional
+from ntkcl.methods.gpm import gpm
 from ntkcl.methods.joint import joint
 from ntkcl.methods.l2 import l2
 from ntkcl.methods.lwf import lwf
@@ -26,6 +27,7 @@ __all__ = [
     "ewc",
     "ewc_diagonal",
     "functional",
+    "gpm",
     "joint",
     "l2",
     "lwf",

@@ -130,11 +130,11 @@ def remembering(base: Method, size: int, batch_size: int, buffer: str, passes: s
     def rows_of(apply, theta, x, y, head):
         return Rows(x, y, jnp.broadcast_to(head, y.shape), outputs(apply, theta, x) if tells else ())
 
-    def begin(memory, apply, theta, task):
+    def begin(memory, network, theta, task):
         n = jnp.int32(len(task.train.x))
         if memory:
             return memory._replace(tasks=memory.tasks + 1, trained_on=jnp.int32(0), n=n)
-        first = rows_of(apply, theta, task.train.x[:1], task.train.y[:1], jnp.asarray(task.head))
+        first = rows_of(network.apply, theta, task.train.x[:1], task.train.y[:1], jnp.asarray(task.head))
         rows = jax.tree.map(lambda a: jnp.repeat(a, size, 0), first)  # what is not in use is a sample, so that no network fails on it
         none = jnp.int32(0)
         return Buffer(rows, jnp.zeros(size, jnp.int32), none, none, none, none, n, jax.random.key(seed))

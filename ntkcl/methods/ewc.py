@@ -35,7 +35,7 @@ def ewc(penalty: float | int = 1.0, *, online: bool = False) -> Method:
     settings.finite("method.penalty", penalty, above=0.0)
     settings.flag("method.online", online)
 
-    def begin(memory, apply, theta, task):
+    def begin(memory, network, theta, task):
         return tuple((there, theta if online else centre, x, head) for there, centre, x, head in memory)
 
     def consolidate(memory, network, loss, theta, task):
@@ -168,7 +168,7 @@ def ewc_diagonal(
     settings.flag("method.online", online)
     settings.seed("method.seed", seed)
 
-    def begin(memory, apply, theta, task):
+    def begin(memory, network, theta, task):
         return memory._replace(centre=theta) if memory and online else memory
 
     def consolidate(memory, network, loss, theta, task):

@@ -24,6 +24,10 @@ def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: 
         settings.whole("method.per_task", per_task)
     settings.seed("method.seed", seed)
 
+    def begin(memory, network, theta, task):
+        chosen(seed, len(memory), len(task.train.x), per_task)  # a task that has too few is refused before it is trained
+        return memory
+
     def consolidate(memory, network, loss, theta, task):
         x = task.train.x[chosen(seed, len(memory), len(task.train.x), per_task)]
         return (*memory, (x, outputs(network.apply, theta, x), task.head))
@@ -36,4 +40,4 @@ def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: 
         held = [task._replace(targets=fs[j + 1][np.asarray(task.inputs)]) for j, task in enumerate(tasks[:t])]
         return stacked(own(tasks[t]), *buffered(held, tasks[t], picks, weight))
 
-    return naive()._replace(plain=False, objective=objective, consolidate=consolidate, step=step)
+    return naive()._replace(plain=False, begin=begin, objective=objective, consolidate=consolidate, step=step)

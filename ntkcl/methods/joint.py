@@ -14,7 +14,7 @@ def joint() -> Method:
     scale_t what turns the task's mean loss into the (1/2) sum. Exact for any rule, full batch.
     """
 
-    def begin(memory, apply, theta, task):
+    def begin(memory, network, theta, task):
         return (*memory, (task.train.x, task.train.y, task.head))
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):

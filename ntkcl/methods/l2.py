@@ -23,7 +23,7 @@ def l2(penalty: float | int = 1e-3, centre: str = "previous") -> Method:
     settings.finite("method.penalty", penalty, above=0.0)
     settings.one_of("method.centre", centre, CENTRES)
 
-    def begin(memory, apply, theta, task):
+    def begin(memory, network, theta, task):
         if centre == "zero":
             return jax.tree.map(jnp.zeros_like, theta)
         return theta if centre == "previous" or (isinstance(memory, tuple) and memory == ()) else memory

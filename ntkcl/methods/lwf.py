@@ -25,7 +25,7 @@ def lwf(weight: float | int = 1.0) -> Method:
     """
     settings.finite("method.weight", weight, above=0.0)
 
-    def begin(memory, apply, theta, task):
+    def begin(memory, network, theta, task):
         return (theta, memory) if len(memory) else memory  # the mask of the old outputs, once there are any
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):

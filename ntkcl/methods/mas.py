@@ -42,7 +42,7 @@ def mas(strength: float | int = 1.0) -> Method:
     """
     settings.finite("method.strength", strength, least=0.0)
 
-    def begin(memory, apply, theta, task):
+    def begin(memory, network, theta, task):
         return Memory(theta, memory.importance if memory else jax.tree.map(jnp.zeros_like, theta))
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):

@@ -8,7 +8,7 @@ from ntkcl.types import Method
 def naive() -> Method:
     """Plain sequential training; what forgetting is measured against."""
     return Method(
-        begin=lambda memory, apply, theta, task: memory,
+        begin=lambda memory, network, theta, task: memory,
         objective=lambda memory, apply, loss, theta, batch, head, task_loss: task_loss,
         project=lambda memory, apply, loss, theta, gradient: gradient,
         consolidate=lambda memory, network, loss, theta, task: memory,

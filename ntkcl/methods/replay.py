@@ -30,6 +30,10 @@ def replay(
     def kept(t, n):
         return chosen(seed, t, n, per_task) if picks is None else np.asarray(picks[t])
 
+    def begin(memory, network, theta, task):
+        kept(len(memory), len(task.train.x))  # a task that has too few is refused before it is trained
+        return memory
+
     def consolidate(memory, network, loss, theta, task):
         pick = kept(len(memory), len(task.train.x))
         return (*memory, (task.train.x[pick], task.train.y[pick], task.head))
@@ -41,4 +45,4 @@ def replay(
         old = [kept(j, len(tasks[j].inputs)) for j in range(t)]
         return stacked(own(tasks[t]), *buffered(tasks[:t], tasks[t], old, weight))
 
-    return naive()._replace(plain=False, objective=objective, consolidate=consolidate, step=step)
+    return naive()._replace(plain=False, begin=begin, objective=objective, consolidate=consolidate, step=step)

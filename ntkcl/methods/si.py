@@ -35,7 +35,7 @@ def si(strength: float | int = 0.1, *, damping: float | int = 0.1) -> Method:
     settings.finite("method.strength", strength, least=0.0)
     settings.finite("method.damping", damping, above=0.0)
 
-    def begin(memory, apply, theta, task):
+    def begin(memory, network, theta, task):
         zero = jax.tree.map(jnp.zeros_like, theta)
         return Memory(theta, zero, memory.importance if memory else zero)
 

@@ -50,7 +50,7 @@ def _dense(module, x):
 def _dense_general(module, x):
     if module.batch_dims not in ((), []):
         return None  # one kernel for each batch index: rare, and exact by contraction
-    axes = [module.axis] if isinstance(module.axis, int) else list(module.axis)
+    axes = sorted(a % x.ndim for a in ([module.axis] if isinstance(module.axis, int) else module.axis))  # as the kernel has them
     x = jnp.moveaxis(x, axes, range(-len(axes), 0))
     return x.reshape(-1, 1, math.prod(x.shape[-len(axes) :]))
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ntkcl.types import Network, Params
+from ntkcl.types import Network, Params, Taps
 
 
 def linearised(network: Network, theta0: Params) -> Network:
@@ -20,4 +20,17 @@ def linearised(network: Network, theta0: Params) -> Network:
         f, change = jax.jvp(lambda p: network.apply(p, x), (theta0,), (away,))
         return f + change
 
-    return Network(init=lambda key, x: theta0, apply=apply, centred=network.centred)
+    return Network(init=lambda key, x: theta0, apply=apply, taps=_taps(network, apply, theta0), centred=network.centred)
+
+
+def _taps(network, apply, theta0):
+    """Those of the network at theta_0, wherever theta is: what the parameters multiply, and what their signals are, does not move."""
+    if network.taps is None:
+        return None
+
+    def read(layers, theta, probes, x):
+        f, phi, z = network.taps.read(layers, theta0, probes, x)
+        moved = apply(theta, x) - network.apply(theta0, x)
+        return f + moved, phi, z
+
+    return Taps(lambda theta, x: network.taps.survey(theta0, x), read)

@@ -17,7 +17,8 @@ def input_cosine(setting: Setting, f0: Float[Array, "N c"]) -> np.ndarray:
     """A baseline: the changes [T, N, c] of f_0(x) + W x / sqrt(n_0), whose kernel is X X^T / n_0 (x) I. Does the network matter?
 
     Trained from W = 0 as the network would be, with any loss, rule and method; being linear it is its own forecast. A rate that is
-    stable for the network need not be so here: then the changes grow without bound, and say so.
+    stable for the network need not be so here: then the changes grow without bound, and say so. NaN for a method that refuses such a
+    model (gpm: it has no layers).
     """
     flat = setting.x.reshape(len(setting.x), -1)
     x = jnp.concatenate([flat / flat.shape[1] ** 0.5, jnp.asarray(f0, flat.dtype)], 1)
@@ -25,6 +26,10 @@ def input_cosine(setting: Setting, f0: Float[Array, "N c"]) -> np.ndarray:
         task._replace(train=task.train._replace(x=x[rows.inputs])) for task, rows in zip(setting.stream, setting.tasks, strict=True)
     )
     weights = jnp.zeros((flat.shape[1], f0.shape[1]), flat.dtype)
+    try:
+        setting.method.begin((), INPUTS, weights, stream[0])
+    except ValueError:
+        return np.full((len(stream), *f0.shape), np.nan)
     told = follow(setting._replace(stream=stream, x=x), INPUTS, Anchor(weights, (), (f0,)), len(stream))
     return np.stack([outcome.change for outcome in told])
 

@@ -142,7 +142,7 @@ def walk(setting: Setting, t: int, network: Network, theta, memory, optimizer=No
     `resume(state)` tells how far training from this state has come before, or None.
     """
     task = setting.stream[t]
-    state = train.start(theta, setting.transform, setting.method.begin(memory, network.apply, theta, task))
+    state = train.start(theta, setting.transform, setting.method.begin(memory, network, theta, task))
     state = state if optimizer is None else state._replace(optimizer=optimizer)
     yield from train.walk(
         _key(setting, t),
