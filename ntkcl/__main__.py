@@ -238,7 +238,9 @@ def identify(cfg: DictConfig) -> dict:
     groups = ("optimizer", "method", "stream", "source", "network", "loss")
     optimizer, method, stream, *others = (cfg[key]["_target_"].rsplit(".", 1)[-1] for key in groups)
     width = OmegaConf.select(cfg, "network.width")
-    name = "-".join([optimizer, method, stream, *([f"w{width}"] if width is not None else []), f"s{cfg.seed}"])
+    name = "-".join(
+        [cfg.optimizer.get("name", optimizer), method, stream, *([f"w{width}"] if width is not None else []), f"s{cfg.seed}"]
+    )
     seedless = OmegaConf.create(OmegaConf.to_container(cfg) | {"seed": None})  # type: ignore[operator]
     return {
         "id": _digest(coordinates(cfg)),

@@ -195,6 +195,8 @@ BAD = {
     "no such target": (["network._target_=ntkcl.networks.nope"], "nope"),
     "a huge seed": (["seed=99999999999999999999"], "seed=99999999999999999999"),
     "a project that is a number": (["tracking.project=3"], "tracking.project=3"),
+    "an optimizer that there is not": (["optimizer=optax", "optimizer.name=adamx"], "optimizer.name=adamx: no optimizer of Optax"),
+    "a setting that its optimizer has not": (["optimizer=optax", "optimizer.settings={b3: 0.9}"], "optimizer.settings={'b3': 0.9}"),
     "unwritable folder": (["results_dir=/dev/null/results"], "results_dir"),
 }
 

@@ -102,6 +102,10 @@ def test_the_linearised_trainer_follows_any_rule_and_method():
     )
 
 
+def test_the_linearised_trainer_follows_an_optimizer_by_its_name():
+    foretold_exactly(told(optimizer=optimizers.by_name("adamw", {"weight_decay": 0.3}), learning_rate=0.02, tasks=2))
+
+
 def test_a_forecast_of_the_true_batches_is_not_that_of_their_mean_path():
     true, mean = told("simulated", batch_size=2), told("closed", batch_size=2)
     foretold_exactly(true)

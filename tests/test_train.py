@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from cases import linear, quadratic_features, random_stream
 from oracles import train_linear
 
-from ntkcl import losses, train
+from ntkcl import losses, optimizers, train
 
 LOSS = losses.squared_error()
 MODEL = linear(quadratic_features, 2)
@@ -79,3 +80,35 @@ def test_divergence_is_data():
     task = random_stream(jax.random.key(0), [6])[0]
     fitted = fit(task, MODEL.init(jax.random.key(1), task.train.x[0]), transform=optax.sgd(1e6), steps=100)
     assert not jnp.isfinite(fitted.losses[-1])
+
+
+def test_any_optimizer_of_optax_is_found_by_its_name_and_trains_as_it_does_itself():
+    task = random_stream(jax.random.key(0), [6])[0]
+    theta = MODEL.init(jax.random.key(1), task.train.x[0])
+    named = optimizers.by_name("adamw", {"weight_decay": 0.3}).transform(0.02)
+    own = optax.adamw(0.02, weight_decay=0.3)
+    np.testing.assert_array_equal(fit(task, theta, transform=named).theta, fit(task, theta, transform=own).theta)
+    assert not np.allclose(fit(task, theta, transform=named).theta, fit(task, theta, transform=optax.adamw(0.02)).theta)
+    adam = optimizers.adam(b1=0.8).transform(0.02)
+    np.testing.assert_array_equal(fit(task, theta, transform=adam).theta, fit(task, theta, transform=optax.adam(0.02, b1=0.8)).theta)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("adamx", None, "optimizer.name=adamx: no optimizer of Optax; the nearest names are adamax, adam, adamaxw"),
+        ("clip", None, "optimizer.name=clip: no optimizer of Optax"),
+        ("scale_by_adam", None, "optimizer.name=scale_by_adam: no optimizer"),
+        (
+            "lion",
+            {"momentum": 0.9},
+            r"optimizer.name=lion, optimizer.settings={'momentum': 0.9}: .*'momentum'; it takes b1, b2, mu_dtype",
+        ),
+        ("sgd", {"learning_rate": 0.1}, "optimizer.name=sgd, .*multiple values"),
+        ("adamw", {"weight_decay": "much"}, "optimizer.name=adamw, optimizer.settings={'weight_decay': 'much'}: "),
+        ("lbfgs", None, "optimizer.name=lbfgs, .*'value'"),
+    ],
+)
+def test_what_is_no_optimizer_of_optax_or_not_set_as_it_wants_is_named(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        optimizers.by_name(name, settings)
