@@ -24,7 +24,21 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ntkcl import checkpoints, console, experiment, figures, jobs, kernels, methods, predict, record, results, settings, tracking
+from ntkcl import (
+    checkpoints,
+    console,
+    experiment,
+    figures,
+    jobs,
+    kernels,
+    methods,
+    optimizers,
+    predict,
+    record,
+    results,
+    settings,
+    tracking,
+)
 from ntkcl.meter import Meter
 from ntkcl.settings import one_of, text
 
@@ -37,7 +51,11 @@ KEYS = (
     "source", "stream", "network", "loss", "method", "optimizer", "training", "kernel", "checkpoints", "forecast",
     "job", "plan", "experiment_name", "seed", "precision", "results_dir", "tracking",
 )  # fmt: skip
-YOUNGER = {"parametrization": "ntk", "init": "normal", "gamma0": 1.0}  # settings of networks that runs once had no other value of
+YOUNGER: dict[str, dict[str, Any]] = {  # settings that runs once had no other value of
+    "stream": {"interpolation": "bilinear"},
+    "network": {"parametrization": "ntk", "init": "normal", "gamma0": 1.0},
+    "training": {"epochs": None, "optimizer_state": "reset", "evaluate_every": None, "schedule": None},
+}
 
 
 def main() -> None:
@@ -176,6 +194,12 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f"forecast.anchors={cfg.forecast.anchors}: expected a list, such as [init,boundary] or []")
     if not OmegaConf.is_dict(cfg.training):
         raise ValueError(f"training={cfg.training}: expected the settings of conf/config.yaml")
+    schedule = cfg.training.get("schedule")
+    if schedule is not None and not (OmegaConf.is_dict(schedule) and "name" in schedule):
+        raise ValueError(
+            f"training.schedule={schedule}: expected null, or an Optax schedule's name and settings, such as "
+            "{name: cosine_decay_schedule, decay_steps: 500}"
+        )
     if one_of("job", cfg.job, ("run", *jobs.JOBS)) != "run":
         if not OmegaConf.is_dict(cfg.plan):
             raise ValueError(f"plan={cfg.plan}: expected the settings of conf/config.yaml")
@@ -205,11 +229,17 @@ def build(cfg: DictConfig) -> dict[str, Any]:
         network=instantiate(cfg.network)(outputs=stream[0].train.y.shape[1]),
         loss=instantiate(cfg.loss),
         optimizer=instantiate(cfg.optimizer),
-        training=experiment.Training(**cfg.training),
+        training=_training(cfg.training),
         method=instantiate(cfg.method),
         effort=predict.Effort(*(cfg.forecast[key] for key in predict.Effort._fields)),
         kernel=instantiate(cfg.kernel),
     )
+
+
+def _training(chosen) -> experiment.Training:
+    named = dict(OmegaConf.to_container(chosen, resolve=True))  # type: ignore[arg-type]
+    schedule = named.pop("schedule", None)
+    return experiment.Training(**named, schedule=None if schedule is None else optimizers.schedule(**schedule))
 
 
 def limit_of(cfg: DictConfig):
@@ -224,13 +254,14 @@ def limit_of(cfg: DictConfig):
 def coordinates(cfg: DictConfig) -> dict:
     """What makes a run this run: its resolved configuration without logging, where things lie, and how a kernel is computed.
 
-    Settings that a network did not always have are left out at the value it had without them, so that runs keep their names.
+    Settings that there have not always been are left out at the value that runs had without them, so that these keep their names.
     """
-    resolved = dict(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
-    source = {key: value for key, value in resolved["source"].items() if key not in ("data_dir", "download")}
-    network = {key: value for key, value in resolved["network"].items() if key not in YOUNGER or value != YOUNGER[key]}
+    resolved: dict[str, Any] = dict(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+    resolved["source"] = {key: value for key, value in resolved["source"].items() if key not in ("data_dir", "download")}
+    for group, old in YOUNGER.items():
+        resolved[group] = {key: value for key, value in resolved[group].items() if key not in old or value != old[key]}
     elsewhere = ("results_dir", "tracking", "kernel", "checkpoints", *(("job", "plan") if cfg.job == "run" else ()))
-    return {key: value for key, value in resolved.items() if key not in elsewhere} | {"source": source, "network": network}
+    return {key: value for key, value in resolved.items() if key not in elsewhere}
 
 
 def identify(cfg: DictConfig) -> dict:

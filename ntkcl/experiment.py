@@ -39,7 +39,9 @@ class Training(NamedTuple):
 
     Either `learning_rate` is given, or it is `learning_rate_fraction` of the stability limit: the smallest over the tasks of the
     rule's limit at the kernel of the untrained network. For full batches that kernel is K_tt; for minibatches the limit is one
-    that no batch exceeds, that of the task's worst single sample.
+    that no batch exceeds, that of the task's worst single sample. `schedule`, a function of the step such as any of Optax, multiplies
+    the learning rate, and the limit is then that of its largest rate; the step is counted from each task's start, or with `carry` from
+    the first's.
     `epochs` passes over the task take the place of `steps`, where given. The optimizer begins each task at rest (`reset`), or with the
     state that the task before has left (`carry`). `evaluate_every` steps the outputs are looked at, which changes nothing.
     """
@@ -51,6 +53,7 @@ class Training(NamedTuple):
     evaluate_every: int | None = None
     learning_rate: float | None = None
     learning_rate_fraction: float | None = 0.5
+    schedule: Callable[[Any], Any] | None = None
     allow_unstable: bool = False
 
 
@@ -280,8 +283,18 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         batch_size=training.batch_size,
         effort=effort.checked(),
         carry=training.optimizer_state == "carry",
+        schedule=training.schedule,
     )
+    _check_schedule(setting)
     return Begun(setting, theta, lambda theta: read(theta) - origin, meter.read())
+
+
+def _check_schedule(setting):
+    low, high = setting.extremes
+    if not 0 <= low <= high < float("inf") or high == 0:
+        raise ValueError(
+            f"training.schedule: values from {low:g} to {high:g} over the training; expected finite ones, none below 0 and not all 0"
+        )
 
 
 def _form(stream, loss, optimizer, training, method, form) -> str:
@@ -369,7 +382,7 @@ def wide(limit: Callable[..., Any], c: int) -> Callable[..., Any]:
 
 def _foretold(name, setting, here, outcomes, outputs, meter) -> Forecast:
     ahead = here.ahead(len(outcomes))
-    rates = [setting.learning_rate / setting.tasks[t].scale for t in ahead]
+    rates = [setting.learning_rate * setting.extremes[1] / setting.tasks[t].scale for t in ahead]
     tops = [setting.loss.curvature * outcome.top for outcome in outcomes]
     return Forecast(
         name,

@@ -1,4 +1,4 @@
-"""Training rules with their twins in kernel space."""
+"""Training rules with their twins in kernel space, and schedules of their learning rate."""
 
 import difflib
 import inspect
@@ -62,6 +62,22 @@ def adam(b1: float | int = 0.9, b2: float | int = 0.999, eps: float | int = 1e-8
     share("optimizer.b2", b2)
     finite("optimizer.eps", eps, above=0.0)
     return by_name("adam", dict(b1=b1, b2=b2, eps=eps))
+
+
+def schedule(name: str, **settings: Any) -> optax.Schedule:
+    """The Optax schedule of this name, such as "cosine_decay_schedule" with decay_steps=500, as factors of a learning rate: one that
+    warms up rises from 0 to 1, any other starts at 1, unless the settings say otherwise.
+
+    Raises ValueError for a name that is no schedule's, with the nearest ones, and for settings that it does not take.
+    """
+    names = [name for name in dir(optax.schedules) if name.endswith(("_schedule", "_decay"))]
+    make = _named("training.schedule.name", name, "schedule", names)
+    takes = inspect.signature(make).parameters
+    ours = {"init_value": 0.0, "peak_value": 1.0} if "peak_value" in takes else {"init_value": 1.0}
+    made = partial(make, **{key: value for key, value in ours.items() if key in takes} | settings)
+    _tried(lambda: made()(jnp.zeros((), jnp.int32)), f"training.schedule={ {'name': name, **settings} }", make)
+    factor = made()
+    return lambda step: factor(jnp.asarray(step, float))  # of a whole one some make float32, whose rounding differs when compiled
 
 
 def _optimizers() -> list[str]:

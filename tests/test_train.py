@@ -112,3 +112,28 @@ def test_any_optimizer_of_optax_is_found_by_its_name_and_trains_as_it_does_itsel
 def test_what_is_no_optimizer_of_optax_or_not_set_as_it_wants_is_named(name, settings, message):
     with pytest.raises(ValueError, match=message):
         optimizers.by_name(name, settings)
+
+
+def test_schedules_of_optax_are_factors_of_the_learning_rate():
+    steps = jnp.arange(6)
+    cosine = optimizers.schedule("cosine_decay_schedule", decay_steps=4)
+    np.testing.assert_allclose(jax.vmap(cosine)(steps), [*(0.5 + 0.5 * np.cos(np.pi * np.arange(4) / 4)), 0, 0], atol=1e-12)
+    warm = optimizers.schedule("warmup_constant_schedule", warmup_steps=4)
+    np.testing.assert_allclose(jax.vmap(warm)(steps), [0, 0.25, 0.5, 0.75, 1, 1])
+    stairs = optimizers.schedule("piecewise_constant_schedule", boundaries_and_scales={2: 0.1}, init_value=3.0)
+    np.testing.assert_allclose(jax.vmap(stairs)(steps), [3, 3, *[0.3] * 4])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(name="cosine"), "training.schedule.name=cosine: no schedule of Optax; the nearest names are cosine_decay_schedule, "),
+        (dict(name="cosine_decay_schedule"), r"training.schedule={'name': 'cosine_decay_schedule'}: .*'decay_steps'; it takes"),
+        (dict(name="cosine_decay_schedule", steps=3), r"training.schedule={'name': 'cosine_decay_schedule', 'steps': 3}: .*'steps'"),
+        (dict(name="cosine_decay_schedule", decay_steps="few"), "training.schedule={.*'decay_steps': 'few'}"),
+    ],
+    ids=["name", "missing", "unknown", "kind"],
+)
+def test_what_is_no_schedule_of_optax_or_not_set_as_it_wants_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        optimizers.schedule(**settings)

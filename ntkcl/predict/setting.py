@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float
 
 from ntkcl import forecast, train
@@ -38,6 +39,7 @@ class Setting(NamedTuple):
     x: all N inputs of the stream, the train sets in turn and then the test sets.  tasks: where each task stands among them.
     network: as it is trained, its `apply` centred where that is asked for.  transform: the optimizer's at this learning rate, made once
     so that it is compiled once.  carry: whether a task begins with the optimizer's state that the one before has left.
+    schedule: from the step, counted by the optimizer, to what the updates of a step at the learning rate are multiplied by; or None.
     """
 
     key: Key
@@ -55,10 +57,25 @@ class Setting(NamedTuple):
     batch_size: int | None
     effort: Effort
     carry: bool = False
+    schedule: Callable[[Any], Any] | None = None
 
     def at(self, learning_rate: float) -> "Setting":
         """With this learning rate."""
-        return self._replace(learning_rate=learning_rate, transform=self.optimizer.transform(learning_rate))
+        transform = self.optimizer.transform(learning_rate)
+        if self.schedule is not None:
+            transform = optax.chain(transform, optax.scale_by_schedule(self.schedule))
+        return self._replace(learning_rate=learning_rate, transform=transform)
+
+    def factors(self, first: int, last: int) -> Float[Array, " steps"]:
+        """What the schedule makes of a learning rate of 1 in the steps from `first` to before `last`."""
+        steps = jnp.arange(first, last, dtype=jnp.int32)
+        return jnp.ones(len(steps)) if self.schedule is None else jax.vmap(self.schedule)(steps)
+
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """The smallest and the largest factor of all steps that the optimizer counts before it begins anew."""
+        factors = self.factors(0, self.steps * (len(self.tasks) if self.carry else 1))
+        return float(jnp.min(factors)), float(jnp.max(factors))
 
     def reordered(self, order: Sequence[int]) -> "Setting":
         """With its tasks, or some of them, in another order; inputs stay where they are."""
@@ -114,10 +131,12 @@ def task_rows(stream: Stream, loss: Loss, places: Sequence[slice]) -> tuple[Task
     )
 
 
-def rule(setting: Setting, task: TaskRows):
-    """The filter g(lam, r) of a task's training."""
+def rule(setting: Setting, t: int, first: int = 0, last: int | None = None):
+    """The filter g(lam, r) of task t's training, or of its steps from `first` to before `last`, at rest before them."""
     assert setting.optimizer.rule is not None  # `form_of` has seen to it
-    return setting.optimizer.rule(setting.learning_rate / task.scale, setting.steps)
+    last = setting.steps if last is None else last
+    rate = setting.learning_rate / setting.tasks[t].scale
+    return setting.optimizer.rule(rate if setting.schedule is None else rate * setting.factors(first, last), last - first)
 
 
 def memoryless(optimizer: Optimizer) -> bool:

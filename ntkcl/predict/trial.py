@@ -24,15 +24,15 @@ def halved(setting: Setting, here: Anchor, outcomes: Sequence[Outcome], outputs:
     """`trial` in two strides a task, each of half the steps: by the anchor's kernel, but from the residual and along the tangents of
     the network where it then is, [T', N, c]; NaN without `coefficients`."""
 
-    def stride(t, outcome, steps):
-        task = setting.tasks[t]
-        g = rule(setting._replace(steps=steps), task)
+    def stride(t, outcome, first, last):
+        task, g = setting.tasks[t], rule(setting, t, first, last)
         return lambda theta, f: (theta, task.inputs, outcome.coefficients(g, task.targets - jnp.asarray(f[task.inputs])))
 
     told = all(outcome.coefficients is not None for outcome in outcomes) and setting.steps > 1
-    halves = setting.steps - setting.steps // 2, setting.steps // 2
+    middle = setting.steps - setting.steps // 2
+    halves = (0, middle), (middle, setting.steps)
     each = zip(here.ahead(len(outcomes)), outcomes, strict=True)
-    return _walked(setting, here, outcomes, outputs, [[stride(t, one, steps) for steps in halves] for t, one in each] if told else None)
+    return _walked(setting, here, outcomes, outputs, [[stride(t, one, *half) for half in halves] for t, one in each] if told else None)
 
 
 def _walked(setting, here, outcomes, outputs, walk) -> np.ndarray:
