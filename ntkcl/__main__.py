@@ -54,7 +54,7 @@ KEYS = (
 YOUNGER: dict[str, dict[str, Any]] = {  # settings that runs once had no other value of
     "stream": {"interpolation": "bilinear"},
     "network": {"parametrization": "ntk", "init": "normal", "gamma0": 1.0},
-    "training": {"epochs": None, "optimizer_state": "reset", "evaluate_every": None, "schedule": None},
+    "training": {"epochs": None, "optimizer_state": "reset", "evaluate_every": None, "schedule": None, "compute": None},
 }
 
 

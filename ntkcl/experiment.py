@@ -22,7 +22,7 @@ import numpy as np
 from ntkcl import forecast, kernels, methods, predict
 from ntkcl.kernels.tiles import MIB
 from ntkcl.meter import Cost, Meter
-from ntkcl.networks import centred
+from ntkcl.networks import centred, computed_in
 from ntkcl.predict import Effort
 from ntkcl.settings import finite, flag, one_of, whole
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, Task
@@ -44,6 +44,8 @@ class Training(NamedTuple):
     the first's.
     `epochs` passes over the task take the place of `steps`, where given. The optimizer begins each task at rest (`reset`), or with the
     state that the task before has left (`carry`). `evaluate_every` steps the outputs are looked at, which changes nothing.
+    `compute`: the floating type of the passes through the network in training; parameters, optimizer and loss keep theirs. Kernels,
+    forecasts, what methods consolidate and measured outputs are of the network in its own type, at the parameters as trained.
     """
 
     steps: int = 500
@@ -54,6 +56,7 @@ class Training(NamedTuple):
     learning_rate: float | None = None
     learning_rate_fraction: float | None = 0.5
     schedule: Callable[[Any], Any] | None = None
+    compute: str | None = None
     allow_unstable: bool = False
 
 
@@ -162,6 +165,8 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
     if all(rate is None for rate in rates.values()):
         raise ValueError("training.learning_rate=null and training.learning_rate_fraction=null: expected one of them")
     flag("training.allow_unstable", training.allow_unstable)
+    if training.compute not in (None, "bfloat16"):
+        raise ValueError(f"training.compute={training.compute}: expected null or bfloat16")
     steps_of(training, stream)
     for anchor in anchors:
         one_of("forecast.anchors", anchor, ANCHORS)
@@ -265,6 +270,10 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         parts = [forward(theta, x[at : at + READ]) for at in range(0, len(x), READ)]
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
+    def seen(apply):
+        return network._replace(apply=centred(apply, theta) if network.centred else apply)
+
+    full = seen(network.apply)
     # In float64, and centred by what the same compiled function gave at theta_0, so that f_0 is 0 and not rounding.
     origin = read(theta) if network.centred else 0.0
     setting = predict.Setting(
@@ -272,7 +281,8 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         stream=stream,
         x=x,
         tasks=predict.task_rows(stream, loss, Rows.of(stream).train),
-        network=network._replace(apply=centred(network.apply, theta)) if network.centred else network,
+        network=full,
+        trained=full if training.compute is None else seen(computed_in(network.apply, training.compute)),
         kernel_fn=kernel(network),
         loss=loss,
         optimizer=optimizer,
@@ -342,15 +352,15 @@ def _story(begun, training, anchors, foretell, limit, keeper):
     for t, task in enumerate(stream):
         if "boundary" in anchors:
             yield _foretold("boundary", setting, here, foretell(setting, here, 1), outputs, meter)
-        cost, network = Cost(0.0, 0.0), setting.network
+        cost = Cost(0.0, 0.0)
         every, resume = (keeper.every, partial(keeper.load, t)) if keeper else (training.evaluate_every, None)
-        for fitted in predict.walk(setting, t, network, here.theta, here.memory, here.optimizer, every, resume):
+        for fitted in predict.walk(setting, t, setting.trained, here.theta, here.memory, here.optimizer, every, resume):
             if keeper:
                 keeper.save(t, fitted)
             cost = cost.plus(meter.read())
             if fitted.step < setting.steps and not keeper:
                 yield Evaluation(t, fitted.step, outputs(fitted.theta), meter.read())
-        memory = predict.consolidated(setting, t, network, fitted)
+        memory = predict.consolidated(setting, t, setting.network, fitted)
         losses, cost = np.asarray(fitted.losses), cost.plus(meter.read())
         f = outputs(fitted.theta)
         lost = diverged(task, loss, losses, f)

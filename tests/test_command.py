@@ -199,6 +199,7 @@ BAD = {
     "a schedule that there is not": (["training.schedule={name: cosine}"], "training.schedule.name=cosine: no schedule of Optax"),
     "a schedule without a name": (["training.schedule={decay_steps: 5}"], "training.schedule={'decay_steps': 5}: expected null"),
     "a schedule that its settings do not fit": (["training.schedule={name: linear_schedule}"], "training.schedule={'name'"),
+    "an unknown type of computing": (["training.compute=float8"], "training.compute=float8: expected null or bfloat16"),
     "a setting that its optimizer has not": (["optimizer=optax", "optimizer.settings={b3: 0.9}"], "optimizer.settings={'b3': 0.9}"),
     "unwritable folder": (["results_dir=/dev/null/results"], "results_dir"),
 }

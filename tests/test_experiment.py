@@ -310,6 +310,21 @@ def test_momentum_carried_over_a_boundary_is_foretold_and_is_one_long_training(f
         np.testing.assert_allclose(carried.changes[anchor], np.diff(carried.measured, axis=0), atol=1e-10)
 
 
+@pytest.mark.parametrize("centred", [False, True])
+def test_bfloat16_is_of_the_passes_in_training_alone(centred):
+    network = networks.mlp(outputs=2, width=64, centred=centred)
+    full, low = (
+        told(network=network, steps=60, learning_rate_fraction=0.1, anchors=("init", "path"), compute=c) for c in (None, "bfloat16")
+    )
+    np.testing.assert_array_equal(low.measured[0], full.measured[0])
+    np.testing.assert_array_equal(low.changes["init"], full.changes["init"])
+    gap = np.linalg.norm(low.measured - full.measured) / np.linalg.norm(full.measured - full.measured[0])
+    assert 1e-5 < gap < 0.03
+    np.testing.assert_allclose(low.losses, full.losses, rtol=0.02, atol=1e-3)
+    path = np.linalg.norm(low.changes["path"] - np.diff(low.measured, axis=0)) / np.linalg.norm(np.diff(low.measured, axis=0))
+    assert path < gap  # the path followed is that of this training
+
+
 def test_epochs_count_passes_over_the_task():
     same = random_stream(jax.random.key(5), [6, 6])
     assert told(same, epochs=2, batch_size=4, anchors=[]).losses.shape == (2, 3)
@@ -338,6 +353,7 @@ def test_a_rate_over_the_limit_of_a_task_is_marked():
         (dict(epochs=0), "training.epochs=0"),
         (dict(evaluate_every=0), "training.evaluate_every=0"),
         (dict(optimizer_state="kept"), "training.optimizer_state=kept"),
+        (dict(compute="float16"), "training.compute=float16: expected null or bfloat16"),
         (dict(optimizer_state="carry", form="closed"), "forecast.form=closed"),
         (dict(batch_size=4), "training.batch_size=4: expected at most 3"),
         (dict(learning_rate=-1.0), "training.learning_rate=-1.0"),

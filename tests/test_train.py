@@ -1,5 +1,7 @@
 """The trainer is gradient descent, step by step."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 from cases import linear, quadratic_features, random_stream
 from oracles import train_linear
 
-from ntkcl import losses, optimizers, train
+from ntkcl import losses, networks, optimizers, train
+from ntkcl.types import Dataset
 
 LOSS = losses.squared_error()
 MODEL = linear(quadratic_features, 2)
@@ -112,6 +115,22 @@ def test_any_optimizer_of_optax_is_found_by_its_name_and_trains_as_it_does_itsel
 def test_what_is_no_optimizer_of_optax_or_not_set_as_it_wants_is_named(name, settings, message):
     with pytest.raises(ValueError, match=message):
         optimizers.by_name(name, settings)
+
+
+@pytest.mark.parametrize("make", [networks.mlp, networks.lenet, networks.resnet, networks.vit], ids=["mlp", "lenet", "resnet", "vit"])
+def test_a_step_computed_in_bfloat16_multiplies_in_nothing_else_and_keeps_the_types_of_its_state(make):
+    network, x = make(outputs=2), jnp.ones((2, 12, 12, 1), jnp.float32)
+    theta = jax.eval_shape(network.init, jax.random.key(0), x[0])
+    settings = dict(apply=networks.computed_in(network.apply, "bfloat16"), loss=LOSS, transform=optax.adam(0.1), count=3, method=None)
+
+    def trained(theta):
+        task = Dataset(x, jnp.ones((2, 2), jnp.float32))
+        return train.advance(train.start(theta, settings["transform"]), task, jnp.ones(2, jnp.float32), None, **settings)
+
+    products = re.findall(r":(\w+)\[[^]]*\] = (?:dot_general|conv_general_dilated)", str(jax.make_jaxpr(trained)(theta)))
+    assert len(products) > 3 and set(products) == {"bf16"}
+    state, losses = jax.eval_shape(trained, theta)
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.theta, losses))} == {jnp.dtype("float32")}
 
 
 def test_schedules_of_optax_are_factors_of_the_learning_rate():

@@ -37,7 +37,8 @@ class Setting(NamedTuple):
     """The training that is to be foretold: everything but the network's parameters.
 
     x: all N inputs of the stream, the train sets in turn and then the test sets.  tasks: where each task stands among them.
-    network: as it is trained, its `apply` centred where that is asked for.  transform: the optimizer's at this learning rate, made once
+    network: its `apply` centred where that is asked for, as it is measured and foretold.  trained: the same, or its forward pass in the
+    floating type in which it is trained.  transform: the optimizer's at this learning rate, made once
     so that it is compiled once.  carry: whether a task begins with the optimizer's state that the one before has left.
     schedule: from the step, counted by the optimizer, to what the updates of a step at the learning rate are multiplied by; or None.
     """
@@ -47,6 +48,7 @@ class Setting(NamedTuple):
     x: Any
     tasks: tuple[TaskRows, ...]
     network: Network
+    trained: Network
     kernel_fn: Callable[..., Any]
     loss: Loss
     optimizer: Optimizer
