@@ -252,12 +252,13 @@ def limit_of(cfg: DictConfig):
 
 
 def coordinates(cfg: DictConfig) -> dict:
-    """What makes a run this run: its resolved configuration without logging, where things lie, and how a kernel is computed.
+    """What makes a run this run: its resolved configuration without logging, where things lie, and how and where it is computed.
 
     Settings that there have not always been are left out at the value that runs had without them, so that these keep their names.
     """
     resolved: dict[str, Any] = dict(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
-    resolved["source"] = {key: value for key, value in resolved["source"].items() if key not in ("data_dir", "download")}
+    for group, keys in (("source", ("data_dir", "download")), ("training", ("devices",))):
+        resolved[group] = {key: value for key, value in resolved[group].items() if key not in keys}
     for group, old in YOUNGER.items():
         resolved[group] = {key: value for key, value in resolved[group].items() if key not in old or value != old[key]}
     elsewhere = ("results_dir", "tracking", "kernel", "checkpoints", *(("job", "plan") if cfg.job == "run" else ()))

@@ -46,6 +46,7 @@ class Training(NamedTuple):
     state that the task before has left (`carry`). `evaluate_every` steps the outputs are looked at, which changes nothing.
     `compute`: the floating type of the passes through the network in training; parameters, optimizer and loss keep theirs. Kernels,
     forecasts, what methods consolidate and measured outputs are of the network in its own type, at the parameters as trained.
+    `devices`: how many, or "all", share each batch, which differs by rounding alone.
     """
 
     steps: int = 500
@@ -57,6 +58,7 @@ class Training(NamedTuple):
     learning_rate_fraction: float | None = 0.5
     schedule: Callable[[Any], Any] | None = None
     compute: str | None = None
+    devices: int | str = 1
     allow_unstable: bool = False
 
 
@@ -168,6 +170,7 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
     if training.compute not in (None, "bfloat16"):
         raise ValueError(f"training.compute={training.compute}: expected null or bfloat16")
     steps_of(training, stream)
+    devices_of(training, stream)
     for anchor in anchors:
         one_of("forecast.anchors", anchor, ANCHORS)
     for t, task in enumerate(stream):
@@ -195,6 +198,18 @@ def steps_of(training: Training, stream: Stream) -> int:
             "expected null, and training.steps"
         )
     return math.ceil(training.epochs * sizes[0] / (training.batch_size or sizes[0]))
+
+
+def devices_of(training: Training, stream: Stream) -> int:
+    """How many devices share each batch; ValueError for more than there are, and for batches that they cannot share evenly."""
+    there = len(jax.local_devices())
+    count = there if training.devices == "all" else whole("training.devices", training.devices)
+    if count > there:
+        raise ValueError(f"training.devices={count}: expected at most {there}, the devices that there are, or all")
+    for size in {training.batch_size} if training.batch_size else {len(task.train.x) for task in stream}:
+        if size % count:
+            raise ValueError(f"training.devices={training.devices}: {count} devices cannot share a batch of {size} samples evenly")
+    return count
 
 
 def run(
@@ -294,6 +309,7 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         effort=effort.checked(),
         carry=training.optimizer_state == "carry",
         schedule=training.schedule,
+        devices=devices_of(training, stream),
     )
     _check_schedule(setting)
     return Begun(setting, theta, lambda theta: read(theta) - origin, meter.read())

@@ -200,6 +200,8 @@ BAD = {
     "a schedule without a name": (["training.schedule={decay_steps: 5}"], "training.schedule={'decay_steps': 5}: expected null"),
     "a schedule that its settings do not fit": (["training.schedule={name: linear_schedule}"], "training.schedule={'name'"),
     "an unknown type of computing": (["training.compute=float8"], "training.compute=float8: expected null or bfloat16"),
+    "more devices than there are": (["training.devices=1000"], "training.devices=1000: expected at most"),
+    "a word for devices": (["training.devices=some"], "training.devices=some: expected a whole number"),
     "a setting that its optimizer has not": (["optimizer=optax", "optimizer.settings={b3: 0.9}"], "optimizer.settings={'b3': 0.9}"),
     "unwritable folder": (["results_dir=/dev/null/results"], "results_dir"),
 }

@@ -67,6 +67,7 @@ def test_settings_that_there_have_not_always_been_leave_older_runs_their_names()
     changed = ("network.parametrization=mup", "network.init=torch", "network.gamma0=2.0", "training.epochs=3")
     others = [compose(setting) for setting in (*changed, "training.schedule={name: linear_schedule}")]
     assert len({identify(c)["id"] for c in (cfg, *others)}) == 6
+    assert identify(compose("training.devices=all"))["id"] == identify(cfg)["id"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

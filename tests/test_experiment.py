@@ -368,6 +368,14 @@ def test_bad_settings_are_named(settings, message):
         next(events(**settings))
 
 
+def test_batches_that_devices_cannot_share_evenly_are_named(monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: [None] * 4)
+    with pytest.raises(ValueError, match=r"training.devices=all: 4 devices cannot share a batch of 3 samples evenly"):
+        events(devices="all", batch_size=3)
+    with pytest.raises(ValueError, match=r"training.devices=2: 2 devices cannot share a batch of 3 samples evenly"):
+        events(devices=2)  # full batches of 6, 3 and 8
+
+
 def test_values_that_are_not_finite_are_found_before_anything_runs():
     holed = STREAM[1]._replace(test=STREAM[1].test._replace(x=STREAM[1].test.x.at[0, 0].set(jnp.nan)))
     with pytest.raises(ValueError, match=r"task 1, test\.x holds 1 NaN or infinite values"):

@@ -1,6 +1,10 @@
 """The trainer is gradient descent, step by step."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -156,3 +160,20 @@ def test_schedules_of_optax_are_factors_of_the_learning_rate():
 def test_what_is_no_schedule_of_optax_or_not_set_as_it_wants_is_named(settings, message):
     with pytest.raises(ValueError, match=message):
         optimizers.schedule(**settings)
+
+
+def test_eight_devices_share_each_batch_and_come_to_what_one_comes_to(tmp_path):
+    """In a process of its own, which sees eight."""
+    script, out = Path(__file__).parent / "train_on_devices.py", tmp_path / "told.npz"
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, str(script), str(out)], env=os.environ | flags, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = np.load(out)
+    assert told["devices"] == 8
+    for batch_size in (None, 16):
+        for name in ("losses", "measured"):
+            one, eight = (told[f"{name} {batch_size} {devices}"] for devices in (1, "all"))
+            np.testing.assert_allclose(eight, one, atol=1e-12)
+            assert np.isfinite(one).all() and not np.array_equal(one, eight)  # sums in another order
+        assert told[f"hidden {batch_size}"].tolist() == [True, False]  # activations of an eighth of the batch, and of no more
+        assert told[f"replicated {batch_size}"]

@@ -41,6 +41,7 @@ class Setting(NamedTuple):
     floating type in which it is trained.  transform: the optimizer's at this learning rate, made once
     so that it is compiled once.  carry: whether a task begins with the optimizer's state that the one before has left.
     schedule: from the step, counted by the optimizer, to what the updates of a step at the learning rate are multiplied by; or None.
+    devices: how many share each batch.
     """
 
     key: Key
@@ -60,6 +61,7 @@ class Setting(NamedTuple):
     effort: Effort
     carry: bool = False
     schedule: Callable[[Any], Any] | None = None
+    devices: int = 1
 
     def at(self, learning_rate: float) -> "Setting":
         """With this learning rate."""
@@ -178,6 +180,7 @@ def walk(setting: Setting, t: int, network: Network, theta, memory, optimizer=No
         method=setting.method,
         every=every,
         so_far=None if resume is None else resume(state),
+        devices=setting.devices,
     )
 
 
