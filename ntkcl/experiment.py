@@ -42,7 +42,7 @@ class Training(NamedTuple):
     that no batch exceeds, that of the task's worst single sample. `schedule`, a function of the step such as any of Optax, multiplies
     the learning rate, and the limit is then that of its largest rate; the step is counted from each task's start, or with `carry` from
     the first's.
-    `epochs` passes over the task take the place of `steps`, where given. The optimizer begins each task at rest (`reset`), or with the
+    `epochs` passes over each task take the place of `steps`, where given. The optimizer begins each task at rest (`reset`), or with the
     state that the task before has left (`carry`). `evaluate_every` steps the outputs are looked at, which changes nothing.
     `compute`: the floating type of the passes through the network in training; parameters, optimizer and loss keep theirs. Kernels,
     forecasts, what methods consolidate and measured outputs are of the network in its own type, at the parameters as trained.
@@ -63,10 +63,11 @@ class Training(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is known before the first forecast: the learning rate and its limit."""
+    """What is known before the first forecast: the learning rate and its limit, the steps of each task."""
 
     learning_rate: float
     limit: float
+    steps: tuple[int, ...]
     cost: Cost
 
 
@@ -186,18 +187,13 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
             raise ValueError(f"loss: the targets of task {t} are no distribution over its outputs; use one_hot targets")
 
 
-def steps_of(training: Training, stream: Stream) -> int:
-    """Steps a task: as given, or the fewest that see every sample `epochs` times; ValueError for epochs of tasks of unequal sizes."""
+def steps_of(training: Training, stream: Stream) -> tuple[int, ...]:
+    """Steps of each task: as given, or the fewest that see every sample `epochs` times."""
     if training.epochs is None:
-        return training.steps
+        return (training.steps,) * len(stream)
     finite("training.epochs", training.epochs, above=0.0)
-    sizes = sorted({len(task.train.x) for task in stream})
-    if len(sizes) > 1:
-        raise ValueError(
-            f"training.epochs={training.epochs}: tasks of {sizes[0]} to {sizes[-1]} samples would take unequal numbers of steps; "
-            "expected null, and training.steps"
-        )
-    return math.ceil(training.epochs * sizes[0] / (training.batch_size or sizes[0]))
+    sizes = [len(task.train.x) for task in stream]
+    return tuple(math.ceil(training.epochs * size / (training.batch_size or size)) for size in sizes)
 
 
 def devices_of(training: Training, stream: Stream) -> int:
@@ -374,7 +370,7 @@ def _story(begun, training, anchors, foretell, limit, keeper):
             if keeper:
                 keeper.save(t, fitted)
             cost = cost.plus(meter.read())
-            if fitted.step < setting.steps and not keeper:
+            if fitted.step < setting.steps[t] and not keeper:
                 yield Evaluation(t, fitted.step, outputs(fitted.theta), meter.read())
         memory = predict.consolidated(setting, t, setting.network, fitted)
         losses, cost = np.asarray(fitted.losses), cost.plus(meter.read())
@@ -386,7 +382,7 @@ def _story(begun, training, anchors, foretell, limit, keeper):
         if lost:
             return
         if "path" in anchors:
-            yield _in_hindsight(t, walked(t, here), setting.steps, meter)
+            yield _in_hindsight(t, walked(t, here), setting.steps[t], meter)
         here = predict.Anchor(fitted.theta, memory, (*here.history, jnp.asarray(f)), predict.left(setting, fitted))
 
 
@@ -444,7 +440,7 @@ def _plan(setting, theta, training, meter) -> Plan:
     # Of a learning rate that may exceed it nobody asks, and on many samples it takes longer than training.
     asked = training.learning_rate is None or not training.allow_unstable
     limit = predict.limit(setting, theta) if asked else float("nan")
-    return Plan(rate(training, limit, setting.network.rate_scale), float(limit), meter.read())
+    return Plan(rate(training, limit, setting.network.rate_scale), float(limit), setting.steps, meter.read())
 
 
 def rate(training: Training, limit: float, scale: float = 1.0) -> float:

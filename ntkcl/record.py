@@ -27,7 +27,8 @@ NUMERICS = ("rate_times_eigenvalue", "stable", "negative_mass", "condition", "ke
 class Record(NamedTuple):
     """One run. Entries that were not reached are NaN.
 
-    measured [T+1, N, c]; changes[anchor], trials[anchor], halves[anchor] [T, N, c]; losses [T, S];
+    measured [T+1, N, c]; changes[anchor], trials[anchor], halves[anchor] [T, N, c]; losses [T, S], NaN beyond the steps of a task
+    that has fewer than others;
     numerics[anchor] what `Forecast` tells of each task;
     costs[phase]; baselines, None where nothing was foretold; slopes [T], the gradient's magnitude where each task's training begins;
     looks, outputs in the midst of training.
@@ -96,7 +97,7 @@ def gather(events: Iterable[Plan | Forecast | Baselines | Evaluation | Measureme
         {anchor: filled(per_task(anchor, "changes"), tasks) for anchor in anchors},
         {anchor: filled(per_task(anchor, "trial"), tasks) for anchor in anchors},
         {anchor: filled(per_task(anchor, "halved"), tasks) for anchor in anchors},
-        filled([e.losses for e in measurements[1:]], tasks),
+        filled([np.pad(e.losses, (0, max(plan.steps) - len(e.losses)), constant_values=np.nan) for e in measurements[1:]], tasks),
         {a: {k: padded(per_task(a, k)) for k in NUMERICS} for a in anchors},
         costs,
         guesses,
@@ -119,15 +120,15 @@ def score_matrices(outputs: np.ndarray, stream: Stream, part: str, loss: Loss) -
 
 def curves(record: Record, stream: Stream, part: str, loss: Loss) -> list[dict]:
     """Accuracy and loss of every task within the training of each: a row for each look and task, and for each end of a training."""
-    steps, tasks = record.losses.shape[1], len(stream)
-    ends = [(t, steps, record.measured[t + 1]) for t in range(tasks)]
+    tasks, begins = len(stream), np.cumsum([0, *record.plan.steps]).tolist()
+    ends = [(t, steps, record.measured[t + 1]) for t, steps in enumerate(record.plan.steps)]
     stops = sorted([(e.task, e.step, e.outputs) for e in record.looks] + ends, key=lambda stop: stop[:2])
     stops = [(0, 0, record.measured[0]), *stops]
     # `score_matrices` takes the outputs before and after each task: any T + 1 will do.
     rows = []
     for t, step, f in stops:
         scores = score_matrices(np.broadcast_to(f, (tasks + 1, *f.shape)), stream, part, loss)
-        where = {"part": part, "training": t, "step": t * steps + step}
+        where = {"part": part, "training": t, "step": begins[t] + step}
         rows += [where | {"evaluated": j, "accuracy": scores["b"][j], "loss": scores["b_loss"][j]} for j in range(tasks)]
     return rows
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cases import linear, quadratic_features, random_stream
 
-from ntkcl import experiment, forecast, kernels, losses, networks, optimizers, record, train
+from ntkcl import experiment, forecast, kernels, losses, networks, optimizers, predict, record, train
 from ntkcl.experiment import Forecast, Measurement, Plan, Training
 from ntkcl.types import Dataset
 
@@ -329,8 +329,27 @@ def test_epochs_count_passes_over_the_task():
     same = random_stream(jax.random.key(5), [6, 6])
     assert told(same, epochs=2, batch_size=4, anchors=[]).losses.shape == (2, 3)
     assert told(same, epochs=3, anchors=[]).losses.shape == (2, 3)
-    with pytest.raises(ValueError, match=r"training\.epochs=2: tasks of 3 to 8 samples"):
-        told(epochs=2)
+
+
+def test_tasks_of_unequal_sizes_take_steps_of_their_own_and_are_foretold_exactly():
+    for form, batch_size in (("closed", None), ("simulated", 2), ("linearised", 2)):
+        settings = dict(form=form, batch_size=batch_size, epochs=4, evaluate_every=5)
+        run = told(**settings)
+        assert run.plan.steps == ((4, 4, 4) if batch_size is None else (12, 6, 16))
+        assert np.isfinite(run.losses).sum(1).tolist() == list(run.plan.steps)
+        np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)
+        np.testing.assert_allclose(run.changes["boundary"], np.diff(run.measured, axis=0), atol=1e-10)
+    rows = record.curves(run, STREAM, "test", LOSS)
+    assert [row["step"] for row in rows[::3]] == [0, 5, 10, 12, 17, 18, 23, 28, 33, 34]
+    begun = experiment.begin(
+        *(jax.random.key(0), STREAM, LINEAR, LOSS, optimizers.sgd(), Training(epochs=4, batch_size=2)),
+        *(experiment.NAIVE, experiment.EFFORT, kernels.contraction),
+    )
+    assert begun.setting.reordered((2, 0)).steps == (16, 12)
+    setting, start = begun.setting.at(0.1)._replace(batch_size=None), jnp.asarray(begun.outputs(begun.theta))
+    start = predict.Anchor(begun.theta, (), (start,))
+    for mean, step_by_step in zip(predict.closed(setting, start, 3), predict.simulated(setting, start, 3), strict=True):
+        np.testing.assert_allclose(mean.change, step_by_step.change, atol=1e-10)
 
 
 def test_a_dead_network_and_one_that_overflows_are_named():

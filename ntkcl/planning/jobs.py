@@ -81,7 +81,7 @@ def learning_rates(begun: Begun, ground: Ground, training: Training, *, fraction
         finite("plan.lr.fractions", fraction, above=0.0)
         whole("plan.lr.steps", count)
     for count in steps:
-        timed = begun.setting._replace(steps=count)  # a schedule may have its largest rate late
+        timed = begun.setting._replace(steps=(count,) * len(begun.setting.tasks))  # a schedule may have its largest rate late
         limit = min(predict.limits(timed, begun.theta, ground.tangent, ground.prepare))
         if not np.isfinite(limit):
             raise ValueError("job=lr: this optimizer has no stability limit to take fractions of; expected optimizer=sgd")

@@ -70,8 +70,8 @@ def _task(setting, theta, t, forward):
     lam = now.decomposed.eigenvalues
     walk, length, since = _Walk(theta, residual(theta), 0, 1, 0), 2, 0
     whole = float(jnp.linalg.norm(walk.residual))
-    while walk.steps < setting.steps:
-        length = min(length, setting.steps - walk.steps)
+    while walk.steps < setting.steps[t]:
+        length = min(length, setting.steps[t] - walk.steps)
         if length < 2:
             theta = stride(walk.theta, walk.residual, now, walk.steps, 1)
             walk = walk._replace(theta=theta, residual=residual(theta), steps=walk.steps + 1, gradients=walk.gradients + 1)
@@ -93,7 +93,7 @@ def _task(setting, theta, t, forward):
             now, since = decomposed(walk.theta), walk.steps
             walk = walk._replace(kernels=walk.kernels + 1)
         elif length == 2:  # training itself blows up
-            walk = walk._replace(theta=twice, steps=setting.steps)
+            walk = walk._replace(theta=twice, steps=setting.steps[t])
         else:
             length = nearer
     whole_spectrum = len(lam) == len(now.rows)

@@ -36,12 +36,12 @@ class Effort(NamedTuple):
 class Setting(NamedTuple):
     """The training that is to be foretold: everything but the network's parameters.
 
-    x: all N inputs of the stream, the train sets in turn and then the test sets.  tasks: where each task stands among them.
+    x: all N inputs of the stream, the train sets in turn and then the test sets.  tasks: where each task stands among them.  steps: of
+    each task.
     network: its `apply` centred where that is asked for, as it is measured and foretold.  trained: the same, or its forward pass in the
-    floating type in which it is trained.  transform: the optimizer's at this learning rate, made once
-    so that it is compiled once.  carry: whether a task begins with the optimizer's state that the one before has left.
-    schedule: from the step, counted by the optimizer, to what the updates of a step at the learning rate are multiplied by; or None.
-    devices: how many share each batch.
+    floating type in which it is trained.  transform: the optimizer's at this learning rate, made once so that it is compiled once.
+    carry: whether a task begins with the optimizer's state that the one before has left.  schedule: from the step, counted by the
+    optimizer, to what its update is multiplied by; or None.  devices: how many share each batch.
     """
 
     key: Key
@@ -56,7 +56,7 @@ class Setting(NamedTuple):
     method: Method
     learning_rate: float
     transform: Any
-    steps: int
+    steps: tuple[int, ...]
     batch_size: int | None
     effort: Effort
     carry: bool = False
@@ -78,12 +78,13 @@ class Setting(NamedTuple):
     @property
     def extremes(self) -> tuple[float, float]:
         """The smallest and the largest factor of all steps that the optimizer counts before it begins anew."""
-        factors = self.factors(0, self.steps * (len(self.tasks) if self.carry else 1))
+        factors = self.factors(0, sum(self.steps) if self.carry else max(self.steps))
         return float(jnp.min(factors)), float(jnp.max(factors))
 
     def reordered(self, order: Sequence[int]) -> "Setting":
         """With its tasks, or some of them, in another order; inputs stay where they are."""
-        return self._replace(stream=tuple(self.stream[t] for t in order), tasks=tuple(self.tasks[t] for t in order))
+        stream, tasks = tuple(self.stream[t] for t in order), tuple(self.tasks[t] for t in order)
+        return self._replace(stream=stream, tasks=tasks, steps=tuple(self.steps[t] for t in order))
 
 
 class Anchor(NamedTuple):
@@ -138,7 +139,7 @@ def task_rows(stream: Stream, loss: Loss, places: Sequence[slice]) -> tuple[Task
 def rule(setting: Setting, t: int, first: int = 0, last: int | None = None):
     """The filter g(lam, r) of task t's training, or of its steps from `first` to before `last`, at rest before them."""
     assert setting.optimizer.rule is not None  # `form_of` has seen to it
-    last = setting.steps if last is None else last
+    last = setting.steps[t] if last is None else last
     rate = setting.learning_rate / setting.tasks[t].scale
     return setting.optimizer.rule(rate if setting.schedule is None else rate * setting.factors(first, last), last - first)
 
@@ -156,7 +157,7 @@ def order(setting: Setting, t: int):
     """The batches that `fit` will draw for task t, or None for full ones."""
     if setting.batch_size is None:
         return None
-    return train.batches(_key(setting, t), len(setting.tasks[t].inputs), setting.batch_size, setting.steps)
+    return train.batches(_key(setting, t), len(setting.tasks[t].inputs), setting.batch_size, setting.steps[t])
 
 
 def walk(setting: Setting, t: int, network: Network, theta, memory, optimizer=None, every=None, resume=None) -> Iterator[train.Fit]:
@@ -175,7 +176,7 @@ def walk(setting: Setting, t: int, network: Network, theta, memory, optimizer=No
         apply=network.apply,
         loss=setting.loss,
         transform=setting.transform,
-        steps=setting.steps,
+        steps=setting.steps[t],
         batch_size=setting.batch_size,
         method=setting.method,
         every=every,

@@ -1,6 +1,7 @@
 """The network itself, its parameters moved to where a forecast says training takes them: in one stride a task, or in two."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +29,14 @@ def halved(setting: Setting, here: Anchor, outcomes: Sequence[Outcome], outputs:
         task, g = setting.tasks[t], rule(setting, t, first, last)
         return lambda theta, f: (theta, task.inputs, outcome.coefficients(g, task.targets - jnp.asarray(f[task.inputs])))
 
-    told = all(outcome.coefficients is not None for outcome in outcomes) and setting.steps > 1
-    middle = setting.steps - setting.steps // 2
-    halves = (0, middle), (middle, setting.steps)
-    each = zip(here.ahead(len(outcomes)), outcomes, strict=True)
-    return _walked(setting, here, outcomes, outputs, [[stride(t, one, *half) for half in halves] for t, one in each] if told else None)
+    def halves(t):
+        return pairwise((0, setting.steps[t] - setting.steps[t] // 2, setting.steps[t]))
+
+    ahead = here.ahead(len(outcomes))
+    told = all(outcome.coefficients is not None and setting.steps[t] > 1 for t, outcome in zip(ahead, outcomes, strict=True))
+    each = zip(ahead, outcomes, strict=True)
+    walk = [[stride(t, outcome, *half) for half in halves(t)] for t, outcome in each] if told else None
+    return _walked(setting, here, outcomes, outputs, walk)
 
 
 def _walked(setting, here, outcomes, outputs, walk) -> np.ndarray:
