@@ -70,16 +70,15 @@ class Setting(NamedTuple):
             transform = optax.chain(transform, optax.scale_by_schedule(self.schedule))
         return self._replace(learning_rate=learning_rate, transform=transform)
 
-    def factors(self, first: int, last: int) -> Float[Array, " steps"]:
-        """What the schedule makes of a learning rate of 1 in the steps from `first` to before `last`."""
-        steps = jnp.arange(first, last, dtype=jnp.int32)
-        return jnp.ones(len(steps)) if self.schedule is None else jax.vmap(self.schedule)(steps)
+    def factors(self, steps: int) -> np.ndarray:
+        """What the schedule makes of a learning rate of 1 in the first so many steps."""
+        return np.ones(steps) if self.schedule is None else np.asarray(jax.vmap(self.schedule)(jnp.arange(steps, dtype=jnp.int32)))
 
     @property
     def extremes(self) -> tuple[float, float]:
         """The smallest and the largest factor of all steps that the optimizer counts before it begins anew."""
-        factors = self.factors(0, sum(self.steps) if self.carry else max(self.steps))
-        return float(jnp.min(factors)), float(jnp.max(factors))
+        factors = self.factors(sum(self.steps) if self.carry else max(self.steps))
+        return float(np.min(factors)), float(np.max(factors))
 
     def reordered(self, order: Sequence[int]) -> "Setting":
         """With its tasks, or some of them, in another order; inputs stay where they are."""
@@ -139,9 +138,13 @@ def task_rows(stream: Stream, loss: Loss, places: Sequence[slice]) -> tuple[Task
 def rule(setting: Setting, t: int, first: int = 0, last: int | None = None):
     """The filter g(lam, r) of task t's training, or of its steps from `first` to before `last`, at rest before them."""
     assert setting.optimizer.rule is not None  # `form_of` has seen to it
-    last = setting.steps[t] if last is None else last
-    rate = setting.learning_rate / setting.tasks[t].scale
-    return setting.optimizer.rule(rate if setting.schedule is None else rate * setting.factors(first, last), last - first)
+    rate, steps = setting.learning_rate / setting.tasks[t].scale, setting.steps[t]
+    last = steps if last is None else last
+    if setting.schedule is None:
+        return setting.optimizer.rule(rate, last - first)
+    # At a rate of 0 nothing moves: strides of all lengths share their compiled program.
+    stride = np.pad(setting.factors(steps)[first:last], (0, steps - (last - first)))
+    return setting.optimizer.rule(jnp.asarray(rate * stride), steps)
 
 
 def memoryless(optimizer: Optimizer) -> bool:
