@@ -33,6 +33,7 @@ from ntkcl import (
     jobs,
     kernels,
     methods,
+    optimizers,
     predict,
     record,
     references,
@@ -53,7 +54,11 @@ KEYS = (
     "source", "stream", "network", "loss", "method", "optimizer", "training", "kernel", "checkpoints", "forecast",
     "references", "job", "plan", "experiment_name", "seed", "precision", "results_dir", "tracking",
 )  # fmt: skip
-YOUNGER = {"parametrization": "ntk", "init": "normal", "gamma0": 1.0}  # settings of networks that runs once had no other value of
+YOUNGER: dict[str, dict[str, Any]] = {  # settings that runs once had no other value of
+    "stream": {"interpolation": "bilinear"},
+    "network": {"parametrization": "ntk", "init": "normal", "gamma0": 1.0},
+    "training": {"epochs": None, "optimizer_state": "reset", "evaluate_every": None, "schedule": None, "compute": None},
+}
 
 
 def main() -> None:
@@ -211,6 +216,12 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f"references={cfg.references}: job={cfg.job} measures no run to hold against them; expected []")
     if not OmegaConf.is_dict(cfg.training):
         raise ValueError(f"training={cfg.training}: expected the settings of conf/config.yaml")
+    schedule = cfg.training.get("schedule")
+    if schedule is not None and not (OmegaConf.is_dict(schedule) and "name" in schedule):
+        raise ValueError(
+            f"training.schedule={schedule}: expected null, or an Optax schedule's name and settings, such as "
+            "{name: cosine_decay_schedule, decay_steps: 500}"
+        )
     if one_of("job", cfg.job, ("run", *jobs.JOBS)) != "run":
         if not OmegaConf.is_dict(cfg.plan):
             raise ValueError(f"plan={cfg.plan}: expected the settings of conf/config.yaml")
@@ -239,7 +250,7 @@ def build(cfg: DictConfig) -> dict[str, Any]:
         network=instantiate(cfg.network)(outputs=stream[0].train.y.shape[1]),
         loss=instantiate(cfg.loss),
         optimizer=instantiate(cfg.optimizer),
-        training=experiment.Training(**cfg.training),
+        training=_training(cfg.training),
         method=instantiate(cfg.method),
         effort=predict.Effort(*(cfg.forecast[key] for key in predict.Effort._fields)),
         kernel=instantiate(cfg.kernel),
@@ -252,6 +263,12 @@ def _stream(source: str, stream: str, precision: str) -> Stream:
     return jax.tree.map(lambda a: jnp.asarray(a, precision), made)
 
 
+def _training(chosen) -> experiment.Training:
+    named = dict(OmegaConf.to_container(chosen, resolve=True))  # type: ignore[arg-type]
+    schedule = named.pop("schedule", None)
+    return experiment.Training(**named, schedule=None if schedule is None else optimizers.schedule(**schedule))
+
+
 def limit_of(cfg: DictConfig):
     """The kernel that the configured network tends to with its width, or None where none is known or asked for."""
     known = cfg.network["_target_"] == "ntkcl.networks.mlp" and cfg.network.get("parametrization", "ntk") == "ntk"
@@ -262,16 +279,18 @@ def limit_of(cfg: DictConfig):
 
 
 def coordinates(cfg: DictConfig) -> dict:
-    """What makes a run this run: its resolved configuration without logging, where things lie, how a kernel is computed, and what the
-    run is held against.
+    """What makes a run this run: its resolved configuration without logging, where things lie, how and where it is computed, and what
+    the run is held against.
 
-    Settings that a network did not always have are left out at the value it had without them, so that runs keep their names.
+    Settings that there have not always been are left out at the value that runs had without them, so that these keep their names.
     """
-    resolved = dict(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
-    source = {key: value for key, value in resolved["source"].items() if key not in ("data_dir", "download")}
-    network = {key: value for key, value in resolved["network"].items() if key not in YOUNGER or value != YOUNGER[key]}
+    resolved: dict[str, Any] = dict(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+    for group, keys in (("source", ("data_dir", "download")), ("training", ("devices",))):
+        resolved[group] = {key: value for key, value in resolved[group].items() if key not in keys}
+    for group, old in YOUNGER.items():
+        resolved[group] = {key: value for key, value in resolved[group].items() if key not in old or value != old[key]}
     elsewhere = ("results_dir", "tracking", "kernel", "checkpoints", "references", *(("job", "plan") if cfg.job == "run" else ()))
-    return {key: value for key, value in resolved.items() if key not in elsewhere} | {"source": source, "network": network}
+    return {key: value for key, value in resolved.items() if key not in elsewhere}
 
 
 def identify(cfg: DictConfig) -> dict:
@@ -279,7 +298,9 @@ def identify(cfg: DictConfig) -> dict:
     groups = ("optimizer", "method", "stream", "source", "network", "loss")
     optimizer, method, stream, *others = (cfg[key]["_target_"].rsplit(".", 1)[-1] for key in groups)
     width = OmegaConf.select(cfg, "network.width")
-    name = "-".join([optimizer, method, stream, *([f"w{width}"] if width is not None else []), f"s{cfg.seed}"])
+    name = "-".join(
+        [cfg.optimizer.get("name", optimizer), method, stream, *([f"w{width}"] if width is not None else []), f"s{cfg.seed}"]
+    )
     seedless = OmegaConf.create(OmegaConf.to_container(cfg) | {"seed": None})  # type: ignore[operator]
     return {
         "id": _digest(coordinates(cfg)),

@@ -22,7 +22,7 @@ import numpy as np
 from ntkcl import forecast, kernels, methods, predict
 from ntkcl.kernels.tiles import MIB
 from ntkcl.meter import Cost, Meter
-from ntkcl.networks import centred
+from ntkcl.networks import centred, computed_in
 from ntkcl.predict import Effort
 from ntkcl.settings import finite, flag, one_of, whole
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, Task
@@ -39,9 +39,14 @@ class Training(NamedTuple):
 
     Either `learning_rate` is given, or it is `learning_rate_fraction` of the stability limit: the smallest over the tasks of the
     rule's limit at the kernel of the untrained network. For full batches that kernel is K_tt; for minibatches the limit is one
-    that no batch exceeds, that of the task's worst single sample.
-    `epochs` passes over the task take the place of `steps`, where given. The optimizer begins each task at rest (`reset`), or with the
+    that no batch exceeds, that of the task's worst single sample. `schedule`, a function of the step such as any of Optax, multiplies
+    the learning rate, and the limit is then that of its largest rate; the step is counted from each task's start, or with `carry` from
+    the first's.
+    `epochs` passes over each task take the place of `steps`, where given. The optimizer begins each task at rest (`reset`), or with the
     state that the task before has left (`carry`). `evaluate_every` steps the outputs are looked at, which changes nothing.
+    `compute`: the floating type of the passes through the network in training; parameters, optimizer and loss keep theirs. Kernels,
+    forecasts, what methods consolidate and measured outputs are of the network in its own type, at the parameters as trained.
+    `devices`: how many, or "all", share each batch, which differs by rounding alone.
     """
 
     steps: int = 500
@@ -51,14 +56,18 @@ class Training(NamedTuple):
     evaluate_every: int | None = None
     learning_rate: float | None = None
     learning_rate_fraction: float | None = 0.5
+    schedule: Callable[[Any], Any] | None = None
+    compute: str | None = None
+    devices: int | str = 1
     allow_unstable: bool = False
 
 
 class Plan(NamedTuple):
-    """What is known before the first forecast: the learning rate and its limit."""
+    """What is known before the first forecast: the learning rate and its limit, the steps of each task."""
 
     learning_rate: float
     limit: float
+    steps: tuple[int, ...]
     cost: Cost
 
 
@@ -159,7 +168,10 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
     if all(rate is None for rate in rates.values()):
         raise ValueError("training.learning_rate=null and training.learning_rate_fraction=null: expected one of them")
     flag("training.allow_unstable", training.allow_unstable)
+    if training.compute not in (None, "bfloat16"):
+        raise ValueError(f"training.compute={training.compute}: expected null or bfloat16")
     steps_of(training, stream)
+    devices_of(training, stream)
     for anchor in anchors:
         one_of("forecast.anchors", anchor, ANCHORS)
     for t, task in enumerate(stream):
@@ -175,18 +187,25 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
             raise ValueError(f"loss: the targets of task {t} are no distribution over its outputs; use one_hot targets")
 
 
-def steps_of(training: Training, stream: Stream) -> int:
-    """Steps a task: as given, or the fewest that see every sample `epochs` times; ValueError for epochs of tasks of unequal sizes."""
+def steps_of(training: Training, stream: Stream) -> tuple[int, ...]:
+    """Steps of each task: as given, or the fewest that see every sample `epochs` times."""
     if training.epochs is None:
-        return training.steps
+        return (training.steps,) * len(stream)
     finite("training.epochs", training.epochs, above=0.0)
-    sizes = sorted({len(task.train.x) for task in stream})
-    if len(sizes) > 1:
-        raise ValueError(
-            f"training.epochs={training.epochs}: tasks of {sizes[0]} to {sizes[-1]} samples would take unequal numbers of steps; "
-            "expected null, and training.steps"
-        )
-    return math.ceil(training.epochs * sizes[0] / (training.batch_size or sizes[0]))
+    sizes = [len(task.train.x) for task in stream]
+    return tuple(math.ceil(training.epochs * size / (training.batch_size or size)) for size in sizes)
+
+
+def devices_of(training: Training, stream: Stream) -> int:
+    """How many devices share each batch; ValueError for more than there are, and for batches that they cannot share evenly."""
+    there = len(jax.local_devices())
+    count = there if training.devices == "all" else whole("training.devices", training.devices)
+    if count > there:
+        raise ValueError(f"training.devices={count}: expected at most {there}, the devices that there are, or all")
+    for size in {training.batch_size} if training.batch_size else {len(task.train.x) for task in stream}:
+        if size % count:
+            raise ValueError(f"training.devices={training.devices}: {count} devices cannot share a batch of {size} samples evenly")
+    return count
 
 
 def run(
@@ -262,6 +281,10 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         parts = [forward(theta, x[at : at + READ]) for at in range(first, len(x), READ)]
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
+    def seen(apply):
+        return network._replace(apply=centred(apply, theta) if network.centred else apply)
+
+    full = seen(network.apply)
     # In float64, and centred by what the same compiled function gave at theta_0, so that f_0 is 0 and not rounding.
     origin = read(theta) if network.centred else np.zeros((len(x), 1))
     setting = predict.Setting(
@@ -269,7 +292,8 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         stream=stream,
         x=x,
         tasks=predict.task_rows(stream, loss, Rows.of(stream).train),
-        network=network._replace(apply=centred(network.apply, theta)) if network.centred else network,
+        network=full,
+        trained=full if training.compute is None else seen(computed_in(network.apply, training.compute)),
         kernel_fn=kernel(network),
         loss=loss,
         optimizer=optimizer,
@@ -280,8 +304,19 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         batch_size=training.batch_size,
         effort=effort.checked(),
         carry=training.optimizer_state == "carry",
+        schedule=training.schedule,
+        devices=devices_of(training, stream),
     )
+    _check_schedule(setting)
     return Begun(setting, theta, lambda theta, first=0: read(theta, first) - origin[first:], meter.read())
+
+
+def _check_schedule(setting):
+    low, high = setting.extremes
+    if not 0 <= low <= high < float("inf") or high == 0:
+        raise ValueError(
+            f"training.schedule: values from {low:g} to {high:g} over the training; expected finite ones, none below 0 and not all 0"
+        )
 
 
 def _form(stream, loss, optimizer, training, method, form) -> str:
@@ -330,15 +365,15 @@ def _story(begun, training, anchors, foretell, limit, keeper):
     for t, task in enumerate(stream):
         if "boundary" in anchors:
             yield _foretold("boundary", setting, here, foretell(setting, here, 1), outputs, meter)
-        cost, network = Cost(0.0, 0.0), setting.network
+        cost = Cost(0.0, 0.0)
         every, resume = (keeper.every, partial(keeper.load, t)) if keeper else (training.evaluate_every, None)
-        for fitted in predict.walk(setting, t, network, here.theta, here.memory, here.optimizer, every, resume):
+        for fitted in predict.walk(setting, t, setting.trained, here.theta, here.memory, here.optimizer, every, resume):
             if keeper:
                 keeper.save(t, fitted)
             cost = cost.plus(meter.read())
-            if fitted.step < setting.steps and not keeper:
+            if fitted.step < setting.steps[t] and not keeper:
                 yield Evaluation(t, fitted.step, outputs(fitted.theta, tested), meter.read())
-        memory = predict.consolidated(setting, t, network, fitted)
+        memory = predict.consolidated(setting, t, setting.network, fitted)
         losses, cost = np.asarray(fitted.losses), cost.plus(meter.read())
         f = outputs(fitted.theta)
         lost = diverged(task, loss, losses, f)
@@ -348,7 +383,7 @@ def _story(begun, training, anchors, foretell, limit, keeper):
         if lost:
             return
         if "path" in anchors:
-            yield _in_hindsight(t, walked(t, here), setting.steps, meter)
+            yield _in_hindsight(t, walked(t, here), setting.steps[t], meter)
         here = predict.Anchor(fitted.theta, memory, (*here.history, jnp.asarray(f)), predict.left(setting, fitted))
 
 
@@ -370,7 +405,7 @@ def wide(limit: Callable[..., Any], c: int) -> Callable[..., Any]:
 
 def _foretold(name, setting, here, outcomes, outputs, meter) -> Forecast:
     ahead = here.ahead(len(outcomes))
-    rates = [setting.learning_rate / setting.tasks[t].scale for t in ahead]
+    rates = [setting.learning_rate * setting.extremes[1] / setting.tasks[t].scale for t in ahead]
     tops = [setting.loss.curvature * outcome.top for outcome in outcomes]
     return Forecast(
         name,
@@ -406,7 +441,7 @@ def _plan(setting, theta, training, meter) -> Plan:
     # Of a learning rate that may exceed it nobody asks, and on many samples it takes longer than training.
     asked = training.learning_rate is None or not training.allow_unstable
     limit = predict.limit(setting, theta) if asked else float("nan")
-    return Plan(rate(training, limit, setting.network.rate_scale), float(limit), meter.read())
+    return Plan(rate(training, limit, setting.network.rate_scale), float(limit), setting.steps, meter.read())
 
 
 def rate(training: Training, limit: float, scale: float = 1.0) -> float:

@@ -1,7 +1,13 @@
-"""Training rules with their twins in kernel space."""
+"""Training rules with their twins in kernel space, and schedules of their learning rate."""
 
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from ntkcl import forecast
@@ -27,13 +33,71 @@ def sgd(momentum: float | int = 0.0, nesterov: bool = False) -> Optimizer:
     )
 
 
-def adam(b1: float | int = 0.9, b2: float | int = 0.999, eps: float | int = 1e-8) -> Optimizer:
-    """Adam. Its steps leave the span of the Jacobians, so it has no twin in kernel space; forecasts train the linearised network.
+def by_name(name: str, settings: Mapping[str, Any] | None = None) -> Optimizer:
+    """The Optax optimizer of this name, such as "adamw" with {"weight_decay": 1e-4}.
 
+    No twin in kernel space is known of it, not even of "sgd": forecasts train the linearised network with it.
     No stability limit is known beforehand: give training.learning_rate.
+    Raises ValueError for a name that is no optimizer's, with the nearest ones, for settings that it does not take, and for an optimizer
+    whose step takes more than a gradient and parameters (lbfgs).
+    """
+    make = _named("optimizer.name", name, "optimizer", _optimizers())
+
+    def transform(learning_rate):
+        return make(learning_rate=learning_rate, **(settings or {}))
+
+    def step(theta):
+        return transform(0.1).update(theta, transform(0.1).init(theta), theta)
+
+    _tried(lambda: jax.eval_shape(step, jnp.zeros((2, 2))), f"optimizer.name={name}, optimizer.settings={settings}", make)
+    return Optimizer(transform, None, lambda lam_max: float("inf"))
+
+
+def adam(b1: float | int = 0.9, b2: float | int = 0.999, eps: float | int = 1e-8) -> Optimizer:
+    """Adam. Its steps leave the span of the Jacobians, so it has no twin in kernel space; otherwise as `by_name`.
+
     Source: Kingma, Ba 2015.
     """
     share("optimizer.b1", b1)
     share("optimizer.b2", b2)
     finite("optimizer.eps", eps, above=0.0)
-    return Optimizer(partial(optax.adam, b1=b1, b2=b2, eps=eps), None, lambda lam_max: float("inf"))
+    return by_name("adam", dict(b1=b1, b2=b2, eps=eps))
+
+
+def schedule(name: str, **settings: Any) -> optax.Schedule:
+    """The Optax schedule of this name, such as "cosine_decay_schedule" with decay_steps=500, as factors of a learning rate: one that
+    warms up rises from 0 to 1, any other starts at 1, unless the settings say otherwise.
+
+    Raises ValueError for a name that is no schedule's, with the nearest ones, and for settings that it does not take.
+    """
+    names = [name for name in dir(optax.schedules) if name.endswith(("_schedule", "_decay"))]
+    make = _named("training.schedule.name", name, "schedule", names)
+    takes = inspect.signature(make).parameters
+    ours = {"init_value": 0.0, "peak_value": 1.0} if "peak_value" in takes else {"init_value": 1.0}
+    made = partial(make, **{key: value for key, value in ours.items() if key in takes} | settings)
+    _tried(lambda: made()(jnp.zeros((), jnp.int32)), f"training.schedule={ {'name': name, **settings} }", make)
+    factor = made()
+    return lambda step: factor(jnp.asarray(step, float))  # of a whole one some make float32, whose rounding differs when compiled
+
+
+def _optimizers() -> list[str]:
+    """What in Optax makes a rule of a learning rate; its parts, `scale_by_...`, are none."""
+    functions = [name for name, make in vars(optax).items() if inspect.isfunction(make) or isinstance(make, partial)]
+    public = [name for name in functions if not name.startswith(("_", "scale_by_"))]
+    return [name for name in public if "learning_rate" in inspect.signature(getattr(optax, name)).parameters]
+
+
+def _named(setting: str, name: str, kind: str, names: Iterable[str]) -> Callable[..., Any]:
+    if name not in (names := tuple(names)):
+        near = difflib.get_close_matches(str(name), names, cutoff=0.0)
+        raise ValueError(f"{setting}={name}: no {kind} of Optax; the nearest names are {', '.join(near)}")
+    return getattr(optax, name)
+
+
+def _tried(use: Callable[[], Any], setting: str, make: Callable[..., Any]) -> None:
+    """Use what `make` has made, once; whatever that raises is told of the setting."""
+    try:
+        use()
+    except Exception as error:  # each of them checks its settings in its own way, or not at all
+        known = [name for name in inspect.signature(make).parameters if name != "learning_rate"]
+        raise ValueError(f"{setting}: {error}; it takes {', '.join(known)}") from error

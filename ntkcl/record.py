@@ -27,7 +27,8 @@ NUMERICS = ("rate_times_eigenvalue", "stable", "negative_mass", "condition", "ke
 class Record(NamedTuple):
     """One run. Entries that were not reached are NaN.
 
-    measured [T+1, N, c]; changes[anchor], trials[anchor], halves[anchor] [T, N, c]; losses [T, S];
+    measured [T+1, N, c]; changes[anchor], trials[anchor], halves[anchor] [T, N, c]; losses [T, S], NaN beyond the steps of a task
+    that has fewer than others;
     numerics[anchor] what `Forecast` tells of each task;
     costs[phase]; baselines, None where nothing was foretold; slopes [T], the gradient's magnitude where each task's training begins;
     looks, outputs in the midst of training.
@@ -96,7 +97,7 @@ def gather(events: Iterable[Plan | Forecast | Baselines | Evaluation | Measureme
         {anchor: filled(per_task(anchor, "changes"), tasks) for anchor in anchors},
         {anchor: filled(per_task(anchor, "trial"), tasks) for anchor in anchors},
         {anchor: filled(per_task(anchor, "halved"), tasks) for anchor in anchors},
-        filled([e.losses for e in measurements[1:]], tasks),
+        filled([np.pad(e.losses, (0, max(plan.steps) - len(e.losses)), constant_values=np.nan) for e in measurements[1:]], tasks),
         {a: {k: padded(per_task(a, k)) for k in NUMERICS} for a in anchors},
         costs,
         guesses,
@@ -125,15 +126,15 @@ def _scores(outputs, stream, part, loss, rows):
 def curves(record: Record, stream: Stream, loss: Loss) -> list[dict]:
     """Accuracy and loss on every task's test inputs within the training of each: a row for each look and task, and for each end of a
     training."""
-    steps, test = record.losses.shape[1], Rows.of(stream).test
+    test, begins = Rows.of(stream).test, np.cumsum([0, *record.plan.steps]).tolist()
     first = test[0].start
     rows = [slice(own.start - first, own.stop - first) for own in test]
-    ends = [(t, steps, record.measured[t + 1, first:]) for t in range(len(stream))]
+    ends = [(t, steps, record.measured[t + 1, first:]) for t, steps in enumerate(record.plan.steps)]
     stops = sorted([(e.task, e.step, e.outputs) for e in record.looks] + ends, key=lambda stop: stop[:2])
     table = []
     for t, step, f in [(0, 0, record.measured[0, first:]), *stops]:
         accuracy, value = _scores(f[None], stream, "test", loss, rows)
-        where = {"training": t, "step": t * steps + step}
+        where = {"training": t, "step": begins[t] + step}
         table += [where | {"evaluated": j, "accuracy": accuracy[0, j], "loss": value[0, j]} for j in range(len(stream))]
     return table
 

@@ -44,8 +44,8 @@ def single(begun: Begun, learning_rate: float) -> Float[np.ndarray, "T N c"]:
 def joint(begun: Begun, learning_rate: float) -> Float[np.ndarray, "T N c"]:
     """Outputs on all N inputs of one network trained from theta_0 on all tasks at once, T times the same.
 
-    What a naive run does to a stream whose one task is the union of the tasks' samples, each with the head of its own task: S T steps,
-    as many as the stream takes, on the mean loss over the union or over batches of the run's size drawn from it. NaN where training
+    What a naive run does to a stream whose one task is the union of the tasks' samples, each with the head of its own task: as many
+    steps as the stream takes, on the mean loss over the union or over batches of the run's size drawn from it. NaN where training
     diverged. (`methods.joint` is another thing: a sequence, whose last stage begins where the tasks before have left the parameters.)
 
     A learning rate that is stable on every task is stable here too: the Hessian at theta_0 is the mean of the tasks' own, weighted by
@@ -61,18 +61,18 @@ TRAINED: dict[str, Callable[[Begun, float], np.ndarray]] = {"single": single, "j
 
 
 def united(setting: predict.Setting) -> predict.Setting:
-    """For `predict.fit`: one task, the union of all, and S T steps. A sample's target is the pair of its y and its task's head."""
+    """For `predict.fit`: one task, the union of all, and the steps of all. A sample's target is the pair of its y and its task's head."""
     stream = setting.stream
     samples = [(task.train.x, (task.train.y, jnp.broadcast_to(task.head, task.train.y.shape))) for task in stream]
     union = Dataset(*jax.tree.map(lambda *parts: jnp.concatenate(parts), *samples))
     task = stream[0]._replace(train=union, head=jnp.ones_like(stream[0].head))
     value = setting.loss.value
     loss = setting.loss._replace(value=lambda f, y, head: value(f, *y))
-    return setting._replace(stream=(task,), loss=loss, steps=len(stream) * setting.steps)
+    return setting._replace(stream=(task,), loss=loss, steps=(sum(setting.steps),))
 
 
 def _trained(begun, setting, t, tasks):
-    fitted, _ = predict.fit(setting, t, setting.network, begun.theta, ())
+    fitted, _ = predict.fit(setting, t, setting.trained, begun.theta, ())
     f, losses = begun.outputs(fitted.theta), np.asarray(fitted.losses)
     lost = any(diverged(task, begun.setting.loss, losses, f) for task in tasks)
     return np.full_like(f, np.nan) if lost else f

@@ -103,7 +103,8 @@ def within(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.
 
 
 def arrays(record: Record, stream: Stream) -> dict[str, np.ndarray]:
-    """What the summary was made from: outputs and predicted changes of every input, targets, heads, losses of every step.
+    """What the summary was made from: outputs and predicted changes of every input, targets, heads, losses of every step, NaN beyond
+    a task's last.
 
     `start_train[j]`, `start_test[j]` tell where the inputs of task j begin among the N.
     """

@@ -95,12 +95,12 @@ def _declare_axes(run):
 
 
 def _history(run, record, summary):
-    tasks, steps = record.losses.shape
-    stride = max(1, steps // 50)
-    for i in range(tasks):
-        for step in range(0, steps, stride):
-            run.log({"train/loss": record.losses[i, step], "step": i * steps + step})
-        row = {"task": i, "step": (i + 1) * steps}
+    tasks, begin = len(record.losses), 0
+    for i, steps in enumerate(record.plan.steps):
+        for step in range(0, steps, max(1, steps // 50)):
+            run.log({"train/loss": record.losses[i, step], "step": begin + step})
+        begin += steps
+        row = {"task": i, "step": begin}
         for prefix, source in [("", summary)] + [(f"forecast/{a}/", s) for a, s in summary["forecast"].items()]:
             for key, R in (("acc", "R"), ("loss", "R_loss")):
                 row |= {f"{prefix}{key}/{j}": float(np.asarray(source[R])[i, j]) for j in range(tasks)}

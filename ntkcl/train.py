@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from ntkcl.types import Apply, Dataset, Key, Loss, Method, Params
@@ -62,6 +64,7 @@ def walk(
     method: Method | None = None,
     every: int | None = None,
     so_far: Fit | None = None,
+    devices: int = 1,
 ) -> Iterator[Fit]:
     """S = `steps` updates of theta on the mean loss over a batch, the whole task where batch_size is None; yields where it stands
     after every `every` of them and at the end.
@@ -69,23 +72,42 @@ def walk(
     A method puts its objective, made of that loss and its memory, in the loss's place, projects the gradients, and may observe each
     step. Which batches are drawn, and the result, do not depend on `every`.
     `so_far`: one of the things yielded earlier, to go on from; at the end already, it is yielded again.
+    `devices`: of this process, share every batch evenly, each with all parameters; what is yielded lies on the first of them.
     Divergence is data: losses and parameters that are not finite are returned as they are.
     """
     order = None if batch_size is None else batches(key, dataset.x.shape[0], batch_size, steps)
     at = Fit(0, state, jnp.zeros(0, jax.tree.leaves(state.theta)[0].dtype)) if so_far is None else so_far
     if at.step >= steps:
         yield at
+    settings = dict(apply=apply, loss=loss, transform=transform, method=method)
+    whole, shared = spread(devices)
+    if devices > 1:
+        settings["shared"] = shared
+        dataset = jax.device_put(dataset, shared if order is None else whole)
     while at.step < steps:
         count = min(every or steps, steps - at.step)
         drawn = None if order is None else order[at.step : at.step + count]
-        state, losses = advance(at.state, dataset, head, drawn, apply=apply, loss=loss, transform=transform, count=count, method=method)
+        begun = at.state if devices == 1 else jax.device_put(at.state, whole)
+        state, losses = advance(begun, dataset, head, drawn, count=count, **settings)
+        if devices > 1:
+            state, losses = jax.device_put((state, losses), jax.local_devices()[0])
         at = Fit(at.step + count, state, jnp.concatenate([at.losses, losses]) if at.step else losses)
         yield at
 
 
-@partial(jax.jit, static_argnames=("apply", "loss", "transform", "count", "method"))
-def advance(state: State, dataset, head, order, *, apply, loss, transform, count, method) -> tuple[State, Any]:
-    """`count` updates, on the batches `order` [count, batch_size] or on the whole task; and their losses."""
+def spread(devices: int) -> tuple[NamedSharding, NamedSharding]:
+    """How arrays lie on the first so many devices: whole on each of them, and shared out along their first axis."""
+    mesh = Mesh(np.array(jax.local_devices()[:devices]), ("samples",), axis_types=(AxisType.Auto,))
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("samples"))
+
+
+@partial(jax.jit, static_argnames=("apply", "loss", "transform", "count", "method", "shared"))
+def advance(state: State, dataset, head, order, *, apply, loss, transform, count, method, shared=None) -> tuple[State, Any]:
+    """`count` updates, on the batches `order` [count, batch_size], laid out as `shared`, or on the whole task; and their losses."""
+
+    def drawn(index):
+        batch = jax.tree.map(lambda a: a[index], dataset)
+        return batch if shared is None else jax.lax.with_sharding_constraint(batch, shared)
 
     def objective(theta, memory, batch):
         f = jax.vmap(apply, (None, 0))(theta, batch.x)
@@ -99,7 +121,7 @@ def advance(state: State, dataset, head, order, *, apply, loss, transform, count
     def step(carry, index):
         theta, optimizer, memory = carry
         memory = memory if observes else state.memory
-        batch = dataset if index is None else jax.tree.map(lambda a: a[index], dataset)
+        batch = dataset if index is None else drawn(index)
         (_, value), gradient = jax.value_and_grad(objective, has_aux=True)(theta, memory, batch)
         direction = gradient if method is None else method.project(memory, apply, loss, theta, gradient)
         updates, optimizer = transform.update(direction, optimizer, theta)

@@ -97,12 +97,13 @@ class Optimizer(NamedTuple):
     """A training rule and its twin in kernel space, kept together so that a forecast cannot use another rule's filter.
 
     `transform(learning_rate)` is the Optax transformation; `rule(rate, steps)` the filter g(lam, r) of the eigenvalues of K_tt and the
-    residual's coefficients; `limit(lam_max)` the largest `rate` at which it is stable. `rate` is eta_eff, the learning rate times the
-    normalisation of the loss. A rule whose update is not linear in the gradients (Adam) has no twin in kernel space: `rule` is None.
+    residual's coefficients, at one rate or at one [steps] for each step; `limit(lam_max)` the largest `rate` at which it is stable.
+    `rate` is eta_eff, the learning rate times the normalisation of the loss. A rule whose update is not linear in the gradients (Adam)
+    has no twin in kernel space: `rule` is None.
     """
 
     transform: Callable[[float], optax.GradientTransformation]
-    rule: Callable[[float, int], Callable[..., Any]] | None
+    rule: Callable[[Any, int], Callable[..., Any]] | None
     limit: Callable[[float], float]
 
 

@@ -31,13 +31,13 @@ from ntkcl.__main__ import CONF, build
 from ntkcl.types import Dataset, Stream, Task
 
 STREAMS = ("rotated", "permuted")
-RATES = (0.1,)  # of all methods
+RATES = (0.01, 0.1)
 BUFFER = {"size": [1000], "batch_size": [32]}
 GRID: dict[str, dict[str, list]] = {
     "naive": {},
     "joint": {},
-    "ewc_diagonal": {"penalty": [1.0, 10.0, 100.0]},
-    "si": {"strength": [0.1, 1.0, 10.0]},
+    "ewc_diagonal": {"labels": ["sampled"], "penalty": [1.0, 3.0, 10.0, 30.0]},
+    "si": {"strength": [0.1, 0.3, 1.0, 3.0]},
     "ogd": {"per_task": [100], "outputs": ["true"]},
     "gpm": {"threshold": [0.95, 0.97, 0.99]},
     "agem": BUFFER | {"batch_size": [64]},

@@ -198,6 +198,14 @@ BAD = {
     "no such target": (["network._target_=ntkcl.networks.nope"], "nope"),
     "a huge seed": (["seed=99999999999999999999"], "seed=99999999999999999999"),
     "a project that is a number": (["tracking.project=3"], "tracking.project=3"),
+    "an optimizer that there is not": (["optimizer=optax", "optimizer.name=adamx"], "optimizer.name=adamx: no optimizer of Optax"),
+    "a schedule that there is not": (["training.schedule={name: cosine}"], "training.schedule.name=cosine: no schedule of Optax"),
+    "a schedule without a name": (["training.schedule={decay_steps: 5}"], "training.schedule={'decay_steps': 5}: expected null"),
+    "a schedule that its settings do not fit": (["training.schedule={name: linear_schedule}"], "training.schedule={'name'"),
+    "an unknown type of computing": (["training.compute=float8"], "training.compute=float8: expected null or bfloat16"),
+    "more devices than there are": (["training.devices=1000"], "training.devices=1000: expected at most"),
+    "a word for devices": (["training.devices=some"], "training.devices=some: expected a whole number"),
+    "a setting that its optimizer has not": (["optimizer=optax", "optimizer.settings={b3: 0.9}"], "optimizer.settings={'b3': 0.9}"),
     "unwritable folder": (["results_dir=/dev/null/results"], "results_dir"),
 }
 

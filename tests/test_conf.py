@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ntkcl import results
-from ntkcl.__main__ import identify
+from ntkcl.__main__ import YOUNGER, identify
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -53,18 +53,21 @@ def test_every_node_composes_and_its_target_exists(node):
         value = float(instantiate(chosen).value(jnp.ones(2), jnp.array([0.0, 1.0]), jnp.ones(2)))
         assert value == pytest.approx({"squared_error": 0.25, "cross_entropy": math.log(2)}[name])
     if group == "optimizer":
-        assert instantiate(chosen).limit(4.0) == {"sgd": 0.5, "adam": math.inf}[name]
+        assert instantiate(chosen).limit(4.0) == {"sgd": 0.5, "adam": math.inf, "optax": math.inf}[name]
     if group == "method":
         assert instantiate(chosen).plain == (name == "naive")
 
 
-def test_settings_that_networks_did_not_always_have_leave_older_runs_their_names():
+def test_settings_that_there_have_not_always_been_leave_older_runs_their_names():
     cfg = compose()
     older = cfg.copy()
-    older.network = {key: value for key, value in cfg.network.items() if key not in ("parametrization", "init", "gamma0")}
-    assert identify(cfg)["id"] == identify(older)["id"]
-    others = [compose(f"network.{setting}") for setting in ("parametrization=mup", "init=torch", "gamma0=2.0")]
-    assert len({identify(c)["id"] for c in (cfg, *others)}) == 4
+    for group, old in YOUNGER.items():
+        older[group] = {key: value for key, value in cfg[group].items() if key not in old}
+    assert identify(cfg)["id"] == identify(older)["id"] == "f60d1bc8a49bbd47"
+    changed = ("network.parametrization=mup", "network.init=torch", "network.gamma0=2.0", "training.epochs=3")
+    others = [compose(setting) for setting in (*changed, "training.schedule={name: linear_schedule}")]
+    assert len({identify(c)["id"] for c in (cfg, *others)}) == 6
+    assert identify(compose("training.devices=all"))["id"] == identify(cfg)["id"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cases import linear, quadratic_features, random_stream
 
-from ntkcl import experiment, forecast, kernels, losses, networks, optimizers, record, train
+from ntkcl import experiment, forecast, kernels, losses, networks, optimizers, predict, record, train
 from ntkcl.experiment import Forecast, Measurement, Plan, Training
 from ntkcl.types import Dataset
 
@@ -311,12 +311,46 @@ def test_momentum_carried_over_a_boundary_is_foretold_and_is_one_long_training(f
         np.testing.assert_allclose(carried.changes[anchor], np.diff(carried.measured, axis=0), atol=1e-10)
 
 
+@pytest.mark.parametrize("centred", [False, True])
+def test_bfloat16_is_of_the_passes_in_training_alone(centred):
+    network = networks.mlp(outputs=2, width=64, centred=centred)
+    full, low = (
+        told(network=network, steps=60, learning_rate_fraction=0.1, anchors=("init", "path"), compute=c) for c in (None, "bfloat16")
+    )
+    np.testing.assert_array_equal(low.measured[0], full.measured[0])
+    np.testing.assert_array_equal(low.changes["init"], full.changes["init"])
+    gap = np.linalg.norm(low.measured - full.measured) / np.linalg.norm(full.measured - full.measured[0])
+    assert 1e-5 < gap < 0.03
+    np.testing.assert_allclose(low.losses, full.losses, rtol=0.02, atol=1e-3)
+    path = np.linalg.norm(low.changes["path"] - np.diff(low.measured, axis=0)) / np.linalg.norm(np.diff(low.measured, axis=0))
+    assert path < gap  # the path followed is that of this training
+
+
 def test_epochs_count_passes_over_the_task():
     same = random_stream(jax.random.key(5), [6, 6])
     assert told(same, epochs=2, batch_size=4, anchors=[]).losses.shape == (2, 3)
     assert told(same, epochs=3, anchors=[]).losses.shape == (2, 3)
-    with pytest.raises(ValueError, match=r"training\.epochs=2: tasks of 3 to 8 samples"):
-        told(epochs=2)
+
+
+def test_tasks_of_unequal_sizes_take_steps_of_their_own_and_are_foretold_exactly():
+    for form, batch_size in (("closed", None), ("simulated", 2), ("linearised", 2)):
+        settings = dict(form=form, batch_size=batch_size, epochs=4, evaluate_every=5)
+        run = told(**settings)
+        assert run.plan.steps == ((4, 4, 4) if batch_size is None else (12, 6, 16))
+        assert np.isfinite(run.losses).sum(1).tolist() == list(run.plan.steps)
+        np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)
+        np.testing.assert_allclose(run.changes["boundary"], np.diff(run.measured, axis=0), atol=1e-10)
+    rows = record.curves(run, STREAM, "test", LOSS)
+    assert [row["step"] for row in rows[::3]] == [0, 5, 10, 12, 17, 18, 23, 28, 33, 34]
+    begun = experiment.begin(
+        *(jax.random.key(0), STREAM, LINEAR, LOSS, optimizers.sgd(), Training(epochs=4, batch_size=2)),
+        *(experiment.NAIVE, experiment.EFFORT, kernels.contraction),
+    )
+    assert begun.setting.reordered((2, 0)).steps == (16, 12)
+    setting, start = begun.setting.at(0.1)._replace(batch_size=None), jnp.asarray(begun.outputs(begun.theta))
+    start = predict.Anchor(begun.theta, (), (start,))
+    for mean, step_by_step in zip(predict.closed(setting, start, 3), predict.simulated(setting, start, 3), strict=True):
+        np.testing.assert_allclose(mean.change, step_by_step.change, atol=1e-10)
 
 
 def test_a_dead_network_and_one_that_overflows_are_named():
@@ -339,6 +373,7 @@ def test_a_rate_over_the_limit_of_a_task_is_marked():
         (dict(epochs=0), "training.epochs=0"),
         (dict(evaluate_every=0), "training.evaluate_every=0"),
         (dict(optimizer_state="kept"), "training.optimizer_state=kept"),
+        (dict(compute="float16"), "training.compute=float16: expected null or bfloat16"),
         (dict(optimizer_state="carry", form="closed"), "forecast.form=closed"),
         (dict(batch_size=4), "training.batch_size=4: expected at most 3"),
         (dict(learning_rate=-1.0), "training.learning_rate=-1.0"),
@@ -351,6 +386,14 @@ def test_a_rate_over_the_limit_of_a_task_is_marked():
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         next(events(**settings))
+
+
+def test_batches_that_devices_cannot_share_evenly_are_named(monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: [None] * 4)
+    with pytest.raises(ValueError, match=r"training.devices=all: 4 devices cannot share a batch of 3 samples evenly"):
+        events(devices="all", batch_size=3)
+    with pytest.raises(ValueError, match=r"training.devices=2: 2 devices cannot share a batch of 3 samples evenly"):
+        events(devices=2)  # full batches of 6, 3 and 8
 
 
 def test_values_that_are_not_finite_are_found_before_anything_runs():

@@ -102,6 +102,44 @@ def test_the_linearised_trainer_follows_any_rule_and_method():
     )
 
 
+COSINE = optimizers.schedule("warmup_cosine_decay_schedule", warmup_steps=10, decay_steps=40)
+
+
+@pytest.mark.parametrize("momentum", [(0.0, False), (0.8, False), (0.8, True)], ids=["plain", "heavy ball", "nesterov"])
+def test_every_form_follows_a_schedule_of_the_learning_rate(momentum):
+    forms = [form for form in predict.FORMS if form != "integrated" or momentum == (0.0, False)]
+    for form in forms:
+        run = told(form, optimizer=optimizers.sgd(*momentum), schedule=COSINE)
+        foretold_exactly(run)
+    assert np.abs(run.measured - told("linearised", optimizer=optimizers.sgd(*momentum)).measured).max() > 1e-2
+
+
+def test_a_schedule_is_followed_by_any_rule_on_any_batches_with_any_method_and_over_boundaries():
+    foretold_exactly(told(optimizer=optimizers.adam(), learning_rate=0.02, batch_size=3, schedule=COSINE))
+    foretold_exactly(told(method=methods.replay(3), schedule=COSINE))
+    foretold_exactly(told(optimizer=optimizers.sgd(0.5), schedule=COSINE, optimizer_state="carry", steps=15))
+    halves = told("closed", steps=31, schedule=COSINE)
+    np.testing.assert_allclose(halves.halves["init"], halves.trials["init"], atol=1e-10)
+
+
+def test_the_stability_limit_is_that_of_the_largest_rate_of_a_schedule():
+    plain, late = told("closed", steps=8), optimizers.schedule("linear_schedule", end_value=4.0, transition_steps=6)
+    run = told("closed", steps=8, schedule=late)
+    assert run.plan.limit == pytest.approx(plain.plan.limit / 4)
+    np.testing.assert_allclose(
+        run.numerics["init"]["rate_times_eigenvalue"], plain.numerics["init"]["rate_times_eigenvalue"], rtol=1e-12
+    )
+    carried = optimizers.schedule("linear_schedule", end_value=4.0, transition_steps=24)  # reached in the third task
+    with pytest.raises(ValueError, match=r"training.learning_rate_fraction=1.1"):
+        told(schedule=carried, optimizer_state="carry", steps=8, learning_rate_fraction=1.1)
+    limits = [told(schedule=carried, optimizer_state=state, steps=8).plan.limit for state in ("carry", "reset")]
+    assert limits == pytest.approx([plain.plan.limit / (1 + 3 * 23 / 24), plain.plan.limit / (1 + 3 * 7 / 24)])
+
+
+def test_the_linearised_trainer_follows_an_optimizer_by_its_name():
+    foretold_exactly(told(optimizer=optimizers.by_name("adamw", {"weight_decay": 0.3}), learning_rate=0.02, tasks=2))
+
+
 def test_a_forecast_of_the_true_batches_is_not_that_of_their_mean_path():
     true, mean = told("simulated", batch_size=2), told("closed", batch_size=2)
     foretold_exactly(true)
@@ -156,6 +194,8 @@ def test_the_size_that_auto_goes_by_is_that_of_the_stream(monkeypatch):
         (dict(form="integrated", effort=(10, 0)), "forecast.kernels=0"),
         (dict(form="integrated", effort=(10, 1, 0.0)), "forecast.tolerance=0.0"),
         (dict(form="dense"), "forecast.form=dense: expected auto, closed, matrix_free, simulated, linearised or integrated"),
+        (dict(schedule=lambda step: -1.0), "training.schedule: values from -1 to -1 over the training"),
+        (dict(schedule=lambda step: 0.0), "training.schedule: values from 0 to 0"),
         (dict(optimizer=optimizers.adam()), "training.learning_rate=null: this optimizer has no stability limit"),
     ],
 )

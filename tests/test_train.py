@@ -1,13 +1,21 @@
 """The trainer is gradient descent, step by step."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from cases import linear, quadratic_features, random_stream
 from oracles import train_linear
 
-from ntkcl import losses, train
+from ntkcl import losses, networks, optimizers, train
+from ntkcl.types import Dataset
 
 LOSS = losses.squared_error()
 MODEL = linear(quadratic_features, 2)
@@ -79,3 +87,93 @@ def test_divergence_is_data():
     task = random_stream(jax.random.key(0), [6])[0]
     fitted = fit(task, MODEL.init(jax.random.key(1), task.train.x[0]), transform=optax.sgd(1e6), steps=100)
     assert not jnp.isfinite(fitted.losses[-1])
+
+
+def test_any_optimizer_of_optax_is_found_by_its_name_and_trains_as_it_does_itself():
+    task = random_stream(jax.random.key(0), [6])[0]
+    theta = MODEL.init(jax.random.key(1), task.train.x[0])
+    named = optimizers.by_name("adamw", {"weight_decay": 0.3}).transform(0.02)
+    own = optax.adamw(0.02, weight_decay=0.3)
+    np.testing.assert_array_equal(fit(task, theta, transform=named).theta, fit(task, theta, transform=own).theta)
+    assert not np.allclose(fit(task, theta, transform=named).theta, fit(task, theta, transform=optax.adamw(0.02)).theta)
+    adam = optimizers.adam(b1=0.8).transform(0.02)
+    np.testing.assert_array_equal(fit(task, theta, transform=adam).theta, fit(task, theta, transform=optax.adam(0.02, b1=0.8)).theta)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("adamx", None, "optimizer.name=adamx: no optimizer of Optax; the nearest names are adamax, adam, adamaxw"),
+        ("clip", None, "optimizer.name=clip: no optimizer of Optax"),
+        ("scale_by_adam", None, "optimizer.name=scale_by_adam: no optimizer"),
+        (
+            "lion",
+            {"momentum": 0.9},
+            r"optimizer.name=lion, optimizer.settings={'momentum': 0.9}: .*'momentum'; it takes b1, b2, mu_dtype",
+        ),
+        ("sgd", {"learning_rate": 0.1}, "optimizer.name=sgd, .*multiple values"),
+        ("adamw", {"weight_decay": "much"}, "optimizer.name=adamw, optimizer.settings={'weight_decay': 'much'}: "),
+        ("lbfgs", None, "optimizer.name=lbfgs, .*'value'"),
+    ],
+)
+def test_what_is_no_optimizer_of_optax_or_not_set_as_it_wants_is_named(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        optimizers.by_name(name, settings)
+
+
+@pytest.mark.parametrize("make", [networks.mlp, networks.lenet, networks.resnet, networks.vit], ids=["mlp", "lenet", "resnet", "vit"])
+def test_a_step_computed_in_bfloat16_multiplies_in_nothing_else_and_keeps_the_types_of_its_state(make):
+    network, x = make(outputs=2), jnp.ones((2, 12, 12, 1), jnp.float32)
+    theta = jax.eval_shape(network.init, jax.random.key(0), x[0])
+    settings = dict(apply=networks.computed_in(network.apply, "bfloat16"), loss=LOSS, transform=optax.adam(0.1), count=3, method=None)
+
+    def trained(theta):
+        task = Dataset(x, jnp.ones((2, 2), jnp.float32))
+        return train.advance(train.start(theta, settings["transform"]), task, jnp.ones(2, jnp.float32), None, **settings)
+
+    products = re.findall(r":(\w+)\[[^]]*\] = (?:dot_general|conv_general_dilated)", str(jax.make_jaxpr(trained)(theta)))
+    assert len(products) > 3 and set(products) == {"bf16"}
+    state, losses = jax.eval_shape(trained, theta)
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.theta, losses))} == {jnp.dtype("float32")}
+
+
+def test_schedules_of_optax_are_factors_of_the_learning_rate():
+    steps = jnp.arange(6)
+    cosine = optimizers.schedule("cosine_decay_schedule", decay_steps=4)
+    np.testing.assert_allclose(jax.vmap(cosine)(steps), [*(0.5 + 0.5 * np.cos(np.pi * np.arange(4) / 4)), 0, 0], atol=1e-12)
+    warm = optimizers.schedule("warmup_constant_schedule", warmup_steps=4)
+    np.testing.assert_allclose(jax.vmap(warm)(steps), [0, 0.25, 0.5, 0.75, 1, 1])
+    stairs = optimizers.schedule("piecewise_constant_schedule", boundaries_and_scales={2: 0.1}, init_value=3.0)
+    np.testing.assert_allclose(jax.vmap(stairs)(steps), [3, 3, *[0.3] * 4])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(name="cosine"), "training.schedule.name=cosine: no schedule of Optax; the nearest names are cosine_decay_schedule, "),
+        (dict(name="cosine_decay_schedule"), r"training.schedule={'name': 'cosine_decay_schedule'}: .*'decay_steps'; it takes"),
+        (dict(name="cosine_decay_schedule", steps=3), r"training.schedule={'name': 'cosine_decay_schedule', 'steps': 3}: .*'steps'"),
+        (dict(name="cosine_decay_schedule", decay_steps="few"), "training.schedule={.*'decay_steps': 'few'}"),
+    ],
+    ids=["name", "missing", "unknown", "kind"],
+)
+def test_what_is_no_schedule_of_optax_or_not_set_as_it_wants_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        optimizers.schedule(**settings)
+
+
+def test_eight_devices_share_each_batch_and_come_to_what_one_comes_to(tmp_path):
+    """In a process of its own, which sees eight."""
+    script, out = Path(__file__).parent / "train_on_devices.py", tmp_path / "told.npz"
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, str(script), str(out)], env=os.environ | flags, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = np.load(out)
+    assert told["devices"] == 8
+    for batch_size in (None, 16):
+        for name in ("losses", "measured"):
+            one, eight = (told[f"{name} {batch_size} {devices}"] for devices in (1, "all"))
+            np.testing.assert_allclose(eight, one, atol=1e-12)
+            assert np.isfinite(one).all() and not np.array_equal(one, eight)  # sums in another order
+        assert told[f"hidden {batch_size}"].tolist() == [True, False]  # activations of an eighth of the batch, and of no more
+        assert told[f"replicated {batch_size}"]

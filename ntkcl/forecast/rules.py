@@ -83,7 +83,7 @@ def _descent(rate, steps, lam, r=None):
 
 
 def heavy_ball(rate: Rate, steps: int, momentum: float | int, *, stop: float | int | None = None) -> Rule:
-    """S steps with momentum b, at rest at the start: v <- b v + h (1 - lam a); a <- a + v; g = a_S. Optax: `sgd(momentum=b)`.
+    """S steps with momentum b, at rest at the start: v <- b v + (1 - lam a); a <- a + h v; g = a_S. Optax: `sgd(momentum=b)`.
 
     Arguments and errors: as `gradient_descent`; 0 <= momentum < 1.
     """
@@ -91,7 +91,7 @@ def heavy_ball(rate: Rate, steps: int, momentum: float | int, *, stop: float | i
 
 
 def nesterov(rate: Rate, steps: int, momentum: float | int, *, stop: float | int | None = None) -> Rule:
-    """S steps of Nesterov's momentum b: v <- b v + h (1 - lam a); a <- a + b v + h (1 - lam a); g = a_S. Optax: `nesterov=True`.
+    """S steps of Nesterov's momentum b: v <- b v + (1 - lam a); a <- a + h (b v + 1 - lam a); g = a_S. Optax: `nesterov=True`.
 
     Arguments and errors: as `gradient_descent`; 0 <= momentum < 1.
     """
@@ -146,8 +146,8 @@ def _run(update, rate, steps, level, lam, r=None):
 
     def step(carry):
         s, a, v = carry
-        v, moved = update(v, (rate[s] if rate.ndim else rate) * (1.0 - lam * a))
-        return s + 1, a + moved, v
+        v, moved = update(v, 1.0 - lam * a)
+        return s + 1, a + (rate[s] if rate.ndim else rate) * moved, v
 
     return jax.lax.while_loop(more, step, (0, jnp.zeros_like(lam), jnp.zeros_like(lam)))[1]
 

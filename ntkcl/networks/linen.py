@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from flax import errors
 from flax import linen as nn
 
@@ -149,3 +150,16 @@ def _layer(theta, path):
 def centred(apply: Apply, theta0: Params) -> Apply:
     """f(x; theta) - f(x; theta0): the output starts at zero and the tangent kernel is unchanged."""
     return lambda theta, x: apply(theta, x) - apply(jax.lax.stop_gradient(theta0), x)
+
+
+def computed_in(apply: Apply, dtype: str) -> Apply:
+    """f(x; theta) computed in another floating type, such as "bfloat16": parameters and input are rounded to it, output and gradients
+    are in that of theta again. Integers stay what they are."""
+
+    def rounded(leaf):
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    def apply_rounded(theta, x):
+        return apply(jax.tree.map(rounded, theta), rounded(x)).astype(jnp.result_type(*jax.tree.leaves(theta)))
+
+    return apply_rounded

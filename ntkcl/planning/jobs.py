@@ -80,12 +80,13 @@ def learning_rates(begun: Begun, ground: Ground, training: Training, *, fraction
     for fraction, count in itertools.product(fractions, steps):
         finite("plan.lr.fractions", fraction, above=0.0)
         whole("plan.lr.steps", count)
-    limit = min(predict.limits(begun.setting, begun.theta, ground.tangent, ground.prepare))
-    if not np.isfinite(limit):
-        raise ValueError("job=lr: this optimizer has no stability limit to take fractions of; expected optimizer=sgd")
     for count in steps:
+        timed = begun.setting._replace(steps=(count,) * len(begun.setting.tasks))  # a schedule may have its largest rate late
+        limit = min(predict.limits(timed, begun.theta, ground.tangent, ground.prepare))
+        if not np.isfinite(limit):
+            raise ValueError("job=lr: this optimizer has no stability limit to take fractions of; expected optimizer=sgd")
         for fraction in fractions:
-            setting = begun.setting.at(fraction * limit)._replace(steps=count)
+            setting = timed.at(fraction * limit)
             coordinates = {"steps": count, "fraction": fraction, "learning_rate": setting.learning_rate, "stable": fraction <= 1}
             candidate = Candidate(coordinates, tuple(range(len(setting.tasks))), setting)
             yield candidate, foretold(candidate, ground)

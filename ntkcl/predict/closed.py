@@ -48,7 +48,7 @@ def solved(setting: Setting, anchor: Anchor, ahead, tangent, prepare) -> list[Ou
 
         return taken
 
-    rules = [rule(setting, setting.tasks[t]) for t in ahead]
+    rules = [rule(setting, t) for t in ahead]
     solves = forecast.sequence(tangent.columns, anchor.history[-1], [step(t) for t in ahead], rules, prepare)
     return [
         Outcome(

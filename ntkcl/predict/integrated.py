@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from ntkcl import forecast, kernels
 from ntkcl.predict.decompositions import prepare
-from ntkcl.predict.setting import Anchor, Outcome, Setting
+from ntkcl.predict.setting import Anchor, Outcome, Setting, rule
 from ntkcl.types import Params
 
 REUSED = 6000  # rows up to which a Gram matrix, used by many strides, is diagonalised
@@ -62,24 +62,24 @@ def _task(setting, theta, t, forward):
         step = forecast.Step(np.arange(len(x)), task.targets, np.broadcast_to(task.head, task.targets.shape))
         return decompose(lambda _: block, step, jnp.float64)
 
-    def stride(theta, r, prepared, length):
-        alpha = prepared.coefficients(setting.optimizer.rule(setting.learning_rate / task.scale, length), r)
+    def stride(theta, r, prepared, first, length):
+        alpha = prepared.coefficients(rule(setting, t, first, first + length), r)
         return jax.tree.map(jnp.add, theta, pull(theta, x, alpha.astype(setting.x.dtype)))
 
     now = decomposed(theta)
     lam = now.decomposed.eigenvalues
     walk, length, since = _Walk(theta, residual(theta), 0, 1, 0), 2, 0
     whole = float(jnp.linalg.norm(walk.residual))
-    while walk.steps < setting.steps:
-        length = min(length, setting.steps - walk.steps)
+    while walk.steps < setting.steps[t]:
+        length = min(length, setting.steps[t] - walk.steps)
         if length < 2:
-            theta = stride(walk.theta, walk.residual, now, 1)
+            theta = stride(walk.theta, walk.residual, now, walk.steps, 1)
             walk = walk._replace(theta=theta, residual=residual(theta), steps=walk.steps + 1, gradients=walk.gradients + 1)
             continue
         halves = length // 2, length - length // 2
-        once = stride(walk.theta, walk.residual, now, length)
-        middle = stride(walk.theta, walk.residual, now, halves[0])
-        twice = stride(middle, residual(middle), now, halves[1])
+        once = stride(walk.theta, walk.residual, now, walk.steps, length)
+        middle = stride(walk.theta, walk.residual, now, walk.steps, halves[0])
+        twice = stride(middle, residual(middle), now, walk.steps + halves[0], halves[1])
         walk = walk._replace(gradients=walk.gradients + 3)
         error = float(jnp.linalg.norm(residual(once) - residual(twice))) / max(whole, 1e-300)
         change = SAFE * (setting.effort.tolerance / max(error, 1e-300)) ** 0.5 if np.isfinite(error) else SHORTER
@@ -93,7 +93,7 @@ def _task(setting, theta, t, forward):
             now, since = decomposed(walk.theta), walk.steps
             walk = walk._replace(kernels=walk.kernels + 1)
         elif length == 2:  # training itself blows up
-            walk = walk._replace(theta=twice, steps=setting.steps)
+            walk = walk._replace(theta=twice, steps=setting.steps[t])
         else:
             length = nearer
     whole_spectrum = len(lam) == len(now.rows)

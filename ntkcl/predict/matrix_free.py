@@ -12,7 +12,7 @@ def matrix_free(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
     f, outcomes = anchor.history[-1], []
     for t in anchor.ahead(count):
         task = setting.tasks[t]
-        x_t, g = setting.x[task.inputs], rule(setting, task)
+        x_t, g = setting.x[task.inputs], rule(setting, t)
         head = jnp.asarray(task.head, setting.x.dtype)[None]
 
         def matvec(v, x_t=x_t, head=head):

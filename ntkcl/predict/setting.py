@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float
 
 from ntkcl import forecast, train
@@ -35,9 +36,12 @@ class Effort(NamedTuple):
 class Setting(NamedTuple):
     """The training that is to be foretold: everything but the network's parameters.
 
-    x: all N inputs of the stream, the train sets in turn and then the test sets.  tasks: where each task stands among them.
-    network: as it is trained, its `apply` centred where that is asked for.  transform: the optimizer's at this learning rate, made once
-    so that it is compiled once.  carry: whether a task begins with the optimizer's state that the one before has left.
+    x: all N inputs of the stream, the train sets in turn and then the test sets.  tasks: where each task stands among them.  steps: of
+    each task.
+    network: its `apply` centred where that is asked for, as it is measured and foretold.  trained: the same, or its forward pass in the
+    floating type in which it is trained.  transform: the optimizer's at this learning rate, made once so that it is compiled once.
+    carry: whether a task begins with the optimizer's state that the one before has left.  schedule: from the step, counted by the
+    optimizer, to what its update is multiplied by; or None.  devices: how many share each batch.
     """
 
     key: Key
@@ -45,24 +49,41 @@ class Setting(NamedTuple):
     x: Any
     tasks: tuple[TaskRows, ...]
     network: Network
+    trained: Network
     kernel_fn: Callable[..., Any]
     loss: Loss
     optimizer: Optimizer
     method: Method
     learning_rate: float
     transform: Any
-    steps: int
+    steps: tuple[int, ...]
     batch_size: int | None
     effort: Effort
     carry: bool = False
+    schedule: Callable[[Any], Any] | None = None
+    devices: int = 1
 
     def at(self, learning_rate: float) -> "Setting":
         """With this learning rate."""
-        return self._replace(learning_rate=learning_rate, transform=self.optimizer.transform(learning_rate))
+        transform = self.optimizer.transform(learning_rate)
+        if self.schedule is not None:
+            transform = optax.chain(transform, optax.scale_by_schedule(self.schedule))
+        return self._replace(learning_rate=learning_rate, transform=transform)
+
+    def factors(self, steps: int) -> np.ndarray:
+        """What the schedule makes of a learning rate of 1 in the first so many steps."""
+        return np.ones(steps) if self.schedule is None else np.asarray(jax.vmap(self.schedule)(jnp.arange(steps, dtype=jnp.int32)))
+
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """The smallest and the largest factor of all steps that the optimizer counts before it begins anew."""
+        factors = self.factors(sum(self.steps) if self.carry else max(self.steps))
+        return float(np.min(factors)), float(np.max(factors))
 
     def reordered(self, order: Sequence[int]) -> "Setting":
         """With its tasks, or some of them, in another order; inputs stay where they are."""
-        return self._replace(stream=tuple(self.stream[t] for t in order), tasks=tuple(self.tasks[t] for t in order))
+        stream, tasks = tuple(self.stream[t] for t in order), tuple(self.tasks[t] for t in order)
+        return self._replace(stream=stream, tasks=tasks, steps=tuple(self.steps[t] for t in order))
 
 
 class Anchor(NamedTuple):
@@ -114,10 +135,16 @@ def task_rows(stream: Stream, loss: Loss, places: Sequence[slice]) -> tuple[Task
     )
 
 
-def rule(setting: Setting, task: TaskRows):
-    """The filter g(lam, r) of a task's training."""
+def rule(setting: Setting, t: int, first: int = 0, last: int | None = None):
+    """The filter g(lam, r) of task t's training, or of its steps from `first` to before `last`, at rest before them."""
     assert setting.optimizer.rule is not None  # `form_of` has seen to it
-    return setting.optimizer.rule(setting.learning_rate / task.scale, setting.steps)
+    rate, steps = setting.learning_rate / setting.tasks[t].scale, setting.steps[t]
+    last = steps if last is None else last
+    if setting.schedule is None:
+        return setting.optimizer.rule(rate, last - first)
+    # At a rate of 0 nothing moves: strides of all lengths share their compiled program.
+    stride = np.pad(setting.factors(steps)[first:last], (0, steps - (last - first)))
+    return setting.optimizer.rule(jnp.asarray(rate * stride), steps)
 
 
 def memoryless(optimizer: Optimizer) -> bool:
@@ -133,7 +160,7 @@ def order(setting: Setting, t: int):
     """The batches that `fit` will draw for task t, or None for full ones."""
     if setting.batch_size is None:
         return None
-    return train.batches(_key(setting, t), len(setting.tasks[t].inputs), setting.batch_size, setting.steps)
+    return train.batches(_key(setting, t), len(setting.tasks[t].inputs), setting.batch_size, setting.steps[t])
 
 
 def walk(setting: Setting, t: int, network: Network, theta, memory, optimizer=None, every=None, resume=None) -> Iterator[train.Fit]:
@@ -152,11 +179,12 @@ def walk(setting: Setting, t: int, network: Network, theta, memory, optimizer=No
         apply=network.apply,
         loss=setting.loss,
         transform=setting.transform,
-        steps=setting.steps,
+        steps=setting.steps[t],
         batch_size=setting.batch_size,
         method=setting.method,
         every=every,
         so_far=None if resume is None else resume(state),
+        devices=setting.devices,
     )
 
 

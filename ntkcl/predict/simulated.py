@@ -21,7 +21,7 @@ def simulated(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
             jnp.asarray(task.head),
             loss=setting.loss,
             transform=setting.transform,
-            steps=setting.steps,
+            steps=setting.steps[t],
             order=order(setting, t),
         )
         change = forecast.read_out(block, alpha)

@@ -21,13 +21,14 @@ def limit(setting: Setting, theta: Params) -> float:
 def limits(setting: Setting, theta: Params, tangent: Tangent | None = None, prepare=None) -> list[float]:
     """Each task's largest stable learning rate, at the largest eigenvalue, at theta, of what its method trains on. For minibatches one
     that no batch exceeds, that of the task's worst single sample. A method without a twin in kernel space has the limit of the task
-    alone: what it adds, such as the curvature of a penalty, is not in it.
+    alone: what it adds, such as the curvature of a penalty, is not in it. With a schedule the limit holds for its largest rate.
 
     `tangent`, `prepare`: one at theta whose columns are held, and the decompositions of its steps, where they are there already.
     Raises ValueError for a kernel that is zero or not finite.
     """
     c = setting.tasks[0].targets.shape[1]
     f0 = jnp.zeros((len(setting.x), c))  # targets and outputs do not matter here
+    peak = setting.extremes[1]
     twin = tangent or kernels.tangent(setting.network, theta, setting.x, f0, setting.kernel_fn)
 
     def gram(inputs):
@@ -49,7 +50,7 @@ def limits(setting: Setting, theta: Params, tangent: Tangent | None = None, prep
             raise ValueError(f"network: the kernel of task {t} is not finite; use a smaller network.output_scale or network.w_std")
         if top <= 0:
             raise ValueError(f"network: the kernel of task {t} is zero, all units dead? Try another network.width or activation")
-        return setting.optimizer.limit(setting.loss.curvature * top + step.ridge) * task.scale
+        return setting.optimizer.limit(setting.loss.curvature * top + step.ridge) * task.scale / peak
 
     return [own(t, task) for t, task in enumerate(setting.tasks)]
 

@@ -1,6 +1,7 @@
 """The network itself, its parameters moved to where a forecast says training takes them: in one stride a task, or in two."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +25,18 @@ def halved(setting: Setting, here: Anchor, outcomes: Sequence[Outcome], outputs:
     """`trial` in two strides a task, each of half the steps: by the anchor's kernel, but from the residual and along the tangents of
     the network where it then is, [T', N, c]; NaN without `coefficients`."""
 
-    def stride(t, outcome, steps):
-        task = setting.tasks[t]
-        g = rule(setting._replace(steps=steps), task)
+    def stride(t, outcome, first, last):
+        task, g = setting.tasks[t], rule(setting, t, first, last)
         return lambda theta, f: (theta, task.inputs, outcome.coefficients(g, task.targets - jnp.asarray(f[task.inputs])))
 
-    told = all(outcome.coefficients is not None for outcome in outcomes) and setting.steps > 1
-    halves = setting.steps - setting.steps // 2, setting.steps // 2
-    each = zip(here.ahead(len(outcomes)), outcomes, strict=True)
-    return _walked(setting, here, outcomes, outputs, [[stride(t, one, steps) for steps in halves] for t, one in each] if told else None)
+    def halves(t):
+        return pairwise((0, setting.steps[t] - setting.steps[t] // 2, setting.steps[t]))
+
+    ahead = here.ahead(len(outcomes))
+    told = all(outcome.coefficients is not None and setting.steps[t] > 1 for t, outcome in zip(ahead, outcomes, strict=True))
+    each = zip(ahead, outcomes, strict=True)
+    walk = [[stride(t, outcome, *half) for half in halves(t)] for t, outcome in each] if told else None
+    return _walked(setting, here, outcomes, outputs, walk)
 
 
 def _walked(setting, here, outcomes, outputs, walk) -> np.ndarray:
