@@ -61,7 +61,7 @@ TRAINED: dict[str, Callable[[Begun, float], np.ndarray]] = {"single": single, "j
 
 
 def united(setting: predict.Setting) -> predict.Setting:
-    """For `predict.fit`: one task, the union of all, and the steps of all. A sample's target is the pair of its y and its task's head."""
+    """For `predict.fit`: one task, the union of all, with the steps of all. A target is the pair of its y and its task's head."""
     stream = setting.stream
     samples = [(task.train.x, (task.train.y, jnp.broadcast_to(task.head, task.train.y.shape))) for task in stream]
     union = Dataset(*jax.tree.map(lambda *parts: jnp.concatenate(parts), *samples))

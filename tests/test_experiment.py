@@ -340,7 +340,7 @@ def test_tasks_of_unequal_sizes_take_steps_of_their_own_and_are_foretold_exactly
         assert np.isfinite(run.losses).sum(1).tolist() == list(run.plan.steps)
         np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)
         np.testing.assert_allclose(run.changes["boundary"], np.diff(run.measured, axis=0), atol=1e-10)
-    rows = record.curves(run, STREAM, "test", LOSS)
+    rows = record.curves(run, STREAM, LOSS)
     assert [row["step"] for row in rows[::3]] == [0, 5, 10, 12, 17, 18, 23, 28, 33, 34]
     begun = experiment.begin(
         *(jax.random.key(0), STREAM, LINEAR, LOSS, optimizers.sgd(), Training(epochs=4, batch_size=2)),
