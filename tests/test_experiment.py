@@ -400,3 +400,5 @@ def test_values_that_are_not_finite_are_found_before_anything_runs():
     holed = STREAM[1]._replace(test=STREAM[1].test._replace(x=STREAM[1].test.x.at[0, 0].set(jnp.nan)))
     with pytest.raises(ValueError, match=r"task 1, test\.x holds 1 NaN or infinite values"):
         next(events((STREAM[0], holed)))
+    with pytest.raises(ValueError, match="stream: task 1 has a head without active outputs"):
+        next(events((STREAM[0], STREAM[1]._replace(head=jnp.zeros(2)))))
