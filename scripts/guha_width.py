@@ -118,7 +118,7 @@ def draw(stored: dict) -> Figure:
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     widths = [row["width"] for row in stored["table"]]
     for k, (axis, (key, name)) in enumerate(zip(figure.subplots(1, 3), NAMES.items(), strict=True)):
-        axis.plot(PUBLISHED, [row[k] for row in PUBLISHED.values()], color="black", marker="x", ms=5, lw=0.8, label="published")
+        axis.plot(list(PUBLISHED), [row[k] for row in PUBLISHED.values()], color="black", marker="x", ms=5, lw=0.8, label="published")
         for counted, style in ((key, "-"), (f"{key} by epochs", "--")):
             if counted in stored["table"][0]:
                 label = "ours" + (", by epochs" if counted != key else ", at the ends" if key != "AA" else "")
