@@ -370,6 +370,7 @@ def _story(begun, training, anchors, foretell, limit, keeper):
         for fitted in predict.walk(setting, t, setting.trained, here.theta, here.memory, here.optimizer, every, resume):
             if keeper:
                 keeper.save(t, fitted)
+            jax.block_until_ready(fitted.losses)  # else what looks at it would pay for the training
             cost = cost.plus(meter.read())
             if fitted.step < setting.steps[t] and not keeper:
                 yield Evaluation(t, fitted.step, outputs(fitted.theta, tested), meter.read())

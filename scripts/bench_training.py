@@ -184,7 +184,7 @@ def main() -> None:
     for name, (_, steps) in CASES.items():
         if given.case in (None, name):
             print(f"{(time.perf_counter() - start) / 60:5.1f} min  {name}", file=sys.stderr, flush=True)
-            rows += measure(name, peer, *((4, 128, 1) if given.quick else (steps, SAMPLES, ROUNDS)))
+            rows += measure(name, peer, *((4, 256, 1) if given.quick else (steps, SAMPLES, ROUNDS)))
     stem = "_".join(["training", *(["quick"] if given.quick else []), *([given.case] if given.case else [])])
     options = [option for option, on in (("--quick", given.quick), (f"--case {given.case}", given.case)) if on]
     command = " ".join(["python scripts/bench_training.py", *options])

@@ -38,7 +38,7 @@ GRID: dict[str, dict[str, list]] = {
     "joint": {},
     "ewc_diagonal": {"labels": ["sampled"], "penalty": [1.0, 3.0, 10.0, 30.0]},
     "si": {"strength": [0.1, 0.3, 1.0, 3.0]},
-    "ogd": {"per_task": [100], "outputs": ["true"]},
+    "ogd": {"per_task": [30], "outputs": ["true"]},
     "gpm": {"threshold": [0.95, 0.97, 0.99]},
     "agem": BUFFER | {"batch_size": [64]},
     "er": BUFFER,

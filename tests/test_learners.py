@@ -575,3 +575,10 @@ def test_a_method_without_a_twin_is_foretold_by_training_the_linearised_network(
 def test_bad_settings_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", ["joint", "replay", "functional", "EWC", "EWC diagonal, sampled", "LwF"])
+def test_methods_that_know_the_loss_train_on_cross_entropy_too(name):
+    tasks = tuple(task._replace(train=task.train._replace(y=jax.nn.one_hot(jnp.argmax(task.train.y, 1), 3))) for task in stream())
+    (first, *_), (second, *_) = trained(ALL[name], tasks, loss=SOFTMAX)
+    assert np.isfinite(flat(second)).all() and not np.array_equal(flat(first), flat(second))
