@@ -1,6 +1,5 @@
-"""The table of methods: how a winner is chosen and judged, and the committed runs behind it."""
+"""The table of methods: how a winner is chosen and judged."""
 
-import json
 from pathlib import Path
 
 import numpy as np
