@@ -35,7 +35,7 @@ CASES = {
     "mlp-1024": (dict(kind="mlp", width=1024, depth=2), 200),
     "cnn-32": (dict(kind="cnn", width=32, strides=[1, 2, 2]), 40),
 }
-METHODS = {name: getattr(methods, name) for name in methods.__all__ if name != "naive"}
+METHODS = {name: getattr(methods, name) for name in methods.__all__ if name not in ("naive", "together")}
 FEWER = "sgd of methods"  # as many steps as a method is timed for
 WITH_METHODS = ("mlp-100", "mlp-256")
 BATCH, SAMPLES, ROUNDS = 64, 1024, 7

@@ -39,6 +39,7 @@ FIXED = {  # memory of fixed shapes: one compilation serves all tasks
     "DER": methods.der(0.3, 12, 12, passes="first"),
     "DER++": methods.der_plus_plus(0.2, 0.6, 12, 12, passes="first"),
     "A-GEM": methods.agem(4, 3),
+    "SI and A-GEM": methods.together({"penalty": methods.si(0.5), "projection": methods.agem(4, 3)}),
     "GPM": methods.gpm([0.7, 0.9], 4, 0.05),
     "GPM, all": methods.gpm(1.0, 2),
 }
@@ -582,3 +583,18 @@ def test_methods_that_know_the_loss_train_on_cross_entropy_too(name):
     tasks = tuple(task._replace(train=task.train._replace(y=jax.nn.one_hot(jnp.argmax(task.train.y, 1), 3))) for task in stream())
     (first, *_), (second, *_) = trained(ALL[name], tasks, loss=SOFTMAX)
     assert np.isfinite(flat(second)).all() and not np.array_equal(flat(first), flat(second))
+
+
+def test_methods_together_add_up_their_objectives_and_project_in_turn():
+    half, pair = methods.l2(0.1), methods.together({"one": methods.l2(0.1), "two": methods.l2(0.1)})
+    for (theta, *_), (doubled, *_), (once, *_) in zip(trained(pair), trained(methods.l2(0.2)), trained(half), strict=True):
+        np.testing.assert_allclose(flat(theta), flat(doubled), atol=1e-14)
+        assert np.max(np.abs(flat(theta) - flat(once))) > 1e-4
+    beside = methods.together({"nothing": methods.naive(), "all of it": ALL["OGD"]})
+    for (theta, *_), (alone, *_) in zip(trained(beside), trained(ALL["OGD"]), strict=True):
+        np.testing.assert_allclose(flat(theta), flat(alone), atol=1e-14)
+
+
+def test_fewer_than_two_methods_are_not_put_together():
+    with pytest.raises(ValueError, match="method.parts=.*one.*: expected at least two methods"):
+        methods.together({"one": methods.naive()})

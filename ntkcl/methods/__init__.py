@@ -18,6 +18,7 @@ from ntkcl.methods.naive import naive
 from ntkcl.methods.ogd import ogd, ogd_plus, pca_ogd
 from ntkcl.methods.replay import replay
 from ntkcl.methods.si import si
+from ntkcl.methods.together import together
 
 __all__ = [
     "agem",
@@ -38,4 +39,5 @@ __all__ = [
     "pca_ogd",
     "replay",
     "si",
+    "together",
 ]
