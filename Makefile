@@ -22,6 +22,8 @@ bench: setup
 	$(BIN)/python scripts/bench_kernels.py
 	$(BIN)/python scripts/bench_matrix_free.py
 	$(BIN)/python scripts/bench_tiles.py
+	$(BIN)/python scripts/bench_training.py
+	$(BIN)/python scripts/kill_runs.py
 
 setup: .venv/.installed
 

@@ -156,7 +156,10 @@ def percent(share: float | None) -> str:
 
 
 def markdown(stored: dict) -> str:
-    lines = [f"`{stored['command']}`, {stored['machine']}, {stored['minutes']:.0f} minutes.", ""]
+    lines = [
+        f"`{stored['command']}`, {stored['machine']['cores']} cores ({stored['machine']['cpu']}), {stored['minutes']:.0f} minutes.",
+        "",
+    ]
     lines += [
         "| case | method | steps a second | samples a second | PyTorch, steps a second | times PyTorch | over sgd | over bare |",
         "|---|---|---|---|---|---|---|---|",
