@@ -99,10 +99,10 @@ def measure(kills: int, steps: int, every: int, seed: int) -> dict:
 
 def markdown(stored: dict) -> str:
     midst = sum(kill["newest"] is not None for kill in stored["kills"])
-    told = stored["completions"]
+    told, about = stored["completions"], stored["machine"]
     return (
-        f"`{stored['command']}`, {stored['machine']['cores']} cores ({stored['machine']['cpu']}). Undisturbed, the run takes {stored['seconds_alone']:.0f} s; compared are "
-        f"{sum(stored['compared_bytes'].values()):,} bytes.\n\n"
+        f"`{stored['command']}`, {about['cores']} cores ({about['cpu']}). Undisturbed, the run takes {stored['seconds_alone']:.0f} s; "
+        f"compared are {sum(stored['compared_bytes'].values()):,} bytes.\n\n"
         "| kills | of them after the first checkpoint | complete runs | lives they took | differing bytes |\n|---|---|---|---|---|\n"
         f"| {len(stored['kills'])} | {midst} | {len(told)} | {', '.join(str(t['lives']) for t in told)} "
         f"| {sum(t['differing_bytes'] for t in told)} |\n"

@@ -1,6 +1,7 @@
 """Float64 is on, silent broadcasting across ranks is an error, every run writes below a temporary folder, and what one test or
 process has compiled the others take from a cache: compiling is most of the suite's time."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -19,6 +20,19 @@ from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+MAPPINGS = 20_000  # of memory, that compiled programs take; Linux allows a process 65,530, and XLA dies of one more
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+    """What a module's tests have compiled, where a process holds much; the cache on disk still has it."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
