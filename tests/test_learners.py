@@ -596,5 +596,5 @@ def test_methods_together_add_up_their_objectives_and_project_in_turn():
 
 
 def test_fewer_than_two_methods_are_not_put_together():
-    with pytest.raises(ValueError, match="method.parts=.*one.*: expected at least two methods"):
+    with pytest.raises(ValueError, match="expected at least two methods"):
         methods.together({"one": methods.naive()})
