@@ -6,7 +6,8 @@
 
 Minibatch SGD on cross-entropy, batches of 64, float32, images 28 x 28 drawn from a normal distribution. All take turns within one run,
 medians are compared; PyTorch with one and with two threads, the faster kept. A method is timed on its second task, its memory that of a
-first one of 1,024 samples: `joint`, `ewc` and such go through all of them at every step. Writes training.{json,md} under results/bench.
+first one of 1,024 samples: `joint`, `ewc` and such go through all of them at every step; OGD keeps
+the outputs of the true class. Writes training.{json,md} under results/bench.
 """
 
 import argparse
@@ -36,6 +37,7 @@ CASES = {
     "cnn-32": (dict(kind="cnn", width=32, strides=[1, 2, 2]), 40),
 }
 METHODS = {name: getattr(methods, name) for name in methods.__all__ if name not in ("naive", "together")}
+METHODS |= {name: partial(METHODS[name], outputs="true") for name in ("ogd", "ogd_plus", "pca_ogd")}  # a direction a kept sample
 FEWER = "sgd of methods"  # as many steps as a method is timed for
 WITH_METHODS = ("mlp-100", "mlp-256")
 BATCH, SAMPLES, ROUNDS = 64, 1024, 7
@@ -71,9 +73,8 @@ def tasks(samples: int) -> list[Task]:
     return [one(key) for key in jax.random.split(jax.random.key(0), 2)]
 
 
-def calls(name: str, steps: int, samples: int) -> dict:
+def calls(name: str, case: dict, steps: int, samples: int) -> dict:
     """What is timed of ours: name -> a function that trains `steps` steps; "sgd of methods" for a tenth of them, as each method."""
-    case, _ = CASES[name]
     net = network(case)
     first, second = tasks(samples)
     theta, key = net.init(jax.random.key(1), first.train.x[0]), jax.random.key(2)
@@ -117,16 +118,16 @@ def seconds(call) -> float:
     return time.perf_counter() - start
 
 
-def measure(name: str, peer: Peer | None, steps: int, samples: int, rounds: int) -> list[dict]:
+def measure(name: str, case: dict, peer: Peer | None, steps: int, samples: int, rounds: int) -> list[dict]:
     """Rows of one case, all in turn."""
-    timed = calls(name, steps, samples)
+    timed = calls(name, case, steps, samples)
     for call in timed.values():
         seconds(call)  # compiles
     taken: dict = {who: [] for who in (*timed, *(("torch", threads) for threads in (1, 2) if peer))}
     for _ in range(rounds):
         for who, times in taken.items():
             if isinstance(who, tuple):
-                times.append(peer(case=CASES[name][0], threads=who[1], steps=max(steps // 4, 1), batch=BATCH, samples=samples) * 4)
+                times.append(peer(case=case, threads=who[1], steps=max(steps // 4, 1), batch=BATCH, samples=samples) * 4)
             else:
                 times.append(seconds(timed[who]))
     counts = {who: max(steps // 10, 1) if who in (FEWER, *METHODS) else steps for who in taken}
@@ -184,10 +185,11 @@ def main() -> None:
     given = parser.parse_args()
     peer = None if given.without_peer else Peer(given.side_python or side_environment(ROOT / ".venv-torch", PINS))
     start, rows = time.perf_counter(), []
-    for name, (_, steps) in CASES.items():
+    for name, (case, steps) in CASES.items():
         if given.case in (None, name):
             print(f"{(time.perf_counter() - start) / 60:5.1f} min  {name}", file=sys.stderr, flush=True)
-            rows += measure(name, peer, *((4, 256, 1) if given.quick else (steps, SAMPLES, ROUNDS)))
+            tiny = (case | {"width": 8}, peer, 4, 256, 1)
+            rows += measure(name, *(tiny if given.quick else (case, peer, steps, SAMPLES, ROUNDS)))
     stem = "_".join(["training", *(["quick"] if given.quick else []), *([given.case] if given.case else [])])
     options = [option for option, on in (("--quick", given.quick), (f"--case {given.case}", given.case)) if on]
     command = " ".join(["python scripts/bench_training.py", *options])
