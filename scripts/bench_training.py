@@ -39,8 +39,8 @@ CASES = {
 METHODS = {name: getattr(methods, name) for name in methods.__all__ if name not in ("naive", "together")}
 METHODS |= {name: partial(METHODS[name], outputs="true") for name in ("ogd", "ogd_plus", "pca_ogd")}  # a direction a kept sample
 FEWER = "sgd of methods"  # as many steps as a method is timed for
-WITH_METHODS = ("mlp-100", "mlp-256")
-BATCH, SAMPLES, ROUNDS = 64, 1024, 7
+WITH_METHODS = ("mlp-256",)
+BATCH, SAMPLES, ROUNDS, FEWER_ROUNDS = 64, 1024, 7, 3
 LOSS, SGD = losses.cross_entropy(), optax.sgd(0.01)
 
 
@@ -124,13 +124,16 @@ def measure(name: str, case: dict, peer: Peer | None, steps: int, samples: int, 
     for call in timed.values():
         seconds(call)  # compiles
     taken: dict = {who: [] for who in (*timed, *(("torch", threads) for threads in (1, 2) if peer))}
-    for _ in range(rounds):
+    slow = (FEWER, *METHODS)
+    for k in range(rounds):
         for who, times in taken.items():
+            if who in slow and k >= FEWER_ROUNDS:
+                continue
             if isinstance(who, tuple):
                 times.append(peer(case=case, threads=who[1], steps=max(steps // 4, 1), batch=BATCH, samples=samples) * 4)
             else:
                 times.append(seconds(timed[who]))
-    counts = {who: max(steps // 10, 1) if who in (FEWER, *METHODS) else steps for who in taken}
+    counts = {who: max(steps // 10, 1) if who in slow else steps for who in taken}
     rate = {who: counts[who] / statistics.median(times) for who, times in taken.items()}
     torch = max((rate["torch", threads] for threads in (1, 2)), default=None) if peer else None
 

@@ -2,6 +2,7 @@
 process has compiled the others take from a cache: compiling is most of the suite's time."""
 
 import gc
+import itertools
 import os
 from pathlib import Path
 
@@ -23,14 +24,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 MAPPINGS = 20_000  # of memory, that compiled programs take; Linux allows a process 65,530, and XLA dies of one more
+TESTS = itertools.count(1)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def forgotten():
-    """What a module's tests have compiled, where a process holds much; the cache on disk still has it."""
+    """What tests have compiled, where a process holds much of it; the cache on disk still has it."""
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > MAPPINGS:
+    if next(TESTS) % 10 == 0 and maps.exists() and len(maps.read_bytes().splitlines()) > MAPPINGS:
         jax.clear_caches()
         gc.collect()
 

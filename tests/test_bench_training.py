@@ -27,10 +27,10 @@ def meets_schema(stored):
 
 
 def test_a_quick_run_writes_rows_of_the_schema(tmp_path):
-    table = script("bench_training", "--quick", "--without-peer", "--case", "mlp-100", folder=tmp_path)
-    rows = meets_schema(json.loads((tmp_path / "training_quick_mlp-100.json").read_text()))
-    assert {("mlp-100", name) for name in ("sgd", "bare", "ewc_diagonal", "er", "ogd", "gpm")} <= set(rows)
-    assert all(row["pytorch_steps_per_second"] is None for row in rows.values()) and "| mlp-100 | er |" in table
+    table = script("bench_training", "--quick", "--without-peer", "--case", "mlp-256", folder=tmp_path)
+    rows = meets_schema(json.loads((tmp_path / "training_quick_mlp-256.json").read_text()))
+    assert {("mlp-256", name) for name in ("sgd", "bare", "ewc_diagonal", "er", "ogd", "gpm")} <= set(rows)
+    assert all(row["pytorch_steps_per_second"] is None for row in rows.values()) and "| mlp-256 | er |" in table
 
 
 def test_a_run_that_was_killed_and_started_again_ends_as_one_that_was_not(tmp_path):
