@@ -68,7 +68,12 @@ def publish(
         text = re.sub(r"\[\s+([-+.\deE,\s]+?)\s+\]", lambda row: "[" + re.sub(r"\s+", " ", row[1]) + "]", text)  # a curve a line
         stored = json.loads(text)
         table.write_text(text + "\n")
-    table.with_suffix(".md").write_text(markdown(stored))
+    show(root, name, stored, markdown, draw)
+
+
+def show(root: Path, name: str, stored: dict, markdown: Callable[[dict], str], draw: Callable[[dict], Figure]) -> None:
+    """tables/`name`.md and figures/`name`.png of what is stored, the table on the terminal too; exit code 1 if a claim fails."""
+    (root / "tables" / f"{name}.md").write_text(markdown(stored))
     draw(stored).savefig(root / "figures" / f"{name}.png", dpi=150)
     print(markdown(stored))
     if not all(claim["holds"] for claim in stored["claims"]):

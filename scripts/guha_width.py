@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from fashion_width import preset_hash
-from figure_files import claims_list
+from figure_files import claims_list, show
 from matplotlib.figure import Figure
 
 from ntkcl import metrics, results
@@ -143,10 +143,7 @@ def main() -> None:
     for folder in ("tables", "figures"):
         (root / folder).mkdir(exist_ok=True)
     (root / "tables" / "guha_width.json").write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n")
-    (root / "tables" / "guha_width.md").write_text(markdown(stored))
-    draw(stored).savefig(root / "figures" / "guha_width.png", dpi=150)
-    print(markdown(stored))
-    sys.exit(not all(claim["holds"] for claim in stored["claims"]))
+    show(root, "guha_width", stored, markdown, draw)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
-from figure_files import claims_list
+from figure_files import claims_list, show
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -191,11 +191,11 @@ def _entry(values) -> str:
     return "" if values is None else f"{100 * np.mean(values):.1f} ± {100 * interval(values):.1f}"
 
 
-def draw(rows: list[dict]) -> Figure:
+def draw(stored: dict) -> Figure:
     """Average accuracy by method with its confidence interval, every seed a dot; naive and joint as lines."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axis, stream in zip(figure.subplots(1, 2, sharey=True), STREAMS, strict=True):
-        own = [row for row in rows if row["stream"] == stream]
+        own = [row for row in stored["rows"] if row["stream"] == stream]
         for row, colour in ((own[0], "tab:red"), (own[1], "tab:green")):
             axis.axhline(100 * np.mean(row["average_accuracy"]), color=colour, lw=1, label=row["method"])
         shown = sorted(own[2:], key=lambda row: np.mean(row["average_accuracy"]))
@@ -220,10 +220,7 @@ def main() -> None:
     rows = compute(Kept(root / "tables" / "learners.runs.jsonl"))
     stored = {"claims": judge(rows), "rows": rows}
     (root / "tables" / "learners.json").write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n")
-    (root / "tables" / "learners.md").write_text(markdown(stored))
-    draw(rows).savefig(root / "figures" / "learners.png", dpi=150)
-    print(markdown(stored))
-    sys.exit(not all(claim["holds"] for claim in stored["claims"]))
+    show(root, "learners", stored, markdown, draw)
 
 
 if __name__ == "__main__":
