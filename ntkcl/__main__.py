@@ -9,10 +9,11 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 import jax
@@ -41,7 +42,7 @@ from ntkcl import (
     settings,
     tracking,
 )
-from ntkcl.meter import Meter
+from ntkcl.meter import Cost, Meter
 from ntkcl.settings import one_of, text
 from ntkcl.types import Stream
 
@@ -52,8 +53,9 @@ CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"
 METHODS = tuple(methods.__all__)
 KEYS = (
     "source", "stream", "network", "loss", "method", "optimizer", "training", "kernel", "checkpoints", "forecast",
-    "references", "job", "plan", "experiment_name", "seed", "precision", "results_dir", "tracking",
+    "references", "job", "plan", "experiment_name", "seed", "seeds", "seeds_by", "precision", "results_dir", "tracking",
 )  # fmt: skip
+ELSEWHERE = ("results_dir", "tracking", "kernel", "checkpoints", "references", "seeds", "seeds_by")  # makes no run another run
 YOUNGER: dict[str, dict[str, Any]] = {  # settings that runs once had no other value of
     "stream": {"interpolation": "bilinear"},
     "network": {"parametrization": "ntk", "init": "normal", "gamma0": 1.0},
@@ -106,37 +108,89 @@ def run(cfg: DictConfig) -> None:
     """One run, or one plan, from its configuration to its folder."""
     jax.config.update("jax_enable_x64", True)  # forecasts are solved in float64; networks keep `precision`
     check(cfg)
-    identity = identify(cfg)
-    config = OmegaConf.to_yaml(OmegaConf.create(coordinates(cfg)), sort_keys=True)
+    seeds = [_seeded(cfg, seed) for seed in cfg.seeds] or [cfg]
+    batches = [[one] for one in seeds] if cfg.seeds_by == "loop" else [seeds]
+    for batch in batches:
+        _run(batch) if cfg.job == "run" else _plan(*batch)
+
+
+def _seeded(cfg, seed):
+    one = cfg.copy()
+    one.seed, one.seeds = seed, []
+    return one
+
+
+def _place(cfg, identity) -> tuple[Path, str]:
+    """The folder of a run or a plan, and the configuration written there."""
     kind, name = ("runs", identity["name"]) if cfg.job == "run" else ("plans", f"{cfg.job}-{identity['name']}")
     folder = Path(cfg.results_dir) / kind / cfg.experiment_name / f"{name}-{identity['id'][:8]}"
-    (_run if cfg.job == "run" else _plan)(cfg, folder, config, identity)
+    return folder, OmegaConf.to_yaml(OmegaConf.create(coordinates(cfg)), sort_keys=True)
 
 
-def _run(cfg, folder, config, identity):
-    terminal, meter = console.terminal(), Meter()
-    named = build(cfg)
-    stream, loss = named["stream"], named["loss"]
-    kept, keeper = Path(cfg.results_dir) / "checkpoints" / cfg.experiment_name / identity["id"], None
-    if cfg.checkpoints.every is not None:
-        keeper = checkpoints.keeper(kept, identity["id"], cfg.checkpoints.every, console.told(terminal))
-    asked = dict(anchors=list(cfg.forecast.anchors), form=cfg.forecast.form, limit=limit_of(cfg))
-    events = experiment.run(**named, **asked, keeper=keeper)
-    setup = meter.read()
-    with results.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):  # divergence is data
-        told = record.gather(console.progress(events, list(cfg.forecast.anchors), len(stream), terminal), stream)
-        told.costs["setup"] = [setup]
-        held = _references(cfg, named, told, console.told(terminal))
-        summary = results.summarise(told, stream, loss, held)
-        pictures = results.save_figures(stage, figures.draw(told, summary, stream))
-        labels = _labels(cfg, identity)
-        table, inside = (made(told, stream, loss, labels) for made in (results.rows, results.within))
-        results.write(stage, config, summary, table, results.arrays(told, stream), inside)
-    shutil.rmtree(kept, ignore_errors=True)  # the results are there
-    console.show(summary, terminal)
-    terminal.print(f"[dim]{summary['status']} in {summary['seconds']['total']:.1f} s ->[/dim] {folder}", soft_wrap=True)
-    with tracking.opened(folder, **_tracked(cfg, identity)) as remote:
-        tracking.log(remote, told, summary, inside, {path.stem: folder / "figures" / path.name for path in pictures})
+class Work(NamedTuple):
+    """A run that is to be made: its configuration, what it is and where it goes, the parts it names, what building them cost."""
+
+    cfg: DictConfig
+    identity: dict
+    folder: Path
+    config: str
+    named: dict[str, Any]
+    setup: Cost
+
+    @property
+    def checkpoints(self) -> Path:
+        return Path(self.cfg.results_dir) / "checkpoints" / self.cfg.experiment_name / self.identity["id"]
+
+
+def _work(cfg) -> Work:
+    meter, identity = Meter(), identify(cfg)
+    return Work(cfg, identity, *_place(cfg, identity), build(cfg), meter.read())
+
+
+def _run(cfgs):
+    """One run, or several that differ in their seeds and are trained as one."""
+    terminal, works = console.terminal(), [_work(cfg) for cfg in cfgs]
+    with ExitStack() as stages, np.errstate(over="ignore", invalid="ignore"):  # divergence is data
+        opened = [stages.enter_context(results.staged(work.folder, work.config)) for work in works]
+        played = zip(works, opened, _played(works, terminal), strict=True)
+        written = [_written(work, stage, events, terminal) for work, stage, events in played]
+    for work, (told, summary, inside, pictures) in zip(works, written, strict=True):
+        shutil.rmtree(work.checkpoints, ignore_errors=True)  # the results are there
+        console.show(summary, terminal)
+        terminal.print(f"[dim]{summary['status']} in {summary['seconds']['total']:.1f} s ->[/dim] {work.folder}", soft_wrap=True)
+        with tracking.opened(work.folder, **_tracked(work.cfg, work.identity)) as remote:
+            shown = {path.stem: work.folder / "figures" / path.name for path in pictures}
+            tracking.log(remote, told, summary, inside, shown)
+
+
+def _played(works, terminal) -> Iterator[Iterable[experiment.Event]]:
+    """The events of each, as they happen where it is one alone."""
+    every = works[0].cfg.checkpoints.every
+    asked = [w.named | dict(anchors=list(w.cfg.forecast.anchors), form=w.cfg.forecast.form, limit=limit_of(w.cfg)) for w in works]
+    if len(works) > 1:
+        if every is not None:
+            raise ValueError(f"checkpoints.every={every}: expected null where seeds are trained as one, or seeds_by=loop")
+        terminal.print(f"[dim]seeds {', '.join(str(work.cfg.seed) for work in works)} side by side[/dim]")
+        yield from experiment.together(asked)
+        return
+    (work,), (arguments,), keeper = works, asked, None
+    if every is not None:
+        keeper = checkpoints.keeper(work.checkpoints, work.identity["id"], every, console.told(terminal))
+    events = experiment.run(**arguments, keeper=keeper)
+    yield console.progress(events, arguments["anchors"], len(arguments["stream"]), terminal)
+
+
+def _written(work, stage, events, terminal):
+    """The files of a run in its stage, once its events have come: what is told of it elsewhere."""
+    cfg, stream, loss = work.cfg, work.named["stream"], work.named["loss"]
+    told = record.gather(events, stream)
+    told.costs["setup"] = [work.setup]
+    held = _references(cfg, work.named, told, console.told(terminal))
+    summary = results.summarise(told, stream, loss, held)
+    pictures = results.save_figures(stage, figures.draw(told, summary, stream))
+    table, inside = (made(told, stream, loss, _labels(cfg, work.identity)) for made in (results.rows, results.within))
+    results.write(stage, work.config, summary, table, results.arrays(told, stream), inside)
+    return told, summary, inside, pictures
 
 
 def _references(cfg, named, told, say) -> dict:
@@ -151,9 +205,9 @@ def _references(cfg, named, told, say) -> dict:
     return held
 
 
-def _plan(cfg, folder, config, identity):
-    terminal, meter = console.terminal(), Meter()
-    named = build(cfg)
+def _plan(cfg):
+    terminal, meter, identity = console.terminal(), Meter(), identify(cfg)
+    (folder, config), named = _place(cfg, identity), build(cfg)
     plan = dict(OmegaConf.to_container(cfg.plan, resolve=True))
     grid = list(grid_of(plan["methods"])) if cfg.job == "methods" else []
     with results.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):
@@ -198,6 +252,12 @@ def check(cfg: DictConfig) -> None:
     if text("experiment_name", cfg.experiment_name) != Path(cfg.experiment_name).name or cfg.experiment_name.startswith("."):
         raise ValueError(f"experiment_name={cfg.experiment_name}: expected a plain name without slashes, not beginning with a dot")
     settings.seed("seed", cfg.seed)
+    if not OmegaConf.is_list(cfg.seeds) or len(set(cfg.seeds)) < len(cfg.seeds):
+        raise ValueError(f"seeds={cfg.seeds}: expected a list of different seeds, such as [0,1,2], or [] for the one of `seed`")
+    for seed in cfg.seeds:
+        settings.seed("seeds", seed)
+    if one_of("seeds_by", cfg.seeds_by, ("vmap", "loop")) == "vmap" and len(cfg.seeds) > 1 and cfg.job != "run":
+        raise ValueError(f"seeds_by=vmap: job={cfg.job} trains nothing side by side; expected seeds_by=loop")
     for group in ("kernel", "checkpoints", "forecast", "tracking"):
         if not OmegaConf.is_dict(cfg[group]):
             raise ValueError(f"{group}={cfg[group]}: expected the settings of that group")
@@ -289,7 +349,7 @@ def coordinates(cfg: DictConfig) -> dict:
         resolved[group] = {key: value for key, value in resolved[group].items() if key not in keys}
     for group, old in YOUNGER.items():
         resolved[group] = {key: value for key, value in resolved[group].items() if key not in old or value != old[key]}
-    elsewhere = ("results_dir", "tracking", "kernel", "checkpoints", "references", *(("job", "plan") if cfg.job == "run" else ()))
+    elsewhere = (*ELSEWHERE, *(("job", "plan") if cfg.job == "run" else ()))
     return {key: value for key, value in resolved.items() if key not in elsewhere}
 
 

@@ -10,7 +10,8 @@ done to the data or the trainer afterwards can reach it. So is a `Baselines`, wh
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -134,6 +135,9 @@ class Measurement(NamedTuple):
     measuring: Cost
 
 
+Event = Plan | Forecast | Baselines | Evaluation | Measurement
+
+
 class Rows(NamedTuple):
     """Where each task's inputs stand among all N inputs of the stream: first the train sets in turn, then the test sets."""
 
@@ -223,7 +227,7 @@ def run(
     kernel: Callable[[Network], Callable[..., np.ndarray]] = kernels.empirical,
     limit: Callable[..., Any] | None = None,
     keeper: Any = None,
-) -> Iterator[Plan | Forecast | Baselines | Evaluation | Measurement]:
+) -> Iterator[Event]:
     """Yields the plan, the untrained measurement, the infinite and the init forecast and the baselines, then for each task its boundary
     forecast, measurement and path. No baselines without an anchor.
 
@@ -242,6 +246,84 @@ def run(
     Raises ValueError at the call for bad settings and data, and before the first event where the learning rate exceeds the
     stability limit and that is not allowed.
     """
+    story = _opened(key, stream, network, loss, optimizer, training, method, anchors, form, effort, kernel, limit, Meter())
+    if keeper is not None and training.evaluate_every is not None:
+        raise ValueError(
+            f"training.evaluate_every={training.evaluate_every}: checkpoints keep no curves; expected null, or checkpoints.every=null"
+        )
+    return _alone(story, training.evaluate_every, keeper)
+
+
+def _alone(story, every, keeper):
+    answer = None
+    with suppress(StopIteration):
+        while True:
+            event = story.send(answer)
+            answer = (_walked(event, every, keeper), Cost(0.0, 0.0)) if isinstance(event, Asked) else None
+            if answer is None:
+                yield event
+
+
+def _walked(asked, every, keeper):
+    setting, t, here = asked
+    if keeper is None:
+        yield from predict.walk(setting, t, setting.trained, here.theta, here.memory, here.optimizer, every)
+        return
+    for fitted in predict.walk(
+        setting, t, setting.trained, here.theta, here.memory, here.optimizer, keeper.every, partial(keeper.load, t)
+    ):
+        keeper.save(t, fitted)
+    yield fitted
+
+
+def together(runs: Sequence[Mapping[str, Any]]) -> list[list[Event]]:
+    """The events of several runs that differ in their seeds alone, each given by all arguments of `run` but the keeper.
+
+    They are played side by side; where all have come to a task's training, it is one program mapped over them. A run's results are
+    those that it has alone, up to rounding. One that diverges ends, the others go on. What trainings cost is shared evenly.
+    Raises ValueError as `run`, and for what cannot be done side by side: looks within a task, batches shared by devices, tasks that
+    differ in shape.
+    """
+    training, meter = runs[0]["training"], Meter()
+    for name, expected in (("evaluate_every", None), ("devices", 1)):
+        if getattr(training, name) != expected:
+            raise ValueError(
+                f"training.{name}={getattr(training, name)}: expected {'null' if expected is None else expected} where seeds are "
+                "trained as one, or seeds_by=loop"
+            )
+    stories = [_opened(**run, meter=meter) for run in runs]
+    told: list[list[Event]] = [[] for _ in runs]
+    answers: dict[int, Any] = dict.fromkeys(range(len(runs)))
+    while answers:
+        asked = {}
+        for k, answer in answers.items():
+            events, asked[k] = _until_asked(stories[k], answer)
+            told[k] += events
+        asked = {k: one for k, one in asked.items() if one is not None}
+        meter.read()
+        fits = _fitted_together(list(asked.values())) if asked else []
+        cost = meter.read()
+        answers = {k: ((fit,), cost._replace(seconds=cost.seconds / len(fits))) for k, fit in zip(asked, fits, strict=True)}
+    return told
+
+
+def _until_asked(story, answer):
+    events: list[Event] = []
+    with suppress(StopIteration):
+        event = story.send(answer)
+        while not isinstance(event, Asked):
+            events.append(event)
+            event = next(story)
+        return events, event
+    return events, None
+
+
+def _fitted_together(asked):
+    settings, tasks, anchors = zip(*asked, strict=True)
+    return jax.block_until_ready(predict.together(settings, tasks[0], anchors))
+
+
+def _opened(key, stream, network, loss, optimizer, training, method, anchors, form, effort, kernel, limit, meter):
     check(stream, loss, training, anchors)
     form = _form(stream, loss, optimizer, training, method, form) if anchors else "linearised"
     if "infinite" in anchors:
@@ -253,11 +335,7 @@ def run(
         if form not in ("closed", "simulated"):
             raise ValueError(f"forecast.anchors: infinite has no parameters for form={form} to follow; expected closed or simulated")
     begun = begin(key, stream, network, loss, optimizer, training, method, effort, kernel)
-    if keeper is not None and training.evaluate_every is not None:
-        raise ValueError(
-            f"training.evaluate_every={training.evaluate_every}: checkpoints keep no curves; expected null, or checkpoints.every=null"
-        )
-    return _story(begun, training, anchors, predict.FORMS[form], limit, keeper)
+    return _story(begun, training, anchors, predict.FORMS[form], limit, meter)
 
 
 class Begun(NamedTuple):
@@ -285,6 +363,7 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         return network._replace(apply=centred(apply, theta) if network.centred else apply)
 
     full = seen(network.apply)
+    bare = network.apply if training.compute is None else computed_in(network.apply, training.compute)
     # In float64, and centred by what the same compiled function gave at theta_0, so that f_0 is 0 and not rounding.
     origin = read(theta) if network.centred else np.zeros((len(x), 1))
     setting = predict.Setting(
@@ -293,7 +372,7 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         x=x,
         tasks=predict.task_rows(stream, loss, Rows.of(stream).train),
         network=full,
-        trained=full if training.compute is None else seen(computed_in(network.apply, training.compute)),
+        trained=full if training.compute is None else seen(bare),
         kernel_fn=kernel(network),
         loss=loss,
         optimizer=optimizer,
@@ -306,6 +385,8 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         carry=training.optimizer_state == "carry",
         schedule=training.schedule,
         devices=devices_of(training, stream),
+        bare=bare,
+        origin=theta if network.centred else None,
     )
     _check_schedule(setting)
     return Begun(setting, theta, lambda theta, first=0: read(theta, first) - origin[first:], meter.read())
@@ -337,10 +418,18 @@ def full_batches(stream: Stream, batch_size: int | None) -> bool:
     return batch_size is None or all(batch_size == len(task.train.x) for task in stream)
 
 
-def _story(begun, training, anchors, foretell, limit, keeper):
+class Asked(NamedTuple):
+    """A training that a story waits for. It is sent what comes of it, a `train.Fit` or several on the way, and what it cost already."""
+
+    setting: predict.Setting
+    task: int
+    here: predict.Anchor
+
+
+def _story(begun, training, anchors, foretell, limit, meter):
     setting, theta, outputs, born = begun
     tested = Rows.of(setting.stream).test[0].start
-    stream, loss, meter = setting.stream, setting.loss, Meter()
+    stream, loss = setting.stream, setting.loss
     plan = _plan(setting, theta, training, meter)
     setting = setting.at(plan.learning_rate)
     yield plan
@@ -365,14 +454,11 @@ def _story(begun, training, anchors, foretell, limit, keeper):
     for t, task in enumerate(stream):
         if "boundary" in anchors:
             yield _foretold("boundary", setting, here, foretell(setting, here, 1), outputs, meter)
-        cost = Cost(0.0, 0.0)
-        every, resume = (keeper.every, partial(keeper.load, t)) if keeper else (training.evaluate_every, None)
-        for fitted in predict.walk(setting, t, setting.trained, here.theta, here.memory, here.optimizer, every, resume):
-            if keeper:
-                keeper.save(t, fitted)
+        fits, cost = yield Asked(setting, t, here)
+        for fitted in fits:
             jax.block_until_ready(fitted.losses)  # else what looks at it would pay for the training
             cost = cost.plus(meter.read())
-            if fitted.step < setting.steps[t] and not keeper:
+            if fitted.step < setting.steps[t]:
                 yield Evaluation(t, fitted.step, outputs(fitted.theta, tested), meter.read())
         memory = predict.consolidated(setting, t, setting.network, fitted)
         losses, cost = np.asarray(fitted.losses), cost.plus(meter.read())

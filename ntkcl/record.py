@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import metrics
-from ntkcl.experiment import AHEAD, Baselines, Evaluation, Forecast, Measurement, Plan, Rows
+from ntkcl.experiment import AHEAD, Baselines, Evaluation, Event, Forecast, Measurement, Plan, Rows
 from ntkcl.forecast import agreement, baselines, flip_f1, r2, spearman, verdict
 from ntkcl.meter import Cost
 from ntkcl.types import Loss, Stream
@@ -64,7 +64,7 @@ class Record(NamedTuple):
         return changes[since + 1 : until + 1, rows].sum(0)
 
 
-def gather(events: Iterable[Plan | Forecast | Baselines | Evaluation | Measurement], stream: Stream) -> Record:
+def gather(events: Iterable[Event], stream: Stream) -> Record:
     """Play an experiment to its end."""
     played = list(events)
     (plan,) = (e for e in played if isinstance(e, Plan))

@@ -1,6 +1,6 @@
 """Training on one task: Optax inside one `lax.scan`, or inside several, with looks in between."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -101,8 +101,7 @@ def spread(devices: int) -> tuple[NamedSharding, NamedSharding]:
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("samples"))
 
 
-@partial(jax.jit, static_argnames=("apply", "loss", "transform", "count", "method", "shared"))
-def advance(state: State, dataset, head, order, *, apply, loss, transform, count, method, shared=None) -> tuple[State, Any]:
+def _advance(state: State, dataset, head, order, *, apply, loss, transform, count, method, shared=None) -> tuple[State, Any]:
     """`count` updates, on the batches `order` [count, batch_size], laid out as `shared`, or on the whole task; and their losses."""
 
     def drawn(index):
@@ -135,7 +134,50 @@ def advance(state: State, dataset, head, order, *, apply, loss, transform, count
     return (ended if observes else ended._replace(memory=state.memory)), losses
 
 
+advance = jax.jit(_advance, static_argnames=("apply", "loss", "transform", "count", "method", "shared"))
+
+
+@partial(jax.jit, static_argnames=("made", "loss", "count", "method"))
+def _advance_together(state, dataset, head, order, differing, *, made, loss, count, method):
+    def one(state, dataset, head, order, differing):
+        apply, transform = made(*differing)
+        return _advance(state, dataset, head, order, apply=apply, loss=loss, transform=transform, count=count, method=method)
+
+    return jax.vmap(one)(state, dataset, head, order, differing)
+
+
 def fit(key: Key, theta: Params, dataset: Dataset, head: Float[Array, " c"], *, transform, memory: Any = (), **settings) -> Fit:
     """The end of a `walk` from rest, `settings` as of it."""
     (fitted,) = walk(key, start(theta, transform, memory), dataset, head, transform=transform, **settings)
     return fitted
+
+
+def together(
+    keys: Sequence[Key],
+    states: Sequence[State],
+    datasets: Sequence[Dataset],
+    heads: Sequence[Any],
+    differing: Sequence[tuple],
+    *,
+    made: Callable[..., tuple[Apply, optax.GradientTransformation]],
+    loss: Loss,
+    steps: int,
+    batch_size: int | None = None,
+    method: Method | None = None,
+) -> list[Fit]:
+    """Several trainings at once, by one program mapped over them: each ends as the `walk` of its own key, state, dataset and head,
+    up to rounding.
+
+    `made(*differing[k])`: the network and the transformation of the k-th. What `method` does while training may depend on its memory
+    alone.
+    Raises ValueError where their arrays differ in shape.
+    """
+    n = len(datasets[0].x)
+    orders = [None if batch_size is None else batches(key, n, batch_size, steps) for key in keys]
+    each = [list(parts) for parts in zip(states, datasets, heads, orders, differing, strict=True)]
+    if len({str(jax.tree.map(jnp.shape, parts)) for parts in each}) > 1:
+        raise ValueError("seeds: their tasks or what the method remembers of them differ in shape; use seeds_by=loop")
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    state, losses = _advance_together(*stacked, made=made, loss=loss, count=steps, method=method)
+    leaves, tree = jax.tree.flatten((state, losses))
+    return [Fit(steps, *jax.tree.unflatten(tree, own)) for own in zip(*leaves, strict=True)]

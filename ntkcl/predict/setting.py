@@ -10,8 +10,9 @@ import optax
 from jaxtyping import Array, Float
 
 from ntkcl import forecast, train
+from ntkcl.networks import centred
 from ntkcl.settings import finite, whole
-from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, TaskRows
+from ntkcl.types import Apply, Key, Loss, Method, Network, Optimizer, Params, Stream, TaskRows
 
 
 class Effort(NamedTuple):
@@ -33,13 +34,33 @@ class Effort(NamedTuple):
         return self
 
 
+class Recipe(NamedTuple):
+    """How what trains is made of what differs from seed to seed: the network to train before it is centred, and the rule.
+
+    `origin`: theta_0, or None for a network that is not centred.  `learning_rate`: a number, or traced.
+    """
+
+    apply: Apply
+    optimizer: Optimizer
+    schedule: Callable[[Any], Any] | None = None
+
+    def __call__(self, origin: Params | None, learning_rate) -> tuple[Apply, optax.GradientTransformation]:
+        apply = self.apply if origin is None else centred(self.apply, origin)
+        return apply, self.transform(learning_rate)
+
+    def transform(self, learning_rate) -> optax.GradientTransformation:
+        transform = self.optimizer.transform(learning_rate)
+        return transform if self.schedule is None else optax.chain(transform, optax.scale_by_schedule(self.schedule))
+
+
 class Setting(NamedTuple):
     """The training that is to be foretold: everything but the network's parameters.
 
     x: all N inputs of the stream, the train sets in turn and then the test sets.  tasks: where each task stands among them.  steps: of
     each task.
     network: its `apply` centred where that is asked for, as it is measured and foretold.  trained: the same, or its forward pass in the
-    floating type in which it is trained.  transform: the optimizer's at this learning rate, made once so that it is compiled once.
+    floating type in which it is trained; `bare` is its `apply` before it is centred at `origin`, theta_0 or None.  transform: the
+    optimizer's at this learning rate, made once so that it is compiled once.
     carry: whether a task begins with the optimizer's state that the one before has left.  schedule: from the step, counted by the
     optimizer, to what its update is multiplied by; or None.  devices: how many share each batch.
     """
@@ -62,13 +83,17 @@ class Setting(NamedTuple):
     carry: bool = False
     schedule: Callable[[Any], Any] | None = None
     devices: int = 1
+    bare: Apply | None = None
+    origin: Params | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        assert self.bare is not None
+        return Recipe(self.bare, self.optimizer, self.schedule)
 
     def at(self, learning_rate: float) -> "Setting":
         """With this learning rate."""
-        transform = self.optimizer.transform(learning_rate)
-        if self.schedule is not None:
-            transform = optax.chain(transform, optax.scale_by_schedule(self.schedule))
-        return self._replace(learning_rate=learning_rate, transform=transform)
+        return self._replace(learning_rate=learning_rate, transform=self.recipe.transform(learning_rate))
 
     def factors(self, steps: int) -> np.ndarray:
         """What the schedule makes of a learning rate of 1 in the first so many steps."""
@@ -168,9 +193,7 @@ def walk(setting: Setting, t: int, network: Network, theta, memory, optimizer=No
 
     `resume(state)` tells how far training from this state has come before, or None.
     """
-    task = setting.stream[t]
-    state = train.start(theta, setting.transform, setting.method.begin(memory, network, theta, task))
-    state = state if optimizer is None else state._replace(optimizer=optimizer)
+    task, state = setting.stream[t], _started(setting, t, network, theta, memory, optimizer)
     yield from train.walk(
         _key(setting, t),
         state,
@@ -185,6 +208,29 @@ def walk(setting: Setting, t: int, network: Network, theta, memory, optimizer=No
         every=every,
         so_far=None if resume is None else resume(state),
         devices=setting.devices,
+    )
+
+
+def _started(setting, t, network, theta, memory, optimizer):
+    state = train.start(theta, setting.transform, setting.method.begin(memory, network, theta, setting.stream[t]))
+    return state if optimizer is None else state._replace(optimizer=optimizer)
+
+
+def together(settings: Sequence[Setting], t: int, anchors: Sequence[Anchor]) -> list[train.Fit]:
+    """Task t of several settings that differ in their seeds alone, trained as one batch, each from where its own network stands."""
+    first, tasks = settings[0], [setting.stream[t] for setting in settings]
+    dtype = jax.tree.leaves(anchors[0].theta)[0].dtype
+    return train.together(
+        [_key(setting, t) for setting in settings],
+        [_started(s, t, s.trained, here.theta, here.memory, here.optimizer) for s, here in zip(settings, anchors, strict=True)],
+        [task.train for task in tasks],
+        [task.head for task in tasks],
+        [(setting.origin, jnp.asarray(setting.learning_rate, dtype)) for setting in settings],
+        made=first.recipe,
+        loss=first.loss,
+        steps=first.steps[t],
+        batch_size=first.batch_size,
+        method=first.method,
     )
 
 

@@ -1,0 +1,138 @@
+"""Several seeds trained as one: each run is what it is alone, up to rounding, and is foretold before any is trained."""
+
+import jax
+import numpy as np
+import pytest
+from cases import random_stream
+
+from ntkcl import experiment, kernels, losses, methods, networks, optimizers, predict, results, train
+from ntkcl.experiment import Forecast, Measurement, Plan, Training
+
+SEEDS = (0, 1, 2)
+LOSS = losses.squared_error()
+NETWORK = networks.mlp(outputs=2, width=8, b_std=0.1, centred=True)
+CASES = {
+    "naive": (methods.naive, optimizers.sgd(), dict()),
+    "minibatches with momentum": (methods.naive, optimizers.sgd(momentum=0.5), dict(batch_size=3, optimizer_state="carry")),
+    "a schedule": (methods.naive, optimizers.sgd(), dict(schedule=optimizers.schedule("cosine_decay_schedule", decay_steps=30))),
+    "adam": (methods.naive, optimizers.adam(), dict(learning_rate=0.01)),
+    "er": (lambda seed: methods.er(size=6, batch_size=2, seed=seed), optimizers.sgd(), dict(batch_size=3)),
+    "ewc": (lambda seed: methods.ewc_diagonal(seed=seed, labels="sampled"), optimizers.sgd(), dict()),
+    "ogd": (lambda seed: methods.ogd(per_task=2, seed=seed), optimizers.sgd(), dict(learning_rate_fraction=0.25)),
+    "si": (methods.si, optimizers.sgd(), dict(batch_size=2)),
+}
+
+
+def arguments(seed, method=methods.naive, rule=None, stream=None, network=NETWORK, loss=None, **training):
+    return dict(
+        key=jax.random.key(seed),
+        stream=random_stream(jax.random.key(10 + seed), [6, 6, 6]) if stream is None else stream,
+        network=network,
+        loss=loss or LOSS,
+        optimizer=rule or optimizers.sgd(),
+        training=Training(**(dict(steps=30) | training)),
+        method=method() if method in (methods.naive, methods.si) else method(seed),
+        anchors=["init", "boundary"],
+        form="auto",
+        effort=predict.Effort(),
+        kernel=kernels.empirical,
+        limit=None,
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_seed_is_what_it_is_alone(case):
+    method, rule, training = CASES[case]
+    runs = [arguments(seed, method, rule, **training) for seed in SEEDS]
+    rates = set()
+    for told, run in zip(experiment.together(runs), runs, strict=True):
+        alone = list(experiment.run(**run))
+        assert [type(e) for e in told] == [type(e) for e in alone]
+        for ours, other in zip(told, alone, strict=True):
+            if isinstance(ours, Plan):
+                rates.add(ours.learning_rate)
+                assert ours[:3] == other[:3]
+            if isinstance(ours, Forecast):
+                np.testing.assert_allclose(ours.changes, other.changes, atol=1e-10)
+                if ours.first == 0:
+                    np.testing.assert_array_equal(ours.changes, other.changes)
+            if isinstance(ours, Measurement):
+                np.testing.assert_allclose(ours.outputs, other.outputs, atol=1e-10)
+                np.testing.assert_allclose(ours.losses, other.losses, atol=1e-10)
+    assert len(rates) == (1 if "learning_rate" in training else len(SEEDS))  # those found by a limit are each seed's own
+
+
+def test_all_tasks_of_all_seeds_are_one_compilation_and_nothing_is_trained_alone(monkeypatch):
+    monkeypatch.setattr(train, "walk", None)
+    train._advance_together.clear_cache()
+    told = experiment.together([arguments(seed) | {"anchors": []} for seed in SEEDS])
+    assert [len(events) for events in told] == [1 + 1 + 3] * 3 and train._advance_together._cache_size() == 1
+
+
+def test_a_forecast_is_made_before_any_seed_is_trained(monkeypatch):
+    """Poisoned trainings leave what was foretold at initialisation as it was."""
+    runs = [arguments(seed) for seed in SEEDS]
+    honest, clean = train.together, experiment.together(runs)
+
+    def poisoned(keys, states, datasets, *others, **settings):
+        return honest(keys, states, [data._replace(x=-data.x[::-1], y=7 - data.y) for data in datasets], *others, **settings)
+
+    monkeypatch.setattr(train, "together", poisoned)
+    for ours, other in zip(experiment.together(runs), clean, strict=True):
+        first, again = ([e.changes for e in events if isinstance(e, Forecast) and e.first == 0] for events in (ours, other))
+        assert len(first) == 2 and all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+        assert not np.allclose(ours[-1].outputs, other[-1].outputs, atol=1e-2)
+
+
+def test_a_seed_that_diverges_ends_and_the_others_go_on():
+    mad = random_stream(jax.random.key(5), [6, 6, 6])
+    mad = (mad[0], mad[1]._replace(train=mad[1].train._replace(x=1e3 * mad[1].train.x)), mad[2])
+    training = dict(learning_rate=0.1, allow_unstable=True)
+    runs = [arguments(0, **training), arguments(1, stream=mad, **training), arguments(2, **training)]
+    ends = [[e for e in events if isinstance(e, Measurement)] for events in experiment.together(runs)]
+    assert [(len(end), end[-1].diverged) for end in ends] == [(4, False), (3, True), (4, False)]
+    alone = [e for e in experiment.run(**runs[2]) if isinstance(e, Measurement)]
+    np.testing.assert_allclose(ends[2][-1].outputs, alone[-1].outputs, atol=1e-10)
+
+
+def test_what_trainings_cost_is_shared_and_every_second_counted_once():
+    told = experiment.together([arguments(seed, steps=300) for seed in SEEDS])
+    trained = [[e.cost.seconds for e in events if isinstance(e, Measurement) and e.task] for events in told]
+    assert np.allclose(trained[0], trained[1], rtol=0.5, atol=0.02) and np.min(trained) > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (dict(evaluate_every=5), "training.evaluate_every=5"),
+        (dict(stream=random_stream(jax.random.key(0), [6, 4, 6])), "seeds_by=loop"),
+    ],
+)
+def test_what_cannot_be_done_side_by_side_is_refused(change, named):
+    with pytest.raises(ValueError, match=named):
+        experiment.together([arguments(0, **{k: v for k, v in change.items() if k != "stream"}), arguments(1, **change)])
+
+
+TINY = ("network.width=8", "stream.tasks=2", "stream.train_per_class=2", "stream.test_per_class=2", "training.steps=20")
+
+
+def test_the_command_makes_a_run_of_each_seed_by_either_way(ntkcl, tmp_path):
+    def made(*overrides):
+        code, _, err = ntkcl(*TINY, "tracking=disabled", *overrides)
+        assert (code, err) == (0, "")
+        folders = sorted((tmp_path / "results" / "runs" / "main").iterdir())
+        read = {folder.name: results.load(folder) for folder in folders}
+        for folder in folders:
+            for file in sorted(folder.rglob("*"), reverse=True):
+                file.rmdir() if file.is_dir() else file.unlink()
+            folder.rmdir()
+        return read
+
+    alone = made("seed=3") | made("seed=5")
+    loop, side_by_side = made("seeds=[3,5]", "seeds_by=loop"), made("seeds=[3,5]")
+    assert set(alone) == set(loop) == set(side_by_side) and len(alone) == 2
+    for name, (summary, rows, arrays) in alone.items():
+        np.testing.assert_array_equal(loop[name][2]["measured"], arrays["measured"])
+        np.testing.assert_allclose(side_by_side[name][2]["measured"], arrays["measured"], atol=1e-4)  # in float32
+        assert list(side_by_side[name][1].columns) == list(rows.columns) and set(side_by_side[name][1]["seed"]) == set(rows["seed"])
+        assert set(side_by_side[name][0]) == set(summary)
