@@ -1,6 +1,6 @@
 """Training on one task: Optax inside one `lax.scan`, or inside several, with looks in between."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -84,15 +84,27 @@ def walk(
     if devices > 1:
         settings["shared"] = shared
         dataset = jax.device_put(dataset, shared if order is None else whole)
+    stride = 1 if convolves(apply, state.theta, dataset.x[0]) else steps
     while at.step < steps:
         count = min(every or steps, steps - at.step)
-        drawn = None if order is None else order[at.step : at.step + count]
-        begun = at.state if devices == 1 else jax.device_put(at.state, whole)
-        state, losses = advance(begun, dataset, head, drawn, count=count, **settings)
+        state = at.state if devices == 1 else jax.device_put(at.state, whole)
+        parts = []
+        for first in range(at.step, at.step + count, stride):
+            here = min(stride, at.step + count - first)
+            drawn = None if order is None else order[first : first + here]
+            state, losses = advance(state, dataset, head, drawn, count=here, **settings)
+            parts.append(losses)
+        losses = jnp.concatenate(parts) if len(parts) > 1 else parts[0]
         if devices > 1:
             state, losses = jax.device_put((state, losses), jax.local_devices()[0])
         at = Fit(at.step + count, state, jnp.concatenate([at.losses, losses]) if at.step else losses)
         yield at
+
+
+def convolves(apply: Apply, theta: Params, x: Any) -> bool:
+    """Whether steps are better taken one by one: XLA on a CPU brings the dimensions of a convolution into the order that it is fast in
+    outside of loops alone, and its derivatives within one take up to forty times as long."""
+    return jax.default_backend() == "cpu" and "conv_general_dilated" in str(jax.make_jaxpr(apply)(theta, x))
 
 
 def spread(devices: int) -> tuple[NamedSharding, NamedSharding]:
@@ -130,7 +142,11 @@ def _advance(state: State, dataset, head, order, *, apply, loss, transform, coun
 
     # Memory that no step changes is kept out of the carry.
     begun = state if observes else state._replace(memory=())
-    ended, losses = jax.lax.scan(step, begun, order, length=count)
+    if count == 1:  # without a loop, see `convolves`
+        ended, value = step(begun, None if order is None else order[0])
+        losses = value[None]
+    else:
+        ended, losses = jax.lax.scan(step, begun, order, length=count)
     return (ended if observes else ended._replace(memory=state.memory)), losses
 
 
@@ -159,7 +175,7 @@ def together(
     heads: Sequence[Any],
     differing: Sequence[tuple],
     *,
-    made: Callable[..., tuple[Apply, optax.GradientTransformation]],
+    made: Any,
     loss: Loss,
     steps: int,
     batch_size: int | None = None,

@@ -34,7 +34,7 @@ CASES = {
     "mlp-100": (dict(kind="mlp", width=100, depth=2), 1000),
     "mlp-256": (dict(kind="mlp", width=256, depth=2), 1000),
     "mlp-1024": (dict(kind="mlp", width=1024, depth=2), 200),
-    "cnn-32": (dict(kind="cnn", width=32, strides=[1, 2, 2]), 40),
+    "cnn-32": (dict(kind="cnn", width=32, strides=[1, 2, 1]), 40),
 }
 METHODS = {name: getattr(methods, name) for name in methods.__all__ if name not in ("naive", "together")}
 METHODS |= {name: partial(METHODS[name], outputs="true") for name in ("ogd", "ogd_plus", "pca_ogd")}  # a direction a kept sample
@@ -47,21 +47,30 @@ LOSS, SGD = losses.cross_entropy(), optax.sgd(0.01)
 def network(case: dict):
     if case["kind"] == "mlp":
         return networks.mlp(outputs=10, width=case["width"], depth=case["depth"], b_std=0.1, centred=False)
-    return networks.cnn(outputs=10, width=case["width"], depth=len(case["strides"]), b_std=0.1, centred=False)
+    return networks.cnn(outputs=10, width=case["width"], depth=3, stride=2, stride_every=2, b_std=0.1, centred=False)
 
 
-@partial(jax.jit, static_argnames=("apply", "steps"))
-def bare(theta, x, y, order, *, apply, steps):
-    """Nothing but SGD: what the machinery is measured against."""
+def bare(theta, x, y, order, *, apply):
+    """Nothing but SGD: what the machinery is measured against. Convolutions step by step, as `train.walk` takes them."""
+    if not train.convolves(apply, theta, x[0]):
+        return bare_loop(theta, x, y, order, apply=apply)
+    for index in order:
+        theta = bare_step(theta, x, y, index, apply=apply)
+    return theta
 
-    def step(theta, index):
-        def objective(theta):
-            f = jax.vmap(apply, (None, 0))(theta, x[index])
-            return -jnp.mean(jnp.sum(y[index] * jax.nn.log_softmax(f), -1))
 
-        return jax.tree.map(lambda p, g: p - 0.01 * g, theta, jax.grad(objective)(theta)), None
+@partial(jax.jit, static_argnames="apply")
+def bare_loop(theta, x, y, order, *, apply):
+    return jax.lax.scan(lambda theta, index: (bare_step(theta, x, y, index, apply=apply), None), theta, order)[0]
 
-    return jax.lax.scan(step, theta, order, length=steps)[0]
+
+@partial(jax.jit, static_argnames="apply")
+def bare_step(theta, x, y, index, *, apply):
+    def objective(theta):
+        f = jax.vmap(apply, (None, 0))(theta, x[index])
+        return -jnp.mean(jnp.sum(y[index] * jax.nn.log_softmax(f), -1))
+
+    return jax.tree.map(lambda p, g: p - 0.01 * g, theta, jax.grad(objective)(theta))
 
 
 def tasks(samples: int) -> list[Task]:
@@ -83,7 +92,7 @@ def calls(name: str, case: dict, steps: int, samples: int) -> dict:
     order = train.batches(key, samples, BATCH, steps)
     timed = {
         "sgd": partial(fit, method=methods.naive()),
-        "bare": lambda: bare(theta, *second.train, order, apply=net.apply, steps=steps),
+        "bare": lambda: bare(theta, *second.train, order, apply=net.apply),
     }
 
     def with_memory(method):

@@ -1,5 +1,7 @@
 """Several seeds trained as one: each run is what it is alone, up to rounding, and is foretold before any is trained."""
 
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from cases import random_stream
 from ntkcl import experiment, kernels, losses, methods, networks, optimizers, predict, results, train
 from ntkcl.experiment import Forecast, Measurement, Plan, Training
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 LOSS = losses.squared_error()
 NETWORK = networks.mlp(outputs=2, width=8, b_std=0.1, centred=True)
 CASES = {
@@ -43,7 +45,8 @@ def arguments(seed, method=methods.naive, rule=None, stream=None, network=NETWOR
 @pytest.mark.parametrize("case", CASES)
 def test_each_seed_is_what_it_is_alone(case):
     method, rule, training = CASES[case]
-    runs = [arguments(seed, method, rule, **training) for seed in SEEDS]
+    anchors = ["init", "boundary"] if case == "naive" else []  # to forecast is not to train
+    runs = [arguments(seed, method, rule, **training) | {"anchors": anchors} for seed in SEEDS]
     rates = set()
     for told, run in zip(experiment.together(runs), runs, strict=True):
         alone = list(experiment.run(**run))
@@ -66,7 +69,7 @@ def test_all_tasks_of_all_seeds_are_one_compilation_and_nothing_is_trained_alone
     monkeypatch.setattr(train, "walk", None)
     train._advance_together.clear_cache()
     told = experiment.together([arguments(seed) | {"anchors": []} for seed in SEEDS])
-    assert [len(events) for events in told] == [1 + 1 + 3] * 3 and train._advance_together._cache_size() == 1
+    assert [len(events) for events in told] == [1 + 1 + 3] * len(SEEDS) and train._advance_together._cache_size() == 1
 
 
 def test_a_forecast_is_made_before_any_seed_is_trained(monkeypatch):
@@ -95,10 +98,13 @@ def test_a_seed_that_diverges_ends_and_the_others_go_on():
     np.testing.assert_allclose(ends[2][-1].outputs, alone[-1].outputs, atol=1e-10)
 
 
-def test_what_trainings_cost_is_shared_and_every_second_counted_once():
-    told = experiment.together([arguments(seed, steps=300) for seed in SEEDS])
-    trained = [[e.cost.seconds for e in events if isinstance(e, Measurement) and e.task] for events in told]
-    assert np.allclose(trained[0], trained[1], rtol=0.5, atol=0.02) and np.min(trained) > 0
+def test_what_trainings_cost_is_shared_and_no_second_counted_twice():
+    start = time.perf_counter()
+    told = experiment.together([arguments(seed, steps=300) | {"anchors": []} for seed in SEEDS])
+    taken = time.perf_counter() - start
+    ends = [e for events in told for e in events if isinstance(e, Measurement)]
+    trained = [end.cost.seconds for end in ends if end.task]
+    assert min(trained) > 0 and sum(trained) + sum(end.measuring.seconds for end in ends) <= taken
 
 
 @pytest.mark.parametrize(

@@ -177,3 +177,36 @@ def test_eight_devices_share_each_batch_and_come_to_what_one_comes_to(tmp_path):
             assert np.isfinite(one).all() and not np.array_equal(one, eight)  # sums in another order
         assert told[f"hidden {batch_size}"].tolist() == [True, False]  # activations of an eighth of the batch, and of no more
         assert told[f"replicated {batch_size}"]
+
+
+def test_convolutions_are_trained_step_by_step_without_a_loop_and_come_to_the_same(monkeypatch):
+    """A loop's body has slow derivatives of convolutions on a CPU, see `train.convolves`."""
+    network = networks.cnn(outputs=2, width=3, depth=2)
+    x, y = jax.random.normal(jax.random.key(0), (6, 5, 5)), jax.random.normal(jax.random.key(1), (6, 2))
+    theta = network.init(jax.random.key(2), x[0])
+    settings = dict(apply=network.apply, loss=losses.squared_error(), transform=optax.sgd(0.1, momentum=0.9))
+    ones, rule = jnp.ones(2), settings["transform"]
+
+    def lowered(count):
+        order = np.zeros((count, 4), int)
+        return train.advance.lower(train.start(theta, rule), Dataset(x, y), ones, order, count=count, method=None, **settings).as_text()
+
+    assert ["stablehlo.while" in lowered(count) for count in (1, 2)] == [False, True]
+
+    def trained(every=None):
+        about = dict(steps=7, batch_size=4, every=every)
+        return list(train.walk(jax.random.key(3), train.start(theta, rule), Dataset(x, y), ones, **about, **settings))
+
+    stepped, looked = trained(), trained(every=3)
+    assert [fit.step for fit in looked] == [3, 6, 7] and stepped[-1].losses.shape == (7,)
+    monkeypatch.setattr(train, "convolves", lambda *_: False)
+    (looped,) = trained()
+    for ours in (stepped[-1], looked[-1]):
+        for a, b in zip(jax.tree.leaves((ours.state, ours.losses)), jax.tree.leaves((looped.state, looped.losses)), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def test_what_convolves_is_known_by_what_it_computes():
+    x = jnp.ones((8, 8))
+    for network, does in ((networks.cnn(outputs=2, width=2), True), (networks.mlp(outputs=2, width=2), False)):
+        assert train.convolves(network.apply, network.init(jax.random.key(0), x), x) is does
