@@ -109,7 +109,7 @@ def run(cfg: DictConfig) -> None:
     jax.config.update("jax_enable_x64", True)  # forecasts are solved in float64; networks keep `precision`
     check(cfg)
     seeds = [_seeded(cfg, seed) for seed in cfg.seeds] or [cfg]
-    batches = [[one] for one in seeds] if cfg.seeds_by == "loop" else [seeds]
+    batches = [seeds] if cfg.job == "run" and cfg.seeds_by == "vmap" else [[one] for one in seeds]
     for batch in batches:
         _run(batch) if cfg.job == "run" else _plan(*batch)
 
@@ -150,38 +150,36 @@ def _work(cfg) -> Work:
 def _run(cfgs):
     """One run, or several that differ in their seeds and are trained as one."""
     terminal, works = console.terminal(), [_work(cfg) for cfg in cfgs]
-    with ExitStack() as stages, np.errstate(over="ignore", invalid="ignore"):  # divergence is data
-        opened = [stages.enter_context(results.staged(work.folder, work.config)) for work in works]
-        played = zip(works, opened, _played(works, terminal), strict=True)
-        written = [_written(work, stage, events, terminal) for work, stage, events in played]
-    for work, (told, summary, inside, pictures) in zip(works, written, strict=True):
-        shutil.rmtree(work.checkpoints, ignore_errors=True)  # the results are there
-        console.show(summary, terminal)
-        terminal.print(f"[dim]{summary['status']} in {summary['seconds']['total']:.1f} s ->[/dim] {work.folder}", soft_wrap=True)
-        with tracking.opened(work.folder, **_tracked(work.cfg, work.identity)) as remote:
-            shown = {path.stem: work.folder / "figures" / path.name for path in pictures}
-            tracking.log(remote, told, summary, inside, shown)
+    with ExitStack() as all_stages, np.errstate(over="ignore", invalid="ignore"):  # divergence is data
+        stages = [all_stages.enter_context(ExitStack()) for _ in works]
+        opened = [stage.enter_context(results.staged(work.folder, work.config)) for stage, work in zip(stages, works, strict=True)]
+        for work, stage, path, events in zip(works, stages, opened, _played(works, terminal), strict=True):
+            told, summary, inside, pictures = _written(work, path, events, terminal)
+            stage.close()  # it is delivered, whatever becomes of the others
+            shutil.rmtree(work.checkpoints, ignore_errors=True)  # the results are there
+            console.show(summary, terminal)
+            terminal.print(f"[dim]{summary['status']} in {summary['seconds']['total']:.1f} s ->[/dim] {work.folder}", soft_wrap=True)
+            with tracking.opened(work.folder, **_tracked(work.cfg, work.identity)) as remote:
+                shown = {path.stem: work.folder / "figures" / path.name for path in pictures}
+                tracking.log(remote, told, summary, inside, shown)
 
 
 def _played(works, terminal) -> Iterator[Iterable[experiment.Event]]:
     """The events of each, as they happen where it is one alone."""
-    every = works[0].cfg.checkpoints.every
     asked = [w.named | dict(anchors=list(w.cfg.forecast.anchors), form=w.cfg.forecast.form, limit=limit_of(w.cfg)) for w in works]
     if len(works) > 1:
-        if every is not None:
-            raise ValueError(f"checkpoints.every={every}: expected null where seeds are trained as one, or seeds_by=loop")
         terminal.print(f"[dim]seeds {', '.join(str(work.cfg.seed) for work in works)} side by side[/dim]")
-        yield from experiment.together(asked)
+        yield from (console.remarks(events, terminal) for events in experiment.together(asked))
         return
     (work,), (arguments,), keeper = works, asked, None
-    if every is not None:
+    if (every := work.cfg.checkpoints.every) is not None:
         keeper = checkpoints.keeper(work.checkpoints, work.identity["id"], every, console.told(terminal))
     events = experiment.run(**arguments, keeper=keeper)
     yield console.progress(events, arguments["anchors"], len(arguments["stream"]), terminal)
 
 
 def _written(work, stage, events, terminal):
-    """The files of a run in its stage, once its events have come: what is told of it elsewhere."""
+    """The files of a run in its stage, once its events have come -> record, summary, curves within tasks, paths of figures."""
     cfg, stream, loss = work.cfg, work.named["stream"], work.named["loss"]
     told = record.gather(events, stream)
     told.costs["setup"] = [work.setup]
@@ -256,13 +254,16 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f"seeds={cfg.seeds}: expected a list of different seeds, such as [0,1,2], or [] for the one of `seed`")
     for seed in cfg.seeds:
         settings.seed("seeds", seed)
-    if one_of("seeds_by", cfg.seeds_by, ("vmap", "loop")) == "vmap" and len(cfg.seeds) > 1 and cfg.job != "run":
-        raise ValueError(f"seeds_by=vmap: job={cfg.job} trains nothing side by side; expected seeds_by=loop")
+    one_of("seeds_by", cfg.seeds_by, ("vmap", "loop"))
     for group in ("kernel", "checkpoints", "forecast", "tracking"):
         if not OmegaConf.is_dict(cfg[group]):
             raise ValueError(f"{group}={cfg[group]}: expected the settings of that group")
     if cfg.checkpoints.every is not None:
         settings.whole("checkpoints.every", cfg.checkpoints.every)
+        if len(cfg.seeds) > 1 and cfg.seeds_by == "vmap":
+            raise ValueError(
+                f"checkpoints.every={cfg.checkpoints.every}: expected null where seeds are trained as one, or seeds_by=loop"
+            )
     text("tracking.project", cfg.tracking.project)
     if cfg.tracking.entity is not None:
         text("tracking.entity", cfg.tracking.entity)

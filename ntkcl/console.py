@@ -1,6 +1,6 @@
 """What the terminal shows: what is being waited for, and the table at the end. The one door to rich."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from rich.console import Console
@@ -28,19 +28,23 @@ def progress(events: Iterator, anchors, tasks: int, terminal: Console) -> Iterat
     with Progress(*columns, console=terminal, transient=True) as progress:
         bar = progress.add_task(phases[0], total=len(phases))
         coming = iter([*phases[1:], "comparing"])
-        for event in events:
-            if isinstance(event, experiment.Evaluation):
-                yield event
-                continue
-            if isinstance(event, experiment.Plan):
-                share = event.learning_rate / event.limit
-                of = f", {share:.3g} of the stability limit {event.limit:.6g}" if np.isfinite(share) else ""
-                terminal.print(f"learning rate {event.learning_rate:.6g}{of}")
-            elif isinstance(event, experiment.Forecast) and not all(event.stable):
-                over = [event.first + k for k, stable in enumerate(event.stable) if not stable]
-                terminal.print(f"[yellow]{event.anchor}: the learning rate is over the stability limit of tasks {over}[/yellow]")
-            progress.update(bar, advance=1, description=next(coming, "comparing"))
+        for event in remarks(events, terminal):
+            if not isinstance(event, experiment.Evaluation):
+                progress.update(bar, advance=1, description=next(coming, "comparing"))
             yield event
+
+
+def remarks(events: Iterable, terminal: Console) -> Iterator:
+    """The events as they come; said on the way: the learning rate, and where it is over the limit."""
+    for event in events:
+        if isinstance(event, experiment.Plan):
+            share = event.learning_rate / event.limit
+            of = f", {share:.3g} of the stability limit {event.limit:.6g}" if np.isfinite(share) else ""
+            terminal.print(f"learning rate {event.learning_rate:.6g}{of}")
+        elif isinstance(event, experiment.Forecast) and not all(event.stable):
+            over = [event.first + k for k, stable in enumerate(event.stable) if not stable]
+            terminal.print(f"[yellow]{event.anchor}: the learning rate is over the stability limit of tasks {over}[/yellow]")
+        yield event
 
 
 def show(summary: dict, terminal: Console) -> None:

@@ -255,34 +255,39 @@ def run(
 
 
 def _alone(story, every, keeper):
-    answer = None
+    asked = yield from _until_asked(story, None)
+    while asked:
+        asked = yield from _until_asked(story, (_walked(*asked, every, keeper), Cost(0.0, 0.0)))
+
+
+def _until_asked(story, answer):
+    """The events until a story waits for a training, what it waits for, None at its end."""
     with suppress(StopIteration):
-        while True:
-            event = story.send(answer)
-            answer = (_walked(event, every, keeper), Cost(0.0, 0.0)) if isinstance(event, Asked) else None
-            if answer is None:
-                yield event
+        event = story.send(answer)
+        while not isinstance(event, Asked):
+            yield event
+            event = next(story)
+        return event
 
 
-def _walked(asked, every, keeper):
-    setting, t, here = asked
-    if keeper is None:
-        yield from predict.walk(setting, t, setting.trained, here.theta, here.memory, here.optimizer, every)
-        return
-    for fitted in predict.walk(
-        setting, t, setting.trained, here.theta, here.memory, here.optimizer, keeper.every, partial(keeper.load, t)
-    ):
-        keeper.save(t, fitted)
-    yield fitted
+def _walked(setting, t, here, every, keeper):
+    every, resume = (keeper.every, partial(keeper.load, t)) if keeper else (every, None)
+    for fitted in predict.walk(setting, t, setting.trained, here.theta, here.memory, here.optimizer, every, resume):
+        if keeper:
+            keeper.save(t, fitted)
+        else:
+            yield fitted
+    if keeper:
+        yield fitted
 
 
 def together(runs: Sequence[Mapping[str, Any]]) -> list[list[Event]]:
     """The events of several runs that differ in their seeds alone, each given by all arguments of `run` but the keeper.
 
-    They are played side by side; where all have come to a task's training, it is one program mapped over them. A run's results are
-    those that it has alone, up to rounding. One that diverges ends, the others go on. What trainings cost is shared evenly.
-    Raises ValueError as `run`, and for what cannot be done side by side: looks within a task, batches shared by devices, tasks that
-    differ in shape.
+    They are played side by side; where all have come to a task's training, it is one program mapped over them, if `predict.together`
+    finds that it can be. A run's results are those that it has alone, up to rounding. One that diverges ends, the others go on. What
+    trainings cost is shared evenly.
+    Raises ValueError as `run`, and for what cannot be done side by side: looks within a task, batches shared by devices.
     """
     training, meter = runs[0]["training"], Meter()
     for name, expected in (("evaluate_every", None), ("devices", 1)):
@@ -295,32 +300,25 @@ def together(runs: Sequence[Mapping[str, Any]]) -> list[list[Event]]:
     told: list[list[Event]] = [[] for _ in runs]
     answers: dict[int, Any] = dict.fromkeys(range(len(runs)))
     while answers:
-        asked = {}
-        for k, answer in answers.items():
-            events, asked[k] = _until_asked(stories[k], answer)
-            told[k] += events
+        asked = {k: _told(_until_asked(stories[k], answer), told[k]) for k, answer in answers.items()}
         asked = {k: one for k, one in asked.items() if one is not None}
+        if not asked:
+            break
         meter.read()
-        fits = _fitted_together(list(asked.values())) if asked else []
+        settings, (t, *_), anchors = zip(*asked.values(), strict=True)
+        fits = jax.block_until_ready(predict.together(settings, t, anchors))
         cost = meter.read()
         answers = {k: ((fit,), cost._replace(seconds=cost.seconds / len(fits))) for k, fit in zip(asked, fits, strict=True)}
     return told
 
 
-def _until_asked(story, answer):
-    events: list[Event] = []
-    with suppress(StopIteration):
-        event = story.send(answer)
-        while not isinstance(event, Asked):
-            events.append(event)
-            event = next(story)
-        return events, event
-    return events, None
-
-
-def _fitted_together(asked):
-    settings, tasks, anchors = zip(*asked, strict=True)
-    return jax.block_until_ready(predict.together(settings, tasks[0], anchors))
+def _told(events, told):
+    """What a generator returns, once all its events are told."""
+    while True:
+        try:
+            told.append(next(events))
+        except StopIteration as end:
+            return end.value
 
 
 def _opened(key, stream, network, loss, optimizer, training, method, anchors, form, effort, kernel, limit, meter):
@@ -359,11 +357,10 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         parts = [forward(theta, x[at : at + READ]) for at in range(first, len(x), READ)]
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
-    def seen(apply):
-        return network._replace(apply=centred(apply, theta) if network.centred else apply)
-
-    full = seen(network.apply)
-    bare = network.apply if training.compute is None else computed_in(network.apply, training.compute)
+    theta0 = theta if network.centred else None
+    full = network._replace(apply=centred(network.apply, theta0))
+    own = training.compute is None
+    recipe = predict.Recipe(network.apply if own else computed_in(network.apply, training.compute), optimizer, training.schedule)
     # In float64, and centred by what the same compiled function gave at theta_0, so that f_0 is 0 and not rounding.
     origin = read(theta) if network.centred else np.zeros((len(x), 1))
     setting = predict.Setting(
@@ -372,10 +369,12 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         x=x,
         tasks=predict.task_rows(stream, loss, Rows.of(stream).train),
         network=full,
-        trained=full if training.compute is None else seen(bare),
+        trained=full if own else network._replace(apply=centred(recipe.apply, theta0)),
         kernel_fn=kernel(network),
         loss=loss,
         optimizer=optimizer,
+        recipe=recipe,
+        origin=theta0,
         method=method,
         learning_rate=float("nan"),
         transform=None,
@@ -385,8 +384,6 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         carry=training.optimizer_state == "carry",
         schedule=training.schedule,
         devices=devices_of(training, stream),
-        bare=bare,
-        origin=theta if network.centred else None,
     )
     _check_schedule(setting)
     return Begun(setting, theta, lambda theta, first=0: read(theta, first) - origin[first:], meter.read())
@@ -430,6 +427,7 @@ def _story(begun, training, anchors, foretell, limit, meter):
     setting, theta, outputs, born = begun
     tested = Rows.of(setting.stream).test[0].start
     stream, loss = setting.stream, setting.loss
+    meter.read()  # what `born` has told already
     plan = _plan(setting, theta, training, meter)
     setting = setting.at(plan.learning_rate)
     yield plan

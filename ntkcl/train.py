@@ -1,4 +1,4 @@
-"""Training on one task: Optax inside one `lax.scan`, or inside several, with looks in between."""
+"""Training on one task: Optax inside one `lax.scan`, or several with looks in between, or step by step, where that is faster."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -84,27 +84,27 @@ def walk(
     if devices > 1:
         settings["shared"] = shared
         dataset = jax.device_put(dataset, shared if order is None else whole)
-    stride = 1 if convolves(apply, state.theta, dataset.x[0]) else steps
+    at_once = 1 if convolves(apply, state.theta, dataset.x) else steps
     while at.step < steps:
-        count = min(every or steps, steps - at.step)
-        state = at.state if devices == 1 else jax.device_put(at.state, whole)
-        parts = []
-        for first in range(at.step, at.step + count, stride):
-            here = min(stride, at.step + count - first)
-            drawn = None if order is None else order[first : first + here]
-            state, losses = advance(state, dataset, head, drawn, count=here, **settings)
-            parts.append(losses)
-        losses = jnp.concatenate(parts) if len(parts) > 1 else parts[0]
+        state, count, losses = at.state, min(every or steps, steps - at.step), []
+        state = state if devices == 1 else jax.device_put(state, whole)
+        for first in range(at.step, at.step + count, at_once):
+            some = min(at_once, at.step + count - first)
+            drawn = None if order is None else order[first : first + some]
+            ended, values = advance(state, dataset, head, drawn, count=some, **settings)
+            state = _remembering(method, ended, state)
+            losses.append(values)
         if devices > 1:
             state, losses = jax.device_put((state, losses), jax.local_devices()[0])
-        at = Fit(at.step + count, state, jnp.concatenate([at.losses, losses]) if at.step else losses)
+        at = Fit(at.step + count, state, jnp.concatenate([at.losses, *losses]) if at.step or len(losses) > 1 else losses[0])
         yield at
 
 
 def convolves(apply: Apply, theta: Params, x: Any) -> bool:
     """Whether steps are better taken one by one: XLA on a CPU brings the dimensions of a convolution into the order that it is fast in
-    outside of loops alone, and its derivatives within one take up to forty times as long."""
-    return jax.default_backend() == "cpu" and "conv_general_dilated" in str(jax.make_jaxpr(apply)(theta, x))
+    outside of loops alone, and its derivatives within one take up to forty times as long. x: inputs [n, ...]."""
+    one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    return jax.default_backend() == "cpu" and "conv_general_dilated" in str(jax.make_jaxpr(apply)(theta, one))
 
 
 def spread(devices: int) -> tuple[NamedSharding, NamedSharding]:
@@ -113,8 +113,15 @@ def spread(devices: int) -> tuple[NamedSharding, NamedSharding]:
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("samples"))
 
 
+def _remembering(method, ended, begun):
+    return ended if method is not None and method.observe else ended._replace(memory=begun.memory)
+
+
 def _advance(state: State, dataset, head, order, *, apply, loss, transform, count, method, shared=None) -> tuple[State, Any]:
-    """`count` updates, on the batches `order` [count, batch_size], laid out as `shared`, or on the whole task; and their losses."""
+    """`count` updates, on the batches `order` [count, batch_size], laid out as `shared`, or on the whole task; and their losses.
+
+    Memory that no step changes is in no carry and does not come back: it would be copied.
+    """
 
     def drawn(index):
         batch = jax.tree.map(lambda a: a[index], dataset)
@@ -140,14 +147,11 @@ def _advance(state: State, dataset, head, order, *, apply, loss, transform, coun
             memory = method.observe(memory, apply, theta, batch, head, gradient, updates)
         return State(optax.apply_updates(theta, updates), optimizer, memory if observes else ()), value
 
-    # Memory that no step changes is kept out of the carry.
     begun = state if observes else state._replace(memory=())
-    if count == 1:  # without a loop, see `convolves`
-        ended, value = step(begun, None if order is None else order[0])
-        losses = value[None]
-    else:
-        ended, losses = jax.lax.scan(step, begun, order, length=count)
-    return (ended if observes else ended._replace(memory=state.memory)), losses
+    if count > 1:
+        return jax.lax.scan(step, begun, order, length=count)
+    ended, value = step(begun, None if order is None else order[0])  # without a loop, see `convolves`
+    return ended, value[None]
 
 
 advance = jax.jit(_advance, static_argnames=("apply", "loss", "transform", "count", "method", "shared"))
@@ -185,15 +189,12 @@ def together(
     up to rounding.
 
     `made(*differing[k])`: the network and the transformation of the k-th. What `method` does while training may depend on its memory
-    alone.
-    Raises ValueError where their arrays differ in shape.
+    alone. Their arrays have the same shapes.
     """
     n = len(datasets[0].x)
     orders = [None if batch_size is None else batches(key, n, batch_size, steps) for key in keys]
     each = [list(parts) for parts in zip(states, datasets, heads, orders, differing, strict=True)]
-    if len({str(jax.tree.map(jnp.shape, parts)) for parts in each}) > 1:
-        raise ValueError("seeds: their tasks or what the method remembers of them differ in shape; use seeds_by=loop")
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-    state, losses = _advance_together(*stacked, made=made, loss=loss, count=steps, method=method)
-    leaves, tree = jax.tree.flatten((state, losses))
-    return [Fit(steps, *jax.tree.unflatten(tree, own)) for own in zip(*leaves, strict=True)]
+    leaves, tree = jax.tree.flatten(_advance_together(*stacked, made=made, loss=loss, count=steps, method=method))
+    ended = (jax.tree.unflatten(tree, own) for own in zip(*leaves, strict=True))
+    return [Fit(steps, _remembering(method, at, begun), losses) for (at, losses), begun in zip(ended, states, strict=True)]

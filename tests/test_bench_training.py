@@ -33,6 +33,14 @@ def test_a_quick_run_writes_rows_of_the_schema(tmp_path):
     assert all(row["pytorch_steps_per_second"] is None for row in rows.values()) and "| mlp-256 | er |" in table
 
 
+def test_the_stored_benchmark_holds_every_case_and_its_claims():
+    rows = meets_schema(json.loads((BENCH / "training.json").read_text()))
+    assert {case for case, _ in rows} == {"mlp-100", "mlp-256", "mlp-1024", "cnn-32"}
+    ours = rows["mlp-256", "sgd"]
+    assert ours["steps_per_second"] >= 5 * ours["pytorch_steps_per_second"]
+    assert ours["overhead_over_bare"] < 0.05
+
+
 def test_a_run_that_was_killed_and_started_again_ends_as_one_that_was_not(tmp_path):
     told = script("kill_runs", "--kills", "1", "--steps", "40", "--every", "10", folder=tmp_path)
     stored = json.loads((tmp_path / "kill_runs.json").read_text())

@@ -152,7 +152,6 @@ BAD = {
     "a seed twice": (["seeds=[1,1]"], "seeds=[1, 1]"),
     "seeds that are none": (["seeds=[1,-1]"], "seeds=-1"),
     "no way of seeds": (["seeds_by=pmap"], "seeds_by=pmap"),
-    "seeds of a plan": (["job=lr", "seeds=[0,1]"], "seeds_by=loop"),
     "seeds as one with checkpoints": (["seeds=[0,1]", "checkpoints.every=5"], "checkpoints.every=5"),
     "no samples": (["stream.train_per_class=0"], "stream.train_per_class=0"),
     "too many samples": (["stream.train_per_class=1000"], "stream.train_per_class=1000"),

@@ -483,7 +483,7 @@ def test_gpm_keeps_what_equations_5_and_9_of_saha_say():
 
 def test_with_all_energy_kept_no_later_training_moves_a_kept_sample():
     """Each layer's output is as it was, so the next one's input is too: through the whole network, nonlinear as it is."""
-    first, last = known("GPM, all")[0][0], known("GPM, all")[0][-1][0]
+    first, last = known("GPM, all")[0][0], known("GPM, all")[-1][0]
     forward, x = jax.vmap(LAYERED.apply, (None, 0)), stream()[0].train.x
     moved = np.max(np.abs(forward(last, x) - forward(first, x)), 1)
     kept = methods.stack.chosen(0, 0, 6, 2)

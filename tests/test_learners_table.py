@@ -1,5 +1,6 @@
 """The table of methods: how a winner is chosen and judged."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,16 @@ def test_training_all_tasks_together_is_one_task_of_all_their_images(script):
     np.testing.assert_array_equal(joined.train.x[:, 0], [0, 0, 0, 1, 1, 1])
     np.testing.assert_array_equal(joined.test.x[:, 0], [10, 10, 11, 11])
     assert joined.train.y.shape == (6, 3)
+
+
+def test_the_committed_table_follows_from_its_runs(script):
+    tables = ROOT / "results" / "tables"
+    stored = json.loads((tables / "learners.json").read_text())
+    runs = [json.loads(line) for line in (tables / "learners.runs.jsonl").read_text().splitlines()]
+    for row in stored["rows"]:
+        for k, seed in enumerate(script.SEEDS):
+            wanted = {"stream": row["stream"], "method": row["method"], "seed": seed, **row["settings"]}
+            (run,) = (run for run in runs if wanted.items() <= run.items())
+            assert np.mean(run["R"][-1]) == pytest.approx(row["average_accuracy"][k], abs=1e-6)
+    assert script.judge(stored["rows"]) == stored["claims"] and all(claim["holds"] for claim in stored["claims"])
+    assert (tables / "learners.md").read_text() == script.markdown(stored)

@@ -209,4 +209,4 @@ def test_convolutions_are_trained_step_by_step_without_a_loop_and_come_to_the_sa
 def test_what_convolves_is_known_by_what_it_computes():
     x = jnp.ones((8, 8))
     for network, does in ((networks.cnn(outputs=2, width=2), True), (networks.mlp(outputs=2, width=2), False)):
-        assert train.convolves(network.apply, network.init(jax.random.key(0), x), x) is does
+        assert train.convolves(network.apply, network.init(jax.random.key(0), x), x[None]) is does

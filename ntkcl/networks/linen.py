@@ -147,8 +147,10 @@ def _layer(theta, path):
     return theta
 
 
-def centred(apply: Apply, theta0: Params) -> Apply:
-    """f(x; theta) - f(x; theta0): the output starts at zero and the tangent kernel is unchanged."""
+def centred(apply: Apply, theta0: Params | None) -> Apply:
+    """f(x; theta) - f(x; theta0): the output starts at zero and the tangent kernel is unchanged. With None, `apply` itself."""
+    if theta0 is None:
+        return apply
     return lambda theta, x: apply(theta, x) - apply(jax.lax.stop_gradient(theta0), x)
 
 

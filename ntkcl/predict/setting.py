@@ -45,8 +45,7 @@ class Recipe(NamedTuple):
     schedule: Callable[[Any], Any] | None = None
 
     def __call__(self, origin: Params | None, learning_rate) -> tuple[Apply, optax.GradientTransformation]:
-        apply = self.apply if origin is None else centred(self.apply, origin)
-        return apply, self.transform(learning_rate)
+        return centred(self.apply, origin), self.transform(learning_rate)
 
     def transform(self, learning_rate) -> optax.GradientTransformation:
         transform = self.optimizer.transform(learning_rate)
@@ -59,7 +58,7 @@ class Setting(NamedTuple):
     x: all N inputs of the stream, the train sets in turn and then the test sets.  tasks: where each task stands among them.  steps: of
     each task.
     network: its `apply` centred where that is asked for, as it is measured and foretold.  trained: the same, or its forward pass in the
-    floating type in which it is trained; `bare` is its `apply` before it is centred at `origin`, theta_0 or None.  transform: the
+    floating type in which it is trained.  recipe, origin: of which `trained.apply` and the transform are made.  transform: the
     optimizer's at this learning rate, made once so that it is compiled once.
     carry: whether a task begins with the optimizer's state that the one before has left.  schedule: from the step, counted by the
     optimizer, to what its update is multiplied by; or None.  devices: how many share each batch.
@@ -74,6 +73,8 @@ class Setting(NamedTuple):
     kernel_fn: Callable[..., Any]
     loss: Loss
     optimizer: Optimizer
+    recipe: Recipe
+    origin: Params | None
     method: Method
     learning_rate: float
     transform: Any
@@ -83,13 +84,6 @@ class Setting(NamedTuple):
     carry: bool = False
     schedule: Callable[[Any], Any] | None = None
     devices: int = 1
-    bare: Apply | None = None
-    origin: Params | None = None
-
-    @property
-    def recipe(self) -> Recipe:
-        assert self.bare is not None
-        return Recipe(self.bare, self.optimizer, self.schedule)
 
     def at(self, learning_rate: float) -> "Setting":
         """With this learning rate."""
@@ -217,12 +211,21 @@ def _started(setting, t, network, theta, memory, optimizer):
 
 
 def together(settings: Sequence[Setting], t: int, anchors: Sequence[Anchor]) -> list[train.Fit]:
-    """Task t of several settings that differ in their seeds alone, trained as one batch, each from where its own network stands."""
-    first, tasks = settings[0], [setting.stream[t] for setting in settings]
-    dtype = jax.tree.leaves(anchors[0].theta)[0].dtype
+    """Task t of several settings that differ in their seeds alone, each trained from where its own network stands.
+
+    As one batch, or one after the other: where arrays differ in shape, and convolutions on a CPU, to which several kernels at once are
+    many small groups.
+    """
+    first, here, tasks = settings[0], anchors[0], [setting.stream[t] for setting in settings]
+    states = [_started(s, t, s.trained, a.theta, a.memory, a.optimizer) for s, a in zip(settings, anchors, strict=True)]
+    shapes = [jax.tree.map(jnp.shape, (state, task.train)) for state, task in zip(states, tasks, strict=True)]
+    if train.convolves(first.trained.apply, here.theta, tasks[0].train.x) or any(other != shapes[0] for other in shapes):
+        walks = (walk(s, t, s.trained, a.theta, a.memory, a.optimizer) for s, a in zip(settings, anchors, strict=True))
+        return [fitted for (fitted,) in walks]
+    dtype = jax.tree.leaves(here.theta)[0].dtype
     return train.together(
         [_key(setting, t) for setting in settings],
-        [_started(s, t, s.trained, here.theta, here.memory, here.optimizer) for s, here in zip(settings, anchors, strict=True)],
+        states,
         [task.train for task in tasks],
         [task.head for task in tasks],
         [(setting.origin, jnp.asarray(setting.learning_rate, dtype)) for setting in settings],

@@ -1,0 +1,88 @@
+"""What the forecasts of some presets reached: drift R2 of every anchor, run by run, from the runs' folders.
+
+    python scripts/reached.py [RESULTS]     after the commands that the table names; writes tables/reached.{json,md}
+
+Exit code 1 if a claim fails.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import yaml
+from fashion_width import preset_hash
+from figure_files import claims_list
+
+COMMANDS = {  # of a preset's runs, what is claimed: the anchor, the least R2, at which width
+    "rotated_fashion": ("ntkcl experiment=rotated_fashion network.width=4096 seed=0", 4096, "init", 0.99),
+    "minibatch_split": ("ntkcl experiment=minibatch_split", 1024, "boundary", 0.97),
+    "integrated_permuted": ("ntkcl experiment=integrated_permuted network.width=256", 256, "boundary", 0.98),
+}
+
+
+def collect(root: Path) -> list[dict]:
+    """A row for each run and anchor of the commands' width."""
+    rows = []
+    for preset, (_, width, *_) in COMMANDS.items():
+        for path in sorted((root / "runs" / preset).glob("[!.]*/summary.json")):
+            config, summary = yaml.safe_load((path.parent / "config.yaml").read_text()), json.loads(path.read_text())
+            if config["network"]["width"] == width and path.parent.name.endswith(preset_hash(preset, width, config["seed"])):
+                told = {"preset": preset, "width": width, "seed": config["seed"], "run": path.parent.name.rsplit("-", 1)[-1]}
+                rows += [told | {"anchor": anchor} | _numbers(summary, anchor) for anchor in summary["forecast"]]
+    return sorted(rows, key=lambda row: (list(COMMANDS).index(row["preset"]), row["seed"]))
+
+
+def _numbers(summary: dict, anchor: str) -> dict:
+    own, seconds = summary["forecast"][anchor], summary["seconds"]
+    return {
+        "drift_r2": own["drift_r2"],
+        "verdict": own["verdict"],
+        "kernels": own["kernels"],
+        "gradients": own["gradients"],
+        "forecast_seconds": seconds[f"forecast_{anchor}"],
+        "train_seconds": seconds["train"],
+    }
+
+
+def judge(rows: list[dict]) -> list[dict]:
+    """Every run of a command reaches what is claimed of its anchor."""
+    claims = []
+    for preset, (command, width, anchor, least) in COMMANDS.items():
+        own = [row["drift_r2"] for row in rows if (row["preset"], row["anchor"]) == (preset, anchor)]
+        told = f"`{command}`: {anchor}, width {width}, R2 {', '.join(map(_number, own))}, at least {least}"
+        claims.append({"claim": told, "holds": bool(own) and all(value is not None and value >= least for value in own)})
+    return claims
+
+
+def _number(value) -> str:
+    return "diverged" if value is None else f"{value:.4f}"
+
+
+def markdown(stored: dict) -> str:
+    lines = [
+        "| preset | width | seed | anchor | drift R2 | kernels a task | gradients a task | forecast s | training s |",
+        "|" + "---|" * 9,
+    ]
+    for row in stored["rows"]:
+        several = [", ".join(map(str, row[key])) if len(set(row[key])) > 1 else str(row[key][0]) for key in ("kernels", "gradients")]
+        cells = [*(str(row[key]) for key in ("preset", "width", "seed", "anchor")), _number(row["drift_r2"]), *several]
+        lines.append(f"| {' | '.join(cells)} | {row['forecast_seconds']:.1f} | {row['train_seconds']:.1f} |")
+    return "\n".join([*lines, "", *claims_list(stored["claims"])]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="folder of results (results)")
+    root = parser.parse_args().results
+    rows = collect(root)
+    stored = {"claims": judge(rows), "rows": rows}
+    (root / "tables").mkdir(parents=True, exist_ok=True)
+    (root / "tables" / "reached.json").write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n")
+    (root / "tables" / "reached.md").write_text(markdown(stored))
+    print(markdown(stored))
+    sys.exit(0 if all(claim["holds"] for claim in stored["claims"]) else 1)
+
+
+if __name__ == "__main__":
+    main()
