@@ -23,7 +23,7 @@ import numpy as np
 from ntkcl import forecast, kernels, methods, predict
 from ntkcl.kernels.tiles import MIB
 from ntkcl.meter import Cost, Meter
-from ntkcl.networks import centred, computed_in
+from ntkcl.networks import centred, computed_in, forward
 from ntkcl.predict import Effort
 from ntkcl.settings import finite, flag, one_of, whole
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, Task
@@ -351,16 +351,14 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
     meter = Meter()
     x = jnp.concatenate([task.train.x for task in stream] + [task.test.x for task in stream])
     theta = network.init(jax.random.fold_in(key, 0), x[0])
-    forward = jax.jit(jax.vmap(network.apply, (None, 0)))
 
     def read(theta, first=0):
-        parts = [forward(theta, x[at : at + READ]) for at in range(first, len(x), READ)]
+        parts = [forward(network.apply, theta, x[at : at + READ]) for at in range(first, len(x), READ)]
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
     theta0 = theta if network.centred else None
     full = network._replace(apply=centred(network.apply, theta0))
-    own = training.compute is None
-    recipe = predict.Recipe(network.apply if own else computed_in(network.apply, training.compute), optimizer, training.schedule)
+    trained = network.apply if training.compute is None else computed_in(network.apply, training.compute)
     # In float64, and centred by what the same compiled function gave at theta_0, so that f_0 is 0 and not rounding.
     origin = read(theta) if network.centred else np.zeros((len(x), 1))
     setting = predict.Setting(
@@ -369,12 +367,10 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         x=x,
         tasks=predict.task_rows(stream, loss, Rows.of(stream).train),
         network=full,
-        trained=full if own else network._replace(apply=centred(recipe.apply, theta0)),
+        trained=full if training.compute is None else network._replace(apply=centred(trained, theta0)),
         kernel_fn=kernel(network),
         loss=loss,
         optimizer=optimizer,
-        recipe=recipe,
-        origin=theta0,
         method=method,
         learning_rate=float("nan"),
         transform=None,

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntkcl.reuse import once
 from ntkcl.types import Loss
 
 
+@once
 def squared_error() -> Loss:
     """Half the mean squared error over the active outputs: 1/(2 sum(m)) sum_a m_a (f_a - y_a)^2.
 
@@ -27,6 +29,7 @@ def squared_error() -> Loss:
     return Loss(value, rate)
 
 
+@once
 def cross_entropy() -> Loss:
     """Cross-entropy of the softmax over the active outputs: -sum_a m_a y_a log softmax(f)_a, y a distribution over them.
 

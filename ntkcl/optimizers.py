@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from ntkcl import forecast
+from ntkcl.reuse import once
 from ntkcl.settings import finite, flag, share
 from ntkcl.types import Optimizer
 
 
+@once
 def sgd(momentum: float | int = 0.0, nesterov: bool = False) -> Optimizer:
     """(Stochastic) gradient descent theta <- theta - eta g, with heavy-ball or Nesterov momentum b, at rest at the start of a task.
 
@@ -33,6 +35,7 @@ def sgd(momentum: float | int = 0.0, nesterov: bool = False) -> Optimizer:
     )
 
 
+@once
 def by_name(name: str, settings: Mapping[str, Any] | None = None) -> Optimizer:
     """The Optax optimizer of this name, such as "adamw" with {"weight_decay": 1e-4}.
 
@@ -53,6 +56,7 @@ def by_name(name: str, settings: Mapping[str, Any] | None = None) -> Optimizer:
     return Optimizer(transform, None, lambda lam_max: float("inf"))
 
 
+@once
 def adam(b1: float | int = 0.9, b2: float | int = 0.999, eps: float | int = 1e-8) -> Optimizer:
     """Adam. Its steps leave the span of the Jacobians, so it has no twin in kernel space; otherwise as `by_name`.
 
@@ -64,6 +68,7 @@ def adam(b1: float | int = 0.9, b2: float | int = 0.999, eps: float | int = 1e-8
     return by_name("adam", dict(b1=b1, b2=b2, eps=eps))
 
 
+@once
 def schedule(name: str, **settings: Any) -> optax.Schedule:
     """The Optax schedule of this name, such as "cosine_decay_schedule" with decay_steps=500, as factors of a learning rate: one that
     warms up rises from 0 to 1, any other starts at 1, unless the settings say otherwise.

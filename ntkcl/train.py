@@ -11,6 +11,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from ntkcl.reuse import portable
 from ntkcl.types import Apply, Dataset, Key, Loss, Method, Params
 
 
@@ -79,7 +80,7 @@ def walk(
     at = Fit(0, state, jnp.zeros(0, jax.tree.leaves(state.theta)[0].dtype)) if so_far is None else so_far
     if at.step >= steps:
         yield at
-    settings = dict(apply=apply, loss=loss, transform=transform, method=method)
+    settings: dict[str, Any] = dict(apply=portable(apply), transform=portable(transform), loss=loss, method=method)
     whole, shared = spread(devices)
     if devices > 1:
         settings["shared"] = shared
@@ -117,10 +118,11 @@ def _remembering(method, ended, begun):
     return ended if method is not None and method.observe else ended._replace(memory=begun.memory)
 
 
-def _advance(state: State, dataset, head, order, *, apply, loss, transform, count, method, shared=None) -> tuple[State, Any]:
+@partial(jax.jit, static_argnames=("loss", "count", "method", "shared"))
+def advance(state: State, dataset, head, order, *, apply, transform, loss, count, method, shared=None) -> tuple[State, Any]:
     """`count` updates, on the batches `order` [count, batch_size], laid out as `shared`, or on the whole task; and their losses.
 
-    Memory that no step changes is in no carry and does not come back: it would be copied.
+    apply, transform: `portable` ones.  Memory that no step changes is in no carry and does not come back: it would be copied.
     """
 
     def drawn(index):
@@ -154,16 +156,12 @@ def _advance(state: State, dataset, head, order, *, apply, loss, transform, coun
     return ended, value[None]
 
 
-advance = jax.jit(_advance, static_argnames=("apply", "loss", "transform", "count", "method", "shared"))
+@partial(jax.jit, static_argnames=("loss", "count", "method"))
+def _advance_together(state, dataset, head, order, apply, transform, *, loss, count, method):
+    def one(state, dataset, head, order, apply, transform):
+        return advance(state, dataset, head, order, apply=apply, transform=transform, loss=loss, count=count, method=method)
 
-
-@partial(jax.jit, static_argnames=("made", "loss", "count", "method"))
-def _advance_together(state, dataset, head, order, differing, *, made, loss, count, method):
-    def one(state, dataset, head, order, differing):
-        apply, transform = made(*differing)
-        return _advance(state, dataset, head, order, apply=apply, loss=loss, transform=transform, count=count, method=method)
-
-    return jax.vmap(one)(state, dataset, head, order, differing)
+    return jax.vmap(one)(state, dataset, head, order, apply, transform)
 
 
 def fit(key: Key, theta: Params, dataset: Dataset, head: Float[Array, " c"], *, transform, memory: Any = (), **settings) -> Fit:
@@ -177,24 +175,28 @@ def together(
     states: Sequence[State],
     datasets: Sequence[Dataset],
     heads: Sequence[Any],
-    differing: Sequence[tuple],
+    applies: Sequence[Apply],
+    transforms: Sequence[optax.GradientTransformation],
     *,
-    made: Any,
     loss: Loss,
     steps: int,
     batch_size: int | None = None,
     method: Method | None = None,
 ) -> list[Fit]:
-    """Several trainings at once, by one program mapped over them: each ends as the `walk` of its own key, state, dataset and head,
-    up to rounding.
+    """Several trainings at once, by one program mapped over them: each ends as the `walk` of its own key, state, dataset, head,
+    network and rule, up to rounding.
 
-    `made(*differing[k])`: the network and the transformation of the k-th. What `method` does while training may depend on its memory
-    alone. Their arrays have the same shapes.
+    Networks and rules may differ in the arrays they are bound to (`ntkcl.reuse`), and all arrays have the same shapes. What `method`
+    does while training may depend on its memory alone.
     """
-    n = len(datasets[0].x)
+    n, dtype = len(datasets[0].x), jax.tree.leaves(states[0].theta)[0].dtype
     orders = [None if batch_size is None else batches(key, n, batch_size, steps) for key in keys]
-    each = [list(parts) for parts in zip(states, datasets, heads, orders, differing, strict=True)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-    leaves, tree = jax.tree.flatten(_advance_together(*stacked, made=made, loss=loss, count=steps, method=method))
+    bound = ([portable(one) for one in given] for given in (applies, transforms))
+
+    def stacked(*leaves):
+        return jnp.stack([jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf for leaf in leaves])
+
+    each = [list(parts) for parts in zip(states, datasets, heads, orders, *bound, strict=True)]
+    leaves, tree = jax.tree.flatten(_advance_together(*jax.tree.map(stacked, *each), loss=loss, count=steps, method=method))
     ended = (jax.tree.unflatten(tree, own) for own in zip(*leaves, strict=True))
     return [Fit(steps, _remembering(method, at, begun), losses) for (at, losses), begun in zip(ended, states, strict=True)]

@@ -15,6 +15,7 @@ from cases import linear, quadratic_features, random_stream
 from oracles import train_linear
 
 from ntkcl import losses, networks, optimizers, train
+from ntkcl.reuse import portable
 from ntkcl.types import Dataset
 
 LOSS = losses.squared_error()
@@ -125,11 +126,12 @@ def test_what_is_no_optimizer_of_optax_or_not_set_as_it_wants_is_named(name, set
 def test_a_step_computed_in_bfloat16_multiplies_in_nothing_else_and_keeps_the_types_of_its_state(make):
     network, x = make(outputs=2), jnp.ones((2, 12, 12, 1), jnp.float32)
     theta = jax.eval_shape(network.init, jax.random.key(0), x[0])
-    settings = dict(apply=networks.computed_in(network.apply, "bfloat16"), loss=LOSS, transform=optax.adam(0.1), count=3, method=None)
+    settings = dict(apply=networks.computed_in(network.apply, "bfloat16"), loss=LOSS, count=3, method=None)
+    rule = optax.adam(0.1)
 
     def trained(theta):
         task = Dataset(x, jnp.ones((2, 2), jnp.float32))
-        return train.advance(train.start(theta, settings["transform"]), task, jnp.ones(2, jnp.float32), None, **settings)
+        return train.advance(train.start(theta, rule), task, jnp.ones(2, jnp.float32), None, transform=portable(rule), **settings)
 
     products = re.findall(r":(\w+)\[[^]]*\] = (?:dot_general|conv_general_dilated)", str(jax.make_jaxpr(trained)(theta)))
     assert len(products) > 3 and set(products) == {"bf16"}
@@ -189,7 +191,8 @@ def test_convolutions_are_trained_step_by_step_without_a_loop_and_come_to_the_sa
 
     def lowered(count):
         order = np.zeros((count, 4), int)
-        return train.advance.lower(train.start(theta, rule), Dataset(x, y), ones, order, count=count, method=None, **settings).as_text()
+        given = settings | {name: portable(settings[name]) for name in ("apply", "transform")}
+        return train.advance.lower(train.start(theta, rule), Dataset(x, y), ones, order, count=count, method=None, **given).as_text()
 
     assert ["stablehlo.while" in lowered(count) for count in (1, 2)] == [False, True]
 

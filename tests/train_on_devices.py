@@ -11,6 +11,7 @@ import optax  # noqa: E402
 from cases import random_stream  # noqa: E402
 
 from ntkcl import experiment, losses, methods, networks, optimizers, record, train  # noqa: E402
+from ntkcl.reuse import portable  # noqa: E402
 
 STREAM = random_stream(jax.random.key(5), [24, 24])
 NETWORK, LOSS, HEAD = networks.mlp(outputs=2, width=16), losses.squared_error(), STREAM[0].head
@@ -26,7 +27,8 @@ for batch_size, method, anchors in ((None, methods.naive(), ["boundary"]), (16, 
     state = jax.device_put(train.start(NETWORK.init(jax.random.key(0), STREAM[0].train.x[0]), optax.sgd(0.1)), whole)
     dataset = jax.device_put(STREAM[0].train, whole if batch_size else shared)
     order = train.batches(jax.random.key(0), 24, batch_size, 3) if batch_size else None
-    settings = dict(apply=NETWORK.apply, loss=LOSS, transform=optax.sgd(0.1), count=3, method=None, shared=shared)
+    bound = dict(apply=portable(NETWORK.apply), transform=portable(optax.sgd(0.1)))
+    settings = dict(loss=LOSS, count=3, method=None, shared=shared, **bound)
     compiled = train.advance.lower(state, dataset, HEAD, order, **settings).compile()
     told[f"hidden {batch_size}"] = [f"f64[{n},16]" in compiled.as_text() for n in ((batch_size or 24) // 8, batch_size or 24)]
     told[f"replicated {batch_size}"] = all(leaf.is_fully_replicated for leaf in jax.tree.leaves(compiled.output_shardings[0].theta))

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from ntkcl.reuse import portable
 from ntkcl.types import Loss
 
 
-@partial(jax.jit, static_argnames=("loss", "transform", "steps"))
 def simulate(
     k_tt: Float[Array, "n c n c"],
     f: Float[Array, "n c"],
@@ -36,8 +36,13 @@ def simulate(
     Cost: |B| n c^2 multiply-adds a step.
     Source: Lee et al. 2019.
     """
-    n, c = f.shape
     k_tt, y, head = (jnp.asarray(a, f.dtype) for a in (k_tt, y, head))
+    return _simulated(k_tt, f, y, head, portable(transform), order, loss=loss, steps=steps)
+
+
+@partial(jax.jit, static_argnames=("loss", "steps"))
+def _simulated(k_tt, f, y, head, transform, order, *, loss, steps):
+    n, c = f.shape
 
     def step(carry, batch):
         alpha, state = carry

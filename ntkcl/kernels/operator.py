@@ -7,6 +7,7 @@ a chunk of samples. `ntkcl.kernels.krylov` makes matrix functions, solves and sp
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from ntkcl.kernels.checks import check, shapes
 from ntkcl.kernels.factored import cover, network_of
+from ntkcl.reuse import portable
 from ntkcl.settings import whole
 from ntkcl.types import Apply, Network
 
@@ -47,38 +49,10 @@ def operator(model: Network | Apply, *, chunk: int = CHUNK) -> Operator:
     network = network_of(model)
     whole("chunk", chunk)
 
-    def on(x):
-        return lambda theta: jax.vmap(network.apply, (None, 0))(theta, x)
-
-    @jax.jit
-    @jax.default_matmul_precision("highest")
-    def forward(theta, x, u):
-        starts, length = cover(len(x), chunk)
-
-        def write(out, start):
-            part = jax.lax.dynamic_slice_in_dim(x, start, length)
-            rows = jax.jvp(on(part), (theta,), (u,))[1]
-            return jax.lax.dynamic_update_slice_in_dim(out, rows, start, 0), None
-
-        f = jax.eval_shape(on(x), theta)
-        return jax.lax.scan(write, jnp.zeros(f.shape, f.dtype), jnp.asarray(starts))[0]
-
-    @jax.jit
-    @jax.default_matmul_precision("highest")
-    def backward(theta, x, a):
-        starts, length = cover(len(x), chunk)
-
-        def add(total, step):
-            k, start = step
-            part, weights = (jax.lax.dynamic_slice_in_dim(array, start, length) for array in (x, a))
-            seen = start + jnp.arange(length) < k * length  # by the chunk before, which the last one overlaps
-            (gradient,) = jax.vjp(on(part), theta)[1](jnp.where(seen[:, None], 0, weights))
-            return jax.tree.map(jnp.add, total, gradient), None
-
-        return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, theta), (jnp.arange(len(starts)), jnp.asarray(starts)))[0]
+    forward, backward = (partial(program, portable(network.apply), chunk) for program in (_forward, _backward))
 
     def outputs(theta, x):
-        return jax.eval_shape(lambda theta, x: on(x)(theta), theta, x)
+        return jax.eval_shape(lambda theta, x: _on(network.apply, x)(theta), theta, x)
 
     def jvp(theta, x, u):
         check(network, theta, x)
@@ -96,6 +70,39 @@ def operator(model: Network | Apply, *, chunk: int = CHUNK) -> Operator:
         return forward(theta, x1, backward(theta, x2, _rows("product: v", v, outputs(theta, x2))))
 
     return Operator(jvp, vjp, product)
+
+
+def _on(apply, x):
+    return lambda theta: jax.vmap(apply, (None, 0))(theta, x)
+
+
+@partial(jax.jit, static_argnums=1)
+@jax.default_matmul_precision("highest")
+def _forward(apply, chunk, theta, x, u):
+    starts, length = cover(len(x), chunk)
+
+    def write(out, start):
+        part = jax.lax.dynamic_slice_in_dim(x, start, length)
+        rows = jax.jvp(_on(apply, part), (theta,), (u,))[1]
+        return jax.lax.dynamic_update_slice_in_dim(out, rows, start, 0), None
+
+    f = jax.eval_shape(_on(apply, x), theta)
+    return jax.lax.scan(write, jnp.zeros(f.shape, f.dtype), jnp.asarray(starts))[0]
+
+
+@partial(jax.jit, static_argnums=1)
+@jax.default_matmul_precision("highest")
+def _backward(apply, chunk, theta, x, a):
+    starts, length = cover(len(x), chunk)
+
+    def add(total, step):
+        k, start = step
+        part, weights = (jax.lax.dynamic_slice_in_dim(array, start, length) for array in (x, a))
+        seen = start + jnp.arange(length) < k * length  # by the chunk before, which the last one overlaps
+        (gradient,) = jax.vjp(_on(apply, part), theta)[1](jnp.where(seen[:, None], 0, weights))
+        return jax.tree.map(jnp.add, total, gradient), None
+
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, theta), (jnp.arange(len(starts)), jnp.asarray(starts)))[0]
 
 
 def _rows(name, a, f):

@@ -17,6 +17,7 @@ from ntkcl.kernels.factored import Kernel, network_of
 from ntkcl.kernels.structured import structured
 from ntkcl.kernels.tiles import MIB, Progress, guess_edge, tile_mib, tiled
 from ntkcl.kernels.vector_products import vector_products
+from ntkcl.reuse import once
 from ntkcl.settings import finite, one_of
 from ntkcl.types import Apply, Network
 
@@ -102,6 +103,7 @@ def plan(
     return Plan(best.implementation, n1, n2, c, result_mib, float(budget_mib), costs)
 
 
+@once
 def empirical(
     model: Network | Apply,
     *,

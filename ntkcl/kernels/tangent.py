@@ -8,6 +8,7 @@ import numpy as np
 
 from ntkcl.kernels.contraction import contraction
 from ntkcl.kernels.operator import operator
+from ntkcl.reuse import portable
 from ntkcl.types import Network, Tangent
 
 
@@ -22,14 +23,8 @@ def tangent(network: Network, theta, x, f, kernel_fn) -> Tangent:
     def columns(inputs):
         return jnp.asarray(kernel_fn(theta, x, x[inputs]))
 
-    @jax.jit
     def squares(inputs, weights):
-        def add(total, row):
-            i, weight = row
-            jacobian = jax.jacrev(network.apply)(theta, x[i])
-            return jax.tree.map(lambda s, j: s + jnp.tensordot(weight.astype(j.dtype), j**2, 1), total, jacobian), None
-
-        return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, theta), (jnp.asarray(inputs), jnp.asarray(weights)))[0]
+        return _squares(portable(network.apply), theta, x, jnp.asarray(inputs), jnp.asarray(weights))
 
     def scaled(metric):
         root = jax.tree.map(jnp.sqrt, metric)
@@ -46,6 +41,16 @@ def tangent(network: Network, theta, x, f, kernel_fn) -> Tangent:
         return f - operator(network).jvp(theta, x, theta).astype(f.dtype)
 
     return Tangent(columns, squares, scaled, at_zero)
+
+
+@jax.jit
+def _squares(apply, theta, x, inputs, weights):
+    def add(total, row):
+        i, weight = row
+        jacobian = jax.jacrev(apply)(theta, x[i])
+        return jax.tree.map(lambda s, j: s + jnp.tensordot(weight.astype(j.dtype), j**2, 1), total, jacobian), None
+
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, theta), (inputs, weights))[0]
 
 
 def held(tangent: Tangent, inputs) -> Tangent:

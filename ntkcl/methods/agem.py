@@ -5,9 +5,11 @@ import jax.numpy as jnp
 
 from ntkcl.methods.buffer import draw, keys, mean_loss_of, remembering
 from ntkcl.methods.naive import naive
+from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
+@once
 def agem(size: int = 200, batch_size: int = 64, *, buffer: str = "balanced", passes: str = "first", seed: int = 0) -> Method:
     """Where g . r < 0, replaces the gradient g by g - (g . r / r . r) r, r the gradient of the mean loss over a batch from the buffer.
 

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 from ntkcl import settings
 from ntkcl.methods.buffer import draw, keys, mean_loss_of, mean_of, remembering
 from ntkcl.methods.naive import naive
+from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
+@once
 def der(alpha: float | int = 0.5, size: int = 200, batch_size: int = 32, *, passes: str = "all", seed: int = 0) -> Method:
     """Minimises the step's mean loss + alpha x the mean over a batch from the buffer of |f - z|^2 over the active outputs.
 
@@ -28,6 +30,7 @@ def der(alpha: float | int = 0.5, size: int = 200, batch_size: int = 32, *, pass
     return _dark(alpha, 0.0, size, batch_size, passes, seed)
 
 
+@once
 def der_plus_plus(
     alpha: float | int = 0.1, beta: float | int = 0.5, size: int = 200, batch_size: int = 32, *, passes: str = "all", seed: int = 0
 ) -> Method:

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 from ntkcl import settings
 from ntkcl.methods.buffer import draw, keys, mean_loss_of, remembering
 from ntkcl.methods.naive import naive
+from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
+@once
 def er(
     size: int = 200,
     batch_size: int = 10,

@@ -15,9 +15,11 @@ import numpy as np
 from ntkcl import settings
 from ntkcl.methods.naive import naive, task_step
 from ntkcl.methods.stack import mean_over, own, stacked
+from ntkcl.reuse import once, portable
 from ntkcl.types import Loss, Method
 
 
+@once
 def ewc(penalty: float | int = 1.0, *, online: bool = False) -> Method:
     """Minimises the task's mean loss + penalty/2 sum over old tasks j of (theta - theta_j)^T F_j (theta - theta_j).
 
@@ -84,9 +86,13 @@ class Memory(NamedTuple):
     tasks: Any
 
 
-@partial(jax.jit, static_argnames=("apply", "softmax", "labels", "batch"))
 def diagonal_fisher(apply, theta, key, x, y, head, *, softmax, labels, batch):
     """The diagonal of the Fisher information, shaped as theta; see `ewc_diagonal`."""
+    return _diagonal_fisher(portable(apply), theta, key, x, y, head, softmax=softmax, labels=labels, batch=batch)
+
+
+@partial(jax.jit, static_argnames=("softmax", "labels", "batch"))
+def _diagonal_fisher(apply, theta, key, x, y, head, *, softmax, labels, batch):
     active = head > 0
 
     def model(f):
@@ -130,6 +136,7 @@ def diagonal_fisher(apply, theta, key, x, y, head, *, softmax, labels, batch):
 LABELS = ("all", "sampled", "predicted", "true")
 
 
+@once
 def ewc_diagonal(
     penalty: float | int = 1.0,
     *,

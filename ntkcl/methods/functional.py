@@ -5,9 +5,11 @@ import numpy as np
 from ntkcl import settings
 from ntkcl.methods.naive import naive
 from ntkcl.methods.stack import DISTANCE, buffered, chosen, mean_loss, outputs, own, stacked
+from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
+@once
 def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: int = 0) -> Method:
     """Minimises the task's mean loss + weight x the mean over kept old inputs of 1/(2 |head_j|) |f - f_j|^2.
 

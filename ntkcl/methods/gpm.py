@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ntkcl import settings
 from ntkcl.methods.naive import naive
 from ntkcl.methods.stack import chosen, mean_over
+from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
@@ -21,6 +22,7 @@ class Memory(NamedTuple):
     tasks: Any
 
 
+@once
 def gpm(
     threshold: float | int | Sequence[float | int] = 0.97, per_task: int | None = 200, increment: float | int = 0.0, *, seed: int = 0
 ) -> Method:

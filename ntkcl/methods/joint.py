@@ -4,9 +4,11 @@ import numpy as np
 
 from ntkcl.methods.naive import naive
 from ntkcl.methods.stack import mean_loss, own, stacked
+from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
+@once
 def joint() -> Method:
     """Minimises the mean loss over the samples of all tasks so far, from where the tasks before left the parameters.
 

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 
 from ntkcl import settings
 from ntkcl.methods.naive import naive, task_step
+from ntkcl.reuse import once
 from ntkcl.types import Method
 
 CENTRES = ("previous", "start", "zero")
 
 
+@once
 def l2(penalty: float | int = 1e-3, centre: str = "previous") -> Method:
     """Minimises the task's mean loss + penalty/2 |theta - centre|^2.
 

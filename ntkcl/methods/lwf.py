@@ -8,9 +8,11 @@ from ntkcl import settings
 from ntkcl.forecast import Step
 from ntkcl.methods.naive import naive
 from ntkcl.methods.stack import DISTANCE
+from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
+@once
 def lwf(weight: float | int = 1.0) -> Method:
     """Minimises the task's mean loss + weight x the mean over the same samples of 1/(2 |old|) |f - f_before|^2 over the old outputs.
 

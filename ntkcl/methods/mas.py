@@ -1,6 +1,5 @@
 """Memory aware synapses: a quadratic penalty weighted by how strongly old outputs, squared, depend on each parameter."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from ntkcl import settings
 from ntkcl.methods.naive import naive
 from ntkcl.methods.stack import mean_over
+from ntkcl.reuse import once, portable
 from ntkcl.types import Method
 
 
@@ -19,7 +19,7 @@ class Memory(NamedTuple):
     importance: Any
 
 
-@partial(jax.jit, static_argnames="apply")
+@jax.jit
 def _sensitivity(apply, theta, x, head):
     """Mean over x of |d |f|^2 / d theta|, shaped as theta."""
 
@@ -29,6 +29,7 @@ def _sensitivity(apply, theta, x, head):
     return mean_over(one, theta, x)
 
 
+@once
 def mas(strength: float | int = 1.0) -> Method:
     """Minimises the task's mean loss + lambda sum_k Omega_k (theta - theta_before)_k^2, theta_before the parameters before the task.
 
@@ -50,7 +51,7 @@ def mas(strength: float | int = 1.0) -> Method:
         return task_loss + strength * sum(jax.tree.leaves(terms))
 
     def consolidate(memory, network, loss, theta, task):
-        fresh = _sensitivity(network.apply, theta, task.train.x, task.head)
+        fresh = _sensitivity(portable(network.apply), theta, task.train.x, task.head)
         return memory._replace(importance=jax.tree.map(jnp.add, memory.importance, fresh))
 
     return naive()._replace(plain=False, begin=begin, objective=objective, consolidate=consolidate, step=None)

@@ -2,9 +2,11 @@
 
 from ntkcl.forecast import Step
 from ntkcl.methods.stack import own
+from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
+@once
 def naive() -> Method:
     """Plain sequential training; what forgetting is measured against."""
     return Method(

@@ -13,6 +13,7 @@ from ntkcl import meter, settings
 from ntkcl.forecast import Removed
 from ntkcl.methods.naive import naive, task_step
 from ntkcl.methods.stack import chosen
+from ntkcl.reuse import once, portable
 from ntkcl.types import Method
 
 OUTPUTS = ("all", "average", "true")
@@ -28,6 +29,7 @@ class Memory(NamedTuple):
     kept: tuple
 
 
+@once
 def ogd(per_task: int | None = 200, outputs: str = "all", *, seed: int = 0) -> Method:
     """Projects every gradient g to g - V^+ V g, the rows of V being Jacobians of kept old samples at the end of their task.
 
@@ -43,6 +45,7 @@ def ogd(per_task: int | None = 200, outputs: str = "all", *, seed: int = 0) -> M
     return _projection(per_task, outputs, seed, None, again=False)
 
 
+@once
 def ogd_plus(per_task: int | None = 200, outputs: str = "all", *, seed: int = 0) -> Method:
     """OGD whose memory also takes, after every task, the Jacobians of all samples kept so far at the parameters as they are then.
 
@@ -53,6 +56,7 @@ def ogd_plus(per_task: int | None = 200, outputs: str = "all", *, seed: int = 0)
     return _projection(per_task, outputs, seed, None, again=True)
 
 
+@once
 def pca_ogd(directions: int = 50, per_task: int | None = 200, outputs: str = "all", *, seed: int = 0) -> Method:
     """OGD that keeps only the `directions` largest principal directions (uncentred) of each task's kept Jacobians.
 
@@ -64,7 +68,7 @@ def pca_ogd(directions: int = 50, per_task: int | None = 200, outputs: str = "al
     return _projection(per_task, outputs, seed, settings.whole("method.directions", directions), again=False)
 
 
-@partial(jax.jit, static_argnames="apply")
+@jax.jit
 def _jacobians(apply, theta, x, weights):
     """The flat gradient of weights[i] . f(x[i]), for each i, [k, p]."""
 
@@ -147,9 +151,9 @@ def _projection(per_task, outputs, seed, directions, again) -> Method:
         basis, kept = memory or (None, ())
         places, weights = picked(len(kept), task.train.y, task.head)
         own = task.train.x[places], jnp.asarray(weights, jnp.result_type(*jax.tree.leaves(theta)))
-        rows = _jacobians(network.apply, theta, *own)
+        rows = _jacobians(portable(network.apply), theta, *own)
         rows = rows if directions is None else _principal(rows, directions)
-        moved = [_jacobians(network.apply, theta, *old) for old in kept] if again else []
+        moved = [_jacobians(portable(network.apply), theta, *old) for old in kept] if again else []
         return Memory(_grown(rows[:0] if basis is None else basis, jnp.concatenate([*moved, rows])), (*kept, own))
 
     def step(tangent, tasks, t, fs):

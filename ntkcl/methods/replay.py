@@ -5,9 +5,11 @@ import numpy as np
 from ntkcl import settings
 from ntkcl.methods.naive import naive
 from ntkcl.methods.stack import buffered, chosen, mean_loss, own, stacked
+from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
+@once
 def replay(
     per_task: int | None = 20, weight: float | int = 1.0, *, seed: int = 0, picks: tuple[tuple[int, ...], ...] | None = None
 ) -> Method:

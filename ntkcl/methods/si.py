@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ntkcl import settings
 from ntkcl.methods.naive import naive
+from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
@@ -18,6 +19,7 @@ class Memory(NamedTuple):
     importance: Any
 
 
+@once
 def si(strength: float | int = 0.1, *, damping: float | int = 0.1) -> Method:
     """Minimises the task's mean loss + c sum_k Omega_k (theta - theta_before)_k^2, theta_before the parameters before the task.
 

@@ -3,9 +3,11 @@
 import jax.numpy as jnp
 
 from ntkcl.methods.naive import naive
+from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
+@once
 def together(parts: dict[str, Method]) -> Method:
     """Adds up what each part adds to the task's loss, and projects gradients by each part in turn, in the order given.
 

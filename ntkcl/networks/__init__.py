@@ -8,7 +8,7 @@ from ntkcl.networks.cnn import CNN, cnn
 from ntkcl.networks.layers import Conv, Dense
 from ntkcl.networks.lenet import LeNet, lenet
 from ntkcl.networks.linearised import linearised
-from ntkcl.networks.linen import centred, computed_in, network, taps
+from ntkcl.networks.linen import centred, computed_in, forward, network, taps
 from ntkcl.networks.mlp import MLP, mlp
 from ntkcl.networks.parametrization import Layers
 from ntkcl.networks.resnet import ResNet, resnet
@@ -16,5 +16,5 @@ from ntkcl.networks.vit import ViT, vit
 
 __all__ = [
     "CNN", "MLP", "Conv", "Dense", "Layers", "LeNet", "ResNet", "ViT",
-    "centred", "cnn", "computed_in", "lenet", "linearised", "mlp", "network", "resnet", "taps", "vit",
+    "centred", "cnn", "computed_in", "forward", "lenet", "linearised", "mlp", "network", "resnet", "taps", "vit",
 ]  # fmt: skip

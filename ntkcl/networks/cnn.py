@@ -8,6 +8,7 @@ from flax import linen as nn
 from ntkcl.networks.layers import ACTIVATIONS, Conv, Dense, image
 from ntkcl.networks.linen import network
 from ntkcl.networks.parametrization import Layers, scales
+from ntkcl.reuse import once
 from ntkcl.settings import flag, one_of, whole
 from ntkcl.types import Network
 
@@ -43,6 +44,7 @@ class CNN(nn.Module):
         return self.output_scale * Dense(self.outputs, self.layers, name="readout")(x)
 
 
+@once
 def cnn(
     *,
     outputs: int,

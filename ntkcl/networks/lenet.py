@@ -6,6 +6,7 @@ from flax import linen as nn
 from ntkcl.networks.layers import ACTIVATIONS, Conv, Dense, image
 from ntkcl.networks.linen import network
 from ntkcl.networks.parametrization import Layers, scales
+from ntkcl.reuse import once
 from ntkcl.settings import flag, one_of, whole
 from ntkcl.types import Network
 
@@ -40,6 +41,7 @@ class LeNet(nn.Module):
         return round(at_six * self.width / 6)
 
 
+@once
 def lenet(
     *,
     outputs: int,

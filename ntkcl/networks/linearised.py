@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
+from ntkcl.reuse import portable
 from ntkcl.types import Network, Params, Taps
 
 
@@ -15,12 +17,14 @@ def linearised(network: Network, theta0: Params) -> Network:
     Source: Lee et al. 2019.
     """
 
-    def apply(theta, x):
-        away = jax.tree.map(jnp.subtract, theta, theta0)
-        f, change = jax.jvp(lambda p: network.apply(p, x), (theta0,), (away,))
-        return f + change
-
+    apply = Partial(_expanded, portable(network.apply), theta0)
     return Network(init=lambda key, x: theta0, apply=apply, taps=_taps(network, apply, theta0), centred=network.centred)
+
+
+def _expanded(apply, theta0, theta, x):
+    away = jax.tree.map(jnp.subtract, theta, theta0)
+    f, change = jax.jvp(lambda p: apply(p, x), (theta0,), (away,))
+    return f + change
 
 
 def _taps(network, apply, theta0):

@@ -2,15 +2,19 @@
 
 from collections import Counter, defaultdict
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import errors
 from flax import linen as nn
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
 
 from ntkcl.networks import strided
 from ntkcl.networks.affine import features
 from ntkcl.networks.layers import Conv
+from ntkcl.reuse import portable
 from ntkcl.types import Apply, Network, Params, Survey, Taps
 
 
@@ -29,10 +33,9 @@ def network(
     collections that `constants` lacks.
     """
     constants = constants or {}
-    initial = jax.jit(module.init)  # op by op, a deep network is hundreds of small compilations
 
     def init(key, x):
-        variables = initial(key, x[None] if batched else x)
+        variables = _initial(module, key, x[None] if batched else x)
         missing = sorted(set(variables) - {"params"} - set(constants))
         if missing:
             raise ValueError(
@@ -53,6 +56,11 @@ def network(
         return on_module(theta, x[None])[0] if batched else on_module(theta, x)
 
     return Network(init, apply, taps(apply), centred, on_module if batched else None, rate_scale)
+
+
+@partial(jax.jit, static_argnums=0)  # op by op, a deep network is hundreds of small compilations
+def _initial(module, key, x):
+    return module.init(key, x)
 
 
 def taps(apply: Apply) -> Taps:
@@ -149,19 +157,34 @@ def _layer(theta, path):
 
 def centred(apply: Apply, theta0: Params | None) -> Apply:
     """f(x; theta) - f(x; theta0): the output starts at zero and the tangent kernel is unchanged. With None, `apply` itself."""
-    if theta0 is None:
-        return apply
-    return lambda theta, x: apply(theta, x) - apply(jax.lax.stop_gradient(theta0), x)
+    return apply if theta0 is None else Partial(_centred, portable(apply), theta0)
+
+
+def _centred(apply, theta0, theta, x):
+    return apply(theta, x) - apply(jax.lax.stop_gradient(theta0), x)
 
 
 def computed_in(apply: Apply, dtype: str) -> Apply:
     """f(x; theta) computed in another floating type, such as "bfloat16": parameters and input are rounded to it, output and gradients
     are in that of theta again. Integers stay what they are."""
+    return Partial(_ComputedIn(dtype), portable(apply))
 
-    def rounded(leaf):
-        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    def apply_rounded(theta, x):
+class _ComputedIn(NamedTuple):
+    dtype: str
+
+    def __call__(self, apply, theta, x):
+        def rounded(leaf):
+            return leaf.astype(self.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
         return apply(jax.tree.map(rounded, theta), rounded(x)).astype(jnp.result_type(*jax.tree.leaves(theta)))
 
-    return apply_rounded
+
+@jax.jit
+def _forward(apply, theta, x):
+    return jax.vmap(apply, (None, 0))(theta, x)
+
+
+def forward(apply: Apply, theta: Params, x: Any) -> Float[Array, "n c"]:
+    """f(x; theta) of all inputs x [n, ...]."""
+    return _forward(portable(apply), theta, x)

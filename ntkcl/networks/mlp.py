@@ -6,6 +6,7 @@ from flax import linen as nn
 from ntkcl.networks.layers import ACTIVATIONS, Dense
 from ntkcl.networks.linen import network
 from ntkcl.networks.parametrization import Layers, scales
+from ntkcl.reuse import once
 from ntkcl.settings import flag, one_of, whole
 from ntkcl.types import Network
 
@@ -29,6 +30,7 @@ class MLP(nn.Module):
         return self.output_scale * Dense(self.outputs, self.layers, name="readout")(x)
 
 
+@once
 def mlp(
     *,
     outputs: int,

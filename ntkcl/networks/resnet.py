@@ -7,6 +7,7 @@ from flax import linen as nn
 from ntkcl.networks.layers import ACTIVATIONS, Conv, Dense, image
 from ntkcl.networks.linen import network
 from ntkcl.networks.parametrization import Layers, scales
+from ntkcl.reuse import once
 from ntkcl.settings import flag, one_of, whole
 from ntkcl.types import Network
 
@@ -45,6 +46,7 @@ class ResNet(nn.Module):
         return ACTIVATIONS[self.activation](x)
 
 
+@once
 def resnet(
     *,
     outputs: int,

@@ -7,6 +7,7 @@ from flax import linen as nn
 from ntkcl.networks.layers import ACTIVATIONS, Dense, image
 from ntkcl.networks.linen import network
 from ntkcl.networks.parametrization import BASE_WIDTH, Layers, scales
+from ntkcl.reuse import once
 from ntkcl.settings import finite, flag, one_of, whole
 from ntkcl.types import Network
 
@@ -64,6 +65,7 @@ def normalised(x):
     return nn.LayerNorm(use_bias=False, use_scale=False, parent=None).apply({}, x)
 
 
+@once
 def vit(
     *,
     outputs: int,

@@ -20,7 +20,7 @@ from ntkcl.predict.integrated import integrated
 from ntkcl.predict.linearised import linearised
 from ntkcl.predict.matrix_free import matrix_free
 from ntkcl.predict.path import path
-from ntkcl.predict.setting import Anchor, Effort, Outcome, Recipe, Setting, consolidated, fit, left, order, task_rows, together, walk
+from ntkcl.predict.setting import Anchor, Effort, Outcome, Setting, consolidated, fit, left, order, task_rows, together, walk
 from ntkcl.predict.simulated import simulated
 from ntkcl.predict.stability import limit, limits
 from ntkcl.predict.trial import halved, trial
@@ -32,7 +32,6 @@ __all__ = [
     "Anchor",
     "Effort",
     "Outcome",
-    "Recipe",
     "Setting",
     "closed",
     "consolidated",

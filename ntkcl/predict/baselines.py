@@ -1,6 +1,7 @@
 """What forecasts are compared with, as far as it takes the setting: a linear model on the inputs, the gradient of the next task."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -41,18 +42,19 @@ def _from_inputs(weights, x):
 INPUTS = Network(None, _from_inputs)  # one for all runs, so that it is compiled once
 
 
+@partial(jax.jit, static_argnums=0)
+def _signal(loss, f, y, head):
+    return jax.grad(lambda f: jnp.mean(jax.vmap(loss.value, (0, 0, None))(f, y, head)))(f)
+
+
 def slopes(setting: Setting) -> Callable[..., float]:
     """A baseline: `(t, theta, f) -> |dL_t/dtheta|`, the gradient of task t's mean loss at theta, where the outputs are f [N, c]."""
     operator = kernels.operator(setting.network)
 
-    @jax.jit
-    def signal(f, y, head):
-        return jax.grad(lambda f: jnp.mean(jax.vmap(setting.loss.value, (0, 0, None))(f, y, head)))(f)
-
     def slope(t, theta, f):
         x, y = setting.stream[t].train
         own = jnp.asarray(f[setting.tasks[t].inputs], y.dtype)
-        gradient = operator.vjp(theta, x, signal(own, y, setting.stream[t].head))
+        gradient = operator.vjp(theta, x, _signal(setting.loss, own, y, setting.stream[t].head))
         return float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))))
 
     return slope

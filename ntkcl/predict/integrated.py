@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntkcl import forecast, kernels
+from ntkcl import forecast, kernels, networks
 from ntkcl.predict.decompositions import prepare
 from ntkcl.predict.setting import Anchor, Outcome, Setting, rule
 from ntkcl.types import Params
@@ -39,7 +39,10 @@ class _Walk(NamedTuple):
 
 def integrated(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
     """The next `count` tasks, by at most `effort.kernels` kernels a task; full batches, squared error, plain gradient descent."""
-    forward = jax.jit(lambda theta, x: jax.vmap(setting.network.apply, (None, 0))(theta, x).astype(jnp.float64))
+
+    def forward(theta, x):
+        return networks.forward(setting.network.apply, theta, x).astype(jnp.float64)
+
     theta, f, outcomes = anchor.theta, forward(anchor.theta, setting.x), []
     for t in anchor.ahead(count):
         walk, top, negative = _task(setting, theta, t, forward)

@@ -1,6 +1,5 @@
 """The linearised network is trained, by the trainer itself with any loss, rule and method; no kernel is held."""
 
-import jax
 import jax.numpy as jnp
 
 from ntkcl import networks
@@ -15,12 +14,11 @@ def linearised(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
 
 def follow(setting: Setting, network: Network, anchor: Anchor, count: int) -> list[Outcome]:
     """The next `count` tasks, by training this network in place of the setting's."""
-    forward = jax.jit(jax.vmap(network.apply, (None, 0)))
     theta, memory, optimizer, outcomes = anchor.theta, anchor.memory, anchor.optimizer, []
-    f = forward(theta, setting.x)
+    f = networks.forward(network.apply, theta, setting.x)
     for t in anchor.ahead(count):
         fitted, memory = fit(setting, t, network, theta, memory, optimizer)
         theta, optimizer, before = fitted.theta, left(setting, fitted), f
-        f = forward(theta, setting.x)
+        f = networks.forward(network.apply, theta, setting.x)
         outcomes.append(Outcome(f.astype(jnp.float64) - before.astype(jnp.float64), float("nan"), float("nan")))
     return outcomes

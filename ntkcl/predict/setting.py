@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from ntkcl import forecast, train
-from ntkcl.networks import centred
 from ntkcl.settings import finite, whole
-from ntkcl.types import Apply, Key, Loss, Method, Network, Optimizer, Params, Stream, TaskRows
+from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, TaskRows
 
 
 class Effort(NamedTuple):
@@ -34,22 +34,18 @@ class Effort(NamedTuple):
         return self
 
 
-class Recipe(NamedTuple):
-    """How what trains is made of what differs from seed to seed: the network to train before it is centred, and the rule.
+class Rule(NamedTuple):
+    """The transformation of an optimizer and a schedule, of a learning rate that may be traced: its two halves."""
 
-    `origin`: theta_0, or None for a network that is not centred.  `learning_rate`: a number, or traced.
-    """
-
-    apply: Apply
     optimizer: Optimizer
-    schedule: Callable[[Any], Any] | None = None
+    schedule: Callable[[Any], Any] | None
+    half: str
 
-    def __call__(self, origin: Params | None, learning_rate) -> tuple[Apply, optax.GradientTransformation]:
-        return centred(self.apply, origin), self.transform(learning_rate)
-
-    def transform(self, learning_rate) -> optax.GradientTransformation:
+    def __call__(self, learning_rate, *given):
         transform = self.optimizer.transform(learning_rate)
-        return transform if self.schedule is None else optax.chain(transform, optax.scale_by_schedule(self.schedule))
+        if self.schedule is not None:
+            transform = optax.chain(transform, optax.scale_by_schedule(self.schedule))
+        return getattr(transform, self.half)(*given)
 
 
 class Setting(NamedTuple):
@@ -58,8 +54,7 @@ class Setting(NamedTuple):
     x: all N inputs of the stream, the train sets in turn and then the test sets.  tasks: where each task stands among them.  steps: of
     each task.
     network: its `apply` centred where that is asked for, as it is measured and foretold.  trained: the same, or its forward pass in the
-    floating type in which it is trained.  recipe, origin: of which `trained.apply` and the transform are made.  transform: the
-    optimizer's at this learning rate, made once so that it is compiled once.
+    floating type in which it is trained.  transform: the optimizer's, bound to this learning rate (`ntkcl.reuse`).
     carry: whether a task begins with the optimizer's state that the one before has left.  schedule: from the step, counted by the
     optimizer, to what its update is multiplied by; or None.  devices: how many share each batch.
     """
@@ -73,8 +68,6 @@ class Setting(NamedTuple):
     kernel_fn: Callable[..., Any]
     loss: Loss
     optimizer: Optimizer
-    recipe: Recipe
-    origin: Params | None
     method: Method
     learning_rate: float
     transform: Any
@@ -87,7 +80,8 @@ class Setting(NamedTuple):
 
     def at(self, learning_rate: float) -> "Setting":
         """With this learning rate."""
-        return self._replace(learning_rate=learning_rate, transform=self.recipe.transform(learning_rate))
+        halves = (Partial(Rule(self.optimizer, self.schedule, half), learning_rate) for half in ("init", "update"))
+        return self._replace(learning_rate=learning_rate, transform=optax.GradientTransformation(*halves))
 
     def factors(self, steps: int) -> np.ndarray:
         """What the schedule makes of a learning rate of 1 in the first so many steps."""
@@ -222,14 +216,13 @@ def together(settings: Sequence[Setting], t: int, anchors: Sequence[Anchor]) -> 
     if train.convolves(first.trained.apply, here.theta, tasks[0].train.x) or any(other != shapes[0] for other in shapes):
         walks = (walk(s, t, s.trained, a.theta, a.memory, a.optimizer) for s, a in zip(settings, anchors, strict=True))
         return [fitted for (fitted,) in walks]
-    dtype = jax.tree.leaves(here.theta)[0].dtype
     return train.together(
         [_key(setting, t) for setting in settings],
         states,
         [task.train for task in tasks],
         [task.head for task in tasks],
-        [(setting.origin, jnp.asarray(setting.learning_rate, dtype)) for setting in settings],
-        made=first.recipe,
+        [setting.trained.apply for setting in settings],
+        [setting.transform for setting in settings],
         loss=first.loss,
         steps=first.steps[t],
         batch_size=first.batch_size,

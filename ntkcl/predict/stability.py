@@ -7,6 +7,7 @@ import numpy as np
 from ntkcl import forecast, kernels, methods
 from ntkcl.predict.decompositions import DIAGONALISED, LARGEST
 from ntkcl.predict.setting import Setting
+from ntkcl.reuse import portable
 from ntkcl.types import Params, Tangent
 
 DENSE = 5000  # rows x outputs up to which the stability limit is read off the Gram matrix itself
@@ -74,16 +75,16 @@ def _top(setting, theta, gram, inputs, weights) -> float:
 
 def _worst(setting, theta, inputs, weights) -> float:
     """Largest eigenvalue over the Gram matrices of single rows."""
+    return float(_worst_of(portable(setting.network.apply), theta, setting.x[inputs], jnp.asarray(weights)))
 
-    kernel = kernels.contraction(setting.network)
 
-    @jax.jit
-    def each(x, weights):
-        def one(row):
-            x, root = row[0], jnp.sqrt(row[1]).astype(setting.x.dtype)
-            gram = kernel.gram(kernel.factors(theta, x[None]))[0, :, 0]
-            return jnp.linalg.eigvalsh(root[:, None] * gram * root[None])[-1]
+@jax.jit
+def _worst_of(apply, theta, x, weights):
+    kernel = kernels.contraction(apply)
 
-        return jnp.max(jax.lax.map(one, (x, weights)))
+    def one(row):
+        x, root = row[0], jnp.sqrt(row[1]).astype(row[0].dtype)
+        gram = kernel.gram(kernel.factors(theta, x[None]))[0, :, 0]
+        return jnp.linalg.eigvalsh(root[:, None] * gram * root[None])[-1]
 
-    return float(each(setting.x[inputs], jnp.asarray(weights)))
+    return jnp.max(jax.lax.map(one, (x, weights)))
