@@ -8,10 +8,10 @@ The map of the house, from the ground up (arrows point down; `tests/test_archite
     record                                   a run as numbers: forecast beside measurement
     experiment                               the story, once: forecast, train, measure, yield
     predict                                  what training will do to a network, in one of several forms
-    train                                    optax inside one lax.scan
+    train                                    optax inside one lax.scan, for one seed or several at once
     kernels  forecast  losses  metrics       the mathematics: arrays in, arrays out
     networks  streams  sources  optimizers  methods   what conf/ names by _target_
-    types  settings  meter                   the nouns; checks of settings; seconds and memory
+    types  settings  meter  reuse            the nouns; checks of settings; seconds and memory; programs that serve many runs
 
 As a library: `from ntkcl import kernels, forecast`.
 """

@@ -52,7 +52,7 @@ def network(case: dict):
 
 def bare(theta, x, y, order, *, apply):
     """Nothing but SGD: what the machinery is measured against. Convolutions step by step, as `train.walk` takes them."""
-    if not train.convolves(apply, theta, x[0]):
+    if not train.convolves(apply, theta, x):
         return bare_loop(theta, x, y, order, apply=apply)
     for index in order:
         theta = bare_step(theta, x, y, index, apply=apply)

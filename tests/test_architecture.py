@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "ntkcl"
 FLOORS = [
-    {"types", "settings", "meter"},
+    {"types", "settings", "meter", "reuse"},
     {"losses", "metrics", "kernels", "forecast", "streams", "sources", "networks", "optimizers", "methods"},
     {"train"},
     {"predict"},

@@ -84,6 +84,7 @@ def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, prepared, preset):
     small = (
         "network.width=8",
         "seed=0",
+        "seeds=[]",
         "training.steps=3",
         "training.epochs=null",
         "training.batch_size=null",

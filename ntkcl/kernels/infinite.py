@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ntkcl.reuse import once
 from ntkcl.settings import finite, one_of, whole
 
 SMOOTH = {"tanh": jnp.tanh, "gelu": jax.nn.gelu}
@@ -42,6 +43,7 @@ class Moments(NamedTuple):
     slope: Float[Array, "*pairs"]
 
 
+@once
 def infinite(
     *,
     depth: int = 1,

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from ntkcl.kernels.infinite import DEGREE, InfiniteWidth, check_inputs, cosine_of, moments_of
+from ntkcl.reuse import once
 from ntkcl.settings import finite, one_of, whole
 
 
+@once
 def infinite_conv(
     *,
     depth: int = 1,
