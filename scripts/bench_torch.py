@@ -1,7 +1,7 @@
-"""The plain PyTorch loop that `bench_training.py` compares with, in a process and an environment of its own.
+"""The plain PyTorch loops that `bench_training.py` compares with, in a process and an environment of their own.
 
-Reads lines of JSON {case, threads, steps, batch, samples} and answers each with {"seconds": ...}. Data lie in memory as one tensor and
-a batch is one `index_select`: a `DataLoader` would be slower.
+Reads lines of JSON {case, threads, steps, batch, samples, loader} and answers each with {"seconds": ...}. Data lie in memory as one
+tensor; a batch comes from a shuffling `DataLoader`, as in PyTorch's tutorials, or is one `index_select`, which is faster.
 """
 
 import itertools
@@ -11,6 +11,7 @@ import time
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 
 def model(case: dict) -> nn.Module:
@@ -25,20 +26,27 @@ def model(case: dict) -> nn.Module:
     return nn.Sequential(nn.Unflatten(1, (1, 28)), *layers, nn.Flatten(), nn.Linear(channels * side**2, 10))
 
 
-def measured(case: dict, threads: int, steps: int, batch: int, samples: int) -> float:
-    """Seconds of `steps` steps of SGD on cross-entropy, after one warm-up of 20."""
+def measured(case: dict, threads: int, steps: int, batch: int, samples: int, loader: bool) -> float:
+    """Seconds of `steps` steps of SGD on cross-entropy, after one warm-up of 20; batches from a `DataLoader`, or by indexing."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     x, y = torch.randn(samples, 28, 28), torch.randint(0, 10, (samples,))
     network, loss = model(case), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
 
+    def loaded():
+        while True:
+            yield from DataLoader(TensorDataset(x, y), batch, shuffle=True)
+
+    def indexed():
+        while True:
+            for index in torch.randperm(samples).split(batch):
+                yield x[index], y[index]
+
     def train(count):
-        order = torch.cat([torch.randperm(samples) for _ in range(-(-count * batch // samples))])
-        for s in range(count):
-            index = order[s * batch : (s + 1) * batch]
+        for inputs, labels in itertools.islice(loaded() if loader else indexed(), count):
             optimizer.zero_grad()
-            loss(network(x[index]), y[index]).backward()
+            loss(network(inputs), labels).backward()
             optimizer.step()
 
     train(20)

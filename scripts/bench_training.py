@@ -5,12 +5,14 @@
     python scripts/bench_training.py --quick              tiny sizes, to see it run: writes training_quick.{json,md}
 
 Minibatch SGD on cross-entropy, batches of 64, float32, images 28 x 28 drawn from a normal distribution. All take turns within one run,
-medians are compared; PyTorch with one and with two threads, the faster kept. A method is timed on its second task, its memory that of a
+medians are compared; PyTorch with one and with two threads, the faster kept, once with batches from its `DataLoader`, as its tutorials
+have it, and once with batches indexed by hand. A method is timed on its second task, its memory that of a
 first one of 1,024 samples: `joint`, `ewc` and such go through all of them at every step; OGD keeps
 the outputs of the true class. Writes training.{json,md} under results/bench.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -41,6 +43,7 @@ METHODS |= {name: partial(METHODS[name], outputs="true") for name in ("ogd", "og
 FEWER = "sgd of methods"  # as many steps as a method is timed for
 WITH_METHODS = ("mlp-256",)
 BATCH, SAMPLES, ROUNDS, FEWER_ROUNDS = 64, 1024, 7, 3
+PEERS = ("indexed", "loader")  # where PyTorch's batches come from
 LOSS, SGD = losses.cross_entropy(), optax.sgd(0.01)
 
 
@@ -89,10 +92,9 @@ def calls(name: str, case: dict, steps: int, samples: int) -> dict:
     theta, key = net.init(jax.random.key(1), first.train.x[0]), jax.random.key(2)
     settings = dict(apply=net.apply, loss=LOSS, transform=SGD, steps=steps, batch_size=BATCH)
     fit = partial(train.fit, key, theta, second.train, second.head, **settings)
-    order = train.batches(key, samples, BATCH, steps)
     timed = {
         "sgd": partial(fit, method=methods.naive()),
-        "bare": lambda: bare(theta, *second.train, order, apply=net.apply),
+        "bare": lambda: bare(theta, *second.train, train.batches(key, samples, BATCH, steps), apply=net.apply),
     }
 
     def with_memory(method):
@@ -105,6 +107,7 @@ def calls(name: str, case: dict, steps: int, samples: int) -> dict:
     if name not in WITH_METHODS:
         return timed
     settings["steps"] = max(steps // 10, 1)
+    fit = partial(fit, steps=settings["steps"])
     return timed | {name: with_memory(make()) for name, make in {FEWER: methods.naive, **METHODS}.items()}
 
 
@@ -132,19 +135,22 @@ def measure(name: str, case: dict, peer: Peer | None, steps: int, samples: int, 
     timed = calls(name, case, steps, samples)
     for call in timed.values():
         seconds(call)  # compiles
-    taken: dict = {who: [] for who in (*timed, *(("torch", threads) for threads in (1, 2) if peer))}
+    taken: dict = {who: [] for who in (*timed, *(itertools.product(PEERS, (1, 2)) if peer else ()))}
     slow = (FEWER, *METHODS)
     for k in range(rounds):
         for who, times in taken.items():
             if who in slow and k >= FEWER_ROUNDS:
                 continue
             if isinstance(who, tuple):
-                times.append(peer(case=case, threads=who[1], steps=max(steps // 4, 1), batch=BATCH, samples=samples) * 4)
+                told = dict(
+                    case=case, loader=who[0] == "loader", threads=who[1], steps=max(steps // 4, 1), batch=BATCH, samples=samples
+                )
+                times.append(peer(**told) * steps / told["steps"])
             else:
                 times.append(seconds(timed[who]))
     counts = {who: max(steps // 10, 1) if who in slow else steps for who in taken}
     rate = {who: counts[who] / statistics.median(times) for who, times in taken.items()}
-    torch = max((rate["torch", threads] for threads in (1, 2)), default=None) if peer else None
+    torch = {kind: max(rate[kind, threads] for threads in (1, 2)) if peer else None for kind in PEERS}
 
     def overhead(who, over):
         return statistics.median(a / b for a, b in zip(taken[who], taken[over], strict=True)) - 1
@@ -155,7 +161,8 @@ def measure(name: str, case: dict, peer: Peer | None, steps: int, samples: int, 
             method=who,
             steps_per_second=rate[who],
             samples_per_second=rate[who] * BATCH,
-            pytorch_steps_per_second=torch,
+            pytorch_steps_per_second=torch["indexed"],
+            pytorch_loader_steps_per_second=torch["loader"],
             overhead_over_sgd=overhead(who, FEWER if who in METHODS else "sgd"),
             overhead_over_bare=overhead(who, "bare") if counts[who] == steps else None,
         )
@@ -164,24 +171,48 @@ def measure(name: str, case: dict, peer: Peer | None, steps: int, samples: int, 
     ]
 
 
+def matmul_gflops() -> float:
+    """Billions of multiply-adds a second, twice, of a large matrix product: what no training on this machine exceeds."""
+    square = jnp.ones((2048, 2048))
+    product = jax.jit(jnp.dot)
+    product(square, square).block_until_ready()
+    return 2 * 2048**3 / statistics.median(seconds(lambda: product(square, square)) for _ in range(ROUNDS)) / 1e9
+
+
+def step_gflop(case: dict) -> float | None:
+    """Of the products in one step of an MLP: outputs, gradients by weights, and by the inputs of all layers but the first."""
+    if case["kind"] != "mlp":
+        return None
+    sizes = [784, *[case["width"]] * case["depth"], 10]
+    layers = [m * n for m, n in itertools.pairwise(sizes)]
+    return 2 * BATCH * (3 * sum(layers) - layers[0]) / 1e9
+
+
 def percent(share: float | None) -> str:
     return "" if share is None else f"{share:+.1%}"
 
 
+def of_the_rate(row: dict) -> str:
+    """Of plain steps; methods do other work beside it."""
+    known = row["method"] in ("sgd", "bare") and row["matmul_fraction"] is not None
+    return f"{row['matmul_fraction']:.2f}" if known else ""
+
+
 def markdown(stored: dict) -> str:
     lines = [
-        f"`{stored['command']}`, {stored['machine']['cores']} cores ({stored['machine']['cpu']}), {stored['minutes']:.0f} minutes.",
+        f"`{stored['command']}`, {stored['machine']['cores']} cores ({stored['machine']['cpu']}), {stored['minutes']:.0f} minutes; a product of "
+        f"2048 x 2048 matrices runs at {stored['matmul_gflops']:.0f} GFLOP a second.",
         "",
     ]
     lines += [
-        "| case | method | steps a second | samples a second | PyTorch, steps a second | times PyTorch | over sgd | over bare |",
-        "|---|---|---|---|---|---|---|---|",
+        "| case | method | steps a second | of the product's rate | PyTorch | times | with its DataLoader | times | over sgd | over bare |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in stored["rows"]:
-        torch = r["pytorch_steps_per_second"]
-        times = "" if torch is None else f"{r['steps_per_second'] / torch:.2f}"
+        peers = (r[f"pytorch_{key}steps_per_second"] for key in ("", "loader_"))
+        beside = " | ".join(" | " if one is None else f"{one:.0f} | {r['steps_per_second'] / one:.2f}" for one in peers)
         lines.append(
-            f"| {r['case']} | {r['method']} | {r['steps_per_second']:.0f} | {r['samples_per_second']:.0f} | {torch or 0:.0f} | {times} "
+            f"| {r['case']} | {r['method']} | {r['steps_per_second']:.0f} | {of_the_rate(r)} | {beside} "
             f"| {percent(r['overhead_over_sgd'])} | {percent(r['overhead_over_bare'])} |"
         )
     return "\n".join(lines) + "\n"
@@ -205,7 +236,11 @@ def main() -> None:
     stem = "_".join(["training", *(["quick"] if given.quick else []), *([given.case] if given.case else [])])
     options = [option for option, on in (("--quick", given.quick), (f"--case {given.case}", given.case)) if on]
     command = " ".join(["python scripts/bench_training.py", *options])
-    stored = dict(command=command, machine=machine(), minutes=(time.perf_counter() - start) / 60, rows=rows)
+    peak = matmul_gflops()
+    for row in rows:
+        work = step_gflop(CASES[row["case"]][0])
+        row["matmul_fraction"] = work and row["steps_per_second"] * work / peak
+    stored = dict(command=command, machine=machine(), minutes=(time.perf_counter() - start) / 60, matmul_gflops=peak, rows=rows)
     given.folder.mkdir(parents=True, exist_ok=True)
     (given.folder / f"{stem}.json").write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n")
     (given.folder / f"{stem}.md").write_text(markdown(stored))

@@ -41,6 +41,18 @@ def test_settings_are_chosen_on_the_validation_stream_alone(script, tmp_path, mo
     assert chosen == min(script.GRID["si"]["strength"])
 
 
+def test_of_a_strength_the_next_stronger_one_must_have_trained_too(script):
+    def tried(method, scores):
+        return [cell | {"average_accuracy": score} for cell, score in zip(script.combinations(method), scores, strict=True)]
+
+    slow, middle = (0.30, 0.31, 0.32, 0.33, 0.34, 0.35), (0.2,) * 6  # by strength, at each learning rate
+    assert script.choice("si", tried("si", (*slow, *middle, 0.33, 0.36, 0.37, 0, 0, 0))) == {"learning_rate": 0.1, "strength": 0.1}
+    # The strongest of all is no choice, for nobody knows how near the edge it is.
+    assert script.choice("si", tried("si", (*slow, *middle, 0.33, 0, 0, 0, 0, 0))) == {"learning_rate": 0.01, "strength": 3.0}
+    best = script.choice("gpm", tried("gpm", (0.1, 0.2, 0.3, *[0] * 6)))
+    assert best == {"learning_rate": 0.01, "threshold": 0.99}
+
+
 def test_a_method_beats_plain_training_when_the_interval_of_the_paired_gain_leaves_out_zero(script):
     naive = np.array([0.30, 0.40, 0.35, 0.45, 0.25])
 
