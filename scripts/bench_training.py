@@ -233,7 +233,8 @@ def main() -> None:
     command = " ".join(["python scripts/bench_training.py", *options])
     peak = matmul_gflops()
     for row in rows:
-        work = step_gflop(CASES[row["case"]][0]) if row["method"] in ("sgd", "bare") else None  # methods do other work beside it
+        plain = row["method"] in ("sgd", "bare") and not given.quick  # methods do other work beside it
+        work = step_gflop(CASES[row["case"]][0]) if plain else None
         row["matmul_fraction"] = work and row["steps_per_second"] * work / peak
     stored = dict(command=command, machine=machine(), minutes=(time.perf_counter() - start) / 60, matmul_gflops=peak, rows=rows)
     given.folder.mkdir(parents=True, exist_ok=True)

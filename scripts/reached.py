@@ -17,7 +17,6 @@ from figure_files import claims_list
 COMMANDS = {  # of a preset's runs, what is claimed: the anchor, the least R2, at which width
     "rotated_fashion": ("ntkcl experiment=rotated_fashion network.width=4096 seed=0", 4096, "init", 0.99),
     "minibatch_split": ("ntkcl experiment=minibatch_split", 1024, "boundary", 0.97),
-    "integrated_permuted": ("ntkcl experiment=integrated_permuted network.width=256", 256, "boundary", 0.98),
 }
 
 
