@@ -14,22 +14,24 @@ import yaml
 from fashion_width import preset_hash
 from figure_files import claims_list
 
-COMMANDS = {  # of a preset's runs, what is claimed: the anchor, the least R2, at which width
-    "rotated_fashion": ("ntkcl experiment=rotated_fashion network.width=4096 seed=0", 4096, "init", 0.99),
-    "minibatch_split": ("ntkcl experiment=minibatch_split", 1024, "boundary", 0.97),
-}
+CLAIMS = (  # of a preset's runs at a width: the command, the anchor and its least R2
+    ("rotated_fashion", 4096, "ntkcl experiment=rotated_fashion network.width=4096 seed=0", "init", 0.99),
+    ("minibatch_split", 1024, "ntkcl experiment=minibatch_split", "boundary", 0.97),
+    ("integrated_permuted", 256, "ntkcl experiment=integrated_permuted", "boundary", 0.98),
+    ("integrated_permuted", 64, "ntkcl experiment=integrated_permuted", "boundary", 0.95),
+)
 
 
 def collect(root: Path) -> list[dict]:
-    """A row for each run and anchor of the commands' width."""
+    """A row for each run and anchor, in the order of the claims."""
     rows = []
-    for preset, (_, width, *_) in COMMANDS.items():
-        for path in sorted((root / "runs" / preset).glob("[!.]*/summary.json")):
-            config, summary = yaml.safe_load((path.parent / "config.yaml").read_text()), json.loads(path.read_text())
-            if config["network"]["width"] == width and path.parent.name.endswith(preset_hash(preset, width, config["seed"])):
-                told = {"preset": preset, "width": width, "seed": config["seed"], "run": path.parent.name.rsplit("-", 1)[-1]}
+    for preset, width, *_ in CLAIMS:
+        for path in sorted((root / "runs" / preset).glob(f"*-w{width}-*/summary.json")):
+            seed = yaml.safe_load((path.parent / "config.yaml").read_text())["seed"]
+            if path.parent.name.endswith(preset_hash(preset, width, seed)):
+                summary, told = json.loads(path.read_text()), {"preset": preset, "width": width, "seed": seed}
                 rows += [told | {"anchor": anchor} | _numbers(summary, anchor) for anchor in summary["forecast"]]
-    return sorted(rows, key=lambda row: (list(COMMANDS).index(row["preset"]), row["seed"]))
+    return rows
 
 
 def _numbers(summary: dict, anchor: str) -> dict:
@@ -47,8 +49,8 @@ def _numbers(summary: dict, anchor: str) -> dict:
 def judge(rows: list[dict]) -> list[dict]:
     """Every run of a command reaches what is claimed of its anchor."""
     claims = []
-    for preset, (command, width, anchor, least) in COMMANDS.items():
-        own = [row["drift_r2"] for row in rows if (row["preset"], row["anchor"]) == (preset, anchor)]
+    for preset, width, command, anchor, least in CLAIMS:
+        own = [row["drift_r2"] for row in rows if (row["preset"], row["width"], row["anchor"]) == (preset, width, anchor)]
         told = f"`{command}`: {anchor}, width {width}, R2 {', '.join(map(_number, own))}, at least {least}"
         claims.append({"claim": told, "holds": bool(own) and all(value is not None and value >= least for value in own)})
     return claims
