@@ -181,7 +181,11 @@ def walk(setting: Setting, t: int, network: Network, theta, memory, optimizer=No
 
     `resume(state)` tells how far training from this state has come before, or None.
     """
-    task, state = setting.stream[t], _started(setting, t, network, theta, memory, optimizer)
+    yield from _from(setting, t, network, _started(setting, t, network, theta, memory, optimizer), every, resume)
+
+
+def _from(setting, t, network, state, every=None, resume=None):
+    task = setting.stream[t]
     yield from train.walk(
         _key(setting, t),
         state,
@@ -214,7 +218,7 @@ def together(settings: Sequence[Setting], t: int, anchors: Sequence[Anchor]) -> 
     states = [_started(s, t, s.trained, a.theta, a.memory, a.optimizer) for s, a in zip(settings, anchors, strict=True)]
     shapes = [jax.tree.map(jnp.shape, (state, task.train)) for state, task in zip(states, tasks, strict=True)]
     if train.convolves(first.trained.apply, here.theta, tasks[0].train.x) or any(other != shapes[0] for other in shapes):
-        walks = (walk(s, t, s.trained, a.theta, a.memory, a.optimizer) for s, a in zip(settings, anchors, strict=True))
+        walks = (_from(setting, t, setting.trained, state) for setting, state in zip(settings, states, strict=True))
         return [fitted for (fitted,) in walks]
     return train.together(
         [_key(setting, t) for setting in settings],
