@@ -1,9 +1,6 @@
 """The command `ntkcl`, and `python -m ntkcl`: compose a configuration, build what it names, run, write. The one door to Hydra."""
 
 import difflib
-import hashlib
-import itertools
-import json
 import os
 import re
 import shutil
@@ -11,18 +8,15 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
 import jax
-import jax.numpy as jnp
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,35 +26,16 @@ from ntkcl import (
     experiment,
     figures,
     jobs,
-    kernels,
-    methods,
-    optimizers,
-    predict,
     record,
     references,
     results,
-    settings,
     tracking,
 )
+from ntkcl.configuration import CONF, build, check, grid_of, limit_of
+from ntkcl.identity import coordinates, identify, labels, place, seeded
 from ntkcl.meter import Cost, Meter
-from ntkcl.settings import one_of, text
-from ntkcl.types import Stream
 
 PACKAGE = Path(__file__).parent
-CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())  # wheel, or checkout
-
-
-METHODS = tuple(methods.__all__)
-KEYS = (
-    "source", "stream", "network", "loss", "method", "optimizer", "training", "kernel", "checkpoints", "forecast",
-    "references", "job", "plan", "experiment_name", "seed", "seeds", "seeds_by", "precision", "results_dir", "tracking",
-)  # fmt: skip
-ELSEWHERE = ("results_dir", "tracking", "kernel", "checkpoints", "references", "seeds", "seeds_by")  # makes no run another run
-YOUNGER: dict[str, dict[str, Any]] = {  # settings that runs once had no other value of
-    "stream": {"interpolation": "bilinear"},
-    "network": {"parametrization": "ntk", "init": "normal", "gamma0": 1.0},
-    "training": {"epochs": None, "optimizer_state": "reset", "evaluate_every": None, "schedule": None, "compute": None},
-}
 
 
 def main() -> None:
@@ -108,23 +83,10 @@ def run(cfg: DictConfig) -> None:
     """One run, or one plan, from its configuration to its folder."""
     jax.config.update("jax_enable_x64", True)  # forecasts are solved in float64; networks keep `precision`
     check(cfg)
-    seeds = [_seeded(cfg, seed) for seed in cfg.seeds] or [cfg]
+    seeds = [seeded(cfg, seed) for seed in cfg.seeds] or [cfg]
     batches = [seeds] if cfg.job == "run" and cfg.seeds_by == "vmap" else [[one] for one in seeds]
     for batch in batches:
         _run(batch) if cfg.job == "run" else _plan(*batch)
-
-
-def _seeded(cfg, seed):
-    one = cfg.copy()
-    one.seed, one.seeds = seed, []
-    return one
-
-
-def _place(cfg, identity) -> tuple[Path, str]:
-    """The folder of a run or a plan, and the configuration written there."""
-    kind, name = ("runs", identity["name"]) if cfg.job == "run" else ("plans", f"{cfg.job}-{identity['name']}")
-    folder = Path(cfg.results_dir) / kind / cfg.experiment_name / f"{name}-{identity['id'][:8]}"
-    return folder, OmegaConf.to_yaml(OmegaConf.create(coordinates(cfg)), sort_keys=True)
 
 
 class Work(NamedTuple):
@@ -144,7 +106,7 @@ class Work(NamedTuple):
 
 def _work(cfg) -> Work:
     meter, identity = Meter(), identify(cfg)
-    return Work(cfg, identity, *_place(cfg, identity), build(cfg), meter.read())
+    return Work(cfg, identity, *place(cfg, identity), build(cfg), meter.read())
 
 
 def _run(cfgs):
@@ -186,7 +148,7 @@ def _written(work, stage, events, terminal):
     held = _references(cfg, work.named, told, console.told(terminal))
     summary = results.summarise(told, stream, loss, held)
     pictures = results.save_figures(stage, figures.draw(told, summary, stream))
-    table, inside = (made(told, stream, loss, _labels(cfg, work.identity)) for made in (results.rows, results.within))
+    table, inside = (made(told, stream, loss, labels(cfg, work.identity)) for made in (results.rows, results.within))
     results.write(stage, work.config, summary, table, results.arrays(told, stream), inside)
     return told, summary, inside, pictures
 
@@ -205,14 +167,14 @@ def _references(cfg, named, told, say) -> dict:
 
 def _plan(cfg):
     terminal, meter, identity = console.terminal(), Meter(), identify(cfg)
-    (folder, config), named = _place(cfg, identity), build(cfg)
+    (folder, config), named = place(cfg, identity), build(cfg)
     plan = dict(OmegaConf.to_container(cfg.plan, resolve=True))
     grid = list(grid_of(plan["methods"])) if cfg.job == "methods" else []
     with results.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):
         ranking, summary = jobs.plan(cfg.job, named, plan, grid, console.told(terminal))
         summary["seconds"] = {"total": meter.read().seconds} | summary["seconds"]
         pictures = results.save_figures(stage, {cfg.job: figures.ranking(ranking.rows, summary)})
-        results.write_plan(stage, config, summary, ranking.rows, _labels(cfg, identity))
+        results.write_plan(stage, config, summary, ranking.rows, labels(cfg, identity))
     console.show_ranking(ranking.rows, summary, terminal)
     terminal.print(f"[dim]{len(ranking.rows)} candidates in {summary['seconds']['total']:.1f} s ->[/dim] {folder}", soft_wrap=True)
     with tracking.opened(folder, **_tracked(cfg, identity)) as remote:
@@ -222,164 +184,6 @@ def _plan(cfg):
 def _tracked(cfg, identity) -> dict:
     named = {key: cfg.tracking[key] for key in ("mode", "project", "entity")}
     return named | {"identity": identity | {"job_type": cfg.job}, "config": coordinates(cfg)}
-
-
-def grid_of(grid) -> Iterator[tuple[dict, Any]]:
-    """Every cell of a grid {method: {setting: value or list of values}}, as coordinates and method."""
-    for name, values in grid.items():
-        one_of("plan.methods", name, METHODS)
-        if not isinstance(values, dict | None):
-            raise ValueError(
-                f"plan.methods.{name}={values}: expected settings and their values, such as {{penalty: [0.1, 1.0]}}, or {{}}"
-            )
-        lists = {key: value if isinstance(value, list) else [value] for key, value in (values or {}).items()}
-        for key, several in lists.items():
-            if not several:
-                raise ValueError(f"plan.methods.{name}.{key}=[]: expected at least one value")
-        for combination in itertools.product(*lists.values()):
-            chosen = dict(zip(lists, combination, strict=True))
-            yield {"method": name, **chosen}, instantiate({"_target_": f"ntkcl.methods.{name}", **chosen})
-
-
-def check(cfg: DictConfig) -> None:
-    """ValueError for what no group's own function sees: the top level, and the form of groups and lists."""
-    unknown = [key for key in cfg if key not in KEYS]
-    if unknown:
-        raise ValueError(f"{unknown[0]!s}={cfg[unknown[0]]}: no such setting; expected one of {', '.join(KEYS)}")
-    text("results_dir", cfg.results_dir)
-    if text("experiment_name", cfg.experiment_name) != Path(cfg.experiment_name).name or cfg.experiment_name.startswith("."):
-        raise ValueError(f"experiment_name={cfg.experiment_name}: expected a plain name without slashes, not beginning with a dot")
-    settings.seed("seed", cfg.seed)
-    if not OmegaConf.is_list(cfg.seeds) or len(set(cfg.seeds)) < len(cfg.seeds):
-        raise ValueError(f"seeds={cfg.seeds}: expected a list of different seeds, such as [0,1,2], or [] for the one of `seed`")
-    for seed in cfg.seeds:
-        settings.seed("seeds", seed)
-    one_of("seeds_by", cfg.seeds_by, ("vmap", "loop"))
-    for group in ("kernel", "checkpoints", "forecast", "tracking"):
-        if not OmegaConf.is_dict(cfg[group]):
-            raise ValueError(f"{group}={cfg[group]}: expected the settings of that group")
-    if cfg.checkpoints.every is not None:
-        settings.whole("checkpoints.every", cfg.checkpoints.every)
-        if len(cfg.seeds) > 1 and cfg.seeds_by == "vmap":
-            raise ValueError(
-                f"checkpoints.every={cfg.checkpoints.every}: expected null where seeds are trained as one, or seeds_by=loop"
-            )
-    text("tracking.project", cfg.tracking.project)
-    if cfg.tracking.entity is not None:
-        text("tracking.entity", cfg.tracking.entity)
-    if not OmegaConf.is_list(cfg.forecast.anchors):
-        raise ValueError(f"forecast.anchors={cfg.forecast.anchors}: expected a list, such as [init,boundary] or []")
-    if not OmegaConf.is_list(cfg.references):
-        raise ValueError(f"references={cfg.references}: expected a list, such as [single,joint] or []")
-    for kind in cfg.references:
-        one_of("references", kind, references.TRAINED)
-    if cfg.references and cfg.job != "run":
-        raise ValueError(f"references={cfg.references}: job={cfg.job} measures no run to hold against them; expected []")
-    if not OmegaConf.is_dict(cfg.training):
-        raise ValueError(f"training={cfg.training}: expected the settings of conf/config.yaml")
-    schedule = cfg.training.get("schedule")
-    if schedule is not None and not (OmegaConf.is_dict(schedule) and "name" in schedule):
-        raise ValueError(
-            f"training.schedule={schedule}: expected null, or an Optax schedule's name and settings, such as "
-            "{name: cosine_decay_schedule, decay_steps: 500}"
-        )
-    if one_of("job", cfg.job, ("run", *jobs.JOBS)) != "run":
-        if not OmegaConf.is_dict(cfg.plan):
-            raise ValueError(f"plan={cfg.plan}: expected the settings of conf/config.yaml")
-        for group in jobs.JOBS:
-            if not OmegaConf.is_dict(OmegaConf.select(cfg.plan, group)):
-                raise ValueError(f"plan.{group}={OmegaConf.select(cfg.plan, group)}: expected the settings of that job")
-        if "init" not in cfg.forecast.anchors:
-            raise ValueError(
-                f"forecast.anchors={cfg.forecast.anchors}: job={cfg.job} trains nothing before it plans, and forecasts from init; "
-                "expected init among them"
-            )
-        for anchor in cfg.forecast.anchors:
-            one_of("forecast.anchors", anchor, experiment.ANCHORS)
-        if cfg.forecast.form != "auto":
-            raise ValueError(f"forecast.form={cfg.forecast.form}: job={cfg.job} takes the first form that is exact; expected auto")
-    one_of("precision", cfg.precision, ("float32", "float64"))
-    one_of("tracking.mode", cfg.tracking.mode, ("online", "offline", "disabled"))
-
-
-def build(cfg: DictConfig) -> dict[str, Any]:
-    """The arguments of `experiment.run` and `experiment.begin` that a configuration names, by their names."""
-    stream = _stream(*(OmegaConf.to_yaml(cfg[group], resolve=True) for group in ("source", "stream")), cfg.precision)
-    return dict(
-        key=jax.random.key(cfg.seed),
-        stream=stream,
-        network=instantiate(cfg.network)(outputs=stream[0].train.y.shape[1]),
-        loss=instantiate(cfg.loss),
-        optimizer=instantiate(cfg.optimizer),
-        training=_training(cfg.training),
-        method=instantiate(cfg.method),
-        effort=predict.Effort(*(cfg.forecast[key] for key in predict.Effort._fields)),
-        kernel=instantiate(cfg.kernel),
-    )
-
-
-@lru_cache(maxsize=1)  # runs of a sweep that differ in other things come one after the other
-def _stream(source: str, stream: str, precision: str) -> Stream:
-    made = instantiate(OmegaConf.create(stream))(instantiate(OmegaConf.create(source)))
-    return jax.tree.map(lambda a: jnp.asarray(a, precision), made)
-
-
-def _training(chosen) -> experiment.Training:
-    named = dict(OmegaConf.to_container(chosen, resolve=True))  # type: ignore[arg-type]
-    schedule = named.pop("schedule", None)
-    return experiment.Training(**named, schedule=None if schedule is None else optimizers.schedule(**schedule))
-
-
-def limit_of(cfg: DictConfig):
-    """The kernel that the configured network tends to with its width, or None where none is known or asked for."""
-    known = cfg.network["_target_"] == "ntkcl.networks.mlp" and cfg.network.get("parametrization", "ntk") == "ntk"
-    if "infinite" not in cfg.forecast.anchors or not known:
-        return None
-    shape = ("depth", "activation", "w_std", "b_std", "output_scale")
-    return kernels.infinite(**{key: cfg.network[key] for key in shape}).ntk
-
-
-def coordinates(cfg: DictConfig) -> dict:
-    """What makes a run this run: its resolved configuration without logging, where things lie, how and where it is computed, and what
-    the run is held against.
-
-    Settings that there have not always been are left out at the value that runs had without them, so that these keep their names.
-    """
-    resolved: dict[str, Any] = dict(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
-    for group, keys in (("source", ("data_dir", "download")), ("training", ("devices",))):
-        resolved[group] = {key: value for key, value in resolved[group].items() if key not in keys}
-    for group, old in YOUNGER.items():
-        resolved[group] = {key: value for key, value in resolved[group].items() if key not in old or value != old[key]}
-    elsewhere = (*ELSEWHERE, *(("job", "plan") if cfg.job == "run" else ()))
-    return {key: value for key, value in resolved.items() if key not in elsewhere}
-
-
-def identify(cfg: DictConfig) -> dict:
-    """Name, id, group and tags, from the coordinates alone: the same configuration is the same run, in any process."""
-    groups = ("optimizer", "method", "stream", "source", "network", "loss")
-    optimizer, method, stream, *others = (cfg[key]["_target_"].rsplit(".", 1)[-1] for key in groups)
-    width = OmegaConf.select(cfg, "network.width")
-    name = "-".join(
-        [cfg.optimizer.get("name", optimizer), method, stream, *([f"w{width}"] if width is not None else []), f"s{cfg.seed}"]
-    )
-    seedless = OmegaConf.create(OmegaConf.to_container(cfg) | {"seed": None})  # type: ignore[operator]
-    return {
-        "id": _digest(coordinates(cfg)),
-        "name": name,
-        "group": f"{cfg.experiment_name}/{_digest(coordinates(seedless))[:8]}",
-        "job_type": "run",
-        "tags": [cfg.experiment_name, method, stream, *others],
-    }
-
-
-def _digest(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _labels(cfg, identity) -> dict:
-    """The columns that tell a run's rows from another's."""
-    named = {"experiment": cfg.experiment_name, "run": identity["id"], "name": identity["name"]}
-    return named | {"width": OmegaConf.select(cfg, "network.width"), "seed": cfg.seed}
 
 
 def _one_line(error: BaseException) -> str | None:

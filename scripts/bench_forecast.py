@@ -21,7 +21,7 @@ import jax
 from omegaconf import OmegaConf
 
 from ntkcl import experiment, planning, predict
-from ntkcl.__main__ import CONF, build, grid_of
+from ntkcl.configuration import CONF, build, grid_of
 from ntkcl.meter import Meter
 from ntkcl.planning import jobs
 from ntkcl.planning.candidate import scores

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers, predict, streams
-from ntkcl.__main__ import CONF
+from ntkcl.configuration import CONF
 from ntkcl.forecast.budget import budget
 from ntkcl.settings import finite, seed, whole
 

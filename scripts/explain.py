@@ -24,7 +24,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ntkcl import figures, forecast, kernels, losses, metrics, networks, optimizers, results
-from ntkcl.__main__ import CONF
+from ntkcl.configuration import CONF
 from ntkcl.forecast import attribution
 from ntkcl.settings import finite, whole
 from ntkcl.train import fit

@@ -17,7 +17,8 @@ import yaml
 from matplotlib.figure import Figure
 
 from ntkcl import results
-from ntkcl.__main__ import CONF, identify
+from ntkcl.configuration import CONF
+from ntkcl.identity import identify
 
 STREAMS = ("rotated", "permuted", "split")
 NUMBERS = {

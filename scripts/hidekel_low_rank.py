@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from ntkcl import forecast, kernels, losses, networks, optimizers, streams
-from ntkcl.__main__ import CONF
+from ntkcl.configuration import CONF
 from ntkcl.forecast import Step
 from ntkcl.kernels import geometry
 from ntkcl.settings import finite, one_of, seed, whole

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from scipy import stats
 
 from ntkcl import kernels, losses, networks, optimizers, results
-from ntkcl.__main__ import CONF
+from ntkcl.configuration import CONF
 from ntkcl.kernels.infinite import infinite
 from ntkcl.settings import finite, whole
 from ntkcl.train import fit

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ntkcl import experiment, metrics
-from ntkcl.__main__ import CONF, build
+from ntkcl.configuration import CONF, build
 from ntkcl.types import Dataset, Stream, Task
 
 STREAMS = ("rotated", "permuted")

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from scipy import stats
 
 from ntkcl import forecast, kernels, losses, networks, optimizers
-from ntkcl.__main__ import CONF
+from ntkcl.configuration import CONF
 from ntkcl.settings import finite, seed, share, whole
 from ntkcl.train import fit
 from ntkcl.types import Dataset, Loss, Optimizer, Source

@@ -12,7 +12,8 @@ FLOORS = [
     {"experiment"},
     {"record"},
     {"results", "tracking", "figures", "planning", "checkpoints", "references"},
-    {"console", "jobs"},
+    {"console", "jobs", "identity"},
+    {"configuration"},
     {"__main__"},
 ]
 NEIGHBOURS = {
@@ -22,8 +23,8 @@ NEIGHBOURS = {
 }
 DOORS = {
     "flax": {"networks"},
-    "hydra": {"__main__"},
-    "omegaconf": {"__main__"},
+    "hydra": {"__main__", "configuration"},
+    "omegaconf": {"__main__", "configuration", "identity"},
     "wandb": {"tracking"},
     "tensorflow_datasets": {"sources"},
     "sklearn": {"sources"},

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ntkcl import results
-from ntkcl.__main__ import YOUNGER, identify
+from ntkcl.identity import YOUNGER, identify
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

@@ -11,7 +11,7 @@ import pytest
 from cases import figure_script, tiny_source
 
 from ntkcl import figures
-from ntkcl.__main__ import YOUNGER
+from ntkcl.identity import YOUNGER
 
 ROOT = Path(__file__).parents[1]
 TINY = ("seeds=[0]", "network.width=8", "stream.train_per_class=6", "stream.test_per_class=2", "steps=20", "removed=3", "draws=2")

@@ -1,0 +1,139 @@
+"""From a configuration to what it names: its settings checked, its parts built."""
+
+import itertools
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ntkcl import experiment, jobs, kernels, methods, optimizers, predict, references, settings
+from ntkcl.settings import one_of, text
+from ntkcl.types import Stream
+
+PACKAGE = Path(__file__).parent
+CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())  # wheel, or checkout
+METHODS = tuple(methods.__all__)
+KEYS = (
+    "source", "stream", "network", "loss", "method", "optimizer", "training", "kernel", "checkpoints", "forecast",
+    "references", "job", "plan", "experiment_name", "seed", "seeds", "seeds_by", "precision", "results_dir", "tracking",
+)  # fmt: skip
+
+
+def grid_of(grid) -> Iterator[tuple[dict, Any]]:
+    """Every cell of a grid {method: {setting: value or list of values}}, as coordinates and method."""
+    for name, values in grid.items():
+        one_of("plan.methods", name, METHODS)
+        if not isinstance(values, dict | None):
+            raise ValueError(
+                f"plan.methods.{name}={values}: expected settings and their values, such as {{penalty: [0.1, 1.0]}}, or {{}}"
+            )
+        lists = {key: value if isinstance(value, list) else [value] for key, value in (values or {}).items()}
+        for key, several in lists.items():
+            if not several:
+                raise ValueError(f"plan.methods.{name}.{key}=[]: expected at least one value")
+        for combination in itertools.product(*lists.values()):
+            chosen = dict(zip(lists, combination, strict=True))
+            yield {"method": name, **chosen}, instantiate({"_target_": f"ntkcl.methods.{name}", **chosen})
+
+
+def check(cfg: DictConfig) -> None:
+    """ValueError for what no group's own function sees: the top level, and the form of groups and lists."""
+    unknown = [key for key in cfg if key not in KEYS]
+    if unknown:
+        raise ValueError(f"{unknown[0]!s}={cfg[unknown[0]]}: no such setting; expected one of {', '.join(KEYS)}")
+    text("results_dir", cfg.results_dir)
+    if text("experiment_name", cfg.experiment_name) != Path(cfg.experiment_name).name or cfg.experiment_name.startswith("."):
+        raise ValueError(f"experiment_name={cfg.experiment_name}: expected a plain name without slashes, not beginning with a dot")
+    settings.seed("seed", cfg.seed)
+    if not OmegaConf.is_list(cfg.seeds) or len(set(cfg.seeds)) < len(cfg.seeds):
+        raise ValueError(f"seeds={cfg.seeds}: expected a list of different seeds, such as [0,1,2], or [] for the one of `seed`")
+    for seed in cfg.seeds:
+        settings.seed("seeds", seed)
+    one_of("seeds_by", cfg.seeds_by, ("vmap", "loop"))
+    for group in ("kernel", "checkpoints", "forecast", "tracking"):
+        if not OmegaConf.is_dict(cfg[group]):
+            raise ValueError(f"{group}={cfg[group]}: expected the settings of that group")
+    if cfg.checkpoints.every is not None:
+        settings.whole("checkpoints.every", cfg.checkpoints.every)
+        if len(cfg.seeds) > 1 and cfg.seeds_by == "vmap":
+            raise ValueError(
+                f"checkpoints.every={cfg.checkpoints.every}: expected null where seeds are trained as one, or seeds_by=loop"
+            )
+    text("tracking.project", cfg.tracking.project)
+    if cfg.tracking.entity is not None:
+        text("tracking.entity", cfg.tracking.entity)
+    if not OmegaConf.is_list(cfg.forecast.anchors):
+        raise ValueError(f"forecast.anchors={cfg.forecast.anchors}: expected a list, such as [init,boundary] or []")
+    if not OmegaConf.is_list(cfg.references):
+        raise ValueError(f"references={cfg.references}: expected a list, such as [single,joint] or []")
+    for kind in cfg.references:
+        one_of("references", kind, references.TRAINED)
+    if cfg.references and cfg.job != "run":
+        raise ValueError(f"references={cfg.references}: job={cfg.job} measures no run to hold against them; expected []")
+    if not OmegaConf.is_dict(cfg.training):
+        raise ValueError(f"training={cfg.training}: expected the settings of conf/config.yaml")
+    schedule = cfg.training.get("schedule")
+    if schedule is not None and not (OmegaConf.is_dict(schedule) and "name" in schedule):
+        raise ValueError(
+            f"training.schedule={schedule}: expected null, or an Optax schedule's name and settings, such as "
+            "{name: cosine_decay_schedule, decay_steps: 500}"
+        )
+    if one_of("job", cfg.job, ("run", *jobs.JOBS)) != "run":
+        if not OmegaConf.is_dict(cfg.plan):
+            raise ValueError(f"plan={cfg.plan}: expected the settings of conf/config.yaml")
+        for group in jobs.JOBS:
+            if not OmegaConf.is_dict(OmegaConf.select(cfg.plan, group)):
+                raise ValueError(f"plan.{group}={OmegaConf.select(cfg.plan, group)}: expected the settings of that job")
+        if "init" not in cfg.forecast.anchors:
+            raise ValueError(
+                f"forecast.anchors={cfg.forecast.anchors}: job={cfg.job} trains nothing before it plans, and forecasts from init; "
+                "expected init among them"
+            )
+        for anchor in cfg.forecast.anchors:
+            one_of("forecast.anchors", anchor, experiment.ANCHORS)
+        if cfg.forecast.form != "auto":
+            raise ValueError(f"forecast.form={cfg.forecast.form}: job={cfg.job} takes the first form that is exact; expected auto")
+    one_of("precision", cfg.precision, ("float32", "float64"))
+    one_of("tracking.mode", cfg.tracking.mode, ("online", "offline", "disabled"))
+
+
+def build(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments of `experiment.run` and `experiment.begin` that a configuration names, by their names."""
+    stream = _stream(*(OmegaConf.to_yaml(cfg[group], resolve=True) for group in ("source", "stream")), cfg.precision)
+    return dict(
+        key=jax.random.key(cfg.seed),
+        stream=stream,
+        network=instantiate(cfg.network)(outputs=stream[0].train.y.shape[1]),
+        loss=instantiate(cfg.loss),
+        optimizer=instantiate(cfg.optimizer),
+        training=_training(cfg.training),
+        method=instantiate(cfg.method),
+        effort=predict.Effort(*(cfg.forecast[key] for key in predict.Effort._fields)),
+        kernel=instantiate(cfg.kernel),
+    )
+
+
+@lru_cache(maxsize=1)  # runs of a sweep that differ in other things come one after the other
+def _stream(source: str, stream: str, precision: str) -> Stream:
+    made = instantiate(OmegaConf.create(stream))(instantiate(OmegaConf.create(source)))
+    return jax.tree.map(lambda a: jnp.asarray(a, precision), made)
+
+
+def _training(chosen) -> experiment.Training:
+    named = dict(OmegaConf.to_container(chosen, resolve=True))  # type: ignore[arg-type]
+    schedule = named.pop("schedule", None)
+    return experiment.Training(**named, schedule=None if schedule is None else optimizers.schedule(**schedule))
+
+
+def limit_of(cfg: DictConfig):
+    """The kernel that the configured network tends to with its width, or None where none is known or asked for."""
+    known = cfg.network["_target_"] == "ntkcl.networks.mlp" and cfg.network.get("parametrization", "ntk") == "ntk"
+    if "infinite" not in cfg.forecast.anchors or not known:
+        return None
+    shape = ("depth", "activation", "w_std", "b_std", "output_scale")
+    return kernels.infinite(**{key: cfg.network[key] for key in shape}).ntk
