@@ -17,25 +17,33 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
+from hydra_plugins.ntkcl_sweep import quiet
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ntkcl import (
     checkpoints,
+    claims,
     console,
     experiment,
     figures,
     jobs,
+    machine,
     record,
     references,
     results,
+    sweeps,
     tracking,
 )
 from ntkcl.configuration import CONF, build, check, grid_of, limit_of
-from ntkcl.identity import coordinates, identify, labels, place, seeded
+from ntkcl.identity import coordinates, identify, labels, place, seeds_of
 from ntkcl.meter import Cost, Meter
 
 PACKAGE = Path(__file__).parent
+SHARED = {  # launchers whose processes share this machine: among how many
+    "Joblib": lambda launcher, sweep: machine.workers(launcher.n_jobs if launcher.n_jobs > 0 else None),
+    "SubmititLocal": lambda launcher, sweep: machine.workers(sweep.workers),
+}
 
 
 def main() -> None:
@@ -44,11 +52,13 @@ def main() -> None:
 
     def job(cfg):
         # Hydra announces every exception that leaves a job, so a single run ends here. In a sweep the other jobs go on.
-        if full:
-            run(cfg)
-        else:
-            _told(run, cfg, stop=HydraConfig.get().mode != RunMode.MULTIRUN)
+        hydra_config = HydraConfig.get()
+        sweep = hydra_config.mode == RunMode.MULTIRUN
+        if sweep and (shares := SHARED.get(hydra_config.launcher._target_.rsplit(".", 1)[-1])):
+            machine.take_share(shares(hydra_config.launcher, cfg.sweep))
+        return run(cfg, sweep) if full else _told(run, cfg, sweep, stop=not sweep)
 
+    quiet()
     command = hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)
     if full:
         return command()
@@ -56,7 +66,7 @@ def main() -> None:
     try:
         return _told(command, composing=True)
     except KeyboardInterrupt:
-        print("ntkcl: interrupted; the run at work left nothing, the same command starts it again", file=sys.stderr)
+        print("ntkcl: interrupted; what is complete stays, the same command goes on from there", file=sys.stderr)
         sys.exit(130)
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
@@ -79,14 +89,42 @@ def _told(action, *arguments, stop=True, composing=False):
         sys.exit(2)
 
 
-def run(cfg: DictConfig) -> None:
-    """One run, or one plan, from its configuration to its folder."""
+def run(cfg: DictConfig, sweep: bool = False) -> float | None:
+    """One run, several that differ in their seeds, or one plan, from a configuration to folders; returns `sweep.objective`."""
     jax.config.update("jax_enable_x64", True)  # forecasts are solved in float64; networks keep `precision`
     check(cfg)
-    seeds = [seeded(cfg, seed) for seed in cfg.seeds] or [cfg]
+    seeds = seeds_of(cfg)
     batches = [seeds] if cfg.job == "run" and cfg.seeds_by == "vmap" else [[one] for one in seeds]
     for batch in batches:
-        _run(batch) if cfg.job == "run" else _plan(*batch)
+        with ExitStack() as stack:
+            if lacking := [one for one in batch if _claimed(one, sweep, stack)]:
+                _run(lacking, sweep) if cfg.job == "run" else _plan(lacking[0], sweep)
+    return sweeps.objective(cfg, [place(one)[0] for one in seeds])
+
+
+def _claimed(cfg, sweep, stack) -> bool:
+    """Whether this process is to make a run, which is then its own until the stack is closed; told, if it is not."""
+    (folder, config), terminal = place(cfg), console.terminal()
+
+    def lacking():
+        there, stored = claims.outcome(folder), folder / "config.yaml"
+        if there in ("complete", "diverged") and not (stored.is_file() and stored.read_text() == config):
+            return True  # another's folder, which is told when this run is to be written there
+        if claims.wanted(there, cfg.sweep.retry):
+            return True
+        again = "all" if there == "complete" else there
+        terminal.print(f"[dim]{there} before, sweep.retry={again} makes it again ->[/dim] {folder}", soft_wrap=True)
+        return False
+
+    if not lacking():
+        return False
+    holder = stack.enter_context(claims.claimed(folder))
+    if holder is None:
+        return lacking()  # another process may just have made it
+    if not sweep:
+        raise ValueError(f"{folder}: {holder} is making this run; wait for it")
+    terminal.print(f"[dim]{holder} is making it ->[/dim] {folder}", soft_wrap=True)
+    return False
 
 
 class Work(NamedTuple):
@@ -105,22 +143,23 @@ class Work(NamedTuple):
 
 
 def _work(cfg) -> Work:
-    meter, identity = Meter(), identify(cfg)
-    return Work(cfg, identity, *place(cfg, identity), build(cfg), meter.read())
+    meter = Meter()
+    return Work(cfg, identify(cfg), *place(cfg), build(cfg), meter.read())
 
 
-def _run(cfgs):
-    """One run, or several that differ in their seeds and are trained as one."""
-    terminal, works = console.terminal(), [_work(cfg) for cfg in cfgs]
+def _run(cfgs, sweep):
+    """One run, or several that differ in their seeds and are trained as one. Of a sweep's, a line each."""
+    terminal, works = console.terminal(quiet=sweep), [_work(cfg) for cfg in cfgs]
     with ExitStack() as all_stages, np.errstate(over="ignore", invalid="ignore"):  # divergence is data
         stages = [all_stages.enter_context(ExitStack()) for _ in works]
         opened = [stage.enter_context(results.staged(work.folder, work.config)) for stage, work in zip(stages, works, strict=True)]
         for work, stage, path, events in zip(works, stages, opened, _played(works, terminal), strict=True):
-            told, summary, inside, pictures = _written(work, path, events, terminal)
+            drawn = {"auto": not sweep}.get(work.cfg.figures, work.cfg.figures)
+            told, summary, inside, pictures = _written(work, path, events, drawn, terminal)
             stage.close()  # it is delivered, whatever becomes of the others
             shutil.rmtree(work.checkpoints, ignore_errors=True)  # the results are there
             console.show(summary, terminal)
-            terminal.print(f"[dim]{summary['status']} in {summary['seconds']['total']:.1f} s ->[/dim] {work.folder}", soft_wrap=True)
+            _made(f"{summary['status']} in {summary['seconds']['total']:.1f} s", work.folder)
             with tracking.opened(work.folder, **_tracked(work.cfg, work.identity)) as remote:
                 shown = {path.stem: work.folder / "figures" / path.name for path in pictures}
                 tracking.log(remote, told, summary, inside, shown)
@@ -140,14 +179,14 @@ def _played(works, terminal) -> Iterator[Iterable[experiment.Event]]:
     yield console.progress(events, arguments["anchors"], len(arguments["stream"]), terminal)
 
 
-def _written(work, stage, events, terminal):
+def _written(work, stage, events, drawn, terminal):
     """The files of a run in its stage, once its events have come -> record, summary, curves within tasks, paths of figures."""
     cfg, stream, loss = work.cfg, work.named["stream"], work.named["loss"]
     told = record.gather(events, stream)
     told.costs["setup"] = [work.setup]
     held = _references(cfg, work.named, told, console.told(terminal))
     summary = results.summarise(told, stream, loss, held)
-    pictures = results.save_figures(stage, figures.draw(told, summary, stream))
+    pictures = results.save_figures(stage, figures.draw(told, summary, stream)) if drawn else []
     table, inside = (made(told, stream, loss, labels(cfg, work.identity)) for made in (results.rows, results.within))
     results.write(stage, work.config, summary, table, results.arrays(told, stream), inside)
     return told, summary, inside, pictures
@@ -165,9 +204,9 @@ def _references(cfg, named, told, say) -> dict:
     return held
 
 
-def _plan(cfg):
-    terminal, meter, identity = console.terminal(), Meter(), identify(cfg)
-    (folder, config), named = place(cfg, identity), build(cfg)
+def _plan(cfg, sweep):
+    terminal, meter, identity = console.terminal(quiet=sweep), Meter(), identify(cfg)
+    (folder, config), named = place(cfg), build(cfg)
     plan = dict(OmegaConf.to_container(cfg.plan, resolve=True))
     grid = list(grid_of(plan["methods"])) if cfg.job == "methods" else []
     with results.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):
@@ -176,9 +215,13 @@ def _plan(cfg):
         pictures = results.save_figures(stage, {cfg.job: figures.ranking(ranking.rows, summary)})
         results.write_plan(stage, config, summary, ranking.rows, labels(cfg, identity))
     console.show_ranking(ranking.rows, summary, terminal)
-    terminal.print(f"[dim]{len(ranking.rows)} candidates in {summary['seconds']['total']:.1f} s ->[/dim] {folder}", soft_wrap=True)
+    _made(f"{len(ranking.rows)} candidates in {summary['seconds']['total']:.1f} s", folder)
     with tracking.opened(folder, **_tracked(cfg, identity)) as remote:
         tracking.log_plan(remote, ranking.rows, summary, {path.stem: folder / "figures" / path.name for path in pictures})
+
+
+def _made(what, folder):
+    console.terminal().print(f"[dim]{what} ->[/dim] {folder}", soft_wrap=True)
 
 
 def _tracked(cfg, identity) -> dict:

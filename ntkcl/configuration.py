@@ -11,16 +11,18 @@ import jax.numpy as jnp
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ntkcl import experiment, jobs, kernels, methods, optimizers, predict, references, settings
+from ntkcl import claims, experiment, jobs, kernels, machine, methods, optimizers, predict, references, settings
 from ntkcl.settings import one_of, text
 from ntkcl.types import Stream
 
 PACKAGE = Path(__file__).parent
 CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())  # wheel, or checkout
+OmegaConf.register_new_resolver("workers", machine.workers, replace=True)  # ${workers:2}, ${workers:null}
 METHODS = tuple(methods.__all__)
 KEYS = (
     "source", "stream", "network", "loss", "method", "optimizer", "training", "kernel", "checkpoints", "forecast",
     "references", "job", "plan", "experiment_name", "seed", "seeds", "seeds_by", "precision", "results_dir", "tracking",
+    "sweep", "figures",
 )  # fmt: skip
 
 
@@ -55,7 +57,7 @@ def check(cfg: DictConfig) -> None:
     for seed in cfg.seeds:
         settings.seed("seeds", seed)
     one_of("seeds_by", cfg.seeds_by, ("vmap", "loop"))
-    for group in ("kernel", "checkpoints", "forecast", "tracking"):
+    for group in ("kernel", "checkpoints", "forecast", "tracking", "sweep"):
         if not OmegaConf.is_dict(cfg[group]):
             raise ValueError(f"{group}={cfg[group]}: expected the settings of that group")
     if cfg.checkpoints.every is not None:
@@ -98,17 +100,22 @@ def check(cfg: DictConfig) -> None:
             one_of("forecast.anchors", anchor, experiment.ANCHORS)
         if cfg.forecast.form != "auto":
             raise ValueError(f"forecast.form={cfg.forecast.form}: job={cfg.job} takes the first form that is exact; expected auto")
+    one_of("figures", cfg.figures, ("auto", "true", "false"))
+    one_of("sweep.retry", cfg.sweep.retry, claims.RETRY)
+    for key in ("dry", "extend"):
+        settings.flag(f"sweep.{key}", cfg.sweep[key])
+    if cfg.sweep.workers is not None:
+        settings.whole("sweep.workers", cfg.sweep.workers)
+    if cfg.sweep.objective is not None:
+        text("sweep.objective", cfg.sweep.objective)
     one_of("precision", cfg.precision, ("float32", "float64"))
     one_of("tracking.mode", cfg.tracking.mode, ("online", "offline", "disabled"))
 
 
-def build(cfg: DictConfig) -> dict[str, Any]:
-    """The arguments of `experiment.run` and `experiment.begin` that a configuration names, by their names."""
-    stream = _stream(*(OmegaConf.to_yaml(cfg[group], resolve=True) for group in ("source", "stream")), cfg.precision)
+def parts(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments of `experiment.run` and `experiment.begin` for which no data are needed, the network still without its outputs."""
     return dict(
-        key=jax.random.key(cfg.seed),
-        stream=stream,
-        network=instantiate(cfg.network)(outputs=stream[0].train.y.shape[1]),
+        network=instantiate(cfg.network),
         loss=instantiate(cfg.loss),
         optimizer=instantiate(cfg.optimizer),
         training=_training(cfg.training),
@@ -116,6 +123,14 @@ def build(cfg: DictConfig) -> dict[str, Any]:
         effort=predict.Effort(*(cfg.forecast[key] for key in predict.Effort._fields)),
         kernel=instantiate(cfg.kernel),
     )
+
+
+def build(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments of `experiment.run` and `experiment.begin` that a configuration names, by their names."""
+    stream = _stream(*(OmegaConf.to_yaml(cfg[group], resolve=True) for group in ("source", "stream")), cfg.precision)
+    named = parts(cfg)
+    network = named["network"](outputs=stream[0].train.y.shape[1])
+    return dict(key=jax.random.key(cfg.seed), stream=stream) | named | dict(network=network)
 
 
 @lru_cache(maxsize=1)  # runs of a sweep that differ in other things come one after the other

@@ -12,8 +12,8 @@ from ntkcl import experiment, metrics
 SHOWN = 8  # candidates at the top of a ranking, and half as many at its end
 
 
-def terminal() -> Console:
-    return Console()
+def terminal(quiet: bool = False) -> Console:
+    return Console(quiet=quiet)
 
 
 def progress(events: Iterator, anchors, tasks: int, terminal: Console) -> Iterator:

@@ -7,7 +7,17 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-ELSEWHERE = ("results_dir", "tracking", "kernel", "checkpoints", "references", "seeds", "seeds_by")  # makes no run another run
+ELSEWHERE = (
+    "results_dir",
+    "tracking",
+    "kernel",
+    "checkpoints",
+    "references",
+    "seeds",
+    "seeds_by",
+    "sweep",
+    "figures",
+)  # makes no run another run
 YOUNGER: dict[str, dict[str, Any]] = {  # settings that runs once had no other value of
     "stream": {"interpolation": "bilinear"},
     "network": {"parametrization": "ntk", "init": "normal", "gamma0": 1.0},
@@ -15,14 +25,20 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that runs once had no other v
 }
 
 
-def seeded(cfg, seed):
+def seeds_of(cfg: DictConfig) -> list[DictConfig]:
+    """One configuration a run: a job with several `seeds` is as many runs, each the one that its `seed` alone would make."""
+    return [_seeded(cfg, seed) for seed in cfg.seeds] or [cfg]
+
+
+def _seeded(cfg, seed):
     one = cfg.copy()
     one.seed, one.seeds = seed, []
     return one
 
 
-def place(cfg, identity) -> tuple[Path, str]:
+def place(cfg: DictConfig) -> tuple[Path, str]:
     """The folder of a run or a plan, and the configuration written there."""
+    identity = identify(cfg)
     kind, name = ("runs", identity["name"]) if cfg.job == "run" else ("plans", f"{cfg.job}-{identity['name']}")
     folder = Path(cfg.results_dir) / kind / cfg.experiment_name / f"{name}-{identity['id'][:8]}"
     return folder, OmegaConf.to_yaml(OmegaConf.create(coordinates(cfg)), sort_keys=True)

@@ -49,8 +49,11 @@ def command(steps: int, every: int, root: Path) -> list[str]:
 def contents(root: Path) -> dict[str, bytes] | None:
     """What is compared of a complete run; None if there is none."""
     (folder,) = (*(root / "runs" / "main").glob("[!.]*"), None)[:1]
-    if folder is None:
-        return None
+    return None if folder is None else compared(folder)
+
+
+def compared(folder: Path) -> dict[str, bytes]:
+    """The files that are compared, seconds and memory left out."""
     told = {name: (folder / name).read_bytes() for name in COMPARED}
     summary = json.loads(told["summary.json"])
     return told | {"summary.json": json.dumps({key: value for key, value in summary.items() if key not in UNTIMED}).encode()}

@@ -5,15 +5,16 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "ntkcl"
 FLOORS = [
-    {"types", "settings", "meter", "reuse"},
+    {"types", "settings", "meter", "machine", "reuse", "plugins"},
     {"losses", "metrics", "kernels", "forecast", "streams", "sources", "networks", "optimizers", "methods"},
     {"train"},
     {"predict"},
     {"experiment"},
     {"record"},
-    {"results", "tracking", "figures", "planning", "checkpoints", "references"},
+    {"results", "tracking", "figures", "planning", "checkpoints", "references", "claims"},
     {"console", "jobs", "identity"},
     {"configuration"},
+    {"sweeps"},
     {"__main__"},
 ]
 NEIGHBOURS = {
@@ -23,8 +24,8 @@ NEIGHBOURS = {
 }
 DOORS = {
     "flax": {"networks"},
-    "hydra": {"__main__", "configuration"},
-    "omegaconf": {"__main__", "configuration", "identity"},
+    "hydra": {"__main__", "configuration", "sweeps", "plugins"},
+    "omegaconf": {"__main__", "configuration", "identity", "sweeps"},
     "wandb": {"tracking"},
     "tensorflow_datasets": {"sources"},
     "sklearn": {"sources"},
@@ -32,8 +33,8 @@ DOORS = {
     "pandas": {"results"},
     "matfree": {"kernels"},
     "lineax": {"kernels"},
-    "filelock": {"kernels"},
-    "psutil": {"kernels"},
+    "filelock": {"kernels", "claims", "machine"},
+    "psutil": {"kernels", "claims"},
     "rich": {"console"},
     "orbax": {"checkpoints"},
 }

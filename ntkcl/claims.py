@@ -1,0 +1,172 @@
+"""Who makes a run: one process at a time, known by a lock whose heartbeat tells that it lives. What has become of a run.
+
+A run in `<results_dir>/runs/<experiment>/<run>` has its lock `<run>.lock` and, where it failed, `<run>.failed.json` in
+`<results_dir>/sweeps/<experiment>`.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import filelock
+import psutil
+
+from ntkcl.settings import one_of
+
+BEAT = 10.0  # seconds between two signs of life
+DEAD = 60.0  # seconds without one after which an owner on another machine is dead: six beats, longer than network file systems cache
+STATES = ("complete", "diverged", "failed", "running", "missing")
+RETRY = ("none", "failed", "diverged", "all")
+MADE = {"none": ("missing",), "failed": ("missing", "failed"), "diverged": ("missing", "failed", "diverged")}  # by `sweep.retry`
+
+
+class Owner(NamedTuple):
+    """A process: its machine, its number there, when it began in seconds since 1970 (numbers are used again)."""
+
+    host: str
+    pid: int
+    born: float
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def me() -> Owner:
+    """This process."""
+    return Owner(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+
+
+def beside(folder: Path) -> Path:
+    """Where the lock and the failure of the run in `folder` lie: this path with `.lock` and `.failed.json`."""
+    return folder.parents[2] / "sweeps" / folder.parent.name / folder.name
+
+
+def wanted(state: str, retry: str) -> bool:
+    """Whether a run in this state is to be made, by `sweep.retry`."""
+    return one_of("sweep.retry", retry, RETRY) == "all" or state in MADE[retry]
+
+
+def outcome(folder: Path) -> str:
+    """What has come of a run so far, whoever is at it: complete, diverged, failed or missing."""
+    with contextlib.suppress(OSError, ValueError):
+        return "diverged" if json.loads((folder / "summary.json").read_text()).get("status") == "diverged" else "complete"
+    return "failed" if _with(beside(folder), ".failed.json").exists() else "missing"
+
+
+def state(folder: Path) -> str:
+    """One of `STATES`: the outcome, or running where a living owner has the run."""
+    holder = owner(beside(folder))
+    return "running" if holder is not None and alive(beside(folder), holder) else outcome(folder)
+
+
+def failure(folder: Path) -> dict | None:
+    """What a failed run left: `error`, one line, `traceback`, `owner`, `time`; None where there is nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(_with(beside(folder), ".failed.json").read_text())
+    return None
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[Owner | None]:
+    """Holds the run of `folder` while the block runs and yields None, or yields the living owner who holds it.
+
+    A lock whose owner is dead is taken over. An error that leaves the block is kept as the run's failure, an interruption is not; a
+    block that ends well takes an earlier failure away.
+    Raises ValueError where the lock cannot be written.
+    """
+    path, mine = beside(folder), me()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        holder = _taken(path, mine)
+    except OSError as error:
+        raise ValueError(f"results_dir: {path.parent} cannot be written ({error.strerror or error}); set results_dir=PATH") from error
+    if holder is not None:
+        yield holder
+        return
+    ended = threading.Event()
+    heart = threading.Thread(target=_beat, args=(_with(path, ".lock"), ended), daemon=True)
+    heart.start()
+    try:
+        yield None
+        _with(path, ".failed.json").unlink(missing_ok=True)
+    except Exception as error:
+        with contextlib.suppress(OSError):  # a full disk is what failed, perhaps
+            _fail(_with(path, ".failed.json"), error, mine)
+        raise
+    finally:
+        ended.set()
+        heart.join()
+        _released(path, mine)
+
+
+def owner(path: Path) -> Owner | None:
+    """Who the lock at `path` names, alive or not."""
+    with contextlib.suppress(OSError, ValueError, TypeError):  # half written: its writer died in the midst
+        return Owner(**json.loads(_with(path, ".lock").read_text()))
+    return None
+
+
+def alive(path: Path, holder: Owner) -> bool:
+    """Whether the process runs, on this machine; elsewhere, or where its number may have been given again, whether its lock's heart
+    has beaten in the last `DEAD` seconds."""
+    if holder.host == socket.gethostname():
+        try:
+            if abs(psutil.Process(holder.pid).create_time() - holder.born) < 1:
+                return True
+        except psutil.NoSuchProcess:
+            return False
+    return _age(_with(path, ".lock")) < DEAD
+
+
+def _taken(path, mine) -> Owner | None:
+    with _guard(path):  # looking and taking are one, among all that share the file system
+        holder = owner(path)
+        if holder is not None and alive(path, holder):
+            return holder
+        _with(path, ".lock").write_text(json.dumps(mine._asdict()))
+    return None
+
+
+def _released(path, mine):
+    with contextlib.suppress(OSError), _guard(path):
+        if owner(path) == mine:  # else it was taken over, while this process was thought dead
+            _with(path, ".lock").unlink(missing_ok=True)
+
+
+def _guard(path):
+    return filelock.FileLock(path.parent / ".guard")
+
+
+def _beat(lock, ended):
+    while not ended.wait(BEAT):
+        with contextlib.suppress(OSError):
+            os.utime(lock)
+
+
+def _age(lock) -> float:
+    """Seconds since the last beat by the file system's own clock: machines' clocks differ."""
+    probe = lock.with_name(f".now-{os.getpid()}-{threading.get_ident()}")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - lock.stat().st_mtime
+    except OSError:  # the lock has just gone, or the file system can only be read
+        return float("inf")
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _fail(path, error, mine):
+    told = {"error": getattr(error, "line", None) or f"{type(error).__name__}: {error}", "owner": str(mine), "time": time.time()}
+    path.write_text(json.dumps(told | {"traceback": "".join(traceback.format_exception(error))}, indent=1) + "\n")
+
+
+def _with(path, suffix):
+    return path.with_name(path.name + suffix)

@@ -1,0 +1,276 @@
+"""A sweep, from its jobs to their runs: which it still lacks, who makes them, how far it is, what failed.
+
+`launch` stands between Hydra's sweepers and its launchers, whichever they are (`hydra_plugins.ntkcl_sweep`). Everything it knows it
+reads from the folders of the runs, so several launches of one sweep, on several machines, see the same.
+"""
+
+import itertools
+import json
+import os
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ntkcl import claims, configuration, console, identity, machine
+
+UNNAMED = "main"  # the experiment_name of whoever gives none: it may mean anything
+EVERY = 5.0  # seconds between two lines of progress, at least
+
+
+class Job(NamedTuple):
+    """What Hydra would launch: overrides, the configuration they make, and the folder of each of its runs (one a seed)."""
+
+    overrides: Sequence[str]
+    cfg: DictConfig
+    folders: tuple[Path, ...]
+
+    @property
+    def state(self) -> str:
+        """That of its runs which is furthest from complete, in the order of `claims.STATES`."""
+        return max(map(claims.state, self.folders), key=claims.STATES.index)
+
+
+def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+    """The returns of all jobs, once those that are lacking have been made.
+
+    Arguments:
+      context, task: Hydra's.  master: the configuration of the whole.  wraps: the launcher's class, by its import path.
+      overrides: of each job.  first: the first job's number.
+    Raises ValueError, before anything is launched, for a configuration that cannot be, for a launcher that is not installed, and where
+    the experiment's name stands for another sweep already. Exits with code 1, all told, where runs failed.
+    """
+    jobs = [job(cfg, chosen) for cfg, chosen in zip(configurations(context.config_loader, master, overrides), overrides, strict=True)]
+    chosen = master.sweep
+    lacking = [k for k, one in enumerate(jobs) if any(claims.wanted(claims.state(f), chosen.retry) for f in one.folders)]
+    busy = [k for k, one in enumerate(jobs) if k not in lacking and one.state == "running"]  # last: their owners may yet die
+    folders = list(dict.fromkeys(itertools.chain.from_iterable(one.folders for one in jobs)))
+    if chosen.dry:
+        listed(jobs, set(lacking))
+        return [skipped(one) for one in jobs]
+    for name, told in _meanings(jobs).items():
+        keep_meaning(Path(master.results_dir) / "sweeps" / name / "sweep.json", name, told, chosen.extend)
+    inner = _wrapped(context, task, master, wraps)
+    made: dict[int, JobReturn] = {}
+    todo = lacking + busy
+    size = max(1, machine.workers(chosen.workers) if wraps.endswith(".LocalLauncher") else len(todo))  # which starts all at once
+    with told_progress(folders):
+        for at in range(0, len(todo), size):
+            part = todo[at : at + size]
+            made |= dict(zip(part, inner.launch([jobs[k].overrides for k in part], first + at), strict=True))
+    failed = [one for one in jobs if one.state == "failed"]
+    if failed:
+        told_failures(failed)
+        if master.hydra.sweeper._target_.endswith("BasicSweeper"):  # others decide for themselves what a failure means
+            sys.exit(1)
+    return [made.get(k) or skipped(one) for k, one in enumerate(jobs)]
+
+
+def job(cfg: DictConfig, overrides: Sequence[str]) -> Job:
+    """ValueError for a configuration that cannot be, as far as that is known without data."""
+    configuration.check(cfg)
+    configuration.parts(cfg)
+    return Job(overrides, cfg, tuple(identity.place(one)[0] for one in identity.seeds_of(cfg)))
+
+
+def configurations(loader, master: DictConfig, jobs: Iterable[Sequence[str]]) -> Iterator[DictConfig]:
+    """Each job's configuration as Hydra composes it. Jobs that differ in plain values alone share one composition: it takes longest."""
+    parser, composed = OverridesParser.create(), {}
+    for overrides in jobs:
+        parsed = parser.parse_overrides(list(overrides))
+        plain = [o for o in parsed if _plain(o, master)]
+        structure = tuple(o.input_line for o in parsed if not _plain(o, master))
+        if structure not in composed:
+            composed[structure] = loader.load_sweep_config(master, list(structure))
+        cfg = composed[structure].copy()
+        try:
+            for o in plain:
+                OmegaConf.update(cfg, o.key_or_group, o.value(), merge=True)
+        except Exception:
+            cfg = loader.load_sweep_config(master, list(overrides))  # which tells what is wrong in Hydra's own words
+        with open_dict(cfg):
+            cfg.pop("hydra", None)
+        yield cfg
+
+
+def _plain(override, master) -> bool:
+    """Whether it sets the value of a key that is there, and not which part of the configuration is composed."""
+    key = override.key_or_group
+    composes = key in master.hydra.runtime.choices or "/" in key or override.package is not None
+    return not (composes or override.is_add() or override.is_delete() or override.is_force_add())
+
+
+def _wrapped(context, task, master, wraps):
+    inner = master.copy()
+    with open_dict(inner):
+        inner.hydra.launcher._target_ = wraps
+    try:
+        return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=inner)
+    except (RuntimeError, ImportError) as error:
+        name = master.hydra.runtime.choices["hydra/launcher"]
+        raise ValueError(f"hydra/launcher={name}: not installed; it comes with an extra: pip install 'ntkcl[launchers]'") from error
+
+
+def skipped(one: Job) -> JobReturn:
+    """What a job that was not launched returns: what it returned when it was."""
+    back = JobReturn(overrides=list(one.overrides), cfg=one.cfg, status=JobStatus.COMPLETED)
+    back.return_value = objective(one.cfg, one.folders)
+    return back
+
+
+def objective(cfg: DictConfig, folders: Sequence[Path]) -> float | None:
+    """The mean over the seeds of the number `sweep.objective` of their summaries, such as metrics.average_accuracy; None where none is
+    asked for or a run is lacking."""
+    if cfg.sweep.objective is None:
+        return None
+    values = []
+    for folder in folders:
+        with suppress(OSError):
+            found = json.loads((folder / "summary.json").read_text())
+            for key in cfg.sweep.objective.split("."):
+                if not isinstance(found, dict) or key not in found:
+                    raise ValueError(f"sweep.objective={cfg.sweep.objective}: no such number in {folder / 'summary.json'}")
+                found = found[key]
+            if not isinstance(found, int | float):
+                raise ValueError(f"sweep.objective={cfg.sweep.objective}: is {found} in {folder / 'summary.json'}; expected a number")
+            values.append(float(found))
+    return sum(values) / len(values) if len(values) == len(folders) else None
+
+
+# What a name means
+
+
+def _meanings(jobs) -> dict[str, dict[str, list]]:
+    """For each experiment's name, each setting's values over the jobs, by dotted name."""
+    by_name: dict[str, dict[str, list]] = {}
+    for one in jobs:
+        told = by_name.setdefault(one.cfg.experiment_name, {})
+        for key, value in flat(identity.coordinates(one.cfg)).items():
+            values = told.setdefault(key, [])
+            if value not in values:
+                values.append(value)
+    return by_name
+
+
+def flat(nested: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    told: dict[str, Any] = {}
+    for key, value in nested.items():
+        told |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return told
+
+
+def keep_meaning(path: Path, name: str, told: Mapping[str, list], extend: bool) -> None:
+    """Joins a sweep to those of its name; ValueError where a setting that no sweep of this name varies has another value in it."""
+    if name == UNNAMED:
+        return
+    before: dict[str, list] = {}
+    with suppress(OSError, ValueError):
+        before = json.loads(path.read_text())
+    for key in before.keys() & told.keys():
+        if len(before[key]) == len(told[key]) == 1 and before[key] != told[key] and not extend:
+            raise ValueError(
+                f"experiment_name={name}: stands for a sweep with {key}={before[key][0]}, and this one has {told[key][0]}; give it "
+                f"another experiment_name, or sweep.extend=true to add to that one ({path})"
+            )
+    joined = {key: before.get(key, []) + [v for v in told.get(key, []) if v not in before.get(key, [])] for key in {**before, **told}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}-{os.getpid()}")
+    fresh.write_text(json.dumps(joined, indent=1) + "\n")
+    fresh.replace(path)
+
+
+# How far it is
+
+
+class Count(NamedTuple):
+    """Runs of a sweep by what has become of them."""
+
+    done: int
+    running: int
+    failed: int
+    left: int
+
+
+def count(folders: Sequence[Path]) -> Count:
+    """Told from the names of files alone: a thousand runs are looked through in milliseconds."""
+    there = {path for parent in {f.parent for f in folders} for path in _names(parent)}
+    notes = {path for parent in {claims.beside(f).parent for f in folders} for path in _names(parent)}
+
+    def stands(folder):
+        note = str(claims.beside(folder))
+        return 0 if str(folder) in there else 1 if f"{note}.lock" in notes else 2 if f"{note}.failed.json" in notes else 3
+
+    told = [stands(folder) for folder in folders]
+    return Count(*(told.count(k) for k in range(4)))
+
+
+def _names(folder) -> list[str]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        return [entry.path for entry in entries]
+    return []
+
+
+@contextmanager
+def told_progress(folders: Sequence[Path]) -> Iterator[None]:
+    """While the block runs, a line whenever something has changed: done, running, failed, left, and the time that may remain."""
+    say, begun, before, ended = console.told(console.terminal()), time.monotonic(), count(folders), threading.Event()
+    say(f"{len(folders)} runs: {before.done} done, {before.failed} failed before, {before.running} running, {before.left} left")
+
+    def watch():
+        last = before
+        while not ended.wait(EVERY):
+            now = count(folders)
+            if now != last:
+                say(_line(now, now.done - before.done, time.monotonic() - begun, len(folders)))
+                last = now
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        now = count(folders)
+        say(f"{now.done} of {len(folders)} done, {now.failed} failed, {now.left} left, in {duration(time.monotonic() - begun)}")
+
+
+def _line(now, made, seconds, total) -> str:
+    left = now.left + now.running
+    remaining = f", about {duration(seconds / made * left)} to go" if made and left else ""
+    return f"{now.done} of {total} done, {now.running} running, {now.failed} failed, {now.left} left{remaining}"
+
+
+def duration(seconds: float) -> str:
+    """Such as 40 s, 3 min, 2.5 h."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def listed(jobs: Sequence[Job], lacking: set[int]) -> None:
+    """What would be launched and what would not, each job with its command."""
+    for k, one in enumerate(jobs):
+        print(f"{one.state:9}{'launch' if k in lacking else 'leave':7} {command(one)}")
+    print(f"{len(lacking)} of {len(jobs)} jobs would be launched")
+
+
+def told_failures(failed: Sequence[Job]) -> None:
+    """Every failed run, the first line of its error, and the command that makes it alone."""
+    print(f"ntkcl: {len(failed)} failed; the same command tries them again, sweep.retry=none leaves them", file=sys.stderr)
+    for one in failed:
+        for folder in one.folders:
+            if (told := claims.failure(folder)) is not None:
+                print(f"  {folder.name}: {told['error']}\n    {command(one)}", file=sys.stderr)
+
+
+def command(one: Job) -> str:
+    return shlex.join(["ntkcl", *one.overrides])

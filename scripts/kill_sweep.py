@@ -1,0 +1,144 @@
+"""A sweep of several workers killed at random instants and launched again, until it has been killed often enough: what is lost?
+
+    python scripts/kill_sweep.py                   24 runs, 2 workers, 20 kills
+    python scripts/kill_sweep.py --kills 2 --steps 20 --seeds 2 --folder PATH
+
+First the sweep is left alone. Then all of its processes get SIGKILL at once, each time after a time drawn evenly from nothing to what
+the undisturbed sweep took, and the same command is given again; a sweep that completes is compared with the undisturbed one, deleted
+and begun anew. A folder that has appeared must never change again: a run is then complete once, and made once. Compared byte by byte:
+config.yaml, arrays.npz, rows.parquet, and summary.json but for seconds and memory. Writes kill_sweep.{json,md} under results/bench.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench_report import machine
+from kill_runs import compared, differing, started
+
+METHODS = ("naive", "er", "ewc")
+WIDTHS = (32, 64)
+
+
+def command(seeds: int, steps: int, root: Path) -> list[str]:
+    run = [
+        "-m",
+        f"method={','.join(METHODS)}",
+        f"network.width={','.join(map(str, WIDTHS))}",
+        f"seed=range({seeds})",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "training.batch_size=32",
+        "training.learning_rate=0.1",
+        "training.allow_unstable=true",
+        f"training.steps={steps}",
+        "forecast.anchors=[]",
+        f"checkpoints.every={max(1, steps // 3)}",
+        "tracking=disabled",
+    ]
+    return [sys.executable, "-m", "ntkcl", *run, f"results_dir={root}"]
+
+
+def folders(root: Path) -> dict[str, Path]:
+    return {path.name: path for path in (root / "runs" / "main").glob("[!.]*")}
+
+
+def stamps(root: Path) -> dict[str, tuple]:
+    """By run, what changes when it is written anew: the folder itself, and when its files were written."""
+    return {
+        name: (path.stat().st_ino, *((file, (path / file).stat().st_mtime_ns) for file in ("summary.json", "arrays.npz")))
+        for name, path in folders(root).items()
+    }
+
+
+def measure(seeds: int, steps: int, kills: int, draw: int) -> dict:
+    rng, deaths, completions = random.Random(draw), [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        root, log = Path(scratch), (Path(scratch) / "log").open("ab")
+
+        def launched(place, limit=None):
+            process = started(command(seeds, steps, place), log)
+            try:
+                process.wait(timeout=limit)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return False
+            if process.returncode:
+                sys.exit(f"a sweep ended with code {process.returncode}:\n" + (root / "log").read_text()[-3000:])
+            return True
+
+        begun = time.perf_counter()
+        launched(root / "alone")
+        whole, alone = time.perf_counter() - begun, {name: compared(path) for name, path in folders(root / "alone").items()}
+        place, lives, seen, rewritten = root / "killed", 0, {}, set()
+        while len(deaths) < kills or lives:
+            after, lives = rng.uniform(0, whole), lives + 1
+            complete = launched(place, after if len(deaths) < kills else None)
+            now = stamps(place)
+            rewritten |= {name for name, stamp in seen.items() if now.get(name) != stamp}
+            seen = now
+            if not complete:
+                locks = len(list((place / "sweeps" / "main").glob("*.lock")))
+                deaths.append({"after": round(after, 2), "complete": len(now), "at_work": locks})
+                print(f"kill {len(deaths)} after {after:.0f} s: {len(now)} runs complete, {locks} at work", file=sys.stderr)
+                continue
+            made = {name: compared(path) for name, path in folders(place).items()}
+            completions.append(
+                {
+                    "lives": lives,
+                    "runs": len(made),
+                    "lost": len(alone.keys() - made.keys()),
+                    "doubled": len(made.keys() - alone.keys()) + len(rewritten),
+                    "differing_bytes": sum(differing(alone[name], made[name]) for name in alone.keys() & made.keys()),
+                    "left_behind": sorted(path.name for path in (place / "sweeps" / "main").glob("*.lock")),
+                }
+            )
+            shutil.rmtree(place)
+            lives, seen, rewritten = 0, {}, set()
+    size = sum(len(content) for files in alone.values() for content in files.values())
+    return {"seconds_alone": whole, "runs": len(alone), "compared_bytes": size, "kills": deaths, "completions": completions}
+
+
+def markdown(stored: dict) -> str:
+    told, about = stored["completions"], stored["machine"]
+    columns = ("lost", "doubled", "differing_bytes")
+    return (
+        f"`{stored['command']}`, {about['cores']} cores ({about['cpu']}). A sweep of {stored['runs']} runs, 2 workers; undisturbed it "
+        f"takes {stored['seconds_alone']:.0f} s; compared are {stored['compared_bytes']:,} bytes.\n\n"
+        "| kills | of them with runs at work | complete sweeps | launches they took | runs lost | runs doubled | differing bytes |\n"
+        "|---|---|---|---|---|---|---|\n"
+        f"| {len(stored['kills'])} | {sum(k['at_work'] > 0 for k in stored['kills'])} | {len(told)} "
+        f"| {', '.join(str(t['lives']) for t in told)} | {' | '.join(str(sum(t[c] for t in told)) for c in columns)} |\n"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="(20)")
+    parser.add_argument("--seeds", type=int, default=4, help="of each of 6 cells (4)")
+    parser.add_argument("--steps", type=int, default=300, help="a task (300)")
+    parser.add_argument("--draw", type=int, default=0, help="seed of the instants (0)")
+    parser.add_argument("--folder", type=Path, default=Path("results/bench"), help="where to write (results/bench)")
+    given = parser.parse_args()
+    names = ("kills", "seeds", "steps", "draw")
+    options = [f"--{name} {getattr(given, name)}" for name in names if getattr(given, name) != parser.get_default(name)]
+    stored = {"command": " ".join(["python scripts/kill_sweep.py", *options]), "machine": machine()}
+    stored |= measure(given.seeds, given.steps, given.kills, given.draw)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    (given.folder / "kill_sweep.json").write_text(json.dumps(stored, indent=1) + "\n")
+    (given.folder / "kill_sweep.md").write_text(markdown(stored))
+    print(markdown(stored))
+    sys.exit(any(t["lost"] or t["doubled"] or t["differing_bytes"] or t["left_behind"] for t in stored["completions"]))
+
+
+if __name__ == "__main__":
+    main()
