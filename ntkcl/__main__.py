@@ -17,7 +17,6 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from hydra_plugins.ntkcl_sweep import quiet
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -58,7 +57,6 @@ def main() -> None:
             machine.take_share(shares(hydra_config.launcher, cfg.sweep))
         return run(cfg, sweep) if full else _told(run, cfg, sweep, stop=not sweep)
 
-    quiet()
     command = hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)
     if full:
         return command()
@@ -118,7 +116,7 @@ def _claimed(cfg, sweep, stack) -> bool:
 
     if not lacking():
         return False
-    holder = stack.enter_context(claims.claimed(folder))
+    holder = stack.enter_context(claims.claimed(folder, remember=sweep))
     if holder is None:
         return lacking()  # another process may just have made it
     if not sweep:

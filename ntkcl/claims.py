@@ -5,6 +5,7 @@ A run in `<results_dir>/runs/<experiment>/<run>` has its lock `<run>.lock` and, 
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -15,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import filelock
 import psutil
 
 from ntkcl.settings import one_of
@@ -74,16 +74,15 @@ def failure(folder: Path) -> dict | None:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[Owner | None]:
+def claimed(folder: Path, remember: bool = True) -> Iterator[Owner | None]:
     """Holds the run of `folder` while the block runs and yields None, or yields the living owner who holds it.
 
-    A lock whose owner is dead is taken over. An error that leaves the block is kept as the run's failure, an interruption is not; a
-    block that ends well takes an earlier failure away.
+    A lock whose owner is dead is taken over. To `remember` is to keep an error that leaves the block as the run's failure, which an
+    interruption is not. A block that ends well takes an earlier failure away.
     Raises ValueError where the lock cannot be written.
     """
     path, mine = beside(folder), me()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         holder = _taken(path, mine)
     except OSError as error:
         raise ValueError(f"results_dir: {path.parent} cannot be written ({error.strerror or error}); set results_dir=PATH") from error
@@ -97,13 +96,15 @@ def claimed(folder: Path) -> Iterator[Owner | None]:
         yield None
         _with(path, ".failed.json").unlink(missing_ok=True)
     except Exception as error:
-        with contextlib.suppress(OSError):  # a full disk is what failed, perhaps
-            _fail(_with(path, ".failed.json"), error, mine)
+        if remember:
+            with contextlib.suppress(OSError):  # a full disk is what failed, perhaps
+                _fail(_with(path, ".failed.json"), error, mine)
         raise
     finally:
         ended.set()
         heart.join()
-        _released(path, mine)
+        with contextlib.suppress(OSError):
+            _released(path, mine)
 
 
 def owner(path: Path) -> Owner | None:
@@ -126,22 +127,48 @@ def alive(path: Path, holder: Owner) -> bool:
 
 
 def _taken(path, mine) -> Owner | None:
-    with _guard(path):  # looking and taking are one, among all that share the file system
+    with _alone(_with(path, ".lock")) as file:
         holder = owner(path)
         if holder is not None and alive(path, holder):
             return holder
-        _with(path, ".lock").write_text(json.dumps(mine._asdict()))
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(mine._asdict()).encode(), 0)
     return None
 
 
 def _released(path, mine):
-    with contextlib.suppress(OSError), _guard(path):
-        if owner(path) == mine:  # else it was taken over, while this process was thought dead
+    with _alone(_with(path, ".lock")):
+        if owner(path) in (mine, None):  # else it was taken over, while this process was thought dead
             _with(path, ".lock").unlink(missing_ok=True)
+    for parent in list(path.parents)[:3]:  # as `results.staged`: what was opened for this run and stayed empty
+        parent.rmdir()
 
 
-def _guard(path):
-    return filelock.FileLock(path.parent / ".guard")
+@contextlib.contextmanager
+def _alone(lock) -> Iterator[int]:
+    """The lock's file, made if need be, for this process alone: looking and taking are one, among all that share the file system."""
+    while True:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except (FileNotFoundError, FileExistsError):  # its folder has just been cleared away
+            if lock.parent.is_file():
+                raise
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _stands(file, lock):  # else its owner has just let go of it
+                yield file
+                return
+        finally:
+            os.close(file)
+
+
+def _stands(file, lock) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), lock.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _beat(lock, ended):

@@ -1,6 +1,7 @@
 """From a configuration to what it names: its settings checked, its parts built."""
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,8 @@ from ntkcl.types import Stream
 
 PACKAGE = Path(__file__).parent
 CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())  # wheel, or checkout
+# Our launchers bear the names of those that they wrap, and Hydra warns whenever it checks the settings of one against the other.
+warnings.filterwarnings("ignore", r"\s*.hydra/launcher.* is validated against ConfigStore schema", UserWarning)
 OmegaConf.register_new_resolver("workers", machine.workers, replace=True)  # ${workers:2}, ${workers:null}
 METHODS = tuple(methods.__all__)
 KEYS = (

@@ -78,7 +78,7 @@ def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Se
 def job(cfg: DictConfig, overrides: Sequence[str]) -> Job:
     """ValueError for a configuration that cannot be, as far as that is known without data."""
     configuration.check(cfg)
-    configuration.parts(cfg)
+    configuration.parts(cfg)["network"](outputs=2)  # whatever the data have
     return Job(overrides, cfg, tuple(identity.place(one)[0] for one in identity.seeds_of(cfg)))
 
 
@@ -259,7 +259,7 @@ def duration(seconds: float) -> str:
 def listed(jobs: Sequence[Job], lacking: set[int]) -> None:
     """What would be launched and what would not, each job with its command."""
     for k, one in enumerate(jobs):
-        print(f"{one.state:9}{'launch' if k in lacking else 'leave':7} {command(one)}")
+        print(f"{one.state:9}{'launch' if k in lacking else 'leave':8}{command(one)}")
     print(f"{len(lacking)} of {len(jobs)} jobs would be launched")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "ntkcl"
 FLOORS = [
-    {"types", "settings", "meter", "machine", "reuse", "plugins"},
+    {"types", "settings", "meter", "machine", "reuse"},
     {"losses", "metrics", "kernels", "forecast", "streams", "sources", "networks", "optimizers", "methods"},
     {"train"},
     {"predict"},
@@ -15,6 +15,7 @@ FLOORS = [
     {"console", "jobs", "identity"},
     {"configuration"},
     {"sweeps"},
+    {"plugins"},
     {"__main__"},
 ]
 NEIGHBOURS = {
@@ -33,7 +34,7 @@ DOORS = {
     "pandas": {"results"},
     "matfree": {"kernels"},
     "lineax": {"kernels"},
-    "filelock": {"kernels", "claims", "machine"},
+    "filelock": {"kernels", "machine"},
     "psutil": {"kernels", "claims"},
     "rich": {"console"},
     "orbax": {"checkpoints"},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from ntkcl import results
 
@@ -257,13 +258,26 @@ def test_nan_in_the_data_is_found(ntkcl, monkeypatch):
     assert code == 2 and "NaN" in err and err.count("\n") == 1
 
 
+def test_what_cannot_be_is_told_before_a_sweep_begins(ntkcl, tmp_path):
+    for sweep, told in {
+        "network.width=8,0": "network.width=0: expected a whole number of at least 1",
+        "seed=0,one": "seed=one: expected a whole number from 0 to 4294967295",
+        "network.widht=8,16": "Could not override 'network.widht'",
+        "sweep.retry=never,all": "sweep.retry=never: expected none, failed, diverged or all",
+    }.items():
+        code, _, err = ntkcl("-m", *TINY, "tracking=disabled", sweep)
+        assert code == 2 and err.startswith(f"ntkcl: {told}") and err.count("\n") == 1, err
+    assert not (tmp_path / "results" / "runs").exists()
+
+
 def test_in_a_sweep_the_other_jobs_go_on(ntkcl, tmp_path):
-    code, _, err = ntkcl("-m", *TINY, "tracking=disabled", "forecast.anchors=[]", "network.width=0,8,-1")
-    assert code == 2 and "Traceback" not in err
-    assert [line for line in err.splitlines() if line.startswith("ntkcl: ")] == [
-        f"ntkcl: network.width={width}: expected a whole number of at least 1" for width in (0, -1)
-    ]
-    assert the_run(tmp_path).name.startswith("sgd-naive-rotated-w8-s0")
+    rates = "training.learning_rate=1e9,1e-3"
+    code, _, err = ntkcl("-m", *TINY, "tracking=disabled", "forecast.anchors=[]", rates)
+    assert code == 1 and "Traceback" not in err
+    told = [line for line in err.splitlines() if "exceeds the stability limit" in line]
+    assert told[0].startswith("ntkcl: training.learning_rate=1e+09") and told[1].startswith("  sgd-naive-rotated-w8-s0")
+    assert "1 failed" in err and err.rstrip().endswith("training.learning_rate=1000000000.0"), err
+    assert yaml.safe_load((the_run(tmp_path) / "config.yaml").read_text())["training"]["learning_rate"] == 1e-3
 
 
 def test_the_process_itself_ends_with_code_2_and_no_traceback(tmp_path):

@@ -20,7 +20,9 @@ from ntkcl.identity import YOUNGER, identify
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-NODES = sorted(p.relative_to(CONF) for p in CONF.rglob("*.yaml") if p.parent != CONF and p.parent.name not in ("experiment", "figure"))
+NODES = sorted(
+    p.relative_to(CONF) for p in CONF.rglob("*.yaml") if p.parent != CONF and p.parent.name not in ("experiment", "figure", "launcher")
+)
 PRESETS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 FASHION = Path(yaml.safe_load((CONF / "source" / "fashion_mnist.yaml").read_text())["idx_dir"])
 

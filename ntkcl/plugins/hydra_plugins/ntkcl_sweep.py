@@ -3,19 +3,10 @@
 Hydra imports every module here at each start, so this one imports nothing of ours by itself.
 """
 
-import warnings
 from collections.abc import Sequence
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
-
-
-def quiet() -> None:
-    """Our presets bear the names of the launchers that they wrap, and Hydra warns at each that it checks one against the other."""
-    warnings.filterwarnings("ignore", r"\s*.hydra/launcher.* is validated against ConfigStore schema", UserWarning)
-
-
-quiet()
 
 
 class Sweep(Launcher):

@@ -1,0 +1,355 @@
+"""Sweeps: who makes a run, which runs are lacking, what a name means, and every launcher with two workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from ntkcl import claims, machine, sweeps
+from ntkcl.claims import Owner
+
+TINY = (
+    "network.width=8", "stream.tasks=2", "stream.train_per_class=2", "stream.test_per_class=2", "training.steps=5",
+    "forecast.anchors=[]", "tracking=disabled",
+)  # fmt: skip
+AFAR = Owner("another machine", 1, 0.0)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "results" / "runs" / "main" / "a-run"
+
+
+def locked(folder, owner, age=0.0):
+    """A lock as `owner` leaves it, its last heartbeat `age` seconds ago."""
+    path = claims.beside(folder).with_name(folder.name + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(owner._asdict()))
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def test_a_claim_holds_off_others_and_leaves_nothing(folder, tmp_path):
+    with claims.claimed(folder) as holder:
+        assert holder is None and claims.state(folder) == "running"
+        with claims.claimed(folder) as second:
+            assert second == claims.me()
+        assert claims.state(folder) == "running"
+    assert claims.state(folder) == "missing" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("owner", "age", "taken"),
+    [
+        pytest.param(AFAR, 0.0, False, id="another machine's, beating"),
+        pytest.param(AFAR, claims.DEAD + 10, True, id="another machine's, silent"),
+        pytest.param(claims.me()._replace(pid=2**22 + 1), 0.0, True, id="a process that is no more"),
+        pytest.param(claims.me()._replace(born=1.0), claims.DEAD + 10, True, id="a number given again"),
+        pytest.param(claims.me(), claims.DEAD + 10, False, id="a living process that is too busy to beat"),
+    ],
+)
+def test_a_dead_owners_lock_is_taken_over_and_a_living_ones_is_not(folder, owner, age, taken):
+    path = locked(folder, owner, age)
+    with claims.claimed(folder) as holder:
+        assert holder == (None if taken else owner)
+        assert claims.owner(claims.beside(folder)) == (claims.me() if taken else owner)
+    assert path.exists() == (not taken)
+
+
+def test_a_lock_half_written_is_nobodys(folder):
+    locked(folder, AFAR).write_text('{"host": "any')
+    with claims.claimed(folder) as holder:
+        assert holder is None
+
+
+def test_the_heart_beats_while_the_block_runs(folder, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT", 0.05)
+    path = claims.beside(folder).with_name("a-run.lock")
+    with claims.claimed(folder):
+        os.utime(path, (1.0, 1.0))
+        time.sleep(0.5)
+        assert time.time() - path.stat().st_mtime < 10
+
+
+def test_of_processes_that_race_for_one_run_one_at_a_time_has_it(folder):
+    """Each holder writes a file exclusively and takes it away: two at once would collide."""
+    script = f"""
+import os, sys, time
+from pathlib import Path
+from ntkcl import claims
+folder, mark, won = Path({str(folder)!r}), Path({str(folder.parents[4] / "mark")!r}), 0
+while won < 100:
+    with claims.claimed(folder) as holder:
+        if holder is None:
+            os.close(os.open(mark, os.O_CREAT | os.O_EXCL)); won += 1
+            mark.unlink()
+print("won")
+"""
+    racers = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    told = [racer.communicate()[0] for racer in racers]
+    assert told == ["won\n"] * 3 and not any(racer.returncode for racer in racers)
+
+
+def test_a_killed_owners_run_is_anothers_at_once(folder):
+    script = f"import time; from pathlib import Path; from ntkcl import claims\nwith claims.claimed(Path({str(folder)!r})): "
+    owner = subprocess.Popen([sys.executable, "-c", script + "print(1, flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    owner.stdout.readline()
+    with claims.claimed(folder) as holder:
+        assert holder is not None and holder.pid == owner.pid
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    owner.stdout.close()
+    with claims.claimed(folder) as holder:
+        assert holder is None
+
+
+def test_an_error_is_kept_until_the_run_succeeds_and_an_interruption_is_not(folder):
+    with pytest.raises(KeyboardInterrupt), claims.claimed(folder):
+        raise KeyboardInterrupt
+    assert claims.state(folder) == "missing"
+    with pytest.raises(ZeroDivisionError), claims.claimed(folder):
+        1 / 0  # noqa: B018
+    assert claims.state(folder) == "failed"
+    told = claims.failure(folder)
+    assert told["error"] == "ZeroDivisionError: division by zero" and "Traceback" in told["traceback"]
+    with claims.claimed(folder):
+        pass
+    assert claims.state(folder) == "missing" and claims.failure(folder) is None
+
+
+def test_what_is_made_again_is_for_retry_to_say():
+    made = {retry: [state for state in claims.STATES if claims.wanted(state, retry)] for retry in claims.RETRY}
+    assert made["none"] == ["missing"]
+    assert made["failed"] == ["failed", "missing"]
+    assert made["diverged"] == ["diverged", "failed", "missing"]
+    assert made["all"] == list(claims.STATES)
+    with pytest.raises(ValueError, match=r"sweep.retry=never: expected none, failed, diverged or all"):
+        claims.wanted("missing", "never")
+
+
+def files(root):
+    return {path.name: path.stat().st_mtime_ns for path in (root / "results" / "runs" / "main").glob("*")}
+
+
+def test_the_same_command_again_makes_what_is_lacking_and_nothing_else(ntkcl, tmp_path):
+    sweep = ("-m", *TINY, "seed=0,1", "network.width=8,9")
+    code, out, _ = ntkcl(*sweep)
+    assert code == 0 and out.count("completed in") == 4 and "4 of 4 done, 0 failed, 0 left" in out
+    before = files(tmp_path)
+    code, out, _ = ntkcl(*sweep)
+    assert code == 0 and "completed in" not in out and "4 runs: 4 done" in out and files(tmp_path) == before
+    gone = sorted(before)[1]
+    (tmp_path / "results" / "runs" / "main" / gone).rename(tmp_path / "gone")
+    code, out, _ = ntkcl(*sweep)
+    after = files(tmp_path)
+    assert code == 0 and out.count("completed in") == 1 and {name for name in before if after[name] != before[name]} == {gone}
+    assert (tmp_path / "gone" / "arrays.npz").read_bytes() == (
+        tmp_path / "results" / "runs" / "main" / gone / "arrays.npz"
+    ).read_bytes()
+    code, out, _ = ntkcl(*sweep, "sweep.retry=all")
+    assert code == 0 and out.count("completed in") == 4
+
+
+def test_a_single_run_that_is_complete_is_left_and_made_again_when_asked(ntkcl, tmp_path):
+    assert ntkcl(*TINY)[0] == 0
+    before = files(tmp_path)
+    code, out, _ = ntkcl(*TINY)
+    assert code == 0 and "complete before, sweep.retry=all makes it again" in out and files(tmp_path) == before
+    assert ntkcl(*TINY, "sweep.retry=all")[0] == 0 and files(tmp_path) != before
+
+
+def test_seeds_that_are_there_are_left_out_of_those_trained_as_one(ntkcl, tmp_path):
+    assert ntkcl(*TINY, "seed=1")[0] == 0
+    before = files(tmp_path)
+    code, out, _ = ntkcl(*TINY, "seeds=[0,1,2]")
+    after = files(tmp_path)
+    assert code == 0 and "seeds 0, 2 side by side" in out and len(after) == 3 and all(after[name] == before[name] for name in before)
+
+
+def test_a_run_that_another_process_makes_is_left_to_it(ntkcl, tmp_path, monkeypatch):
+    cfg = composed(*TINY, f"results_dir={tmp_path / 'results'}")
+    run = sweeps.identity.place(cfg)[0]
+    locked(run, AFAR)
+    code, _, err = ntkcl(*TINY)
+    assert code == 2 and "process 1 on another machine is making this run" in err and err.count("\n") == 1
+    code, out, _ = ntkcl("-m", *TINY, "seed=0,1")
+    assert code == 0 and "process 1 on another machine is making it" in out and len(files(tmp_path)) == 1
+    locked(run, AFAR, age=claims.DEAD + 10)
+    code, out, _ = ntkcl("-m", *TINY, "seed=0,1")
+    assert code == 0 and len(files(tmp_path)) == 2
+
+
+def test_failures_are_tried_again_unless_told_otherwise(ntkcl, tmp_path, monkeypatch):
+    sweep = ("-m", *TINY, "training.learning_rate=1e9,1e-3")
+    assert ntkcl(*sweep)[0] == 1
+    code, out, err = ntkcl(*sweep, "sweep.retry=none")
+    assert code == 1 and "completed in" not in out and "1 failed" in err and "exceeds the stability limit" in err
+    code, out, _ = ntkcl(*sweep, "training.allow_unstable=true")
+    assert code == 0  # another run: it is allowed to be unstable
+
+
+def test_a_dry_run_says_what_would_be_launched_and_launches_nothing(ntkcl, tmp_path):
+    assert ntkcl(*TINY, "seed=1")[0] == 0
+    before = files(tmp_path)
+    code, out, _ = ntkcl("-m", *TINY, "seed=0,1", "sweep.dry=true")
+    lines = out.splitlines()
+    assert code == 0 and files(tmp_path) == before
+    assert lines[0].startswith("missing  launch  ntkcl ") and "seed=0" in lines[0] and lines[1].startswith("complete leave   ntkcl ")
+    assert lines[-1] == "1 of 2 jobs would be launched"
+
+
+def test_a_name_stands_for_one_sweep(ntkcl, tmp_path):
+    named = ("-m", *TINY, "experiment_name=mine")
+    assert ntkcl(*named, "seed=0,1")[0] == 0
+    assert ntkcl(*named, "seed=2,3")[0] == 0  # more of what it varies
+    code, _, err = ntkcl(*named, "seed=0,1", "training.steps=6")
+    assert code == 2 and err.count("\n") == 1
+    assert err.startswith("ntkcl: experiment_name=mine: stands for a sweep with training.steps=5, and this one has 6; give it another")
+    assert ntkcl(*named, "seed=0,1", "training.steps=6", "sweep.extend=true")[0] == 0
+    assert ntkcl(*named, "seed=0", "training.steps=7")[0] == 0  # by now it varies them
+
+
+def composed(*overrides):
+    import hydra
+    from test_conf import CONF
+
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+JOBS = [
+    ["seed=3", "network.width=5"],
+    ["seed=4", "network.width=5"],
+    ["method=ewc", "method.penalty=2", "seed=1"],
+    ["method=ewc", "seed=1", "~method.penalty"],
+    ["experiment=trust", "network.width=9", "training.steps=7", "seeds=[1,2]"],
+    ["+method.more=1", "training.schedule={name: cosine_decay_schedule, decay_steps: 5}"],
+    ["precision=float64", "training={steps: 3, batch_size: 5}"],
+]
+
+
+def test_jobs_are_composed_as_hydra_composes_them():
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra as state
+    from test_conf import CONF
+
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        master = hydra.compose("config", return_hydra_config=True)
+        loader = state.instance().config_loader()
+        ours = list(sweeps.configurations(loader, master, JOBS))
+        for overrides, cfg in zip(JOBS, ours, strict=True):
+            assert cfg == hydra.compose("config", overrides=overrides), overrides
+
+
+def test_progress_is_told_from_names_alone(folder):
+    others = [folder.with_name(f"run-{k}") for k in range(4)]
+    others[0].mkdir(parents=True)
+    with claims.claimed(others[1]):
+        for _ in range(1):
+            with pytest.raises(ValueError), claims.claimed(others[2]):
+                raise ValueError("no")
+        assert sweeps.count(others) == sweeps.Count(done=1, running=1, failed=1, left=1)
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(5.0, "5 s"), (99.0, "99 s"), (600.0, "10 min"), (9000.0, "2.5 h")])
+def test_durations_are_short(seconds, told):
+    assert sweeps.duration(seconds) == told
+
+
+def test_an_objective_is_the_mean_over_seeds(tmp_path):
+    cfg = OmegaConf.create({"sweep": {"objective": "metrics.average_accuracy"}})
+    for k, value in enumerate((0.25, 0.75)):
+        (tmp_path / str(k)).mkdir()
+        (tmp_path / str(k) / "summary.json").write_text(json.dumps({"metrics": {"average_accuracy": value}}))
+    assert sweeps.objective(cfg, [tmp_path / "0", tmp_path / "1"]) == 0.5
+    assert sweeps.objective(cfg, [tmp_path / "0", tmp_path / "2"]) is None
+    cfg.sweep.objective = "metrics.average"
+    with pytest.raises(ValueError, match=r"sweep.objective=metrics.average: no such number"):
+        sweeps.objective(cfg, [tmp_path / "0"])
+
+
+def test_processes_share_the_cores_and_the_gpus(tmp_path):
+    script = (
+        "import json, os, sys; from ntkcl import machine\nk = machine.take_share(2)\n"
+        "print(json.dumps([k, machine.cores(), os.environ['CUDA_VISIBLE_DEVICES']]), flush=True); sys.stdin.read()"
+    )
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "3,5", "TMPDIR": str(tmp_path)}
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+    def begun():
+        process = subprocess.Popen([sys.executable, "-c", script], **pipes)
+        return process, json.loads(process.stdout.readline())
+
+    (first, one), (second, two), (third, three) = begun(), begun(), begun()
+    assert [one[0], two[0], three[0]] == [0, 1, None]
+    assert [one[2], two[2], three[2]] == ["3", "5", "3,5"]
+    if len(machine.cores()) > 1:
+        assert not set(one[1]) & set(two[1]) and sorted(one[1] + two[1]) == three[1]
+    first.kill()
+    first.wait()
+    fourth, four = begun()
+    assert four[0] == 0  # the dead let go
+    for process in (first, second, third, fourth):
+        process.kill()
+        process.communicate()
+
+
+def test_as_many_workers_as_gpus_or_else_cores(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    assert machine.workers() == 3 and machine.workers(5) == 5
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert machine.workers() == len(machine.cores())
+
+
+def launched(root, launcher, *more):
+    """A sweep of four runs in a process of its own, as a user starts it."""
+    call = [sys.executable, "-m", "ntkcl", "-m", *TINY, "network.width=8,9", "seed=0,1", f"hydra/launcher={launcher}", *more]
+    return subprocess.run(call, capture_output=True, text=True, cwd=root, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("basic")
+    assert launched(root, "basic").returncode == 0
+    return {path.name: path for path in (root / "results" / "runs" / "main").iterdir()}
+
+
+def same_runs(root, undisturbed):
+    made = {path.name: path for path in (root / "results" / "runs" / "main").iterdir()}
+    assert made.keys() == undisturbed.keys()
+    for name, path in made.items():
+        one, other = (np.load(p / "arrays.npz") for p in (path, undisturbed[name]))
+        for key in one:
+            np.testing.assert_allclose(one[key], other[key], atol=1e-5, err_msg=f"{name} {key}")
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+def test_launchers_with_two_workers_make_the_same_runs(tmp_path, undisturbed, launcher):
+    done = launched(tmp_path, launcher, "sweep.workers=2")
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 done, 0 failed, 0 left" in done.stdout and "schema" not in done.stderr
+    same_runs(tmp_path, undisturbed)
+    again = launched(tmp_path, launcher, "sweep.workers=2")
+    assert again.returncode == 0 and "4 runs: 4 done" in again.stdout and "completed in" not in again.stdout
+
+
+def test_a_launcher_that_is_not_installed_names_its_extra(ntkcl, monkeypatch):
+    from hydra.core.plugins import Plugins
+
+    class Missing:
+        def instantiate_launcher(self, **_):
+            raise RuntimeError("Unknown plugin class : 'x'")
+
+    real = Plugins.instance()
+    monkeypatch.setattr(sweeps.Plugins, "instance", lambda: Missing() if sys._getframe(1).f_code.co_name == "_wrapped" else real)
+    code, _, err = ntkcl("-m", *TINY, "hydra/launcher=joblib", "seed=0,1")
+    assert code == 2 and err == "ntkcl: hydra/launcher=joblib: not installed; it comes with an extra: pip install 'ntkcl[launchers]'\n"
