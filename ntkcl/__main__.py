@@ -32,6 +32,7 @@ from ntkcl import (
     references,
     results,
     sweeps,
+    table,
     tracking,
 )
 from ntkcl.configuration import CONF, build, check, grid_of, limit_of
@@ -46,23 +47,24 @@ SHARED = {  # launchers whose processes share this machine: among how many
 
 
 def main() -> None:
-    """One clear line and exit code 2 for what the user can mend; HYDRA_FULL_ERROR=1 shows the traceback instead."""
+    """`ntkcl OVERRIDES` runs, `ntkcl table OVERRIDES` and the other `COMMANDS` look at what was run.
+
+    One clear line and exit code 2 for what the user can mend; HYDRA_FULL_ERROR=1 shows the traceback instead.
+    """
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    name = sys.argv.pop(1) if sys.argv[1:] and sys.argv[1] in COMMANDS else "config"
+    action = COMMANDS.get(name, _job)
 
     def job(cfg):
         # Hydra announces every exception that leaves a job, so a single run ends here. In a sweep the other jobs go on.
-        hydra_config = HydraConfig.get()
-        sweep = hydra_config.mode == RunMode.MULTIRUN
-        if sweep and (shares := SHARED.get(hydra_config.launcher._target_.rsplit(".", 1)[-1])):
-            machine.take_share(shares(hydra_config.launcher, cfg.sweep))
-        return run(cfg, sweep) if full else _told(run, cfg, sweep, stop=not sweep)
+        return action(cfg) if full else _told(action, cfg, stop=HydraConfig.get().mode != RunMode.MULTIRUN)
 
-    command = hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)
+    command = hydra.main(version_base="1.3", config_path=CONF, config_name=name)(job)
     if full:
         return command()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
     try:
-        return _told(command, composing=True)
+        return _told(command, composing=name)
     except KeyboardInterrupt:
         print("ntkcl: interrupted; what is complete stays, the same command goes on from there", file=sys.stderr)
         sys.exit(130)
@@ -70,16 +72,45 @@ def main() -> None:
         del os.environ["HYDRA_FULL_ERROR"]
 
 
-def _told(action, *arguments, stop=True, composing=False):
+def _job(cfg):
+    """A run, or one of a sweep's on its share of this machine."""
+    about = HydraConfig.get()
+    sweep = about.mode == RunMode.MULTIRUN
+    if sweep and (shares := SHARED.get(about.launcher._target_.rsplit(".", 1)[-1])):
+        machine.take_share(shares(about.launcher, cfg.sweep))
+    return run(cfg, sweep)
+
+
+def _table(cfg):
+    """`ntkcl table`: runs gathered, means over seeds with their intervals, printed or written."""
+    names = [cfg.experiment_name] if isinstance(cfg.experiment_name, str) else list(cfg.experiment_name or ())
+    gathered = table.chosen(table.gather(table.folders(cfg.results_dir, names)), cfg.where)
+    by = table.varied(gathered) if cfg.by is None else list(cfg.by)
+    values = list(cfg["values"])
+    told = table.written(table.summary(gathered, by, values), cfg.format, cfg.pivot, values)
+    if cfg.out is None and isinstance(told, bytes):
+        raise ValueError(f"out=null: format={cfg.format} is for a file; expected its name")
+    if cfg.out is None:
+        sys.stdout.write(told)
+        return
+    Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
+    Path(cfg.out).write_bytes(told if isinstance(told, bytes) else told.encode())
+    print(f"{len(gathered)} runs -> {cfg.out}")
+
+
+COMMANDS = {"table": _table}
+
+
+def _told(action, *arguments, stop=True, composing=None):
     """Run an action; an error that the user can mend is told in one line, once, and ends the process with code 2 if `stop`.
 
-    `composing`: an error that no job has seen comes from the configuration itself, whatever its type.
+    `composing` the configuration of that name: an error that no job has seen comes from it itself, whatever its type.
     """
     try:
         return action(*arguments)
     except Exception as error:
         if not hasattr(error, "line"):
-            error.line = _one_line(error) or (_flat(error) if composing else None)  # type: ignore[attr-defined]
+            error.line = _one_line(error, composing or "config") or (_flat(error) if composing else None)  # type: ignore[attr-defined]
             if error.line is not None:  # type: ignore[attr-defined]
                 print(f"ntkcl: {error.line}", file=sys.stderr)  # type: ignore[attr-defined]
         if error.line is None or not stop:  # type: ignore[attr-defined]
@@ -185,8 +216,8 @@ def _written(work, stage, events, drawn, terminal):
     held = _references(cfg, work.named, told, console.told(terminal))
     summary = results.summarise(told, stream, loss, held)
     pictures = results.save_figures(stage, figures.draw(told, summary, stream)) if drawn else []
-    table, inside = (made(told, stream, loss, labels(cfg, work.identity)) for made in (results.rows, results.within))
-    results.write(stage, work.config, summary, table, results.arrays(told, stream), inside)
+    rows, inside = (made(told, stream, loss, labels(cfg, work.identity)) for made in (results.rows, results.within))
+    results.write(stage, work.config, summary, rows, results.arrays(told, stream), inside)
     return told, summary, inside, pictures
 
 
@@ -227,14 +258,14 @@ def _tracked(cfg, identity) -> dict:
     return named | {"identity": identity | {"job_type": cfg.job}, "config": coordinates(cfg)}
 
 
-def _one_line(error: BaseException) -> str | None:
+def _one_line(error: BaseException, composed: str = "config") -> str | None:
     """What to tell the user, or None for an error that is not of his making: a fault of the program keeps its traceback."""
     if isinstance(error, InstantiationException):
         cause = error.__cause__
         own_fault = cause is not None and not isinstance(cause, ImportError | AttributeError | TypeError | ValueError)
-        return None if own_fault else (cause and _one_line(cause)) or _flat(error)
+        return None if own_fault else (cause and _one_line(cause, composed)) or _flat(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _flat(error) + _nearest(error)
+        return _flat(error) + _nearest(error, composed)
     if "Config group override" in str(error):
         return f"{_flat(error)}; a group such as network=mlp takes the name of a file in conf/network"
     if isinstance(error, TypeError) and re.search(r"unexpected keyword|multiple values for|missing (a|\d+) required", str(error)):
@@ -251,13 +282,13 @@ def _flat(error) -> str:
     return re.sub(r"\s*\n\s*", "; ", str(error).strip())
 
 
-def _nearest(error) -> str:
+def _nearest(error, name) -> str:
     """`; did you mean ...?` for an override of a key that does not exist."""
     missing = re.search(r"Could not override '([^']*)'", str(error))
     if missing is None:
         return ""
     with hydra.initialize_config_dir(CONF, version_base="1.3"):
-        known = _keys(OmegaConf.to_container(hydra.compose("config")))
+        known = _keys(OmegaConf.to_container(hydra.compose(name)))
     near = difflib.get_close_matches(missing.group(1), known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""
 

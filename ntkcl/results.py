@@ -21,6 +21,7 @@ from ntkcl.experiment import Rows
 from ntkcl.record import PARTS, Record, compare, curves, score_matrices
 from ntkcl.types import Loss, Stream
 
+SCHEMA = 2  # of a run's folder. 1, which named no schema, had neither `environment` nor the samples forgotten most
 SCORES = ("metrics", "metrics_loss")
 
 
@@ -48,6 +49,7 @@ def summarise(record: Record, stream: Stream, loss: Loss, references: Mapping[st
         "metrics_loss": metrics.loss_summary(measured["test"]["R_loss"], measured["test"]["b_loss"]),
     }
     return {
+        "schema": SCHEMA,
         "status": record.status,
         **measured["test"],
         **{f"{key}_train": value for key, value in measured["train"].items()},
@@ -154,7 +156,21 @@ def load(folder: Path | str) -> tuple[dict, pd.DataFrame, dict[str, np.ndarray]]
     folder = Path(folder)
     with np.load(folder / "arrays.npz") as stored:
         named = dict(stored)
-    return json.loads((folder / "summary.json").read_text()), pd.read_parquet(folder / "rows.parquet"), named
+    return read_summary(folder), pd.read_parquet(folder / "rows.parquet"), named
+
+
+def read_summary(folder: Path) -> dict:
+    """The contents of `summary.json`, in the schema of today: what an older one lacks is None.
+
+    Raises ValueError for a folder of a newer schema, and for one so old that its numbers cannot be found.
+    """
+    told = json.loads((folder / "summary.json").read_text())
+    schema = told.get("schema", 1)
+    if schema > SCHEMA:
+        raise ValueError(f"{folder}: its schema is {schema}, and this ntkcl reads up to {SCHEMA}; install a newer one")
+    if not {"status", "metrics", "forecast"} <= told.keys():
+        raise ValueError(f"{folder}: written before summaries had a schema; make it again: its command and sweep.retry=all")
+    return {"environment": None} | told
 
 
 def load_plan(folder: Path | str) -> tuple[dict, pd.DataFrame]:

@@ -1,0 +1,213 @@
+"""The sweep table: runs from their folders into one row each, and cells of settings into means over seeds with their intervals."""
+
+import difflib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy import stats
+
+from ntkcl.results import read_summary
+from ntkcl.settings import one_of
+
+FORMATS = ("markdown", "csv", "latex", "parquet")
+GROUPS = ("method", "stream", "source", "network", "loss", "optimizer")  # whose settings have a name of their own, that of their target
+FIRST = (*GROUPS, "network.width", "network.parametrization", "network.gamma0")  # told before other settings
+LEVEL = 0.95  # of the intervals
+
+
+def folders(results_dir: Path | str, experiments: Sequence[str] = ()) -> list[Path]:
+    """The folders of the complete runs under `results_dir`/runs, of some experiments or of all.
+
+    Raises ValueError where there are none.
+    """
+    root = Path(results_dir) / "runs"
+    names = list(experiments) or sorted(entry.name for entry in os.scandir(root) if entry.is_dir()) if root.is_dir() else []
+    found = [Path(entry.path) for name in names for entry in _entries(root / name) if (Path(entry.path) / "summary.json").is_file()]
+    if not found:
+        there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())) if root.is_dir() else "nothing"
+        of = f"experiment_name={','.join(experiments)}" if experiments else f"results_dir={results_dir}"
+        raise ValueError(f"{of}: no complete runs in {root}, which holds {there or 'nothing'}")
+    return found
+
+
+def _entries(folder) -> list[os.DirEntry]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:  # a name with a dot is a stage that a run is written in
+        return sorted((e for e in entries if e.is_dir() and not e.name.startswith(".")), key=lambda e: e.name)
+
+
+def gather(runs: Sequence[Path]) -> pd.DataFrame:
+    """One row a run: `run` its folder's name, every setting and every number of its summary by dotted name.
+
+    `method`, `stream`, `source`, `network`, `loss`, `optimizer` are the names of what was chosen; of the optimizer Optax's, where it is
+    one of those.
+    """
+    return pd.DataFrame([_row(folder) for folder in runs])
+
+
+def _row(folder) -> dict[str, Any]:
+    settings = yaml.load((folder / "config.yaml").read_text(), Loader=_Loader)
+    named = {g: settings[g]["_target_"].rsplit(".", 1)[-1] for g in GROUPS if isinstance(settings.get(g), Mapping)}
+    named["optimizer"] = settings.get("optimizer", {}).get("name", named.get("optimizer"))
+    flat = {key: value for key, value in _flat(settings) if not key.endswith(("_target_", "_partial_", "_convert_"))}
+    told = {key: json.dumps(value) if isinstance(value, list) else value for key, value in flat.items() if key not in named}
+    numbers = {key: value for key, value in _flat(read_summary(folder)) if not isinstance(value, str | list) or key == "status"}
+    return {"run": folder.name} | named | told | numbers
+
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is ten times faster
+
+
+def _flat(nested, prefix="") -> Iterator[tuple[str, Any]]:
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def varied(table: pd.DataFrame) -> list[str]:
+    """The settings that tell the cells apart: of all that vary, seeds aside, those that are needed to, best known first."""
+    settings = list(dict.fromkeys(c for c in (*FIRST, *table.columns) if c in table and _is_setting(c)))
+    chosen: list[str] = []
+    cells = 1
+    for column in settings:
+        if column == "seed" or ("seed" in table and table[column].equals(table["seed"])):
+            continue
+        finer = table.groupby([*chosen, column], dropna=False).ngroups
+        if finer > cells:
+            chosen, cells = [*chosen, column], finer
+    return chosen
+
+
+RESULTS = ("metrics", "metrics_loss", "forecast", "seconds", "peak_mib", "reference", "environment")
+
+
+def _is_setting(column) -> bool:
+    head = column.split(".")[0]
+    setting_of_forecast = column in ("forecast.form", "forecast.krylov_order", "forecast.kernels", "forecast.tolerance")
+    own = ("run", "status", "schema", "learning_rate", "learning_rate_limit")
+    return setting_of_forecast or (head not in RESULTS and column not in own)
+
+
+def chosen(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
+    """The rows for which an expression of pandas' `query` holds, names with dots in backticks; ValueError for one that is none."""
+    if where is None:
+        return table
+    try:
+        kept = table.query(where)
+    except Exception as error:
+        near = [c for c in table.columns if c.split(".")[-1] in where][:3]
+        hint = f"; settings with dots stand in backticks, such as `{near[0]}`" if near else ""
+        raise ValueError(f"where={where}: {error}{hint}") from error
+    if kept.empty:
+        raise ValueError(f"where={where}: holds for none of {len(table)} runs")
+    return kept
+
+
+def summary(table: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """One row a cell of the settings `by`: `runs`, and of each value its `mean`, `sd` (ddof 1) and `ci`, the half-width of the 95 %
+    Student interval of the mean, over the runs in which it is a number.
+
+    The columns of values are pairs (value, statistic), those of settings (setting, ""). Raises ValueError for a column there is not.
+    """
+    for setting, names in (("by", by), ("values", values)):
+        for name in names:
+            if name not in table:
+                raise ValueError(f"{setting}={name}: no such column; the nearest are {', '.join(_nearest(name, table))}")
+    for name in values:
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            raise ValueError(f"values={name}: expected a number, found {table[name].iloc[0]!r}")
+    grouped = table.groupby(list(by), dropna=False, sort=True) if by else table.groupby(lambda _: 0)
+    cells = []
+    for key, rows in grouped:
+        cell = dict(zip([(name, "") for name in by], key if isinstance(key, tuple) else (key,), strict=False)) if by else {}
+        cell[("runs", "")] = len(rows)
+        for name in values:
+            cell |= {(name, what): number for what, number in statistics(rows[name].to_numpy(float)).items()}
+        cells.append(cell)
+    return pd.DataFrame(cells, columns=pd.MultiIndex.from_tuples(cells[0]))
+
+
+def statistics(values: np.ndarray) -> dict[str, float]:
+    """n, mean, standard deviation (ddof 1) and half-width of the 95 % Student interval of the mean, of the values that are numbers."""
+    finite = values[np.isfinite(values)]
+    n = len(finite)
+    sd = float(np.std(finite, ddof=1)) if n > 1 else float("nan")
+    ci = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * sd / np.sqrt(n) if n > 1 else float("nan")
+    return {"n": float(n), "mean": float(np.mean(finite)) if n else float("nan"), "sd": sd, "ci": float(ci)}
+
+
+def pivoted(cells: pd.DataFrame, pivot: str, values: Sequence[str]) -> pd.DataFrame:
+    """Texts `mean ± ci`, the values of the setting `pivot` side by side, one such block a value."""
+    told = readable(cells)
+    by = [c for c in told.columns if c not in (*values, "runs", pivot)]
+    if pivot not in told:
+        raise ValueError(f"pivot={pivot}: expected one of the settings in `by`: {', '.join([*by])}")
+    wide = told.pivot(index=by, columns=pivot, values=list(values)) if by else told.set_index(pivot)[list(values)].T
+    if not by:
+        return wide.reset_index(names="")
+    wide.columns = [f"{key}" if len(values) == 1 else f"{value} {key}" for value, key in wide.columns]
+    return wide.reset_index()
+
+
+def readable(cells: pd.DataFrame) -> pd.DataFrame:
+    """Each value as one column of texts, `mean ± ci`, or the mean alone where one run is all there is."""
+    told = {}
+    for name, what in cells.columns:
+        if what == "":
+            told[name] = cells[(name, "")]
+        elif what == "mean":
+            told[name] = [_told(m, c) for m, c in zip(cells[(name, "mean")], cells[(name, "ci")], strict=True)]
+    return pd.DataFrame(told)
+
+
+def _told(mean, ci) -> str:
+    if not np.isfinite(mean):
+        return "-"
+    if not np.isfinite(ci):
+        return f"{mean:.4g}"
+    digits = max(0, 1 - int(np.floor(np.log10(ci)))) if ci > 0 else 4  # two figures of the interval
+    return f"{mean:.{digits}f} ± {ci:.{digits}f}" if digits < 8 else f"{mean:.3e} ± {ci:.1e}"
+
+
+def written(cells: pd.DataFrame, form: str, pivot: str | None, values: Sequence[str]) -> str | bytes:
+    """The table in one of `FORMATS`: for people means with intervals, pivoted if asked; for programs every statistic in its column."""
+    one_of("format", form, FORMATS)
+    if form in ("csv", "parquet"):
+        if pivot is not None:
+            raise ValueError(f"pivot={pivot}: format={form} keeps every statistic in a column of its own; expected null, or markdown")
+        flat = cells.set_axis([".".join(part for part in pair if part) for pair in cells.columns], axis=1)
+        return flat.to_csv(index=False) if form == "csv" else _parquet(flat)
+    told = readable(cells) if pivot is None else pivoted(cells, pivot, values)
+    told = told.map(_short)
+    if form == "markdown":
+        return told.to_markdown(index=False, disable_numparse=True) + "\n"
+    escaped = told.rename(columns=_latex).map(_latex)
+    return escaped.to_latex(index=False, escape=False, column_format="l" * len(told.columns))
+
+
+def _parquet(flat) -> bytes:
+    return flat.to_parquet(index=False)
+
+
+def _short(value) -> str:
+    return "" if value is None or value != value else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _latex(text) -> str:
+    for sign in "_%&#":
+        text = str(text).replace(sign, f"\\{sign}")
+    return text.replace("±", r"$\pm$")
+
+
+def _nearest(name, table) -> list[str]:
+    by_end = [c for c in table.columns if c.split(".")[-1] == name.split(".")[-1]]
+    return (by_end + difflib.get_close_matches(name, list(table.columns), n=3, cutoff=0.3))[:3]
