@@ -30,6 +30,7 @@ from ntkcl import (
     machine,
     record,
     references,
+    report,
     results,
     sweeps,
     table,
@@ -83,8 +84,7 @@ def _job(cfg):
 
 def _table(cfg):
     """`ntkcl table`: runs gathered, means over seeds with their intervals, printed or written."""
-    names = [cfg.experiment_name] if isinstance(cfg.experiment_name, str) else list(cfg.experiment_name or ())
-    gathered = table.chosen(table.gather(table.folders(cfg.results_dir, names)), cfg.where)
+    gathered = table.chosen(table.gather(table.folders(cfg.results_dir, _names(cfg))), cfg.where)
     by = table.varied(gathered) if cfg.by is None else list(cfg.by)
     values = list(cfg["values"])
     told = table.written(table.summary(gathered, by, values), cfg.format, cfg.pivot, values)
@@ -98,7 +98,34 @@ def _table(cfg):
     print(f"{len(gathered)} runs -> {cfg.out}")
 
 
-COMMANDS = {"table": _table}
+def _report(cfg):
+    """`ntkcl report`: one self-contained page of a run or a sweep."""
+    if cfg.run is not None:
+        folders = [Path(cfg.run)]
+        if not (folders[0] / "summary.json").is_file():
+            raise ValueError(f"run={cfg.run}: expected the folder of a complete run, which holds summary.json")
+        title, failed = folders[0].name, []
+    else:
+        folders = table.folders(cfg.results_dir, _names(cfg))
+        title, failed = ", ".join(_names(cfg)) or "all runs", sweeps.failures(Path(cfg.results_dir), _names(cfg))
+        if cfg.where is not None:
+            kept = set(table.chosen(table.gather(folders), cfg.where)["run"])
+            folders = [folder for folder in folders if folder.name in kept]
+    out = (
+        Path(cfg.out)
+        if cfg.out is not None
+        else Path(cfg.results_dir) / "reports" / f"{title.replace(', ', '+').replace(' ', '_')}.html"
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(report.page(folders, title, failed))
+    print(f"{len(folders)} runs -> {out}")
+
+
+def _names(cfg) -> list[str]:
+    return [cfg.experiment_name] if isinstance(cfg.experiment_name, str) else list(cfg.experiment_name or ())
+
+
+COMMANDS = {"table": _table, "report": _report}
 
 
 def _told(action, *arguments, stop=True, composing=None):
@@ -217,7 +244,7 @@ def _written(work, stage, events, drawn, terminal):
     summary = results.summarise(told, stream, loss, held)
     pictures = results.save_figures(stage, figures.draw(told, summary, stream)) if drawn else []
     rows, inside = (made(told, stream, loss, labels(cfg, work.identity)) for made in (results.rows, results.within))
-    results.write(stage, work.config, summary, rows, results.arrays(told, stream), inside)
+    results.write(stage, work.config, summary, rows, results.arrays(told, stream, loss), inside)
     return told, summary, inside, pictures
 
 

@@ -20,12 +20,13 @@ PACKAGE = Path(__file__).parent
 CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())  # wheel, or checkout
 # Our launchers bear the names of those that they wrap, and Hydra warns whenever it checks the settings of one against the other.
 warnings.filterwarnings("ignore", r"\s*.hydra/launcher.* is validated against ConfigStore schema", UserWarning)
+OmegaConf.register_new_resolver("sized", lambda full, small, *, _root_: small if _root_.size == "small" else full, replace=True)
 OmegaConf.register_new_resolver("workers", machine.workers, replace=True)  # ${workers:2}, ${workers:null}
 METHODS = tuple(methods.__all__)
 KEYS = (
     "source", "stream", "network", "loss", "method", "optimizer", "training", "kernel", "checkpoints", "forecast",
     "references", "job", "plan", "experiment_name", "seed", "seeds", "seeds_by", "precision", "results_dir", "tracking",
-    "sweep", "figures",
+    "sweep", "figures", "size",
 )  # fmt: skip
 
 
@@ -103,6 +104,7 @@ def check(cfg: DictConfig) -> None:
             one_of("forecast.anchors", anchor, experiment.ANCHORS)
         if cfg.forecast.form != "auto":
             raise ValueError(f"forecast.form={cfg.forecast.form}: job={cfg.job} takes the first form that is exact; expected auto")
+    one_of("size", cfg.size, ("full", "small"))
     one_of("figures", cfg.figures, ("auto", "true", "false"))
     one_of("sweep.retry", cfg.sweep.retry, claims.RETRY)
     for key in ("dry", "extend"):

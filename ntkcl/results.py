@@ -7,21 +7,26 @@ folder that is complete.
 import contextlib
 import json
 import math
+import platform
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ntkcl import metrics
+from ntkcl import machine, metrics
 from ntkcl.experiment import Rows
-from ntkcl.record import PARTS, Record, compare, curves, score_matrices
+from ntkcl.record import PARTS, Record, compare, curves, sample_losses, score_matrices
 from ntkcl.types import Loss, Stream
 
 SCHEMA = 2  # of a run's folder. 1, which named no schema, had neither `environment` nor the samples forgotten most
+FORGOTTEN = 24  # samples of each run that are kept to be looked at
 SCORES = ("metrics", "metrics_loss")
 
 
@@ -56,11 +61,23 @@ def summarise(record: Record, stream: Stream, loss: Loss, references: Mapping[st
         **{key: scores[key] | more for key, more in _referenced(measured["test"], references).items()},
         **({"reference": {"untrained": _untrained(measured), **references}} if references else {}),
         "forecast": forecasts,
+        "kernel": _kernel(record),
         "learning_rate": record.plan.learning_rate,
         "learning_rate_limit": record.plan.limit,
         "seconds": seconds | {"total": sum(seconds.values())},
         "peak_mib": {phase: max(cost.peak_mib for cost in costs) for phase, costs in record.costs.items()},
+        "environment": environment(),
     }
+
+
+def _kernel(record) -> dict:
+    """`top_ratio`, lam_max(K_tt) of each task's kernel as the task begins over that at initialisation, and `top_drift`, the mean of
+    |ratio - 1| over tasks 1, 2, ...; NaN where an anchor is lacking."""
+    nothing = [float("nan")] * len(record.losses)
+    own, first = (record.numerics.get(a, {}).get("rate_times_eigenvalue", nothing) for a in ("boundary", "init"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.array(own, float) / np.array(first, float)  # of one learning rate
+    return {"top_ratio": ratio, "top_drift": float(np.mean(np.abs(ratio[1:] - 1))) if len(ratio) > 1 else float("nan")}
 
 
 def _referenced(scores, references) -> dict[str, dict[str, float]]:
@@ -104,14 +121,16 @@ def within(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.
     return pd.DataFrame([coordinates | row for row in curves(record, stream, loss)])
 
 
-def arrays(record: Record, stream: Stream) -> dict[str, np.ndarray]:
+def arrays(record: Record, stream: Stream, loss: Loss) -> dict[str, np.ndarray]:
     """What the summary was made from: outputs and predicted changes of every input, targets, heads, losses of every step, NaN beyond
     a task's last.
 
-    `start_train[j]`, `start_test[j]` tell where the inputs of task j begin among the N.
+    `start_train[j]`, `start_test[j]` tell where the inputs of task j begin among the N. `forgotten` are the rows among the N of the
+    test inputs forgotten most, see there, and `forgotten_x` the inputs themselves.
     """
     parts = Rows.of(stream)
     targets = [task.train.y for task in stream] + [task.test.y for task in stream]
+    rows, inputs = forgotten(record, stream, loss)
     return {
         "measured": record.measured,
         **{f"changes_{anchor}": values for anchor, values in record.changes.items()},
@@ -120,6 +139,39 @@ def arrays(record: Record, stream: Stream) -> dict[str, np.ndarray]:
         "losses": record.losses,
         "start_train": np.array([s.start for s in parts.train]),
         "start_test": np.array([s.start for s in parts.test]),
+        "forgotten": rows,
+        "forgotten_x": inputs,
+    }
+
+
+def forgotten(record: Record, stream: Stream, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
+    """The `FORGOTTEN` test inputs of old tasks whose loss rose most from just after their task to the end, most first: their rows among
+    the N [k], and themselves [k, *shape] in float32. None where nothing is old, or training diverged."""
+    rises, rows, inputs = [], [], []
+    for s, own in enumerate(Rows.of(stream).test[:-1]):
+        test, head = stream[s].test, stream[s].head
+        if np.isfinite(record.measured[-1, own]).all():
+            before, after = (sample_losses(record.measured[i, own], np.asarray(test.y), head, loss) for i in (s + 1, -1))
+            rises.append(after - before)
+            rows.append(np.arange(own.start, own.stop))
+            inputs.append(np.asarray(test.x, np.float32))
+    if not rises:
+        return np.empty(0, int), np.empty((0, *stream[0].test.x.shape[1:]), np.float32)
+    order = np.argsort(-np.concatenate(rises), kind="stable")[:FORGOTTEN]
+    return np.concatenate(rows)[order], np.concatenate(inputs)[order]
+
+
+def environment() -> dict:
+    """Where a run was made: versions, devices, cores; no setting of the run, and part of no name."""
+    devices = jax.devices()
+    libraries = ("ntkcl", "jax", "flax", "optax", "numpy")
+    return {
+        **{library: version(library) for library in libraries},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "host": socket.gethostname(),
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "cores": len(machine.cores()),
     }
 
 

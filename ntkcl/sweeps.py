@@ -272,5 +272,12 @@ def told_failures(failed: Sequence[Job]) -> None:
                 print(f"  {folder.name}: {told['error']}\n    {command(one)}", file=sys.stderr)
 
 
+def failures(results_dir: Path, experiments: Sequence[str]) -> list[dict]:
+    """What failed runs have left, `name` beside what `claims.failure` tells, of some experiments or of all."""
+    folders = [results_dir / "sweeps" / name for name in experiments] or list((results_dir / "sweeps").glob("*"))
+    notes = [note for folder in folders for note in sorted(folder.glob("*.failed.json"))]
+    return [{"name": note.name.removesuffix(".failed.json")} | json.loads(note.read_text()) for note in notes]
+
+
 def command(one: Job) -> str:
     return shlex.join(["ntkcl", *one.overrides])

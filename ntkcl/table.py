@@ -75,7 +75,7 @@ def _flat(nested, prefix="") -> Iterator[tuple[str, Any]]:
 
 def varied(table: pd.DataFrame) -> list[str]:
     """The settings that tell the cells apart: of all that vary, seeds aside, those that are needed to, best known first."""
-    settings = list(dict.fromkeys(c for c in (*FIRST, *table.columns) if c in table and _is_setting(c)))
+    settings = list(dict.fromkeys(c for c in (*FIRST, *table.columns) if c in table and is_setting(c)))
     chosen: list[str] = []
     cells = 1
     for column in settings:
@@ -87,10 +87,11 @@ def varied(table: pd.DataFrame) -> list[str]:
     return chosen
 
 
-RESULTS = ("metrics", "metrics_loss", "forecast", "seconds", "peak_mib", "reference", "environment")
+RESULTS = ("metrics", "metrics_loss", "forecast", "kernel", "seconds", "peak_mib", "reference", "environment")
 
 
-def _is_setting(column) -> bool:
+def is_setting(column: str) -> bool:
+    """Whether a column of the table is a setting, and not a number of the summary."""
     head = column.split(".")[0]
     setting_of_forecast = column in ("forecast.form", "forecast.krylov_order", "forecast.kernels", "forecast.tolerance")
     own = ("run", "status", "schema", "learning_rate", "learning_rate_limit")

@@ -90,7 +90,7 @@ def _declare_axes(run):
     run.define_metric("step")
     for key in ("train/loss", "curve/*"):
         run.define_metric(key, step_metric="step")
-    for key in ("acc/*", "loss/*", "forecast/*"):
+    for key in ("acc/*", "loss/*", "forecast/*", "kernel/*"):
         run.define_metric(key, step_metric="task")
 
 
@@ -101,6 +101,8 @@ def _history(run, record, summary):
             run.log({"train/loss": record.losses[i, step], "step": begin + step})
         begin += steps
         row = {"task": i, "step": begin}
+        if np.isfinite(ratio := float(summary["kernel"]["top_ratio"][i])):
+            row[f"kernel/{i}_{i}/top_ratio"] = ratio
         for prefix, source in [("", summary)] + [(f"forecast/{a}/", s) for a, s in summary["forecast"].items()]:
             for key, R in (("acc", "R"), ("loss", "R_loss")):
                 row |= {f"{prefix}{key}/{j}": float(np.asarray(source[R])[i, j]) for j in range(tasks)}

@@ -25,7 +25,7 @@ from pathlib import Path
 from bench_report import machine
 
 COMPARED = ("config.yaml", "arrays.npz", "rows.parquet", "summary.json")
-UNTIMED = ("seconds", "peak_mib")
+UNTIMED = ("seconds", "peak_mib", "environment")
 
 
 def command(steps: int, every: int, root: Path) -> list[str]:

@@ -1,0 +1,166 @@
+"""Panels and matrices as plotly figures."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from ntkcl.panels import Panel
+from ntkcl.table import statistics
+
+COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0")
+LAYOUT = dict(
+    template="plotly_white",
+    height=380,
+    margin=dict(l=64, r=40, t=48, b=56),
+    modebar=dict(orientation="v"),  # beside the plot: above it, it covers the title
+    font=dict(size=13),
+    legend=dict(orientation="h", yanchor="top", y=-0.22, title=""),
+    colorway=list(COLOURS),
+)
+
+
+def figure(panel: Panel, runs: pd.DataFrame) -> go.Figure | None:
+    """A panel over the runs of a sweep table, or None where it would show nothing."""
+    y = [name for name in panel.y if name in runs and runs[name].notna().any()]
+    if not y or panel.x not in runs or runs[panel.x].isna().all():
+        return None
+    drawn = {"line": _lines, "bar": _bars, "scatter": _scatter}[panel.kind](panel, y, runs)
+    drawn.update_layout(title=dict(text=panel.title, x=0.02, font=dict(size=16)), **LAYOUT)
+    drawn.update_yaxes(title=panel.label or short(y[0]))
+    return drawn
+
+
+def _series(panel, y, runs):
+    """(name, column, runs) of each line or group of bars."""
+    groups = list(runs.groupby(panel.by, sort=True)) if panel.by in runs else [("", runs)]
+    for key, rows in groups:
+        for name in y:
+            both = (str(key) if panel.by in runs else "", short(name) if len(y) > 1 or panel.by not in runs else "")
+            yield ", ".join(part for part in both if part), name, rows
+
+
+def _cells(x, name, rows):
+    told = rows.groupby(x, sort=True)[name].apply(lambda values: pd.Series(statistics(values.to_numpy(float)))).unstack()
+    return told[told["n"] > 0]
+
+
+def _error(cells):
+    return dict(type="data", array=cells["ci"].fillna(0).to_numpy(), visible=bool(cells["ci"].notna().any()), thickness=1.2)
+
+
+def _lines(panel, y, runs):
+    figure = go.Figure()
+    for label, name, rows in _series(panel, y, runs):
+        cells = _cells(panel.x, name, rows)
+        figure.add_scatter(x=cells.index, y=cells["mean"], error_y=_error(cells), name=label, mode="lines+markers")
+    values = np.array(sorted(runs[panel.x].dropna().unique()), float)
+    wide = len(values) > 2 and values[0] > 0 and values[-1] / values[0] >= 8
+    figure.update_xaxes(title=panel.x, type="log" if wide else "linear")
+    if len(values) <= 8:
+        figure.update_xaxes(tickvals=values, ticktext=[f"{v:g}" for v in values])
+    return figure
+
+
+def _bars(panel, y, runs):
+    figure = go.Figure()
+    for label, name, rows in _series(panel, y, runs):
+        cells = _cells(panel.x, name, rows)
+        figure.add_bar(x=[str(key) for key in cells.index], y=cells["mean"], error_y=_error(cells), name=label)
+    figure.update_layout(barmode="group")
+    figure.update_xaxes(title=panel.x, type="category")
+    return figure
+
+
+def _scatter(panel, y, runs):
+    figure = go.Figure()
+    both = runs[[panel.x, *y]].to_numpy(float)
+    low, high = np.nanmin(both), np.nanmax(both)
+    figure.add_scatter(
+        x=[low, high], y=[low, high], mode="lines", line=dict(color="#bbb", width=1), name="as foretold", hoverinfo="skip"
+    )
+    for label, name, rows in _series(panel, y, runs):
+        figure.add_scatter(
+            x=rows[panel.x], y=rows[name], mode="markers", name=label, text=rows["run"], marker=dict(size=9, opacity=0.75)
+        )
+    figure.update_xaxes(title=f"foretold: {panel.label}")
+    return figure
+
+
+def _diagonal(figure, low, high):
+    grey = dict(color="#bbb", width=1)
+    figure.add_scatter(x=[low, high], y=[low, high], mode="lines", line=grey, name="as foretold", hoverinfo="skip")
+
+
+def short(name: str) -> str:
+    """A number's name without where it stands, but with who foretells it."""
+    parts = name.split(".")
+    return f"{parts[-1]} ({parts[1]})" if parts[0] == "forecast" and len(parts) > 2 else parts[-1]
+
+
+def matrices(named: Mapping[str, Sequence]) -> go.Figure:
+    """R measured and foretold side by side: accuracy on task j's test inputs (columns) after training task i (rows)."""
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(1, len(named), subplot_titles=list(named), horizontal_spacing=0.06)
+    for k, matrix in enumerate(named.values(), 1):
+        R = np.array(matrix, float)
+        text = [[f"{v:.2f}" if np.isfinite(v) else "" for v in row] for row in R] if len(R) <= 12 else None
+        figure.add_heatmap(
+            z=R, zmin=0, zmax=1, text=text, texttemplate="%{text}" if text else None, coloraxis="coloraxis", row=1, col=k,
+            hovertemplate="after task %{y}, on task %{x}: %{z:.3f}<extra></extra>",
+        )  # fmt: skip
+        figure.update_xaxes(title="on task", dtick=max(1, len(R) // 10), row=1, col=k, constrain="domain")
+        figure.update_yaxes(autorange="reversed", dtick=max(1, len(R) // 10), row=1, col=k, scaleanchor=f"x{k if k > 1 else ''}")
+    figure.update_yaxes(title="after task", row=1, col=1)
+    figure.update_layout(**LAYOUT, coloraxis=dict(colorscale="Viridis", cmin=0, cmax=1, colorbar=dict(title="accuracy")))
+    return figure
+
+
+def history(R: Sequence, b: Sequence, forecasts: Mapping[str, Sequence]) -> go.Figure:
+    """Accuracy on every task over the stream: measured in lines, foretold in dashes."""
+    figure = go.Figure()
+    for what, matrix in {"measured": R, **forecasts}.items():
+        rows = np.vstack([np.array(b, float), np.array(matrix, float)])
+        for j in range(rows.shape[1]):
+            figure.add_scatter(
+                x=np.arange(-1, len(rows) - 1), y=rows[:, j], mode="lines+markers" if what == "measured" else "lines",
+                line=dict(color=COLOURS[j % len(COLOURS)], dash="solid" if what == "measured" else "dash"),
+                name=f"task {j}" if what == "measured" else f"task {j}, {what}", legendgroup=f"{j}", showlegend=what == "measured",
+            )  # fmt: skip
+    figure.update_layout(title=dict(text="Accuracy on each task (dashes: foretold)", x=0.02, font=dict(size=16)), **LAYOUT)
+    figure.update_xaxes(title="after task (-1: untrained)", dtick=1 if len(R) <= 20 else None)
+    figure.update_yaxes(title="test accuracy")
+    return figure
+
+
+def drift(measured: np.ndarray, foretold: Mapping[str, np.ndarray], dots: int = 1500) -> go.Figure:
+    """Measured against predicted drift of the old tasks' outputs, a colour an anchor; of many outputs, some drawn evenly."""
+    figure = go.Figure()
+    low, high = float(np.nanmin(measured)), float(np.nanmax(measured))
+    figure.add_scatter(
+        x=[low, high], y=[low, high], mode="lines", line=dict(color="#bbb", width=1), name="as foretold", hoverinfo="skip"
+    )
+    shown = np.random.default_rng(0).permutation(len(measured))[:dots]
+    for anchor, values in foretold.items():
+        x, y = values[shown].round(4), measured[shown].round(4)
+        figure.add_scatter(x=x, y=y, mode="markers", name=anchor, marker=dict(size=4, opacity=0.5))
+    figure.update_layout(title=dict(text="Drift of old tasks' outputs", x=0.02, font=dict(size=16)), **LAYOUT)
+    figure.update_xaxes(title="predicted drift")
+    figure.update_yaxes(title="measured drift")
+    return figure
+
+
+def budget(rows: Mapping[str, Mapping[str, float]]) -> go.Figure | None:
+    """What keeps R² of the drift from 1, by cell: from which anchor on it is told right."""
+    if not rows:
+        return None
+    figure = go.Figure()
+    parts = list(dict.fromkeys(part for row in rows.values() for part in row))
+    for part in parts:
+        figure.add_bar(x=list(rows), y=[row.get(part) for row in rows.values()], name=part)
+    figure.update_layout(barmode="relative", title=dict(text="Error budget", x=0.02, font=dict(size=16)), **LAYOUT)
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(title="share of the drift not foretold")
+    return figure
