@@ -37,7 +37,7 @@ from ntkcl import (
     tracking,
 )
 from ntkcl.configuration import CONF, build, check, grid_of, limit_of
-from ntkcl.identity import coordinates, identify, labels, place, seeds_of
+from ntkcl.identity import coordinates, identify, labels, names, place, seeds_of
 from ntkcl.meter import Cost, Meter
 
 PACKAGE = Path(__file__).parent
@@ -169,7 +169,10 @@ def _claimed(cfg, sweep, stack) -> bool:
         if claims.wanted(there, cfg.sweep.retry):
             return True
         again = "all" if there == "complete" else there
-        terminal.print(f"[dim]{there} before, sweep.retry={again} makes it again ->[/dim] {folder}", soft_wrap=True)
+        if not sweep:
+            terminal.print(f"[dim]{there} before, sweep.retry={again} makes it again ->[/dim] {folder}", soft_wrap=True)
+        if there != "failed" and tracking.track(folder, **_tracked(cfg, identify(cfg))):
+            terminal.print(f"[dim]logged, which was lacking ->[/dim] {folder}", soft_wrap=True)
         return False
 
     if not lacking():
@@ -211,14 +214,12 @@ def _run(cfgs, sweep):
         opened = [stage.enter_context(results.staged(work.folder, work.config)) for stage, work in zip(stages, works, strict=True)]
         for work, stage, path, events in zip(works, stages, opened, _played(works, terminal), strict=True):
             drawn = {"auto": not sweep}.get(work.cfg.figures, work.cfg.figures)
-            told, summary, inside, pictures = _written(work, path, events, drawn, terminal)
+            summary = _written(work, path, events, drawn, terminal)
             stage.close()  # it is delivered, whatever becomes of the others
             shutil.rmtree(work.checkpoints, ignore_errors=True)  # the results are there
             console.show(summary, terminal)
             _made(f"{summary['status']} in {summary['seconds']['total']:.1f} s", work.folder)
-            with tracking.opened(work.folder, **_tracked(work.cfg, work.identity)) as remote:
-                shown = {path.stem: work.folder / "figures" / path.name for path in pictures}
-                tracking.log(remote, told, summary, inside, shown)
+            tracking.track(work.folder, **_tracked(work.cfg, work.identity))
 
 
 def _played(works, terminal) -> Iterator[Iterable[experiment.Event]]:
@@ -236,16 +237,17 @@ def _played(works, terminal) -> Iterator[Iterable[experiment.Event]]:
 
 
 def _written(work, stage, events, drawn, terminal):
-    """The files of a run in its stage, once its events have come -> record, summary, curves within tasks, paths of figures."""
+    """The files of a run in its stage, once its events have come -> the summary."""
     cfg, stream, loss = work.cfg, work.named["stream"], work.named["loss"]
     told = record.gather(events, stream)
     told.costs["setup"] = [work.setup]
     held = _references(cfg, work.named, told, console.told(terminal))
     summary = results.summarise(told, stream, loss, held)
-    pictures = results.save_figures(stage, figures.draw(told, summary, stream)) if drawn else []
+    if drawn:
+        results.save_figures(stage, figures.draw(told, summary, stream))
     rows, inside = (made(told, stream, loss, labels(cfg, work.identity)) for made in (results.rows, results.within))
     results.write(stage, work.config, summary, rows, results.arrays(told, stream, loss), inside)
-    return told, summary, inside, pictures
+    return summary
 
 
 def _references(cfg, named, told, say) -> dict:
@@ -268,12 +270,11 @@ def _plan(cfg, sweep):
     with results.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):
         ranking, summary = jobs.plan(cfg.job, named, plan, grid, console.told(terminal))
         summary["seconds"] = {"total": meter.read().seconds} | summary["seconds"]
-        pictures = results.save_figures(stage, {cfg.job: figures.ranking(ranking.rows, summary)})
+        results.save_figures(stage, {cfg.job: figures.ranking(ranking.rows, summary)})
         results.write_plan(stage, config, summary, ranking.rows, labels(cfg, identity))
     console.show_ranking(ranking.rows, summary, terminal)
     _made(f"{len(ranking.rows)} candidates in {summary['seconds']['total']:.1f} s", folder)
-    with tracking.opened(folder, **_tracked(cfg, identity)) as remote:
-        tracking.log_plan(remote, ranking.rows, summary, {path.stem: folder / "figures" / path.name for path in pictures})
+    tracking.track(folder, **_tracked(cfg, identity))
 
 
 def _made(what, folder):
@@ -281,8 +282,8 @@ def _made(what, folder):
 
 
 def _tracked(cfg, identity) -> dict:
-    named = {key: cfg.tracking[key] for key in ("mode", "project", "entity")}
-    return named | {"identity": identity | {"job_type": cfg.job}, "config": coordinates(cfg)}
+    named = {key: cfg.tracking[key] for key in ("mode", "project", "entity", "fallback", "artifacts")}
+    return named | {"identity": identity | {"job_type": cfg.job}, "config": coordinates(cfg) | {"chosen": names(cfg)}}
 
 
 def _one_line(error: BaseException, composed: str = "config") -> str | None:

@@ -70,6 +70,8 @@ def check(cfg: DictConfig) -> None:
             raise ValueError(
                 f"checkpoints.every={cfg.checkpoints.every}: expected null where seeds are trained as one, or seeds_by=loop"
             )
+    for key in ("fallback", "artifacts"):
+        settings.flag(f"tracking.{key}", cfg.tracking[key])
     text("tracking.project", cfg.tracking.project)
     if cfg.tracking.entity is not None:
         text("tracking.entity", cfg.tracking.entity)

@@ -59,21 +59,26 @@ def coordinates(cfg: DictConfig) -> dict:
     return {key: value for key, value in resolved.items() if key not in elsewhere}
 
 
+def names(cfg: DictConfig) -> dict[str, str]:
+    """What was chosen of each group: the name of its target, of the optimizer Optax's where it is one of those."""
+    groups = ("method", "stream", "source", "network", "loss", "optimizer")
+    told = {group: cfg[group]["_target_"].rsplit(".", 1)[-1] for group in groups}
+    return told | {"optimizer": cfg.optimizer.get("name", told["optimizer"])}
+
+
 def identify(cfg: DictConfig) -> dict:
     """Name, id, group and tags, from the coordinates alone: the same configuration is the same run, in any process."""
-    groups = ("optimizer", "method", "stream", "source", "network", "loss")
-    optimizer, method, stream, *others = (cfg[key]["_target_"].rsplit(".", 1)[-1] for key in groups)
+    chosen = names(cfg)
+    optimizer, method, stream = (chosen[key] for key in ("optimizer", "method", "stream"))
     width = OmegaConf.select(cfg, "network.width")
-    name = "-".join(
-        [cfg.optimizer.get("name", optimizer), method, stream, *([f"w{width}"] if width is not None else []), f"s{cfg.seed}"]
-    )
+    name = "-".join([str(optimizer), method, stream, *([f"w{width}"] if width is not None else []), f"s{cfg.seed}"])
     seedless = OmegaConf.create(OmegaConf.to_container(cfg) | {"seed": None})  # type: ignore[operator]
     return {
         "id": _digest(coordinates(cfg)),
         "name": name,
         "group": f"{cfg.experiment_name}/{_digest(coordinates(seedless))[:8]}",
         "job_type": "run",
-        "tags": [cfg.experiment_name, method, stream, *others],
+        "tags": [cfg.experiment_name, method, stream, *(chosen[key] for key in ("source", "network", "loss"))],
     }
 
 

@@ -1,85 +1,114 @@
-"""A finished run in Weights & Biases: the same numbers as in the files, on axes of our own. The one door to wandb.
+"""A finished run in Weights & Biases, from its folder: the same numbers, on axes of our own. The one door to wandb.
 
-Offline unless told otherwise; `wandb sync FOLDER` sends an offline run later.
+Offline unless told otherwise; `wandb sync FOLDER` sends an offline run later. A run is logged as a whole or not at all: `track` begins
+again what a process that died has left.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import wandb
 
-from ntkcl.record import Record
+from ntkcl.results import load, load_plan
+
+TOLD = "complete"  # the file in a run's folder `wandb` that says that all was logged
+FILES = ("config.yaml", "summary.json", "rows.parquet", "curves.parquet", "candidates.parquet", "arrays.npz")
 
 
-@contextlib.contextmanager
-def opened(
+def track(
     folder: Path,
     *,
     mode: Literal["online", "offline", "disabled"],
     project: str,
     entity: str | None,
+    fallback: bool,
+    artifacts: bool,
     identity: Mapping,
     config: dict,
-) -> Iterator:
-    """A run of Weights & Biases to log to, or None where that is disabled.
+) -> bool:
+    """Log the run or plan in `folder`, unless that has been done; whether it was done now.
 
     Arguments:
-      folder: where wandb keeps its own folder.  mode: online, offline or disabled.
+      mode: online, offline or disabled.  fallback: online, where that fails, is then offline.
+      artifacts: the run's files go along, as one artifact.
       identity: `id`, `name`, `group`, `job_type`, `tags` of the run.
     Raises ValueError where wandb cannot log, online without a login or a network.
     """
-    if mode == "disabled":
-        yield None
-        return
-    settings = wandb.Settings(silent=True, console="off")
+    if mode == "disabled" or (folder / "wandb" / TOLD).exists():
+        return False
+    shutil.rmtree(folder / "wandb", ignore_errors=True)  # unfinished: a process died in the midst
+    named: dict = dict(project=project, entity=entity, identity=identity, config=config)
     try:
-        with wandb.init(
-            project=project,
-            entity=entity,
-            dir=folder.absolute(),  # wandb's service process has a working directory of its own
-            mode=mode,
-            config=config,
-            resume="allow",
-            reinit="finish_previous",
-            settings=settings,
-            **identity,
-        ) as run:
-            yield run
+        _logged(folder, artifacts, mode=mode, **named)
     except (wandb.errors.Error, ValueError, OSError) as error:
-        remedy = "run `wandb login`, or use tracking=offline" if mode == "online" else "see tracking.project, entity, and the disk"
+        if mode == "online" and fallback:
+            shutil.rmtree(folder / "wandb", ignore_errors=True)
+            return track(folder, mode="offline", fallback=False, artifacts=artifacts, **named)
+        remedy = "see tracking.project, entity, and the disk"
+        if mode == "online":
+            remedy = "run `wandb login`, or use tracking=offline, or tracking.fallback=true, which is offline where online fails"
         raise ValueError(f"tracking.mode={mode}: {error}; {remedy}; the run's own files are complete in {folder}") from error
+    (folder / "wandb" / TOLD).touch()
+    return True
 
 
-def log(run, record: Record, summary: dict, inside, figures: Mapping[str, Path]) -> None:
-    """One training run: history by task and by step, R matrices as tables, figures by name, the summary, its nesting as slashes.
+def _logged(folder, artifacts, **named):
+    with _opened(folder, **named) as run:
+        if (folder / "candidates.parquet").exists():
+            _plan(run, folder)
+        else:
+            _run(run, folder)
+        _pictures(run, folder)
+        if artifacts:
+            artifact = wandb.Artifact(f"{run.id}-results", type="results")
+            for path in (folder / name for name in FILES):
+                if path.exists():
+                    artifact.add_file(str(path.absolute()), policy="immutable")  # no copy of it: runs are never changed
+            run.log_artifact(artifact)
 
-    `inside`: what `results.within` tells, or None.
-    """
-    if run is None:
-        return
+
+@contextlib.contextmanager
+def _opened(folder, mode, project, entity, identity, config) -> Iterator:
+    with wandb.init(
+        project=project,
+        entity=entity,
+        dir=folder.absolute(),  # wandb's service process has a working directory of its own
+        mode=mode,
+        config=config,
+        resume="allow",
+        reinit="finish_previous",
+        settings=wandb.Settings(silent=True, console="off"),
+        **identity,
+    ) as run:
+        yield run
+
+
+def _run(run, folder):
+    """History by task and by step, R matrices as tables, the summary, its nesting as slashes."""
+    summary, _, arrays = load(folder)
     _declare_axes(run)
-    _history(run, record, summary)
-    _curves(run, inside)
+    _history(run, arrays["losses"], summary)
+    if (inside := folder / "curves.parquet").exists():
+        _curves(run, pd.read_parquet(inside))
     run.log({f"R_{name}": _table(R) for name, R in _matrices(summary).items()})
-    _pictures(run, figures)
     run.summary.update(_by_path({key: summary[key] for key in summary if key not in _MATRICES}))
 
 
-def log_plan(run, rows: Sequence[Mapping], summary: dict, figures: Mapping[str, Path]) -> None:
-    """One plan: its candidates as a table, figures by name, the summary."""
-    if run is None:
-        return
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    run.log({"candidates": wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])})
-    _pictures(run, figures)
+def _plan(run, folder):
+    """Candidates as a table, the summary."""
+    summary, rows = load_plan(folder)
+    rows = rows.astype(object).where(rows.notna(), None)
+    run.log({"candidates": wandb.Table(columns=list(rows.columns), data=rows.to_numpy().tolist())})
     run.summary.update(_by_path(summary))
 
 
-def _pictures(run, figures):
-    run.log({f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()})
+def _pictures(run, folder):
+    run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted((folder / "figures").glob("*.png"))})
 
 
 _MATRICES = {f"{name}{part}" for name in ("R", "R_loss", "b", "b_loss") for part in ("", "_train")}
@@ -94,25 +123,24 @@ def _declare_axes(run):
         run.define_metric(key, step_metric="task")
 
 
-def _history(run, record, summary):
-    tasks, begin = len(record.losses), 0
-    for i, steps in enumerate(record.plan.steps):
-        for step in range(0, steps, max(1, steps // 50)):
-            run.log({"train/loss": record.losses[i, step], "step": begin + step})
-        begin += steps
+def _history(run, losses, summary):
+    tasks, begin = len(losses), 0
+    for i in range(tasks):
+        own = losses[i][~np.isnan(losses[i])]
+        for step in range(0, len(own), max(1, len(own) // 50)):
+            run.log({"train/loss": own[step], "step": begin + step})
+        begin += len(own)
         row = {"task": i, "step": begin}
-        if np.isfinite(ratio := float(summary["kernel"]["top_ratio"][i])):
+        if (ratio := summary["kernel"]["top_ratio"][i]) is not None:
             row[f"kernel/{i}_{i}/top_ratio"] = ratio
         for prefix, source in [("", summary)] + [(f"forecast/{a}/", s) for a, s in summary["forecast"].items()]:
             for key, R in (("acc", "R"), ("loss", "R_loss")):
-                row |= {f"{prefix}{key}/{j}": float(np.asarray(source[R])[i, j]) for j in range(tasks)}
+                row |= {f"{prefix}{key}/{j}": float(np.array(source[R], float)[i, j]) for j in range(tasks)}
         run.log(row)
 
 
 def _curves(run, inside):
     """`curve/acc/<j>` and `curve/loss/<j>` on test inputs, over `step`."""
-    if inside is None:
-        return
     for step, rows in inside.groupby("step"):
         each = rows.set_index("evaluated")
         row = {f"curve/{key}/{j}": each.at[j, name] for key, name in (("acc", "accuracy"), ("loss", "loss")) for j in each.index}
@@ -125,7 +153,7 @@ def _matrices(summary):
 
 def _table(R):
     columns = ["after task", *(f"task {j}" for j in range(len(R)))]
-    return wandb.Table(columns=columns, data=[[i, *map(float, row)] for i, row in enumerate(np.asarray(R))])
+    return wandb.Table(columns=columns, data=[[i, *map(float, row)] for i, row in enumerate(np.array(R, float))])
 
 
 def _by_path(nested, prefix=""):
