@@ -24,10 +24,12 @@ from ntkcl import (
     checkpoints,
     claims,
     console,
+    dashboards,
     experiment,
     figures,
     jobs,
     machine,
+    panels,
     record,
     references,
     report,
@@ -125,7 +127,26 @@ def _names(cfg) -> list[str]:
     return [cfg.experiment_name] if isinstance(cfg.experiment_name, str) else list(cfg.experiment_name or ())
 
 
-COMMANDS = {"table": _table, "report": _report}
+def _dashboard(cfg):
+    """`ntkcl dashboard`: the report's panels as a workspace and a report of Weights & Biases."""
+    name = ", ".join(_names(cfg)) or "all runs"
+    gathered = table.gather(table.folders(cfg.results_dir, _names(cfg)))
+    sections = panels.sections(*table.axes(gathered), table.anchors(gathered))
+    to = dict(name=name, project=cfg.project, entity=cfg.entity or "", experiment=_names(cfg)[0] if len(_names(cfg)) == 1 else None)
+    workspace = dashboards.workspace(sections, **to)
+    for one in workspace.sections:
+        print(f"{one.name}: {', '.join(getattr(panel, 'title', None) or panel.table_name for panel in one.panels)}")
+    if not cfg.save:
+        print("built, and not saved: save=true does that, online")
+        return
+    if cfg.entity is None:
+        raise ValueError("entity=null: expected whose project it is, a user or a team of Weights & Biases")
+    tracking.check("online", fallback=False)
+    workspace.save()
+    dashboards.report(sections, **to).save()
+
+
+COMMANDS = {"table": _table, "report": _report, "dashboard": _dashboard}
 
 
 def _told(action, *arguments, stop=True, composing=None):

@@ -18,6 +18,7 @@ ELSEWHERE = (
     "sweep",
     "figures",
 )  # makes no run another run
+GROUPS = ("method", "stream", "source", "network", "loss", "optimizer")  # of which one is chosen by name
 YOUNGER: dict[str, dict[str, Any]] = {  # settings that runs once had no other value of
     "stream": {"interpolation": "bilinear"},
     "network": {"parametrization": "ntk", "init": "normal", "gamma0": 1.0},
@@ -61,8 +62,7 @@ def coordinates(cfg: DictConfig) -> dict:
 
 def names(cfg: DictConfig) -> dict[str, str]:
     """What was chosen of each group: the name of its target, of the optimizer Optax's where it is one of those."""
-    groups = ("method", "stream", "source", "network", "loss", "optimizer")
-    told = {group: cfg[group]["_target_"].rsplit(".", 1)[-1] for group in groups}
+    told = {group: cfg[group]["_target_"].rsplit(".", 1)[-1] for group in GROUPS}
     return told | {"optimizer": cfg.optimizer.get("name", told["optimizer"])}
 
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,10 +63,11 @@ def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Se
     made: dict[int, JobReturn] = {}
     todo = lacking + busy
     size = max(1, machine.workers(chosen.workers) if wraps.endswith(".LocalLauncher") else len(todo))  # which starts all at once
-    with told_progress(folders):
+    with told_progress(folders) if len(folders) > 1 else nullcontext():
         for at in range(0, len(todo), size):
             part = todo[at : at + size]
             made |= dict(zip(part, inner.launch([jobs[k].overrides for k in part], first + at), strict=True))
+    Path(master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # sweepers write there, and claims clear an empty one away
     failed = [one for one in jobs if one.state == "failed"]
     if failed:
         told_failures(failed)

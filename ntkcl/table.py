@@ -12,11 +12,11 @@ import pandas as pd
 import yaml
 from scipy import stats
 
+from ntkcl.identity import GROUPS
 from ntkcl.results import read_summary
 from ntkcl.settings import one_of
 
 FORMATS = ("markdown", "csv", "latex", "parquet")
-GROUPS = ("method", "stream", "source", "network", "loss", "optimizer")  # whose settings have a name of their own, that of their target
 FIRST = (*GROUPS, "network.width", "network.parametrization", "network.gamma0")  # told before other settings
 LEVEL = 0.95  # of the intervals
 
@@ -96,6 +96,18 @@ def is_setting(column: str) -> bool:
     setting_of_forecast = column in ("forecast.form", "forecast.krylov_order", "forecast.kernels", "forecast.tolerance")
     own = ("run", "status", "schema", "learning_rate", "learning_rate_limit")
     return setting_of_forecast or (head not in RESULTS and column not in own)
+
+
+def axes(table: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Of the settings that vary, those with numbers and those with words."""
+    settings = varied(table)
+    numeric = [c for c in settings if pd.api.types.is_numeric_dtype(table[c]) and not pd.api.types.is_bool_dtype(table[c])]
+    return numeric, [c for c in settings if c not in numeric]
+
+
+def anchors(table: pd.DataFrame) -> list[str]:
+    """From where the runs forecast."""
+    return sorted({c.split(".")[1] for c in table.columns if c.startswith("forecast.") and c.endswith(".drift_r2")})
 
 
 def chosen(table: pd.DataFrame, where: str | None) -> pd.DataFrame:

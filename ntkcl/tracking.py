@@ -17,7 +17,14 @@ import wandb
 from ntkcl.results import load, load_plan
 
 TOLD = "complete"  # the file in a run's folder `wandb` that says that all was logged
+ONLINE = "run `wandb login`, or use tracking=offline, or tracking.fallback=true, which is offline where online fails"
 FILES = ("config.yaml", "summary.json", "rows.parquet", "curves.parquet", "candidates.parquet", "arrays.npz")
+
+
+def check(mode: str, fallback: bool) -> None:
+    """ValueError where runs are to go online and there is no key: told before anything is computed."""
+    if mode == "online" and not fallback and not wandb.login(prompt=False):
+        raise ValueError(f"tracking.mode=online: no API key is configured; {ONLINE}")
 
 
 def track(
@@ -49,9 +56,7 @@ def track(
         if mode == "online" and fallback:
             shutil.rmtree(folder / "wandb", ignore_errors=True)
             return track(folder, mode="offline", fallback=False, artifacts=artifacts, **named)
-        remedy = "see tracking.project, entity, and the disk"
-        if mode == "online":
-            remedy = "run `wandb login`, or use tracking=offline, or tracking.fallback=true, which is offline where online fails"
+        remedy = ONLINE if mode == "online" else "see tracking.project, entity, and the disk"
         raise ValueError(f"tracking.mode={mode}: {error}; {remedy}; the run's own files are complete in {folder}") from error
     (folder / "wandb" / TOLD).touch()
     return True

@@ -89,8 +89,9 @@ def test_the_same_configuration_gives_the_same_folder_and_the_same_numbers(ntkcl
     assert ntkcl(*TINY, "tracking=disabled")[0] == 0
     folder = the_run(tmp_path)
     assert not (folder / "wandb").exists()
-    before = (folder / "arrays.npz").read_bytes()
-    assert ntkcl(*TINY, "tracking=disabled")[0] == 0
+    before, stamp = (folder / "arrays.npz").read_bytes(), (folder / "arrays.npz").stat().st_mtime_ns
+    assert ntkcl(*TINY, "tracking=disabled", "sweep.retry=all")[0] == 0
+    assert (folder / "arrays.npz").stat().st_mtime_ns != stamp
     assert the_run(tmp_path) == folder and (folder / "arrays.npz").read_bytes() == before
     assert ntkcl(*TINY, "tracking=disabled", "seed=1", "results_dir=elsewhere", "forecast.anchors=[]")[0] == 0
     assert (tmp_path / "elsewhere" / "runs" / "main").is_dir()
@@ -224,12 +225,34 @@ def test_bad_input_is_one_line_that_names_the_setting_and_leaves_nothing(ntkcl, 
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_online_without_a_login_is_one_line_and_loses_nothing(ntkcl, tmp_path, monkeypatch):
+@pytest.fixture
+def logged_out(monkeypatch, tmp_path):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+def test_online_without_a_login_is_one_line_before_anything_is_computed(ntkcl, tmp_path, logged_out):
     code, _, err = ntkcl(*TINY, "tracking=online", "forecast.anchors=[]")
-    assert code == 2 and "tracking.mode=online" in err and "tracking=offline" in err
-    assert results.load(the_run(tmp_path))[0]["status"] == "completed"
+    assert code == 2 and "tracking.mode=online: no API key" in err and "tracking=offline" in err and err.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_online_without_a_login_is_offline_where_that_was_allowed(ntkcl, tmp_path, logged_out):
+    code, _, err = ntkcl(*TINY, "tracking=online", "tracking.fallback=true", "forecast.anchors=[]")
+    assert (code, err) == (0, "") and list((the_run(tmp_path) / "wandb").glob("offline-run-*"))
+
+
+def test_what_was_not_logged_is_logged_when_the_command_is_given_again(ntkcl, tmp_path):
+    few = (*TINY, "forecast.anchors=[]")
+    assert ntkcl(*few, "tracking=disabled")[0] == 0
+    folder = the_run(tmp_path)
+    stamp = (folder / "arrays.npz").stat().st_mtime_ns
+    code, out, _ = ntkcl(*few)
+    assert code == 0 and "logged, which was lacking" in out and (folder / "arrays.npz").stat().st_mtime_ns == stamp
+    (folder / "wandb" / "complete").unlink()  # as if the process had died in the midst
+    assert "logged, which was lacking" in ntkcl(*few)[1]
+    assert len(list((folder / "wandb").glob("offline-run-*"))) == 1 and "logged" not in ntkcl(*few)[1]
+    assert "-results" in leet("--json", str(next((folder / "wandb").glob("offline-run-*"))))  # the artifact
 
 
 def test_a_folder_that_holds_another_configuration_is_left_alone(ntkcl, tmp_path):

@@ -24,6 +24,7 @@ NODES = sorted(
     p.relative_to(CONF) for p in CONF.rglob("*.yaml") if p.parent != CONF and p.parent.name not in ("experiment", "figure", "launcher")
 )
 PRESETS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
+SIZED = [p for p in PRESETS if "${sized:" in (CONF / "experiment" / f"{p}.yaml").read_text()]  # those that have size=small
 FASHION = Path(yaml.safe_load((CONF / "source" / "fashion_mnist.yaml").read_text())["idx_dir"])
 
 
@@ -81,7 +82,7 @@ def test_every_preset_says_its_claim_command_expectation_and_time(preset):
 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed (.ci/run installs it)")
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p not in SIZED])
 def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, prepared, preset):
     small = (
         "network.width=8",
@@ -107,6 +108,18 @@ def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, prepared, preset):
     else:
         summary, candidates = results.load_plan(folder)
         assert summary["verified"] == len(candidates) == {"orders": 2, "methods": 4}[summary["job"]]
+
+
+@pytest.mark.parametrize("preset", SIZED)
+def test_every_preset_of_two_sizes_runs_in_its_small_one(ntkcl, tmp_path, preset):
+    code, _, err = ntkcl(f"experiment={preset}", "size=small", "tracking=disabled")
+    assert (code, err) == (0, "")
+    summaries = [json.loads(p.read_text()) for p in (tmp_path / "results").glob(f"*/{preset}_small/*/summary.json")]
+    said = re.search(r"size=small: (\d+)", (CONF / "experiment" / f"{preset}.yaml").read_text())
+    if preset == "orders":
+        assert [one["candidates"] for one in summaries] == [int(said.group(1))]
+    else:
+        assert [one["status"] for one in summaries] == ["completed"] * int(said.group(1))
 
 
 STORED = json.loads((ROOT / "results" / "tables" / "fashion_width.json").read_text())

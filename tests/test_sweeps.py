@@ -2,13 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
@@ -19,6 +22,7 @@ TINY = (
     "network.width=8", "stream.tasks=2", "stream.train_per_class=2", "stream.test_per_class=2", "training.steps=5",
     "forecast.anchors=[]", "tracking=disabled",
 )  # fmt: skip
+ROOT = Path(__file__).parents[1]
 AFAR = Owner("another machine", 1, 0.0)
 
 
@@ -340,6 +344,44 @@ def test_launchers_with_two_workers_make_the_same_runs(tmp_path, undisturbed, la
     same_runs(tmp_path, undisturbed)
     again = launched(tmp_path, launcher, "sweep.workers=2")
     assert again.returncode == 0 and "4 runs: 4 done" in again.stdout and "completed in" not in again.stdout
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A Slurm cluster of one node on this machine, for one test."""
+    if shutil.which("slurmctld") is None or shutil.which("munged") is None or os.geteuid():
+        pytest.skip("Debian's slurm-wlm and munge are not installed, or this is not root (.ci/run installs them)")
+    script = ROOT / "scripts" / "slurm_loopback.sh"
+    ports = {"SLURMCTLD_PORT": "16817", "SLURMD_PORT": "16818"}
+    started = subprocess.run([script, "start", tmp_path / "slurm"], capture_output=True, text=True, env=os.environ | ports)
+    assert started.returncode == 0, started.stderr
+    monkeypatch.setenv("SLURM_CONF", started.stdout.strip().rpartition("=")[2])
+    yield
+    subprocess.run([script, "stop", tmp_path / "slurm"], check=True)
+
+
+def test_slurm_makes_the_same_runs(slurm, tmp_path, undisturbed):
+    two = ("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2")
+    done = launched(tmp_path, "submitit_slurm", *two)
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 done, 0 failed, 0 left" in done.stdout
+    same_runs(tmp_path, undisturbed)
+    again = launched(tmp_path, "submitit_slurm", *two)
+    assert again.returncode == 0 and "4 runs: 4 done" in again.stdout and not again.stdout.count("running, 0 failed, 4 left")
+
+
+def test_an_optimiser_takes_complete_trials_as_they_are(tmp_path):
+    call = [sys.executable, "-m", "ntkcl", "-m", *TINY, "hydra/sweeper=optimise", "hydra.sweeper.n_trials=3"]
+    call += ["sweep.objective=metrics.average_accuracy", "network.width=choice(8,9)", "training.steps=int(interval(5,20))"]
+    first = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    best = (tmp_path / "results" / "sweeps" / "main" / "optimization_results.yaml").read_text()
+    accuracies = [json.loads(p.read_text())["metrics"]["average_accuracy"] for p in tmp_path.glob("results/runs/main/*/summary.json")]
+    assert yaml.safe_load(best)["best_value"] == max(accuracies)
+    before = files(tmp_path)
+    again = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
+    assert again.returncode == 0 and files(tmp_path) == before
+    assert (tmp_path / "results" / "sweeps" / "main" / "optimization_results.yaml").read_text() == best
 
 
 def test_a_launcher_that_is_not_installed_names_its_extra(ntkcl, monkeypatch):

@@ -1,6 +1,7 @@
 """Panels and matrices as plotly figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,13 +100,12 @@ def short(name: str) -> str:
     return f"{parts[-1]} ({parts[1]})" if parts[0] == "forecast" and len(parts) > 2 else parts[-1]
 
 
-def matrices(named: Mapping[str, Sequence]) -> go.Figure:
+def matrices(named: Mapping[str, Any]) -> go.Figure:
     """R measured and foretold side by side: accuracy on task j's test inputs (columns) after training task i (rows)."""
     from plotly.subplots import make_subplots
 
     figure = make_subplots(1, len(named), subplot_titles=list(named), horizontal_spacing=0.06)
-    for k, matrix in enumerate(named.values(), 1):
-        R = np.array(matrix, float)
+    for k, R in enumerate((np.array(matrix, float) for matrix in named.values()), 1):
         text = [[f"{v:.2f}" if np.isfinite(v) else "" for v in row] for row in R] if len(R) <= 12 else None
         figure.add_heatmap(
             z=R, zmin=0, zmax=1, text=text, texttemplate="%{text}" if text else None, coloraxis="coloraxis", row=1, col=k,
@@ -118,7 +118,7 @@ def matrices(named: Mapping[str, Sequence]) -> go.Figure:
     return figure
 
 
-def history(R: Sequence, b: Sequence, forecasts: Mapping[str, Sequence]) -> go.Figure:
+def history(R: Any, b: Any, forecasts: Mapping[str, Any]) -> go.Figure:
     """Accuracy on every task over the stream: measured in lines, foretold in dashes."""
     figure = go.Figure()
     for what, matrix in {"measured": R, **forecasts}.items():

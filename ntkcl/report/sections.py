@@ -11,7 +11,6 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import pandas as pd
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
@@ -32,7 +31,7 @@ def page(runs: Sequence[Path], title: str, failures: Sequence[Mapping] = ()) -> 
     """
     gathered = table.gather(runs)
     varied = table.varied(gathered)
-    chosen = _one(runs[0]) if len(runs) == 1 else _sweep(runs, gathered, varied, failures)
+    chosen = [*_failed(failures), *(_one(runs[0]) if len(runs) == 1 else _sweep(runs, gathered, varied))]
     template = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("page.html")
     status = gathered["status"].value_counts().to_dict()
     return template.render(
@@ -64,15 +63,15 @@ def _one(folder):
     yield _section("Metrics", "Each dialect by its name, on test inputs.", rows=told)
 
 
-def _sweep(runs, gathered, varied, failures):
-    cells = table.readable(table.summary(gathered, varied, [c for c in COLUMNS if c in gathered]))
-    yield _section("Cells", "Means over seeds with the half-width of their 95 % Student intervals.", rows=_rows(cells))
+def _failed(failures):
     if failures:
         yield _section("Failed", "The same command tries them again.", rows=[{"run": f["name"], "error": f["error"]} for f in failures])
-    numeric = [c for c in varied if pd.api.types.is_numeric_dtype(gathered[c]) and not pd.api.types.is_bool_dtype(gathered[c])]
-    named = [c for c in varied if c not in numeric]
-    anchors = sorted({c.split(".")[1] for c in gathered.columns if c.startswith("forecast.") and c.endswith(".drift_r2")})
-    for one in panels.sections(numeric, named, anchors):
+
+
+def _sweep(runs, gathered, varied):
+    cells = table.readable(table.summary(gathered, varied, [c for c in COLUMNS if c in gathered]))
+    yield _section("Cells", "Means over seeds with the half-width of their 95 % Student intervals.", rows=_rows(cells))
+    for one in panels.sections(*table.axes(gathered), table.anchors(gathered)):
         drawn = [figure for panel in one.panels if (figure := plots.figure(panel, gathered)) is not None]
         yield _section(one.title, one.question, plots=[_html(figure) for figure in drawn]) if drawn else None
     summaries = {folder: read_summary(folder) for folder in runs}
@@ -208,15 +207,11 @@ def _samples(folder, summary, named) -> dict | None:
 
 
 def _images(inputs) -> list[str] | None:
-    """PNG data addresses of inputs [k, h, w], [k, h, w, 1 or 3] or [k, h w]; None of what is no picture."""
-    shape = inputs.shape[1:]
-    side = math.isqrt(math.prod(shape))
-    if len(shape) == 3 and shape[2] in (1, 3):
-        pictures = inputs.reshape(-1, *shape[: 2 if shape[2] == 1 else 3])
-    elif len(shape) == 2:
+    """PNG data addresses of inputs [k, h, w] or [k, h, w, 1 or 3]; None of what is no picture."""
+    if inputs.ndim == 3 or (inputs.ndim == 4 and inputs.shape[3] == 3):
         pictures = inputs
-    elif len(shape) == 1 and side > 2 and side**2 == shape[0]:
-        pictures = inputs.reshape(-1, side, side)
+    elif inputs.ndim == 4 and inputs.shape[3] == 1:
+        pictures = inputs[..., 0]
     else:
         return None
     low, high = float(pictures.min()), float(pictures.max())

@@ -1,0 +1,121 @@
+"""The sweep table: what the runs of a made-up sweep say, and the command that writes it."""
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy import stats
+
+from ntkcl import results, table
+
+ACCURACIES = {("naive", 8): (0.5, 0.6, 0.7), ("naive", 16): (0.6, 0.6, 0.6), ("ewc", 8): (0.7,), ("ewc", 16): (0.8, 0.9, np.nan)}
+
+
+def write(folder, method, width, seed, accuracy, schema=results.SCHEMA):
+    """A run's folder as far as the table reads it."""
+    folder.mkdir(parents=True)
+    groups = {"stream": "rotated", "source": "digits", "network": "mlp", "loss": "squared_error", "optimizer": "sgd"}
+    settings = {group: {"_target_": f"ntkcl.{group}s.{name}"} for group, name in groups.items()}
+    settings |= {"method": {"_target_": f"ntkcl.methods.{method}"} | ({"penalty": 1.0} if method == "ewc" else {})}
+    settings["network"] |= {"width": width}
+    settings["stream"] |= {"seed": seed}
+    settings |= {"experiment_name": "made_up", "seed": seed, "forecast": {"anchors": ["init"], "form": "auto"}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    scores = {"average_accuracy": accuracy, "learning_accuracy": 0.5, "forgetting_chaudhry": 0.1}
+    summary = {"schema": schema, "status": "completed", "metrics": scores, "R": [[1.0]], "seconds": {"total": 1.0}}
+    summary |= {"forecast": {"init": {"drift_r2": 0.9, "verdict": "good", "R": [[1.0]]}}}
+    (folder / "summary.json").write_text(json.dumps(results.plain(summary)))
+    return folder
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    for (method, width), accuracies in ACCURACIES.items():
+        for seed, accuracy in enumerate(accuracies):
+            write(tmp_path / "results" / "runs" / "made_up" / f"{method}-{width}-{seed}", method, width, seed, accuracy)
+    (tmp_path / "results" / "runs" / "made_up" / ".stage-of-a-run").mkdir()
+    return tmp_path / "results"
+
+
+def test_a_row_holds_settings_and_numbers_of_a_run(sweep):
+    gathered = table.gather(table.folders(sweep))
+    row = gathered.set_index("run").loc["ewc-16-1"]
+    assert len(gathered) == 10 and (row["method"], row["network.width"], row["seed"]) == ("ewc", 16, 1)
+    assert row["metrics.average_accuracy"] == 0.9 and row["forecast.init.drift_r2"] == 0.9 and row["method.penalty"] == 1.0
+    assert "R" not in gathered and "forecast.init.R" not in gathered and row["forecast.anchors"] == '["init"]'
+
+
+def test_cells_are_told_by_the_settings_that_are_needed_to(sweep):
+    gathered = table.gather(table.folders(sweep))
+    assert table.varied(gathered) == ["method", "network.width"]  # neither the seed, nor what follows it, nor the penalty of ewc
+    assert table.axes(gathered) == (["network.width"], ["method"])
+
+
+def test_means_deviations_and_intervals_are_those_of_the_runs(sweep):
+    gathered = table.gather(table.folders(sweep))
+    cells = table.summary(gathered, ["method", "network.width"], ["metrics.average_accuracy"])
+    for _, cell in cells.iterrows():
+        values = np.array(ACCURACIES[cell[("method", "")], cell[("network.width", "")]])
+        finite = values[np.isfinite(values)]
+        told = cell["metrics.average_accuracy"]
+        assert cell[("runs", "")] == len(values) and told["n"] == len(finite) and told["mean"] == pytest.approx(finite.mean())
+        if len(finite) > 1:
+            low, high = stats.t.interval(0.95, len(finite) - 1, finite.mean(), stats.sem(finite)) if finite.std() else (finite[0],) * 2
+            assert told["sd"] == pytest.approx(finite.std(ddof=1)) and 2 * told["ci"] == pytest.approx(high - low)
+        else:
+            assert np.isnan(told["sd"]) and np.isnan(told["ci"])
+
+
+def test_the_command_prints_filters_pivots_and_writes(ntkcl, sweep, tmp_path):
+    code, out, err = ntkcl("table", "values=[metrics.average_accuracy]")
+    assert (code, err) == (0, "") and "| naive    | 8               | 3      | 0.60 ± 0.25                |" in out, out
+    code, out, _ = ntkcl("table", "values=[metrics.average_accuracy]", "pivot=network.width")
+    assert code == 0 and "| naive    | 0.60 ± 0.25 | 0.6000 ± 0.0000 |" in out, out
+    code, out, _ = ntkcl("table", "where=\"method == 'ewc' and `network.width` > 8\"", "format=latex")
+    assert code == 0 and r"0.85 $\pm$ 0.64" in out and "naive" not in out, out
+    code, out, _ = ntkcl("table", "by=[method]", "format=csv")
+    read = pd.read_csv(io.StringIO(out))
+    assert code == 0 and read["metrics.average_accuracy.n"].tolist() == [3, 6]
+    assert ntkcl("table", "format=parquet", "out=told/cells.parquet")[0] == 0
+    assert len(pd.read_parquet(tmp_path / "told" / "cells.parquet")) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    {
+        ("experiment_name=other",): "experiment_name=other: no complete runs in results/runs, which holds made_up",
+        ("results_dir=nowhere",): "results_dir=nowhere: no complete runs in nowhere/runs, which holds nothing",
+        ("values=[metrics.average]",): "values=metrics.average: no such column; the nearest are metrics.average_accuracy",
+        ("values=[method]",): "values=method: expected a number",
+        ("by=[width]",): "by=width: no such column; the nearest are network.width",
+        ("pivot=seed",): "pivot=seed: expected one of the settings in `by`: method, network.width",
+        ('where="width > 3"',): "where=width > 3: name 'width' is not defined; settings with dots stand in backticks, such as `net",
+        ('where="seed > 30"',): "where=seed > 30: holds for none of 10 runs",
+        ("format=html",): "format=html: expected markdown, csv, latex or parquet",
+        ("format=csv", "pivot=method"): "pivot=method: format=csv keeps every statistic in a column of its own",
+        ("format=parquet",): "out=null: format=parquet is for a file; expected its name",
+        ("formt=csv",): "Could not override 'formt'.; To append to your config use +formt=csv; did you mean format?",
+    }.items(),
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_shown_is_one_line(ntkcl, sweep, settings, told):
+    code, _, err = ntkcl("table", *settings)
+    assert code == 2 and err.startswith(f"ntkcl: {told}") and err.count("\n") == 1, err
+
+
+def test_an_older_schema_is_read_and_a_newer_or_unknown_one_is_refused(ntkcl, tmp_path):
+    runs = tmp_path / "results" / "runs" / "made_up"
+    old = write(runs / "old", "naive", 8, 0, 0.5)
+    told = json.loads((old / "summary.json").read_text())
+    del told["schema"]
+    (old / "summary.json").write_text(json.dumps(told))
+    assert results.read_summary(old)["environment"] is None and ntkcl("table")[0] == 0
+    new = write(runs / "new", "naive", 8, 1, 0.5, schema=results.SCHEMA + 1)
+    code, _, err = ntkcl("table")
+    assert code == 2 and err.startswith(f"ntkcl: results/runs/made_up/{new.name}: its schema is {results.SCHEMA + 1}")
+    (new / "summary.json").write_text('{"R": []}')
+    code, _, err = ntkcl("table")
+    assert code == 2 and "before summaries had a schema" in err and "sweep.retry=all" in err
