@@ -21,27 +21,23 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ntkcl import (
-    checkpoints,
     claims,
     console,
-    dashboards,
     experiment,
-    figures,
     jobs,
     machine,
     panels,
     record,
     references,
-    report,
     results,
     sweeps,
     table,
-    tracking,
 )
 from ntkcl.configuration import CONF, build, check, grid_of, limit_of
 from ntkcl.identity import coordinates, identify, labels, names, place, seeds_of
 from ntkcl.meter import Cost, Meter
 
+# What only some commands need is imported where they do: W&B, matplotlib, plotly and orbax take a second together.
 PACKAGE = Path(__file__).parent
 SHARED = {  # launchers whose processes share this machine: among how many
     "Joblib": lambda launcher, sweep: machine.workers(launcher.n_jobs if launcher.n_jobs > 0 else None),
@@ -102,6 +98,8 @@ def _table(cfg):
 
 def _report(cfg):
     """`ntkcl report`: one self-contained page of a run or a sweep."""
+    from ntkcl import report
+
     if cfg.run is not None:
         folders = [Path(cfg.run)]
         if not (folders[0] / "summary.json").is_file():
@@ -129,6 +127,8 @@ def _names(cfg) -> list[str]:
 
 def _dashboard(cfg):
     """`ntkcl dashboard`: the report's panels as a workspace and a report of Weights & Biases."""
+    from ntkcl import dashboards, tracking
+
     name = ", ".join(_names(cfg)) or "all runs"
     gathered = table.gather(table.folders(cfg.results_dir, _names(cfg)))
     sections = panels.sections(*table.axes(gathered), table.anchors(gathered))
@@ -141,7 +141,7 @@ def _dashboard(cfg):
         return
     if cfg.entity is None:
         raise ValueError("entity=null: expected whose project it is, a user or a team of Weights & Biases")
-    tracking.check("online", fallback=False)
+    tracking.check()
     workspace.save()
     dashboards.report(sections, **to).save()
 
@@ -192,7 +192,7 @@ def _claimed(cfg, sweep, stack) -> bool:
         again = "all" if there == "complete" else there
         if not sweep:
             terminal.print(f"[dim]{there} before, sweep.retry={again} makes it again ->[/dim] {folder}", soft_wrap=True)
-        if there != "failed" and tracking.track(folder, **_tracked(cfg, identify(cfg))):
+        if there != "failed" and _track(cfg, folder):
             terminal.print(f"[dim]logged, which was lacking ->[/dim] {folder}", soft_wrap=True)
         return False
 
@@ -240,7 +240,7 @@ def _run(cfgs, sweep):
             shutil.rmtree(work.checkpoints, ignore_errors=True)  # the results are there
             console.show(summary, terminal)
             _made(f"{summary['status']} in {summary['seconds']['total']:.1f} s", work.folder)
-            tracking.track(work.folder, **_tracked(work.cfg, work.identity))
+            _track(work.cfg, work.folder)
 
 
 def _played(works, terminal) -> Iterator[Iterable[experiment.Event]]:
@@ -252,6 +252,8 @@ def _played(works, terminal) -> Iterator[Iterable[experiment.Event]]:
         return
     (work,), (arguments,), keeper = works, asked, None
     if (every := work.cfg.checkpoints.every) is not None:
+        from ntkcl import checkpoints
+
         keeper = checkpoints.keeper(work.checkpoints, work.identity["id"], every, console.told(terminal))
     events = experiment.run(**arguments, keeper=keeper)
     yield console.progress(events, arguments["anchors"], len(arguments["stream"]), terminal)
@@ -265,6 +267,8 @@ def _written(work, stage, events, drawn, terminal):
     held = _references(cfg, work.named, told, console.told(terminal))
     summary = results.summarise(told, stream, loss, held)
     if drawn:
+        from ntkcl import figures
+
         results.save_figures(stage, figures.draw(told, summary, stream))
     rows, inside = (made(told, stream, loss, labels(cfg, work.identity)) for made in (results.rows, results.within))
     results.write(stage, work.config, summary, rows, results.arrays(told, stream, loss), inside)
@@ -288,6 +292,8 @@ def _plan(cfg, sweep):
     (folder, config), named = place(cfg), build(cfg)
     plan = dict(OmegaConf.to_container(cfg.plan, resolve=True))
     grid = list(grid_of(plan["methods"])) if cfg.job == "methods" else []
+    from ntkcl import figures
+
     with results.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):
         ranking, summary = jobs.plan(cfg.job, named, plan, grid, console.told(terminal))
         summary["seconds"] = {"total": meter.read().seconds} | summary["seconds"]
@@ -295,20 +301,28 @@ def _plan(cfg, sweep):
         results.write_plan(stage, config, summary, ranking.rows, labels(cfg, identity))
     console.show_ranking(ranking.rows, summary, terminal)
     _made(f"{len(ranking.rows)} candidates in {summary['seconds']['total']:.1f} s", folder)
-    tracking.track(folder, **_tracked(cfg, identity))
+    _track(cfg, folder)
 
 
 def _made(what, folder):
     console.terminal().print(f"[dim]{what} ->[/dim] {folder}", soft_wrap=True)
 
 
-def _tracked(cfg, identity) -> dict:
+def _track(cfg, folder) -> bool:
+    """Whether a complete run or plan has been logged now."""
+    if cfg.tracking.mode == "disabled":
+        return False
+    from ntkcl import tracking
+
     named = {key: cfg.tracking[key] for key in ("mode", "project", "entity", "fallback", "artifacts")}
-    return named | {"identity": identity | {"job_type": cfg.job}, "config": coordinates(cfg) | {"chosen": names(cfg)}}
+    named |= {"identity": identify(cfg) | {"job_type": cfg.job}, "config": coordinates(cfg) | {"chosen": names(cfg)}}
+    return tracking.track(folder, **named)
 
 
 def _one_line(error: BaseException, composed: str = "config") -> str | None:
     """What to tell the user, or None for an error that is not of his making: a fault of the program keeps its traceback."""
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory allocating")):
+        return f"out of memory ({_flat(error)[:160]}); make network.width, the data, batches or a method's memory smaller"
     if isinstance(error, InstantiationException):
         cause = error.__cause__
         own_fault = cause is not None and not isinstance(cause, ImportError | AttributeError | TypeError | ValueError)

@@ -6,8 +6,10 @@ files and their SHA-256 sums, and then moved there, so that one that exists is w
 aside, and the one before it is taken.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -21,6 +23,7 @@ import orbax.checkpoint as ocp
 from ntkcl.train import Fit, State
 
 LIST = "files.json"
+FACTS = {"run", "step", "losses", "dtype", "shapes", "files"}  # of the list
 KEPT = 2  # of one task: the newest, and one to fall back on
 
 
@@ -68,24 +71,36 @@ def keeper(folder: Path, run: str, every: int, say: Callable[[str], None]) -> Ke
             _write(stage / "state", fit)
             facts = dict(run=run, step=fit.step, losses=len(fit.losses), dtype=str(fit.losses.dtype), shapes=_shapes(fit))
             (stage / LIST).write_text(json.dumps(facts | {"files": _sums(stage)}))
-            shutil.rmtree(place, ignore_errors=True)  # of a damaged one
+            _cleared(place)  # of a damaged one
             stage.replace(place)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # orbax tells of a full disk by either
             raise ValueError(
-                f"checkpoints: {folder} cannot be written ({error.strerror}); what was saved before is whole, the same command goes on "
+                f"checkpoints: {folder} cannot be written ({_reason(error)}); what was saved before is whole, the same command goes on "
                 "from there once there is room"
             ) from error
-        for old in [*sorted(folder.glob(f"task{task:04d}-step*"))[:-KEPT], *folder.glob(".stage-*")]:
-            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            for stage in folder.glob(".stage-*"):
+                _cleared(stage)
+        for old in sorted(folder.glob(f"task{task:04d}-step*"))[:-KEPT]:
+            _cleared(old)
 
     return Keeper(load, save, every)
+
+
+def _cleared(path: Path) -> None:
+    path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+
+
+def _reason(error) -> str:
+    full = "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error) or "OUT_OF_RANGE" in str(error)
+    return getattr(error, "strerror", None) or ("no space left" if full else str(error).split("\n")[0][:200])
 
 
 def _listed(path: Path) -> dict | None:
     """What was written with a checkpoint, or None where its files are not those listed."""
     try:
         told = json.loads((path / LIST).read_text())
-        return told if told["files"] == _sums(path) else None
+        return told if told.keys() >= FACTS and told["files"] == _sums(path) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -114,8 +129,22 @@ def _array(leaf):
 
 def _write(path, fit) -> None:
     leaves = {k: jax.random.key_data(leaf) if _is_key(leaf) else leaf for k, leaf in _leaves(fit).items() if leaf.size}
-    with ocp.StandardCheckpointer() as writer:
+    with _quiet(), ocp.StandardCheckpointer() as writer:
         writer.save(path.absolute(), leaves)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without what orbax's threads log of an error: it reaches us as an exception, and the user as one line."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _read(path, like) -> Fit:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ntkcl import claims, experiment, jobs, kernels, machine, methods, optimizers, predict, references, settings, tracking
+from ntkcl import claims, experiment, jobs, kernels, machine, methods, optimizers, predict, references, settings
 from ntkcl.settings import one_of, text
 from ntkcl.types import Stream
 
@@ -116,7 +116,10 @@ def check(cfg: DictConfig) -> None:
     if cfg.sweep.objective is not None:
         text("sweep.objective", cfg.sweep.objective)
     one_of("precision", cfg.precision, ("float32", "float64"))
-    tracking.check(one_of("tracking.mode", cfg.tracking.mode, ("online", "offline", "disabled")), cfg.tracking.fallback)
+    if one_of("tracking.mode", cfg.tracking.mode, ("online", "offline", "disabled")) == "online":
+        from ntkcl import tracking
+
+        tracking.check(cfg.tracking.fallback)
 
 
 def parts(cfg: DictConfig) -> dict[str, Any]:

@@ -249,17 +249,19 @@ def _tasks(R):
 
 
 def _entry(R, i, j):
-    if np.isnan(R[i, j]):
+    value = np.asarray(R, float)[i, j]  # of lists too, as summary.json has them
+    if np.isnan(value):
         raise ValueError(f"R[{i % len(R)}, {j}] was not measured")
-    return R[i, j]
+    return value
 
 
 def _reference(name, vector, j, R):
     if np.shape(vector) != (len(R),):
         raise ValueError(f"{name} of shape {np.shape(vector)}: expected a number for each of {len(R)} tasks")
-    if np.isnan(vector[j]):
+    value = np.asarray(vector, float)[j]
+    if np.isnan(value):
         raise ValueError(f"{name}[{j}] was not measured")
-    return vector[j]
+    return value
 
 
 def _mean(R, where):

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -75,7 +76,7 @@ def schedule(name: str, **settings: Any) -> optax.Schedule:
 
     Raises ValueError for a name that is no schedule's, with the nearest ones, and for settings that it does not take.
     """
-    names = [name for name in dir(optax.schedules) if name.endswith(("_schedule", "_decay"))]
+    names = [name for name in dir(optax.schedules) if name.endswith(("_schedule", "_decay")) and not name.startswith("_")]
     make = _named("training.schedule.name", name, "schedule", names)
     takes = inspect.signature(make).parameters
     ours = {"init_value": 0.0, "peak_value": 1.0} if "peak_value" in takes else {"init_value": 1.0}
@@ -102,7 +103,9 @@ def _named(setting: str, name: str, kind: str, names: Iterable[str]) -> Callable
 def _tried(use: Callable[[], Any], setting: str, make: Callable[..., Any]) -> None:
     """Use what `make` has made, once; whatever that raises is told of the setting."""
     try:
-        use()
+        with warnings.catch_warnings():  # of Optax's own making, at every use
+            warnings.simplefilter("ignore")
+            use()
     except Exception as error:  # each of them checks its settings in its own way, or not at all
         known = [name for name in inspect.signature(make).parameters if name != "learning_rate"]
         raise ValueError(f"{setting}: {error}; it takes {', '.join(known)}") from error

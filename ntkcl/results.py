@@ -14,11 +14,11 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ntkcl import machine, metrics
 from ntkcl.experiment import Rows
@@ -194,8 +194,8 @@ def write_plan(folder: Path, config: str, summary: dict, candidates: Sequence[di
     (folder / "summary.json").write_text(json.dumps(plain(summary), indent=1, allow_nan=False) + "\n")
 
 
-def save_figures(folder: Path, figures: dict[str, Figure]) -> list[Path]:
-    """PNG files `figures/<name>.png`."""
+def save_figures(folder: Path, figures: Mapping[str, Any]) -> list[Path]:
+    """PNG files `figures/<name>.png` of matplotlib's figures."""
     (folder / "figures").mkdir()
     paths = [folder / "figures" / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):

@@ -5,7 +5,7 @@ program. Two runs that differ in their seed, or a learning rate, are so two prog
 their arrays are passed in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, wraps
 from typing import Any, TypeVar
 
@@ -16,22 +16,48 @@ Made = TypeVar("Made", bound=Callable[..., Any])
 
 
 def once(make: Made) -> Made:
-    """A constructor that gives the same object for the same settings; settings that cannot be looked up make a new one each time."""
-    remembered = lru_cache(maxsize=64, typed=True)(make)
+    """A constructor that gives the same object for the same settings, lists and mappings among them; settings that cannot be looked up,
+    such as arrays, make a new one each time."""
+    remembered = lru_cache(maxsize=64)(lambda call: make(*call.args, **call.settings))
 
     @wraps(make)
     def made(*args, **settings):
-        return (remembered if _hashable((args, *settings.items())) else make)(*args, **settings)
+        try:
+            return remembered(_Call(args, settings))
+        except _Unknown:
+            return make(*args, **settings)
 
     return made  # type: ignore[return-value]
 
 
-def _hashable(value) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
+class _Unknown(Exception):
+    """Settings that cannot be looked up."""
+
+
+class _Call:
+    """Arguments that are equal where they have the same types and values, in the same order."""
+
+    def __init__(self, args, settings):
+        self.args, self.settings = args, settings
+        self.key = _frozen((args, tuple(sorted(settings.items()))))
+        try:
+            self.hash = hash(self.key)
+        except TypeError:
+            raise _Unknown from None
+
+    def __hash__(self):
+        return self.hash
+
+    def __eq__(self, other):
+        return self.key == other.key
+
+
+def _frozen(value):
+    if isinstance(value, Mapping):
+        return (dict, tuple((key, _frozen(entry)) for key, entry in value.items()))
+    if type(value) in (list, tuple):
+        return (type(value), tuple(map(_frozen, value)))
+    return (type(value), value)
 
 
 def portable(given: Any) -> Any:

@@ -21,9 +21,9 @@ ONLINE = "run `wandb login`, or use tracking=offline, or tracking.fallback=true,
 FILES = ("config.yaml", "summary.json", "rows.parquet", "curves.parquet", "candidates.parquet", "arrays.npz")
 
 
-def check(mode: str, fallback: bool) -> None:
-    """ValueError where runs are to go online and there is no key: told before anything is computed."""
-    if mode == "online" and not fallback and not wandb.login(prompt=False):
+def check(fallback: bool = False) -> None:
+    """ValueError where runs that are to go online have no key and no fallback: told before anything is computed."""
+    if not fallback and not wandb.login(prompt=False):
         raise ValueError(f"tracking.mode=online: no API key is configured; {ONLINE}")
 
 

@@ -31,7 +31,7 @@ DOORS = {
     "wandb": {"tracking"},
     "tensorflow_datasets": {"sources"},
     "sklearn": {"sources"},
-    "matplotlib": {"figures", "results"},
+    "matplotlib": {"figures"},
     "pandas": {"results", "table", "report", "tracking"},
     "plotly": {"report"},
     "jinja2": {"report"},

@@ -1,5 +1,6 @@
 """A training that is stopped anywhere and started again ends with the same bits."""
 
+import json
 import shutil
 
 import jax
@@ -102,7 +103,12 @@ def test_checkpoints_of_another_run_are_refused(tmp_path):
         run(checkpoints.keeper(tmp_path, "def", 5, print))
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(undisturbed, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), ValueError("RESOURCE_EXHAUSTED: Error writing in OCDBT database")],
+    ids=["of the system", "of orbax"],
+)
+def test_a_full_disk_is_one_line_and_loses_nothing(undisturbed, tmp_path, monkeypatch, error):
     keeper = checkpoints.keeper(tmp_path, "abc", 5, print)
     with pytest.raises(Killed):
         run(dying(keeper, 1))
@@ -110,15 +116,40 @@ def test_a_full_disk_is_one_line_and_loses_nothing(undisturbed, tmp_path, monkey
 
     def full(path, fit):
         path.mkdir()
-        raise OSError(28, "No space left on device")
+        raise error
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints, "_write", full)
-        with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\)"):
+        with pytest.raises(ValueError, match=r"cannot be written \((?i:no space left)"):
             run(keeper)
-    assert before.exists()
+    assert before.exists() and not list(tmp_path.glob(".stage-*"))
     same(run(keeper), undisturbed)
     assert not list(tmp_path.glob(".stage-*"))
+
+
+@pytest.mark.parametrize("key", sorted(checkpoints.FACTS))
+def test_a_list_that_lacks_something_is_damaged(undisturbed, tmp_path, key):
+    told = []
+    keeper = checkpoints.keeper(tmp_path, "abc", 5, told.append)
+    with pytest.raises(Killed):
+        run(dying(keeper, 2))
+    newest = max(tmp_path.glob("task*"))
+    listed = json.loads((newest / checkpoints.LIST).read_text())
+    del listed[key]
+    (newest / checkpoints.LIST).write_text(json.dumps(listed))
+    assert checkpoints._listed(newest) is None
+    same(run(keeper), undisturbed)
+    assert "damaged" in told[0] and told[1] == "task 0: going on from step 5"
+
+
+def test_a_file_in_a_checkpoints_place_gives_way(undisturbed, tmp_path):
+    keeper = checkpoints.keeper(tmp_path, "abc", 5, print)
+    with pytest.raises(Killed):
+        run(dying(keeper, 2))
+    newest = max(tmp_path.glob("task*"))
+    shutil.rmtree(newest)
+    newest.write_text("a file")
+    same(run(keeper), undisturbed)
 
 
 def test_what_an_older_program_remembered_otherwise_is_left_aside(undisturbed, tmp_path):

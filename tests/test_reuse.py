@@ -67,7 +67,11 @@ def test_the_same_settings_give_the_same_object_and_others_another():
 
     assert make(1) is make(1) and make(1, b=(2,)) is make(1, b=(2,)) and make(1) is not make(2)
     assert make(1) is not make(1.0) and make(True) is not make(1)  # what is refused is not what has been accepted
-    assert make(b=[2]) == [1, [2]] and make(b=[2]) is not make(b=[2])
+    assert make(b=[2]) == [1, [2]] and make(b=[2]) is make(b=[2]) and make(b=[2]) is not make(b=(2,))
+    assert make(b={"x": [1], "y": 2}) is make(b={"x": [1], "y": 2})
+    assert make(b={"x": 1, "y": 2}) is not make(b={"y": 2, "x": 1})  # methods are put together in their order
+    array = jnp.ones(2)
+    assert make(b=array)[1] is array and make(b=array) is not make(b=array)
 
 
 def test_a_portable_function_holds_its_arrays_as_leaves():

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl import settings
+from ntkcl import meter, settings
 from ntkcl.methods.stack import outputs
 from ntkcl.types import Method
 
@@ -135,6 +135,9 @@ def remembering(base: Method, size: int, batch_size: int, buffer: str, passes: s
         if memory:
             return memory._replace(tasks=memory.tasks + 1, trained_on=jnp.int32(0), n=n)
         first = rows_of(network.apply, theta, task.train.x[:1], task.train.y[:1], jnp.asarray(task.head))
+        need, there = sum(a.nbytes for a in jax.tree.leaves(first)) * size / 2**30, meter.memory_gib()
+        if need > there:
+            raise ValueError(f"method.size={size}: a buffer of so many rows takes {need:.3g} GiB, and there are {there:.3g}; use fewer")
         rows = jax.tree.map(lambda a: jnp.repeat(a, size, 0), first)  # what is not in use is a sample, so that no network fails on it
         none = jnp.int32(0)
         return Buffer(rows, jnp.zeros(size, jnp.int32), none, none, none, none, n, jax.random.key(seed))

@@ -177,16 +177,17 @@ def ewc_diagonal(
     settings.seed("method.seed", seed)
 
     def begin(memory, network, theta, task):
+        if batch > len(task.train.x):
+            t = int(memory.tasks) if memory else 0
+            raise ValueError(f"method.batch={batch}: expected at most {len(task.train.x)}, the samples of task {t}")
         return memory._replace(centre=theta) if memory and online else memory
 
     def consolidate(memory, network, loss, theta, task):
-        softmax, n, t = known(loss), len(task.train.x), int(memory.tasks) if memory else 0
+        softmax, t = known(loss), int(memory.tasks) if memory else 0
         if labels == "predicted" and not softmax:
             raise ValueError(
                 "method.labels=predicted: the gradient at squared error's own prediction is zero; expected all, sampled or true"
             )
-        if batch > n:
-            raise ValueError(f"method.batch={batch}: expected at most {n}, the samples of task {t}")
         key = jax.random.fold_in(jax.random.key(seed), t)
         told = dict(softmax=softmax, labels=labels, batch=batch)
         fresh = diagonal_fisher(network.apply, theta, key, *task.train, jnp.asarray(task.head), **told)

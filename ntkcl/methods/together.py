@@ -1,5 +1,8 @@
 """Several methods at once."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
 
 from ntkcl.methods.naive import naive
@@ -8,7 +11,7 @@ from ntkcl.types import Method
 
 
 @once
-def together(parts: dict[str, Method]) -> Method:
+def together(parts: Mapping[str, Any]) -> Method:
     """Adds up what each part adds to the task's loss, and projects gradients by each part in turn, in the order given.
 
     Arguments:
@@ -18,6 +21,9 @@ def together(parts: dict[str, Method]) -> Method:
     Kernel space: none in general; forecasts train the linearised network.
     Raises ValueError for fewer than two methods.
     """
+    bad = {"": parts} if not isinstance(parts, Mapping) else {f".{k}": p for k, p in parts.items() if not isinstance(p, Method)}
+    for name, part in bad.items():
+        raise ValueError(f"method.parts{name}={part}: expected a method by a name of your own, such as method@method.parts.second=agem")
     if len(parts) < 2:
         raise ValueError(f"method.parts={list(parts)}: expected at least two methods, by names of your own")
     methods = tuple(parts.values())

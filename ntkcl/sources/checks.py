@@ -5,6 +5,8 @@ import numpy as np
 from ntkcl.settings import finite
 from ntkcl.types import Dataset, Source
 
+CLASSES = 65_536  # beyond it labels are names of things, not numbers of outputs
+
 
 def source(train: Dataset, test: Dataset, mean: float, sd: float) -> Source:
     return Source(train, test, finite("source.mean", mean), finite("source.sd", sd, least=1e-6))
@@ -12,12 +14,17 @@ def source(train: Dataset, test: Dataset, mean: float, sd: float) -> Source:
 
 def dataset(x, labels, classes, origin) -> Dataset:
     """Checked images and labels as a Dataset with one-hot targets; a single channel is dropped."""
-    x = np.asarray(x, np.float32)
+    with np.errstate(over="ignore"):  # what is too large for float32 is infinite, and told below
+        x = np.asarray(x, np.float32)
     x = x[..., 0] if x.ndim == 4 and x.shape[-1] == 1 else x
     if len(x) != len(labels) or len(x) == 0:
         raise ValueError(f"{origin}: {len(x)} images but {len(labels)} labels")
     if not np.isfinite(x).all():
-        raise ValueError(f"{origin}: {np.sum(~np.isfinite(x))} pixels are NaN or infinite; expected finite numbers")
+        raise ValueError(f"{origin}: {np.sum(~np.isfinite(x))} pixels are NaN or infinite in float32; expected finite numbers")
+    if classes > CLASSES:
+        raise ValueError(f"{origin}: {classes} classes, each of which is an output; expected at most {CLASSES}, labels without gaps")
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"{origin}: labels run from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}")
-    return Dataset(x, np.eye(classes, dtype=np.float32)[labels])
+    y = np.zeros((len(labels), classes), np.float32)
+    y[np.arange(len(labels)), labels] = 1.0
+    return Dataset(x, y)

@@ -98,9 +98,9 @@ def _labels(path, name, y, classes) -> tuple[np.ndarray, int | None]:
             raise ValueError(f"{where}: one-hot of {y.shape[1]} classes, but source.classes={classes}")
         return y.argmax(1), y.shape[1]
     flat = y.reshape(-1)
-    bad = np.flatnonzero(~(np.isfinite(flat) & (flat >= 0) & (flat == np.floor(flat))))
+    bad = np.flatnonzero(~(np.isfinite(flat) & (flat >= 0) & (flat == np.floor(flat)) & (flat < 2**31)))
     if len(bad):
-        raise ValueError(f"{where}: label {flat[bad[0]]} of image {bad[0]}; expected whole numbers from 0")
+        raise ValueError(f"{where}: label {flat[bad[0]]} of image {bad[0]}; expected whole numbers from 0, without gaps")
     return flat.astype(int), None
 
 
@@ -108,7 +108,7 @@ def _chosen(path, labels, classes, share, seed) -> np.ndarray:
     """Which images are the test set's: of each class that there is, a share drawn by the seed."""
     test = np.zeros(len(labels), bool)
     rng = np.random.default_rng(seed)
-    for k in range(classes):
+    for k in np.unique(labels):
         own = rng.permutation(np.flatnonzero(labels == k))
         if len(own) == 1:
             raise ValueError(f"source.path={path}: class {k} has one image; a split into train and test set needs two of each class")

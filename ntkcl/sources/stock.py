@@ -244,7 +244,7 @@ class IdxConfig(tfds.core.BuilderConfig):
     def _pair(self, images, labels):
         x, y = read_idx(self.files[images]), read_idx(self.files[labels])
         if x.ndim != 3 or 0 in x.shape:
-            raise ValueError(f"{self.files[images]}: expected images of 3 axes, found shape {x.shape}")
+            raise ValueError(f"{self.files[images]}: expected images [n, h, w], none of them 0, found shape {x.shape}")
         if y.shape != x.shape[:1]:
             raise ValueError(f"{self.files[labels]}: expected {len(x)} labels on one axis, found shape {y.shape}")
         if y.max() >= self.classes:
