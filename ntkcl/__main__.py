@@ -182,28 +182,25 @@ def run(cfg: DictConfig, sweep: bool = False) -> float | None:
 def _claimed(cfg, sweep, stack) -> bool:
     """Whether this process is to make a run, which is then its own until the stack is closed; told, if it is not."""
     (folder, config), terminal = place(cfg), console.terminal()
-
-    def lacking():
-        there, stored = claims.outcome(folder), folder / "config.yaml"
-        if there in ("complete", "diverged") and not (stored.is_file() and stored.read_text() == config):
-            return True  # another's folder, which is told when this run is to be written there
-        if claims.wanted(there, cfg.sweep.retry):
+    before = claims.outcome(folder)
+    stored, complete = folder / "config.yaml", before in ("complete", "diverged")
+    if complete and not (stored.is_file() and stored.read_text() == config):
+        return True  # another's folder, which is told when this run is to be written there
+    wanted = claims.wanted(before, cfg.sweep.retry)
+    if wanted or (complete and sweeps.unlogged(cfg, folder)):
+        holder = stack.enter_context(claims.claimed(folder, remember=sweep))
+        if holder is not None and not sweep:
+            raise ValueError(f"{folder}: {holder} is making this run; wait for it")
+        if holder is not None:
+            terminal.print(f"[dim]{holder} is making it ->[/dim] {folder}", soft_wrap=True)
+            return False
+        if wanted and claims.outcome(folder) == before:  # else another process has just made it
             return True
-        again = "all" if there == "complete" else there
-        if not sweep:
-            terminal.print(f"[dim]{there} before, sweep.retry={again} makes it again ->[/dim] {folder}", soft_wrap=True)
-        if there != "failed" and _track(cfg, folder):
+        if _track(cfg, folder):
             terminal.print(f"[dim]logged, which was lacking ->[/dim] {folder}", soft_wrap=True)
-        return False
-
-    if not lacking():
-        return False
-    holder = stack.enter_context(claims.claimed(folder, remember=sweep))
-    if holder is None:
-        return lacking()  # another process may just have made it
     if not sweep:
-        raise ValueError(f"{folder}: {holder} is making this run; wait for it")
-    terminal.print(f"[dim]{holder} is making it ->[/dim] {folder}", soft_wrap=True)
+        again = "all" if before == "complete" else before
+        terminal.print(f"[dim]{before} before, sweep.retry={again} makes it again ->[/dim] {folder}", soft_wrap=True)
     return False
 
 

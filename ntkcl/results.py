@@ -26,6 +26,7 @@ from ntkcl.record import PARTS, Record, compare, curves, sample_losses, score_ma
 from ntkcl.types import Loss, Stream
 
 SCHEMA = 2  # of a run's folder. 1, which named no schema, had neither `environment` nor the samples forgotten most
+LOGGED = Path("wandb", "complete")  # in a run's folder: all of it is in W&B
 FORGOTTEN = 24  # samples of each run that are kept to be looked at
 SCORES = ("metrics", "metrics_loss")
 

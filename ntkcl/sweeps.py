@@ -22,6 +22,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ntkcl import claims, configuration, console, identity, machine
+from ntkcl.results import LOGGED
 
 UNNAMED = "main"  # the experiment_name of whoever gives none: it may mean anything
 EVERY = 5.0  # seconds between two lines of progress, at least
@@ -51,7 +52,7 @@ def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Se
     """
     jobs = [job(cfg, chosen) for cfg, chosen in zip(configurations(context.config_loader, master, overrides), overrides, strict=True)]
     chosen = master.sweep
-    lacking = [k for k, one in enumerate(jobs) if any(claims.wanted(claims.state(f), chosen.retry) for f in one.folders)]
+    lacking = [k for k, one in enumerate(jobs) if any(_lacks(one.cfg, folder) for folder in one.folders)]
     busy = [k for k, one in enumerate(jobs) if k not in lacking and one.state == "running"]  # last: their owners may yet die
     folders = list(dict.fromkeys(itertools.chain.from_iterable(one.folders for one in jobs)))
     if chosen.dry:
@@ -74,6 +75,15 @@ def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Se
         if master.hydra.sweeper._target_.endswith("BasicSweeper"):  # others decide for themselves what a failure means
             sys.exit(1)
     return [made.get(k) or skipped(one) for k, one in enumerate(jobs)]
+
+
+def _lacks(cfg, folder) -> bool:
+    return claims.wanted(claims.state(folder), cfg.sweep.retry) or unlogged(cfg, folder)
+
+
+def unlogged(cfg: DictConfig, folder: Path) -> bool:
+    """Whether a complete run is still to be logged to W&B."""
+    return cfg.tracking.mode != "disabled" and folder.exists() and not (folder / LOGGED).exists()
 
 
 def job(cfg: DictConfig, overrides: Sequence[str]) -> Job:

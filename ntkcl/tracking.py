@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 import wandb
 
-from ntkcl.results import load, load_plan
+from ntkcl.results import LOGGED, load, load_plan
 
-TOLD = "complete"  # the file in a run's folder `wandb` that says that all was logged
 ONLINE = "run `wandb login`, or use tracking=offline, or tracking.fallback=true, which is offline where online fails"
 FILES = ("config.yaml", "summary.json", "rows.parquet", "curves.parquet", "candidates.parquet", "arrays.npz")
 
@@ -46,7 +45,7 @@ def track(
       identity: `id`, `name`, `group`, `job_type`, `tags` of the run.
     Raises ValueError where wandb cannot log, online without a login or a network.
     """
-    if mode == "disabled" or (folder / "wandb" / TOLD).exists():
+    if mode == "disabled" or (folder / LOGGED).exists():
         return False
     shutil.rmtree(folder / "wandb", ignore_errors=True)  # unfinished: a process died in the midst
     named: dict = dict(project=project, entity=entity, identity=identity, config=config)
@@ -58,7 +57,7 @@ def track(
             return track(folder, mode="offline", fallback=False, artifacts=artifacts, **named)
         remedy = ONLINE if mode == "online" else "see tracking.project, entity, and the disk"
         raise ValueError(f"tracking.mode={mode}: {error}; {remedy}; the run's own files are complete in {folder}") from error
-    (folder / "wandb" / TOLD).touch()
+    (folder / LOGGED).touch()
     return True
 
 

@@ -73,6 +73,11 @@ def test_arrows_point_down_and_rooms_of_one_floor_do_not_know_each_other():
                 assert floor(other) < floor(room) or (room, other) in NEIGHBOURS, f"{path}: {room} imports {other}"
 
 
+def test_the_map_names_every_room():
+    told = (PACKAGE / "__init__.py").read_text()
+    assert not [name for names in FLOORS for name in names if name not in told.split('"""')[1].split()]
+
+
 def test_each_outside_library_has_its_door():
     for room, path in rooms():
         for name in imports(path):

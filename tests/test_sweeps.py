@@ -161,6 +161,16 @@ def test_the_same_command_again_makes_what_is_lacking_and_nothing_else(ntkcl, tm
     assert code == 0 and out.count("completed in") == 4
 
 
+def test_a_sweeps_runs_that_were_not_logged_are_logged_when_it_is_given_again(ntkcl, tmp_path):
+    assert ntkcl("-m", *TINY, "seed=0,1")[0] == 0
+    before = files(tmp_path)
+    logged = [one for one in TINY if not one.startswith("tracking")]
+    code, out, _ = ntkcl("-m", *logged, "seed=0,1", "tracking=offline")
+    assert code == 0 and out.count("logged, which was lacking") == 2 and "completed in" not in out
+    assert len(list(tmp_path.glob("results/runs/main/*/wandb/offline-run-*"))) == 2 == len(before)
+    assert "logged" not in ntkcl("-m", *logged, "seed=0,1", "tracking=offline")[1]
+
+
 def test_a_single_run_that_is_complete_is_left_and_made_again_when_asked(ntkcl, tmp_path):
     assert ntkcl(*TINY)[0] == 0
     before = files(tmp_path)
