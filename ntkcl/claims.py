@@ -191,7 +191,8 @@ def _age(lock) -> float:
 
 
 def _fail(path, error, mine):
-    told = {"error": getattr(error, "line", None) or f"{type(error).__name__}: {error}", "owner": str(mine), "time": time.time()}
+    line = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    told = {"error": line, "owner": str(mine), "time": time.time()}
     path.write_text(json.dumps(told | {"traceback": "".join(traceback.format_exception(error))}, indent=1) + "\n")
 
 

@@ -72,7 +72,7 @@ def united(setting: predict.Setting) -> predict.Setting:
 
 
 def _trained(begun, setting, t, tasks):
-    fitted, _ = predict.fit(setting, t, setting.trained, begun.theta, ())
+    fitted = predict.fit(setting, t, setting.trained, begun.theta, ())
     f, losses = begun.outputs(fitted.theta), np.asarray(fitted.losses)
     lost = any(diverged(task, begun.setting.loss, losses, f) for task in tasks)
     return np.full_like(f, np.nan) if lost else f

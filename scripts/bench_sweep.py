@@ -9,6 +9,7 @@ logging disabled. Table and report: whole processes over all runs, their imports
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -51,7 +52,7 @@ def launching(mode: str, many: int, cold: int, root: Path) -> tuple[dict, Path]:
     place = root / f"{mode}-shared"
     whole = timed("-m", *TINY, f"tracking={mode}", f"seed=range({many})", f"results_dir={place}")
     told = runs(place)
-    between = [(later - earlier) - took for (earlier, _), (later, took) in zip(told, told[1:], strict=False)]
+    between = [(later - earlier) - took for (earlier, _), (later, took) in itertools.pairwise(told)]
     rows = {"case": f"tracking={mode}", "cold_seconds": statistics.median(alone[1:]), "cold_range": [min(alone[1:]), max(alone[1:])]}
     rows |= {"shared_seconds": statistics.median(between), "shared_p90": sorted(between)[int(0.9 * len(between))]}
     return rows | {"runs": many, "sweep_seconds": whole}, place

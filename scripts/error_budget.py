@@ -78,7 +78,7 @@ def ladder(settings: dict, stream, width: int, number: int) -> dict[str, np.ndar
     here, boundary, outputs = start, [], [np.asarray(start.history[0])]
     for t in range(count):
         boundary += predict.simulated(true, here, 1)
-        fitted, _ = predict.fit(true, t, true.network, here.theta, ())
+        fitted = predict.fit(true, t, true.network, here.theta, ())
         outputs.append(begun.outputs(fitted.theta))
         here = predict.Anchor(fitted.theta, (), (*here.history, jnp.asarray(outputs[-1])))
 

@@ -74,7 +74,7 @@ def trained(candidate: Candidate, ground: Ground) -> np.ndarray:
     setting, theta, memory = candidate.setting, ground.here.theta, ground.here.memory
     seen = [np.asarray(ground.here.history[0])]
     for t, task in enumerate(setting.stream):
-        (fitted,) = predict.walk(setting, t, setting.trained, theta, memory)
+        fitted = predict.fit(setting, t, setting.trained, theta, memory)
         theta, memory = fitted.theta, predict.consolidated(setting, t, setting.network, fitted)
         seen.append(ground.outputs(theta))
         if diverged(task, setting.loss, np.asarray(fitted.losses), seen[-1]):

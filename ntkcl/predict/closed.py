@@ -10,30 +10,21 @@ from ntkcl.predict.setting import Anchor, Outcome, Setting, energies, memoryless
 def closed(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
     """The next `count` tasks, by the training rule and the method's twin in kernel space."""
     tangent = kernels.tangent(setting.network, anchor.theta, setting.x, anchor.history[-1], setting.kernel_fn)
-    ahead, seen = anchor.ahead(count), {}
-
-    def columns(inputs):
-        block = tangent.columns(inputs)
-        for t in ahead if count == len(setting.tasks) else ():  # of one task alone nobody asks
-            # a method's step begins with the task's own rows
-            if t not in seen and np.array_equal(inputs[: len(setting.tasks[t].inputs)], setting.tasks[t].inputs):
-                seen[t] = energies(setting, t, block)
-        return block
-
-    decompose, held = prepare(setting.effort.krylov_order), []
+    ahead, whole = anchor.ahead(count), count == len(setting.tasks)  # of one task alone nobody asks for energies
+    decompose = prepare(setting.effort.krylov_order)
+    held: list[tuple] = []
     again = setting.method.plain and memoryless(setting.optimizer)
 
-    def kept(*step):
-        one = decompose(*step)
+    def kept(columns, step, dtype):  # once a task, in their order
+        one = decompose(columns, step, dtype)
+        known = whole and step.columns is None  # a method's step begins with the task's own rows; its own metric is no kernel of ours
+        told = energies(setting, ahead[len(held)], np.asarray(one.blocks[0])) if known else None
         # The Gram matrix alone: a block K(x, X_t) lives no longer than its task.
-        held.append(one._replace(blocks=(), kept_out=None).coefficients if again else None)
+        held.append((told, one._replace(blocks=(), kept_out=None).coefficients if again else None))
         return one
 
-    outcomes = solved(setting, anchor, ahead, tangent._replace(columns=columns), kept)
-    return [
-        outcome._replace(energies=seen.get(t), coefficients=coefficients)
-        for t, outcome, coefficients in zip(ahead, outcomes, held, strict=True)
-    ]
+    outcomes = solved(setting, anchor, ahead, tangent, kept)
+    return [outcome._replace(energies=told, coefficients=own) for outcome, (told, own) in zip(outcomes, held, strict=True)]
 
 
 def solved(setting: Setting, anchor: Anchor, ahead, tangent, prepare) -> list[Outcome]:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from ntkcl import networks
-from ntkcl.predict.setting import Anchor, Outcome, Setting, fit, left
+from ntkcl.predict.setting import Anchor, Outcome, Setting, consolidated, fit, left
 from ntkcl.types import Network
 
 
@@ -17,7 +17,8 @@ def follow(setting: Setting, network: Network, anchor: Anchor, count: int) -> li
     theta, memory, optimizer, outcomes = anchor.theta, anchor.memory, anchor.optimizer, []
     f = networks.forward(network.apply, theta, setting.x)
     for t in anchor.ahead(count):
-        fitted, memory = fit(setting, t, network, theta, memory, optimizer)
+        fitted = fit(setting, t, network, theta, memory, optimizer)
+        memory = consolidated(setting, t, network, fitted)
         theta, optimizer, before = fitted.theta, left(setting, fitted), f
         f = networks.forward(network.apply, theta, setting.x)
         outcomes.append(Outcome(f.astype(jnp.float64) - before.astype(jnp.float64), float("nan"), float("nan")))

@@ -49,7 +49,7 @@ def path(setting: Setting) -> Callable[..., np.ndarray]:
 
     def change(t, here):
         begun = None if here.optimizer is None else _Walked(here.optimizer, init(here.theta).change)
-        fitted, _ = fit(followed, t, setting.trained, here.theta, here.memory, begun)
+        fitted = fit(followed, t, setting.trained, here.theta, here.memory, begun)
         return np.asarray(fitted.state.optimizer.change)
 
     return change

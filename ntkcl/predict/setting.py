@@ -234,10 +234,10 @@ def together(settings: Sequence[Setting], t: int, anchors: Sequence[Anchor]) -> 
     )
 
 
-def fit(setting: Setting, t: int, network: Network, theta, memory, optimizer=None) -> tuple[train.Fit, Any]:
-    """Task t trained, and the method's memory afterwards."""
+def fit(setting: Setting, t: int, network: Network, theta, memory, optimizer=None) -> train.Fit:
+    """Task t trained to its end."""
     (fitted,) = walk(setting, t, network, theta, memory, optimizer)
-    return fitted, consolidated(setting, t, network, fitted)
+    return fitted
 
 
 def consolidated(setting: Setting, t: int, network: Network, fitted: train.Fit) -> Any:
