@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from ntkcl.identity import GROUPS
+from ntkcl.identity import GROUPS, YOUNGER
 from ntkcl.results import read_summary
 from ntkcl.settings import one_of
 
@@ -49,7 +49,14 @@ def gather(runs: Sequence[Path]) -> pd.DataFrame:
     `method`, `stream`, `source`, `network`, `loss`, `optimizer` are the names of what was chosen; of the optimizer Optax's, where it is
     one of those.
     """
-    return pd.DataFrame([_row(folder) for folder in runs])
+    table = pd.DataFrame([_row(folder) for folder in runs])
+    for group, younger in YOUNGER.items():  # left out of a configuration where they have the value that there once was alone
+        for name, value in younger.items():
+            column = f"{group}.{name}"
+            if column in table and value is not None:
+                alike = table[group].isin(table.loc[table[column].notna(), group]) if group in table else True
+                table[column] = table[column].where(table[column].notna() | ~alike, value)
+    return table
 
 
 def _row(folder) -> dict[str, Any]:
@@ -187,6 +194,8 @@ def _told(mean, ci) -> str:
         return "-"
     if not np.isfinite(ci):
         return f"{mean:.4g}"
+    if abs(mean) >= 1e5 or ci >= 1e5:
+        return f"{mean:.2e} ± {ci:.1e}"
     digits = max(0, 1 - int(np.floor(np.log10(ci)))) if ci > 0 else 4  # two figures of the interval
     return f"{mean:.{digits}f} ± {ci:.{digits}f}" if digits < 8 else f"{mean:.3e} ± {ci:.1e}"
 
