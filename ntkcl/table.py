@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from scipy import stats
+from scipy import special
 
 from ntkcl.identity import GROUPS, YOUNGER
 from ntkcl.results import read_summary
@@ -161,7 +161,7 @@ def statistics(values: np.ndarray) -> dict[str, float]:
     finite = values[np.isfinite(values)]
     n = len(finite)
     sd = float(np.std(finite, ddof=1)) if n > 1 else float("nan")
-    ci = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * sd / np.sqrt(n) if n > 1 else float("nan")
+    ci = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * sd / np.sqrt(n) if n > 1 else float("nan")
     return {"n": float(n), "mean": float(np.mean(finite)) if n else float("nan"), "sd": sd, "ci": float(ci)}
 
 

@@ -17,6 +17,7 @@ import wandb
 from ntkcl.results import LOGGED, load, load_plan
 
 ONLINE = "run `wandb login`, or use tracking=offline, or tracking.fallback=true, which is offline where online fails"
+SETTINGS = dict(silent=True, console="off", x_disable_stats=True, x_disable_machine_info=True)  # a run's machine is in its summary
 FILES = ("config.yaml", "summary.json", "rows.parquet", "curves.parquet", "candidates.parquet", "arrays.npz")
 
 
@@ -86,7 +87,9 @@ def _opened(folder, mode, project, entity, identity, config) -> Iterator:
         config=config,
         resume="allow",
         reinit="finish_previous",
-        settings=wandb.Settings(silent=True, console="off"),
+        settings=wandb.Settings(
+            silent=True, console="off", x_disable_stats=True, x_disable_machine_info=True
+        ),  # of another time and place
         **identity,
     ) as run:
         yield run

@@ -55,7 +55,7 @@ def prepared(tmp_path_factory):
 @pytest.fixture
 def ntkcl(monkeypatch, capsys, tmp_path):
     """The command line, in this process: `ntkcl("seed=1") -> (exit code, stdout, stderr)`, results in tmp_path/results."""
-    from ntkcl.__main__ import main
+    from ntkcl.command import main
     from ntkcl.configuration import _stream
 
     _stream.cache_clear()  # tests put other data behind the same configuration

@@ -17,6 +17,7 @@ FLOORS = [
     {"configuration", "report", "dashboards"},
     {"sweeps"},
     {"plugins"},
+    {"command"},
     {"__main__"},
 ]
 NEIGHBOURS = {
@@ -26,8 +27,8 @@ NEIGHBOURS = {
 }
 DOORS = {
     "flax": {"networks"},
-    "hydra": {"__main__", "configuration", "sweeps", "plugins"},
-    "omegaconf": {"__main__", "configuration", "identity", "sweeps"},
+    "hydra": {"command", "configuration", "sweeps", "plugins"},
+    "omegaconf": {"command", "configuration", "identity", "sweeps"},
     "wandb": {"tracking"},
     "tensorflow_datasets": {"sources"},
     "sklearn": {"sources"},

@@ -1,0 +1,360 @@
+"""The command `ntkcl`: compose a configuration, build what it names, run, write; and what looks at what was run."""
+
+import difflib
+import os
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+import jax
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ntkcl import (
+    claims,
+    console,
+    experiment,
+    jobs,
+    machine,
+    panels,
+    record,
+    references,
+    results,
+    sweeps,
+    table,
+)
+from ntkcl.configuration import CONF, build, check, grid_of, limit_of
+from ntkcl.identity import coordinates, identify, labels, names, place, seeds_of
+from ntkcl.meter import Cost, Meter
+
+# What only some commands need is imported where they do: W&B, matplotlib, plotly and orbax take a second together.
+PACKAGE = Path(__file__).parent
+SHARED = {  # launchers whose processes share this machine: among how many
+    "Joblib": lambda launcher, sweep: machine.workers(launcher.n_jobs if launcher.n_jobs > 0 else None),
+    "SubmititLocal": lambda launcher, sweep: machine.workers(sweep.workers),
+}
+
+
+def main() -> None:
+    """`ntkcl OVERRIDES` runs, `ntkcl table OVERRIDES` and the other `COMMANDS` look at what was run.
+
+    One clear line and exit code 2 for what the user can mend; HYDRA_FULL_ERROR=1 shows the traceback instead.
+    """
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    name = sys.argv.pop(1) if sys.argv[1:] and sys.argv[1] in COMMANDS else "config"
+    action = COMMANDS.get(name, _job)
+
+    def job(cfg):
+        # Hydra announces every exception that leaves a job, so a single run ends here. In a sweep the other jobs go on.
+        return action(cfg) if full else _told(action, cfg, stop=HydraConfig.get().mode != RunMode.MULTIRUN)
+
+    command = hydra.main(version_base="1.3", config_path=CONF, config_name=name)(job)
+    if full:
+        return command()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
+    try:
+        return _told(command, composing=name)
+    except KeyboardInterrupt:
+        print("ntkcl: interrupted; what is complete stays, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
+
+
+def _job(cfg):
+    """A run, or one of a sweep's on its share of this machine."""
+    about = HydraConfig.get()
+    sweep = about.mode == RunMode.MULTIRUN
+    if sweep and (shares := SHARED.get(about.launcher._target_.rsplit(".", 1)[-1])):
+        machine.take_share(shares(about.launcher, cfg.sweep))
+    return run(cfg, sweep)
+
+
+def _table(cfg):
+    """`ntkcl table`: runs gathered, means over seeds with their intervals, printed or written."""
+    gathered = table.chosen(table.gather(table.folders(cfg.results_dir, _names(cfg))), cfg.where)
+    by = table.varied(gathered) if cfg.by is None else list(cfg.by)
+    values = list(cfg["values"])
+    told = table.written(table.summary(gathered, by, values), cfg.format, cfg.pivot, values)
+    if cfg.out is None and isinstance(told, bytes):
+        raise ValueError(f"out=null: format={cfg.format} is for a file; expected its name")
+    if cfg.out is None:
+        sys.stdout.write(told)
+        return
+    Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
+    Path(cfg.out).write_bytes(told if isinstance(told, bytes) else told.encode())
+    print(f"{len(gathered)} runs -> {cfg.out}")
+
+
+def _report(cfg):
+    """`ntkcl report`: one self-contained page of a run or a sweep."""
+    from ntkcl import report
+
+    if cfg.run is not None:
+        folders = [Path(cfg.run)]
+        if not (folders[0] / "summary.json").is_file():
+            raise ValueError(f"run={cfg.run}: expected the folder of a complete run, which holds summary.json")
+        title, failed = folders[0].name, []
+    else:
+        folders = table.folders(cfg.results_dir, _names(cfg))
+        title, failed = ", ".join(_names(cfg)) or "all runs", sweeps.failures(Path(cfg.results_dir), _names(cfg))
+        if cfg.where is not None:
+            kept = set(table.chosen(table.gather(folders), cfg.where)["run"])
+            folders = [folder for folder in folders if folder.name in kept]
+    out = (
+        Path(cfg.out)
+        if cfg.out is not None
+        else Path(cfg.results_dir) / "reports" / f"{title.replace(', ', '+').replace(' ', '_')}.html"
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(report.page(folders, title, failed))
+    print(f"{len(folders)} runs -> {out}")
+
+
+def _names(cfg) -> list[str]:
+    return [cfg.experiment_name] if isinstance(cfg.experiment_name, str) else list(cfg.experiment_name or ())
+
+
+def _dashboard(cfg):
+    """`ntkcl dashboard`: the report's panels as a workspace and a report of Weights & Biases."""
+    from ntkcl import dashboards, tracking
+
+    name = ", ".join(_names(cfg)) or "all runs"
+    gathered = table.gather(table.folders(cfg.results_dir, _names(cfg)))
+    sections = panels.sections(*table.axes(gathered), table.anchors(gathered))
+    to = dict(name=name, project=cfg.project, entity=cfg.entity or "", experiment=_names(cfg)[0] if len(_names(cfg)) == 1 else None)
+    workspace = dashboards.workspace(sections, **to)
+    for one in workspace.sections:
+        print(f"{one.name}: {', '.join(getattr(panel, 'title', None) or panel.table_name for panel in one.panels)}")
+    if not cfg.save:
+        print("built, and not saved: save=true does that, online")
+        return
+    if cfg.entity is None:
+        raise ValueError("entity=null: expected whose project it is, a user or a team of Weights & Biases")
+    tracking.check()
+    workspace.save()
+    dashboards.report(sections, **to).save()
+
+
+COMMANDS = {"table": _table, "report": _report, "dashboard": _dashboard}
+
+
+def _told(action, *arguments, stop=True, composing=None):
+    """Run an action; an error that the user can mend is told in one line, once, and ends the process with code 2 if `stop`.
+
+    `composing` the configuration of that name: an error that no job has seen comes from it itself, whatever its type.
+    """
+    try:
+        return action(*arguments)
+    except Exception as error:
+        if not hasattr(error, "line"):
+            error.line = _one_line(error, composing or "config") or (_flat(error) if composing else None)  # type: ignore[attr-defined]
+            if error.line is not None:  # type: ignore[attr-defined]
+                print(f"ntkcl: {error.line}", file=sys.stderr)  # type: ignore[attr-defined]
+        if error.line is None or not stop:  # type: ignore[attr-defined]
+            raise
+        sys.exit(2)
+
+
+def run(cfg: DictConfig, sweep: bool = False) -> float | None:
+    """One run, several that differ in their seeds, or one plan, from a configuration to folders; returns `sweep.objective`."""
+    jax.config.update("jax_enable_x64", True)  # forecasts are solved in float64; networks keep `precision`
+    check(cfg)
+    seeds = seeds_of(cfg)
+    batches = [seeds] if cfg.job == "run" and cfg.seeds_by == "vmap" else [[one] for one in seeds]
+    for batch in batches:
+        with ExitStack() as stack:
+            if lacking := [one for one in batch if _claimed(one, sweep, stack)]:
+                _run(lacking, sweep) if cfg.job == "run" else _plan(lacking[0], sweep)
+    return sweeps.objective(cfg, [place(one)[0] for one in seeds])
+
+
+def _claimed(cfg, sweep, stack) -> bool:
+    """Whether this process is to make a run, which is then its own until the stack is closed; told, if it is not."""
+    (folder, config), terminal = place(cfg), console.terminal()
+    before = claims.outcome(folder)
+    stored, complete = folder / "config.yaml", before in ("complete", "diverged")
+    if complete and not (stored.is_file() and stored.read_text() == config):
+        return True  # another's folder, which is told when this run is to be written there
+    wanted = claims.wanted(before, cfg.sweep.retry)
+    if wanted or (complete and sweeps.unlogged(cfg, folder)):
+        holder = stack.enter_context(claims.claimed(folder, remember=sweep))
+        if holder is not None and not sweep:
+            raise ValueError(f"{folder}: {holder} is making this run; wait for it")
+        if holder is not None:
+            terminal.print(f"[dim]{holder} is making it ->[/dim] {folder}", soft_wrap=True)
+            return False
+        if wanted and claims.outcome(folder) == before:  # else another process has just made it
+            return True
+        if _track(cfg, folder):
+            terminal.print(f"[dim]logged, which was lacking ->[/dim] {folder}", soft_wrap=True)
+    if not sweep:
+        again = "all" if before == "complete" else before
+        terminal.print(f"[dim]{before} before, sweep.retry={again} makes it again ->[/dim] {folder}", soft_wrap=True)
+    return False
+
+
+class Work(NamedTuple):
+    """A run that is to be made: its configuration, what it is and where it goes, the parts it names, what building them cost."""
+
+    cfg: DictConfig
+    identity: dict
+    folder: Path
+    config: str
+    named: dict[str, Any]
+    setup: Cost
+
+    @property
+    def checkpoints(self) -> Path:
+        return Path(self.cfg.results_dir) / "checkpoints" / self.cfg.experiment_name / self.identity["id"]
+
+
+def _work(cfg) -> Work:
+    meter = Meter()
+    return Work(cfg, identify(cfg), *place(cfg), build(cfg), meter.read())
+
+
+def _run(cfgs, sweep):
+    """One run, or several that differ in their seeds and are trained as one. Of a sweep's, a line each."""
+    terminal, works = console.terminal(quiet=sweep), [_work(cfg) for cfg in cfgs]
+    with ExitStack() as all_stages, np.errstate(over="ignore", invalid="ignore"):  # divergence is data
+        stages = [all_stages.enter_context(ExitStack()) for _ in works]
+        opened = [stage.enter_context(results.staged(work.folder, work.config)) for stage, work in zip(stages, works, strict=True)]
+        for work, stage, path, events in zip(works, stages, opened, _played(works, terminal), strict=True):
+            drawn = {"auto": not sweep}.get(work.cfg.figures, work.cfg.figures)
+            summary = _written(work, path, events, drawn, terminal)
+            stage.close()  # it is delivered, whatever becomes of the others
+            shutil.rmtree(work.checkpoints, ignore_errors=True)  # the results are there
+            console.show(summary, terminal)
+            _made(f"{summary['status']} in {summary['seconds']['total']:.1f} s", work.folder)
+            _track(work.cfg, work.folder)
+
+
+def _played(works, terminal) -> Iterator[Iterable[experiment.Event]]:
+    """The events of each, as they happen where it is one alone."""
+    asked = [w.named | dict(anchors=list(w.cfg.forecast.anchors), form=w.cfg.forecast.form, limit=limit_of(w.cfg)) for w in works]
+    if len(works) > 1:
+        terminal.print(f"[dim]seeds {', '.join(str(work.cfg.seed) for work in works)} side by side[/dim]")
+        yield from (console.remarks(events, terminal) for events in experiment.together(asked))
+        return
+    (work,), (arguments,), keeper = works, asked, None
+    if (every := work.cfg.checkpoints.every) is not None:
+        from ntkcl import checkpoints
+
+        keeper = checkpoints.keeper(work.checkpoints, work.identity["id"], every, console.told(terminal))
+    events = experiment.run(**arguments, keeper=keeper)
+    yield console.progress(events, arguments["anchors"], len(arguments["stream"]), terminal)
+
+
+def _written(work, stage, events, drawn, terminal):
+    """The files of a run in its stage, once its events have come -> the summary."""
+    cfg, stream, loss = work.cfg, work.named["stream"], work.named["loss"]
+    told = record.gather(events, stream)
+    told.costs["setup"] = [work.setup]
+    held = _references(cfg, work.named, told, console.told(terminal))
+    summary = results.summarise(told, stream, loss, held)
+    if drawn:
+        from ntkcl import figures
+
+        results.save_figures(stage, figures.draw(told, summary, stream))
+    rows, inside = (made(told, stream, loss, labels(cfg, work.identity)) for made in (results.rows, results.within))
+    results.write(stage, work.config, summary, rows, results.arrays(told, stream, loss), inside)
+    return summary
+
+
+def _references(cfg, named, told, say) -> dict:
+    """The scores of the references asked for, once the run is over: no forecast can have seen them."""
+    if not cfg.references:
+        return {}
+    meter = Meter()
+    facts = references.facts_of(coordinates(cfg), told.plan.learning_rate, named["stream"])
+    folder = Path(cfg.results_dir) / "references"
+    held = references.known(cfg.references, folder, facts, lambda: experiment.begin(**named), say)
+    told.costs["references"] = [meter.read()]
+    return held
+
+
+def _plan(cfg, sweep):
+    terminal, meter, identity = console.terminal(quiet=sweep), Meter(), identify(cfg)
+    (folder, config), named = place(cfg), build(cfg)
+    plan = dict(OmegaConf.to_container(cfg.plan, resolve=True))
+    grid = list(grid_of(plan["methods"])) if cfg.job == "methods" else []
+    from ntkcl import figures
+
+    with results.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):
+        ranking, summary = jobs.plan(cfg.job, named, plan, grid, console.told(terminal))
+        summary["seconds"] = {"total": meter.read().seconds} | summary["seconds"]
+        results.save_figures(stage, {cfg.job: figures.ranking(ranking.rows, summary)})
+        results.write_plan(stage, config, summary, ranking.rows, labels(cfg, identity))
+    console.show_ranking(ranking.rows, summary, terminal)
+    _made(f"{len(ranking.rows)} candidates in {summary['seconds']['total']:.1f} s", folder)
+    _track(cfg, folder)
+
+
+def _made(what, folder):
+    console.terminal().print(f"[dim]{what} ->[/dim] {folder}", soft_wrap=True)
+
+
+def _track(cfg, folder) -> bool:
+    """Whether a complete run or plan has been logged now."""
+    if cfg.tracking.mode == "disabled":
+        return False
+    from ntkcl import tracking
+
+    named = {key: cfg.tracking[key] for key in ("mode", "project", "entity", "fallback", "artifacts")}
+    named |= {"identity": identify(cfg) | {"job_type": cfg.job}, "config": coordinates(cfg) | {"chosen": names(cfg)}}
+    return tracking.track(folder, **named)
+
+
+def _one_line(error: BaseException, composed: str = "config") -> str | None:
+    """What to tell the user, or None for an error that is not of his making: a fault of the program keeps its traceback."""
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory allocating")):
+        return f"out of memory ({_flat(error)[:160]}); make network.width, the data, batches or a method's memory smaller"
+    if isinstance(error, InstantiationException):
+        cause = error.__cause__
+        own_fault = cause is not None and not isinstance(cause, ImportError | AttributeError | TypeError | ValueError)
+        return None if own_fault else (cause and _one_line(cause, composed)) or _flat(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _flat(error) + _nearest(error, composed)
+    if "Config group override" in str(error):
+        return f"{_flat(error)}; a group such as network=mlp takes the name of a file in conf/network"
+    if isinstance(error, TypeError) and re.search(r"unexpected keyword|multiple values for|missing (a|\d+) required", str(error)):
+        return f"{_flat(error)}; expected the settings named in conf, no more and no fewer"
+    ours = str(PACKAGE) in traceback.extract_tb(error.__traceback__)[-1].filename
+    if isinstance(error, ValueError) and ours:
+        return _flat(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{error.filename or 'results_dir'}: {error.strerror}; is results_dir a folder that can be written?"
+    return None
+
+
+def _flat(error) -> str:
+    return re.sub(r"\s*\n\s*", "; ", str(error).strip())
+
+
+def _nearest(error, name) -> str:
+    """`; did you mean ...?` for an override of a key that does not exist."""
+    missing = re.search(r"Could not override '([^']*)'", str(error))
+    if missing is None:
+        return ""
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        known = _keys(OmegaConf.to_container(hydra.compose(name)))
+    near = difflib.get_close_matches(missing.group(1), known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _keys(nested, prefix="") -> list[str]:
+    names = []
+    for key, value in nested.items():
+        names += [prefix + key, *(_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [])]
+    return names
