@@ -24,6 +24,8 @@ bench: setup
 	$(BIN)/python scripts/bench_tiles.py
 	$(BIN)/python scripts/bench_training.py
 	$(BIN)/python scripts/kill_runs.py
+	$(BIN)/python scripts/kill_sweep.py
+	$(BIN)/python scripts/bench_sweep.py
 
 setup: .venv/.installed
 

@@ -8,16 +8,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 ELSEWHERE = (
-    "results_dir",
-    "tracking",
-    "kernel",
-    "checkpoints",
-    "references",
-    "seeds",
-    "seeds_by",
-    "sweep",
-    "figures",
-)  # makes no run another run
+    "results_dir", "tracking", "kernel", "checkpoints", "references", "seeds", "seeds_by", "sweep", "figures", "size",
+)  # fmt: skip  # makes no run another run
 GROUPS = ("method", "stream", "source", "network", "loss", "optimizer")  # of which one is chosen by name
 YOUNGER: dict[str, dict[str, Any]] = {  # settings that runs once had no other value of
     "stream": {"interpolation": "bilinear"},

@@ -20,9 +20,8 @@ from ntkcl.identity import YOUNGER, identify
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-NODES = sorted(
-    p.relative_to(CONF) for p in CONF.rglob("*.yaml") if p.parent != CONF and p.parent.name not in ("experiment", "figure", "launcher")
-)
+OTHERS = ("experiment", "figure", "launcher", "sweeper", "wandb")
+NODES = sorted(p.relative_to(CONF) for p in CONF.rglob("*.yaml") if p.parent != CONF and p.parent.name not in OTHERS)
 PRESETS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 SIZED = [p for p in PRESETS if "${sized:" in (CONF / "experiment" / f"{p}.yaml").read_text()]  # those that have size=small
 FASHION = Path(yaml.safe_load((CONF / "source" / "fashion_mnist.yaml").read_text())["idx_dir"])

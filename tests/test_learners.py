@@ -310,7 +310,7 @@ def test_a_fisher_that_is_not_known_is_refused():
     with pytest.raises(ValueError, match=r"method.labels=predicted: the gradient at squared error's own prediction is zero"):
         diagonal(LOSS, labels="predicted")
     with pytest.raises(ValueError, match=r"method.batch=7: expected at most 6, the samples of task 0"):
-        diagonal(LOSS, labels="true", batch=7)
+        methods.ewc_diagonal(1.0, labels="true", batch=7).begin((), NETWORK, theta0(), Task(CLASSES, CLASSES, HEAD))
 
 
 def empty(size, seed=0, inputs=1):

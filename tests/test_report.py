@@ -137,7 +137,7 @@ def test_the_dashboard_is_built_and_valid_without_a_network(ntkcl, tmp_path):
     assert kinds.count("PanelGrid") == len(chosen) + 1
     assert ntkcl("-m", *TINY, "network.width=8,16", "experiment_name=mine", "forecast.anchors=[init]")[0] == 0
     code, out, _ = ntkcl("dashboard", "experiment_name=mine")
-    assert code == 0 and "built, and not saved" in out and "forecast.init.drift_r2" in out and "boundary" not in out.split("Within")[0]
+    assert code == 0 and "built, and not saved" in out and "Drift foretold" in out and "boundary" not in out.split("Within")[0]
     code, _, err = ntkcl("dashboard", "experiment_name=mine", "save=true")
     assert code == 2 and err.startswith("ntkcl: entity=null: expected whose project")
 

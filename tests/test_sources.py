@@ -101,7 +101,7 @@ def damage(path, change):
         ("t10k-labels-idx1-ubyte", lambda b: b"PNG" + b[3:], "t10k-labels-idx1-ubyte: not an IDX file"),
         ("t10k-labels-idx1-ubyte", lambda b: b[:-1] + b"\x07", "t10k-labels-idx1-ubyte: label 7 is outside 0 .. 2"),
         ("t10k-labels-idx1-ubyte", lambda b: idx_bytes(np.zeros(11)), "t10k-labels-idx1-ubyte: expected 12 labels"),
-        ("t10k-images-idx3-ubyte", lambda b: idx_bytes(np.zeros(12)), "t10k-images-idx3-ubyte: expected images of 3 axes"),
+        ("t10k-images-idx3-ubyte", lambda b: idx_bytes(np.zeros(12)), r"t10k-images-idx3-ubyte: expected images \[n, h, w\]"),
     ],
 )
 def test_a_damaged_file_is_named_and_nothing_is_prepared(folder, tmp_path, stem, change, message):

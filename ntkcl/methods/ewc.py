@@ -177,7 +177,7 @@ def ewc_diagonal(
     settings.seed("method.seed", seed)
 
     def begin(memory, network, theta, task):
-        if batch > len(task.train.x):
+        if batch > 1 and batch > len(task.train.x):
             t = int(memory.tasks) if memory else 0
             raise ValueError(f"method.batch={batch}: expected at most {len(task.train.x)}, the samples of task {t}")
         return memory._replace(centre=theta) if memory and online else memory

@@ -11,6 +11,8 @@ from ntkcl.panels import Panel
 from ntkcl.table import statistics
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0")
+FLOOR = -1.0  # of R² and skill: worse is not worse
+BEYOND = 3.0  # times the measured range that a forecast may leave it on a plot
 LAYOUT = dict(
     template="plotly_white",
     height=380,
@@ -30,6 +32,11 @@ def figure(panel: Panel, runs: pd.DataFrame) -> go.Figure | None:
     drawn = {"line": _lines, "bar": _bars, "scatter": _scatter}[panel.kind](panel, y, runs)
     drawn.update_layout(title=dict(text=panel.title, x=0.02, font=dict(size=16)), **LAYOUT)
     drawn.update_yaxes(title=panel.label or short(y[0]))
+    low = min((float(np.nanmin(trace.y)) for trace in drawn.data if len(trace.y)), default=0.0)
+    if low < FLOOR and panel.kind != "scatter" and all(name.endswith(("_r2", ".skill")) for name in y):
+        drawn.update_yaxes(range=[FLOOR, 1.05])  # a forecast that has blown up is below any picture
+    if panel.by in runs:
+        drawn.update_layout(legend_title_text=panel.by)
     return drawn
 
 
@@ -76,16 +83,17 @@ def _bars(panel, y, runs):
 
 def _scatter(panel, y, runs):
     figure = go.Figure()
-    both = runs[[panel.x, *y]].to_numpy(float)
-    low, high = np.nanmin(both), np.nanmax(both)
-    figure.add_scatter(
-        x=[low, high], y=[low, high], mode="lines", line=dict(color="#bbb", width=1), name="as foretold", hoverinfo="skip"
-    )
-    for label, name, rows in _series(panel, y, runs):
-        figure.add_scatter(
-            x=rows[panel.x], y=rows[name], mode="markers", name=label, text=rows["run"], marker=dict(size=9, opacity=0.75)
-        )
+    foretold, told = runs[panel.x].to_numpy(float), runs[y].to_numpy(float)
+    spread = BEYOND * (np.nanmax(told) - np.nanmin(told))
+    within = (foretold >= np.nanmin(told) - spread) & (foretold <= np.nanmax(told) + spread)
+    shown = np.concatenate([told[np.isfinite(told)], foretold[within]])
+    _diagonal(figure, shown.min(), shown.max())
+    for k, (label, name, rows) in enumerate(_series(panel, y, runs)):
+        dots = dict(size=9, opacity=0.75, color=COLOURS[k % len(COLOURS)])
+        figure.add_scatter(x=rows[panel.x], y=rows[name], mode="markers", name=label, text=rows["run"], marker=dots)
     figure.update_xaxes(title=f"foretold: {panel.label}")
+    if not within[np.isfinite(foretold)].all():  # a forecast has blown up
+        figure.update_xaxes(range=[shown.min(), shown.max()])
     return figure
 
 
@@ -139,9 +147,7 @@ def drift(measured: np.ndarray, foretold: Mapping[str, np.ndarray], dots: int = 
     """Measured against predicted drift of the old tasks' outputs, a colour an anchor; of many outputs, some drawn evenly."""
     figure = go.Figure()
     low, high = float(np.nanmin(measured)), float(np.nanmax(measured))
-    figure.add_scatter(
-        x=[low, high], y=[low, high], mode="lines", line=dict(color="#bbb", width=1), name="as foretold", hoverinfo="skip"
-    )
+    _diagonal(figure, low, high)
     shown = np.random.default_rng(0).permutation(len(measured))[:dots]
     for anchor, values in foretold.items():
         x, y = values[shown].round(4), measured[shown].round(4)
@@ -162,5 +168,7 @@ def budget(rows: Mapping[str, Mapping[str, float]]) -> go.Figure | None:
         figure.add_bar(x=list(rows), y=[row.get(part) for row in rows.values()], name=part)
     figure.update_layout(barmode="relative", title=dict(text="Error budget", x=0.02, font=dict(size=16)), **LAYOUT)
     figure.update_xaxes(type="category")
+    if max(abs(value) for row in rows.values() for value in row.values()) > 1 - FLOOR:
+        figure.update_yaxes(range=[FLOOR, 1 - FLOOR])
     figure.update_yaxes(title="share of the drift not foretold")
     return figure
