@@ -5,6 +5,7 @@ A run in `<results_dir>/runs/<experiment>/<run>` has its lock `<run>.lock` and, 
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -21,16 +22,18 @@ import psutil
 from ntkcl.settings import one_of
 
 BEAT = 10.0  # seconds between two signs of life
-DEAD = 60.0  # seconds without one after which an owner on another machine is dead: six beats, longer than network file systems cache
+DEAD = 60.0  # seconds without one after which an owner on another machine is dead: six beats
 STATES = ("complete", "diverged", "failed", "running", "missing")
 RETRY = ("none", "failed", "diverged", "all")
 MADE = {"none": ("missing",), "failed": ("missing", "failed"), "diverged": ("missing", "failed", "diverged")}  # by `sweep.retry`
 
 
 class Owner(NamedTuple):
-    """A process: its machine, its number there, when it began in seconds since 1970 (numbers are used again)."""
+    """A process: its machine, the space of process numbers there (a container has its own), its number, when it began in seconds since
+    1970 (numbers are used again)."""
 
     host: str
+    space: str
     pid: int
     born: float
 
@@ -40,7 +43,8 @@ class Owner(NamedTuple):
 
 def me() -> Owner:
     """This process."""
-    return Owner(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+    space = "/proc/self/ns/pid"
+    return Owner(socket.gethostname(), os.readlink(space) if os.path.exists(space) else "", os.getpid(), psutil.Process().create_time())
 
 
 def beside(folder: Path) -> Path:
@@ -96,7 +100,7 @@ def claimed(folder: Path, remember: bool = True) -> Iterator[Owner | None]:
         yield None
         _with(path, ".failed.json").unlink(missing_ok=True)
     except Exception as error:
-        if remember:
+        if remember and outcome(folder) not in ("complete", "diverged"):  # else what failed came after it
             with contextlib.suppress(OSError):  # a full disk is what failed, perhaps
                 _fail(_with(path, ".failed.json"), error, mine)
         raise
@@ -117,9 +121,12 @@ def owner(path: Path) -> Owner | None:
 def alive(path: Path, holder: Owner) -> bool:
     """Whether the process runs, on this machine; elsewhere, or where its number may have been given again, whether its lock's heart
     has beaten in the last `DEAD` seconds."""
-    if holder.host == socket.gethostname():
+    if holder[:2] == me()[:2]:
         try:
-            if abs(psutil.Process(holder.pid).create_time() - holder.born) < 1:
+            process = psutil.Process(holder.pid)
+            if process.status() == psutil.STATUS_ZOMBIE:  # killed, and nobody has asked for its end
+                return False
+            if abs(process.create_time() - holder.born) < 1:
                 return True
         except psutil.NoSuchProcess:
             return False
@@ -131,8 +138,9 @@ def _taken(path, mine) -> Owner | None:
         holder = owner(path)
         if holder is not None and alive(path, holder):
             return holder
-        os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps(mine._asdict()).encode(), 0)
+        told = json.dumps(mine._asdict()).encode()
+        os.pwrite(file, told, 0)
+        os.ftruncate(file, len(told))
     return None
 
 
@@ -147,13 +155,11 @@ def _released(path, mine):
 @contextlib.contextmanager
 def _alone(lock) -> Iterator[int]:
     """The lock's file, made if need be, for this process alone: looking and taking are one, among all that share the file system."""
-    while True:
+    for _ in range(100):
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         except (FileNotFoundError, FileExistsError):  # its folder has just been cleared away
-            if lock.parent.is_file():
-                raise
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -162,6 +168,7 @@ def _alone(lock) -> Iterator[int]:
                 return
         finally:
             os.close(file)
+    raise FileExistsError(errno.EEXIST, "it cannot be made", str(lock))
 
 
 def _stands(file, lock) -> bool:
@@ -183,8 +190,10 @@ def _age(lock) -> float:
     try:
         probe.touch()
         return probe.stat().st_mtime - lock.stat().st_mtime
-    except OSError:  # the lock has just gone, or the file system can only be read
+    except FileNotFoundError:  # the lock has just gone
         return float("inf")
+    except OSError:  # a full disk: who is at it is left at it
+        return 0.0
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)

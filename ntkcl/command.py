@@ -129,6 +129,8 @@ def _dashboard(cfg):
     """`ntkcl dashboard`: the report's panels as a workspace and a report of Weights & Biases."""
     from ntkcl import dashboards, tracking
 
+    if len(_names(cfg)) > 1:
+        raise ValueError(f"experiment_name={cfg.experiment_name}: a dashboard is of one experiment, or of all; expected a name or null")
     name = ", ".join(_names(cfg)) or "all runs"
     gathered = table.gather(table.folders(cfg.results_dir, _names(cfg)))
     sections = panels.sections(*table.axes(gathered), table.anchors(gathered))

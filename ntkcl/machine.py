@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from functools import cache
 from pathlib import Path
 
 import filelock
@@ -28,13 +27,14 @@ def workers(asked: int | None = None) -> int:
     return asked or len(gpus()) or len(cores())
 
 
-@cache
 def take_share(count: int) -> int | None:
     """Takes one of `count` shares of this machine for the life of this process: its cores, and one GPU where there are any.
 
-    Returns the share's number, or None where all are taken (then nothing is restricted). To be called before JAX has begun: its threads
-    and devices are those that it finds then.
+    Returns the share's number, or None where all are taken (then nothing is restricted) or this process has one. To be called before
+    JAX has begun: its threads and devices are those that it finds then.
     """
+    if _HELD:  # a process that makes several runs keeps what it has
+        return None
     for k in range(count):
         lock = filelock.FileLock(Path(tempfile.gettempdir()) / f"ntkcl-share-{os.getuid()}-{k}-of-{count}.lock")
         try:

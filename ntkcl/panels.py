@@ -11,7 +11,8 @@ ANCHORS = ("infinite", "init", "boundary")  # that foretell; a path is told in h
 
 
 class Panel(NamedTuple):
-    """One plot: `y` over `x`, a colour for each value of `by`; lines and bars are means over seeds with their intervals."""
+    """One plot: `y` over `x`, a colour for each value of `by`; lines and bars are means with their intervals over seeds, and over
+    whatever else varies beside `x` and `by`."""
 
     kind: str
     title: str
@@ -46,7 +47,7 @@ def sections(numeric: Sequence[str], named: Sequence[str], anchors: Sequence[str
         return Panel(kind, title, axis, y, colour, label)
 
     def both(title, measured, ending, label):
-        return Panel(kind, title, axis, (measured, *(f"forecast.{anchor}.{ending}" for anchor in told)), None, label)
+        return Panel(kind, title, axis, (measured, *(f"forecast.{anchor}.{ending}" for anchor in told)), colour, label)
 
     chosen = [
         Section(
@@ -64,8 +65,8 @@ def sections(numeric: Sequence[str], named: Sequence[str], anchors: Sequence[str
                     )
                     for anchor in told
                 ),
-                Panel(kind, "Drift foretold", axis, tuple(f"forecast.{a}.drift_r2" for a in told), None, "R² of the drift"),
-                Panel(kind, "Skill of the forecast", axis, tuple(f"forecast.{a}.skill" for a in told), None, "1 is perfect"),
+                Panel(kind, "Drift foretold", axis, tuple(f"forecast.{a}.drift_r2" for a in told), colour, "R² of the drift"),
+                Panel(kind, "Skill of the forecast", axis, tuple(f"forecast.{a}.skill" for a in told), colour, "1 is perfect"),
                 both("Average accuracy, both sides", "metrics.average_accuracy", "metrics.average_accuracy", "average accuracy"),
             ),
         ),
@@ -88,7 +89,7 @@ def sections(numeric: Sequence[str], named: Sequence[str], anchors: Sequence[str
     if not told:
         chosen = [section for section in chosen if section.title not in ("Predicted against measured", "Kernel drift")]
     if "method" in named and axis != "method":
-        comparison = Panel("bar", "Methods", "method", ("metrics.average_accuracy", "metrics.learning_accuracy"), None, "accuracy")
-        lost = Panel("bar", "Forgetting of methods", "method", ("metrics.forgetting_chaudhry",), None, "forgetting")
+        comparison = Panel("bar", "Methods", "method", ("metrics.average_accuracy", "metrics.learning_accuracy"), axis, "accuracy")
+        lost = Panel("bar", "Forgetting of methods", "method", ("metrics.forgetting_chaudhry",), axis, "forgetting")
         chosen.insert(2 if told else 1, Section("Methods", "Which method keeps most?", (comparison, lost)))
     return tuple(chosen)

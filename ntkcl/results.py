@@ -25,7 +25,7 @@ from ntkcl.experiment import Rows
 from ntkcl.record import PARTS, Record, compare, curves, sample_losses, score_matrices
 from ntkcl.types import Loss, Stream
 
-SCHEMA = 2  # of a run's folder. 1, which named no schema, had neither `environment` nor the samples forgotten most
+SCHEMA = 2  # of a run's folder. 1, which named no schema, had neither `environment`, `kernel`, nor the samples forgotten most
 LOGGED = Path("wandb", "complete")  # in a run's folder: all of it is in W&B
 FORGOTTEN = 24  # samples of each run that are kept to be looked at
 SCORES = ("metrics", "metrics_loss")
@@ -147,7 +147,7 @@ def arrays(record: Record, stream: Stream, loss: Loss) -> dict[str, np.ndarray]:
 
 def forgotten(record: Record, stream: Stream, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
     """The `FORGOTTEN` test inputs of old tasks whose loss rose most from just after their task to the end, most first: their rows among
-    the N [k], and themselves [k, *shape] in float32. None where nothing is old, or training diverged."""
+    the N [k], and themselves [k, *shape] in float32. k is 0 where nothing is old, or training diverged."""
     rises, rows, inputs = [], [], []
     for s, own in enumerate(Rows.of(stream).test[:-1]):
         test, head = stream[s].test, stream[s].head
@@ -223,7 +223,17 @@ def read_summary(folder: Path) -> dict:
         raise ValueError(f"{folder}: its schema is {schema}, and this ntkcl reads up to {SCHEMA}; install a newer one")
     if not {"status", "metrics", "forecast"} <= told.keys():
         raise ValueError(f"{folder}: written before summaries had a schema; make it again: its command and sweep.retry=all")
-    return {"environment": None} | told
+    nothing = {"top_ratio": [None] * len(told.get("R", ())), "top_drift": None}
+    return {"environment": None, "kernel": nothing} | told
+
+
+def logged(folder: Path) -> bool:
+    """Whether a complete run is in W&B's files as a whole; one of schema 1, which had no mark for that, is taken to be."""
+    if (folder / LOGGED).exists():
+        return True
+    with contextlib.suppress(OSError, ValueError):
+        return (folder / LOGGED).parent.is_dir() and "schema" not in json.loads((folder / "summary.json").read_text())
+    return False
 
 
 def load_plan(folder: Path | str) -> tuple[dict, pd.DataFrame]:

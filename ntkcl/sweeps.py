@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ntkcl import claims, configuration, console, identity, machine
-from ntkcl.results import LOGGED
+from ntkcl.results import logged
 
 UNNAMED = "main"  # the experiment_name of whoever gives none: it may mean anything
 EVERY = 5.0  # seconds between two lines of progress, at least
@@ -48,7 +48,7 @@ def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Se
       context, task: Hydra's.  master: the configuration of the whole.  wraps: the launcher's class, by its import path.
       overrides: of each job.  first: the first job's number.
     Raises ValueError, before anything is launched, for a configuration that cannot be, for a launcher that is not installed, and where
-    the experiment's name stands for another sweep already. Exits with code 1, all told, where runs failed.
+    the experiment's name stands for another sweep already. Exits with code 1, all told, where runs of a plain sweep failed.
     """
     jobs = [job(cfg, chosen) for cfg, chosen in zip(configurations(context.config_loader, master, overrides), overrides, strict=True)]
     chosen = master.sweep
@@ -64,16 +64,18 @@ def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Se
     made: dict[int, JobReturn] = {}
     todo = lacking + busy
     size = max(1, machine.workers(chosen.workers) if wraps.endswith(".LocalLauncher") else len(todo))  # which starts all at once
-    with told_progress(folders) if len(folders) > 1 else nullcontext():
-        for at in range(0, len(todo), size):
-            part = todo[at : at + size]
-            made |= dict(zip(part, inner.launch([jobs[k].overrides for k in part], first + at), strict=True))
-    Path(master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # sweepers write there, and claims clear an empty one away
-    failed = [one for one in jobs if one.state == "failed"]
-    if failed:
-        told_failures(failed)
-        if master.hydra.sweeper._target_.endswith("BasicSweeper"):  # others decide for themselves what a failure means
-            sys.exit(1)
+    try:
+        with told_progress(folders) if len(folders) > 1 else nullcontext():
+            for at in range(0, len(todo), size):
+                part = todo[at : at + size]
+                made |= dict(zip(part, inner.launch([jobs[k].overrides for k in part], first + at), strict=True))
+    finally:  # a worker that is killed may take the launcher with it
+        Path(master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # sweepers write there, and claims clear an empty one away
+        failed = [one for one in jobs if any(claims.state(folder) == "failed" for folder in one.folders)]
+        if failed:
+            told_failures(failed)
+    if failed and master.hydra.sweeper._target_.endswith("BasicSweeper"):  # others decide for themselves what a failure means
+        sys.exit(1)
     return [made.get(k) or skipped(one) for k, one in enumerate(jobs)]
 
 
@@ -83,7 +85,7 @@ def _lacks(cfg, folder) -> bool:
 
 def unlogged(cfg: DictConfig, folder: Path) -> bool:
     """Whether a complete run is still to be logged to W&B."""
-    return cfg.tracking.mode != "disabled" and folder.exists() and not (folder / LOGGED).exists()
+    return cfg.tracking.mode != "disabled" and folder.exists() and not logged(folder)
 
 
 def job(cfg: DictConfig, overrides: Sequence[str]) -> Job:
@@ -140,7 +142,7 @@ def skipped(one: Job) -> JobReturn:
 
 def objective(cfg: DictConfig, folders: Sequence[Path]) -> float | None:
     """The mean over the seeds of the number `sweep.objective` of their summaries, such as metrics.average_accuracy; None where none is
-    asked for or a run is lacking."""
+    asked for, a run is lacking, or its number is null."""
     if cfg.sweep.objective is None:
         return None
     values = []
@@ -151,6 +153,8 @@ def objective(cfg: DictConfig, folders: Sequence[Path]) -> float | None:
                 if not isinstance(found, dict) or key not in found:
                     raise ValueError(f"sweep.objective={cfg.sweep.objective}: no such number in {folder / 'summary.json'}")
                 found = found[key]
+            if found is None:  # it diverged
+                return None
             if not isinstance(found, int | float):
                 raise ValueError(f"sweep.objective={cfg.sweep.objective}: is {found} in {folder / 'summary.json'}; expected a number")
             values.append(float(found))
@@ -253,7 +257,9 @@ def told_progress(folders: Sequence[Path]) -> Iterator[None]:
         ended.set()
         watcher.join()
         now = count(folders)
-        say(f"{now.done} of {len(folders)} done, {now.failed} failed, {now.left} left, in {duration(time.monotonic() - begun)}")
+        elsewhere = f"{now.running} running elsewhere, " if now.running else ""
+        took = duration(time.monotonic() - begun)
+        say(f"{now.done} of {len(folders)} done, {now.failed} failed, {elsewhere}{now.left} left, in {took}")
 
 
 def _line(now, made, seconds, total) -> str:
@@ -279,15 +285,20 @@ def told_failures(failed: Sequence[Job]) -> None:
     print(f"ntkcl: {len(failed)} failed; the same command tries them again, sweep.retry=none leaves them", file=sys.stderr)
     for one in failed:
         for folder in one.folders:
-            if (told := claims.failure(folder)) is not None:
+            if claims.outcome(folder) == "failed" and (told := claims.failure(folder)) is not None:
                 print(f"  {folder.name}: {told['error']}\n    {command(one)}", file=sys.stderr)
 
 
 def failures(results_dir: Path, experiments: Sequence[str]) -> list[dict]:
     """What failed runs have left, `name` beside what `claims.failure` tells, of some experiments or of all."""
     folders = [results_dir / "sweeps" / name for name in experiments] or list((results_dir / "sweeps").glob("*"))
-    notes = [note for folder in folders for note in sorted(folder.glob("*.failed.json"))]
-    return [{"name": note.name.removesuffix(".failed.json")} | json.loads(note.read_text()) for note in notes]
+    runs = [
+        results_dir / "runs" / note.parent.name / note.name.removesuffix(".failed.json")
+        for folder in folders
+        for note in sorted(folder.glob("*.failed.json"))
+    ]
+    told = [(run, claims.failure(run)) for run in runs if claims.outcome(run) == "failed"]
+    return [{"name": run.name} | note for run, note in told if note is not None]
 
 
 def command(one: Job) -> str:

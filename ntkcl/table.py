@@ -54,7 +54,7 @@ def gather(runs: Sequence[Path]) -> pd.DataFrame:
         for name, value in younger.items():
             column = f"{group}.{name}"
             if column in table and value is not None:
-                alike = table[group].isin(table.loc[table[column].notna(), group]) if group in table else True
+                alike = table[group].isin(table.loc[table[column].notna(), group]) if group in table else table.index == table.index
                 table[column] = table[column].where(table[column].notna() | ~alike, value)
     return table
 
@@ -63,9 +63,11 @@ def _row(folder) -> dict[str, Any]:
     settings = yaml.load((folder / "config.yaml").read_text(), Loader=_Loader)
     named = {g: settings[g]["_target_"].rsplit(".", 1)[-1] for g in GROUPS if isinstance(settings.get(g), Mapping)}
     named["optimizer"] = settings.get("optimizer", {}).get("name", named.get("optimizer"))
-    flat = {key: value for key, value in _flat(settings) if not key.endswith(("_target_", "_partial_", "_convert_"))}
+    plumbing = ("_partial_", "_convert_", *(f"{group}._target_" for group in GROUPS))
+    flat = {key: value for key, value in _flat(settings) if not (key in plumbing or key.endswith(plumbing[:2]))}
     told = {key: json.dumps(value) if isinstance(value, list) else value for key, value in flat.items() if key not in named}
-    numbers = {key: value for key, value in _flat(read_summary(folder)) if not isinstance(value, str | list) or key == "status"}
+    found = {key: value for key, value in _flat(read_summary(folder)) if not isinstance(value, str | list) or key == "status"}
+    numbers = {key: float("nan") if value is None else value for key, value in found.items()}  # null in every run is a number, too
     return {"run": folder.name} | named | told | numbers
 
 
@@ -100,7 +102,13 @@ RESULTS = ("metrics", "metrics_loss", "forecast", "kernel", "seconds", "peak_mib
 def is_setting(column: str) -> bool:
     """Whether a column of the table is a setting, and not a number of the summary."""
     head = column.split(".")[0]
-    setting_of_forecast = column in ("forecast.form", "forecast.krylov_order", "forecast.kernels", "forecast.tolerance")
+    setting_of_forecast = column in (
+        "forecast.anchors",
+        "forecast.form",
+        "forecast.krylov_order",
+        "forecast.kernels",
+        "forecast.tolerance",
+    )
     own = ("run", "status", "schema", "learning_rate", "learning_rate_limit")
     return setting_of_forecast or (head not in RESULTS and column not in own)
 
@@ -108,7 +116,8 @@ def is_setting(column: str) -> bool:
 def axes(table: pd.DataFrame) -> tuple[list[str], list[str]]:
     """Of the settings that vary, those with numbers and those with words."""
     settings = varied(table)
-    numeric = [c for c in settings if pd.api.types.is_numeric_dtype(table[c]) and not pd.api.types.is_bool_dtype(table[c])]
+    numbers = [c for c in settings if pd.api.types.is_numeric_dtype(table[c]) and not pd.api.types.is_bool_dtype(table[c])]
+    numeric = [c for c in numbers if table[c].notna().all()]  # beside none, a number is a word
     return numeric, [c for c in settings if c not in numeric]
 
 

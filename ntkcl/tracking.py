@@ -1,23 +1,24 @@
 """A finished run in Weights & Biases, from its folder: the same numbers, on axes of our own. The one door to wandb.
 
-Offline unless told otherwise; `wandb sync FOLDER` sends an offline run later. A run is logged as a whole or not at all: `track` begins
-again what a process that died has left.
+Offline unless told otherwise; `wandb sync FOLDER` sends an offline run later. A run is marked as logged when it is so as a whole:
+`track` begins again what a process that died has left.
 """
 
 import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import wandb
 
-from ntkcl.results import LOGGED, load, load_plan
+from ntkcl.results import LOGGED, load, load_plan, logged
 
 ONLINE = "run `wandb login`, or use tracking=offline, or tracking.fallback=true, which is offline where online fails"
-SETTINGS = dict(silent=True, console="off", x_disable_stats=True, x_disable_machine_info=True)  # a run's machine is in its summary
+# Of the machine that a run was made on its summary tells; it may be another than this one.
+SETTINGS: dict[str, Any] = dict(silent=True, console="off", x_disable_stats=True, x_disable_machine_info=True)
 FILES = ("config.yaml", "summary.json", "rows.parquet", "curves.parquet", "candidates.parquet", "arrays.npz")
 
 
@@ -46,7 +47,7 @@ def track(
       identity: `id`, `name`, `group`, `job_type`, `tags` of the run.
     Raises ValueError where wandb cannot log, online without a login or a network.
     """
-    if mode == "disabled" or (folder / LOGGED).exists():
+    if mode == "disabled" or logged(folder):
         return False
     shutil.rmtree(folder / "wandb", ignore_errors=True)  # unfinished: a process died in the midst
     named: dict = dict(project=project, entity=entity, identity=identity, config=config)
@@ -87,9 +88,7 @@ def _opened(folder, mode, project, entity, identity, config) -> Iterator:
         config=config,
         resume="allow",
         reinit="finish_previous",
-        settings=wandb.Settings(
-            silent=True, console="off", x_disable_stats=True, x_disable_machine_info=True
-        ),  # of another time and place
+        settings=wandb.Settings(**SETTINGS),
         **identity,
     ) as run:
         yield run

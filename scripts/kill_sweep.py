@@ -81,13 +81,14 @@ def measure(seeds: int, steps: int, kills: int, draw: int) -> dict:
         whole, alone = time.perf_counter() - begun, {name: compared(path) for name, path in folders(root / "alone").items()}
         place, lives, seen, rewritten = root / "killed", 0, {}, set()
         while len(deaths) < kills or lives:
-            after, lives = rng.uniform(0, whole), lives + 1
+            after, lives, begun = rng.uniform(0, whole), lives + 1, time.time()
             complete = launched(place, after if len(deaths) < kills else None)
             now = stamps(place)
             rewritten |= {name for name, stamp in seen.items() if now.get(name) != stamp}
             seen = now
             if not complete:
-                locks = len(list((place / "sweeps" / "main").glob("*.lock")))
+                # Those of earlier kills, which wait to be taken over, are older.
+                locks = sum(lock.stat().st_mtime > begun for lock in (place / "sweeps" / "main").glob("*.lock"))
                 deaths.append({"after": round(after, 2), "complete": len(now), "at_work": locks})
                 print(f"kill {len(deaths)} after {after:.0f} s: {len(now)} runs complete, {locks} at work", file=sys.stderr)
                 continue

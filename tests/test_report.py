@@ -96,6 +96,11 @@ def test_budgets_add_up_to_what_is_not_foretold():
     assert list(sections._budget(summaries).values()) == pytest.approx([0.1, 0.2])
 
 
+def test_of_one_output_the_answer_is_its_sign():
+    one, several = np.array([False, True]), np.array([True, True])
+    assert sections._answer(np.array([3.0, -0.2]), one) == "-1" and sections._answer(np.array([3.0, 4.0]), several) == "1"
+
+
 def test_names_of_numbers_are_short():
     assert plots.short("forecast.init.metrics.average_accuracy") == "average_accuracy (init)"
     assert plots.short("metrics.average_accuracy") == "average_accuracy"
@@ -138,6 +143,8 @@ def test_the_dashboard_is_built_and_valid_without_a_network(ntkcl, tmp_path):
     assert ntkcl("-m", *TINY, "network.width=8,16", "experiment_name=mine", "forecast.anchors=[init]")[0] == 0
     code, out, _ = ntkcl("dashboard", "experiment_name=mine")
     assert code == 0 and "built, and not saved" in out and "Drift foretold" in out and "boundary" not in out.split("Within")[0]
+    code, _, err = ntkcl("dashboard", "experiment_name=[mine,yours]")
+    assert code == 2 and "a dashboard is of one experiment" in err
     code, _, err = ntkcl("dashboard", "experiment_name=mine", "save=true")
     assert code == 2 and err.startswith("ntkcl: entity=null: expected whose project")
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from hydra.core.global_hydra import GlobalHydra
@@ -23,7 +24,7 @@ TINY = (
     "forecast.anchors=[]", "tracking=disabled",
 )  # fmt: skip
 ROOT = Path(__file__).parents[1]
-AFAR = Owner("another machine", 1, 0.0)
+AFAR = Owner("another machine", "", 1, 0.0)
 
 
 @pytest.fixture
@@ -57,6 +58,8 @@ def test_a_claim_holds_off_others_and_leaves_nothing(folder, tmp_path):
         pytest.param(claims.me()._replace(pid=2**22 + 1), 0.0, True, id="a process that is no more"),
         pytest.param(claims.me()._replace(born=1.0), claims.DEAD + 10, True, id="a number given again"),
         pytest.param(claims.me(), claims.DEAD + 10, False, id="a living process that is too busy to beat"),
+        pytest.param(claims.me()._replace(space="a container's", pid=2**22 + 1), 0.0, False, id="a container's, beating"),
+        pytest.param(claims.me()._replace(space="a container's", pid=2**22 + 1), claims.DEAD + 10, True, id="a container's, silent"),
     ],
 )
 def test_a_dead_owners_lock_is_taken_over_and_a_living_ones_is_not(folder, owner, age, taken):
@@ -112,6 +115,36 @@ def test_a_killed_owners_run_is_anothers_at_once(folder):
     owner.stdout.close()
     with claims.claimed(folder) as holder:
         assert holder is None
+
+
+def test_a_zombie_is_dead(folder):
+    script = f"import time; from pathlib import Path; from ntkcl import claims\nwith claims.claimed(Path({str(folder)!r})): "
+    owner = subprocess.Popen([sys.executable, "-c", script + "print(1, flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    owner.stdout.readline()
+    owner.send_signal(signal.SIGKILL)
+    while psutil.Process(owner.pid).status() != psutil.STATUS_ZOMBIE:  # nobody has waited for it
+        time.sleep(0.05)
+    with claims.claimed(folder) as holder:
+        assert holder is None
+    owner.wait()
+    owner.stdout.close()
+
+
+def test_a_place_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "results").symlink_to(tmp_path / "gone")
+    with (
+        pytest.raises(ValueError, match=r"results_dir: .* cannot be written"),
+        claims.claimed(tmp_path / "results" / "runs" / "main" / "a"),
+    ):
+        pass
+
+
+def test_what_fails_after_a_run_is_complete_leaves_no_failure(folder):
+    with pytest.raises(OSError), claims.claimed(folder):
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text('{"status": "completed"}')
+        raise OSError("no network")
+    assert claims.state(folder) == "complete" and claims.failure(folder) is None
 
 
 def test_an_error_is_kept_until_the_run_succeeds_and_an_interruption_is_not(folder):
@@ -209,6 +242,12 @@ def test_failures_are_tried_again_unless_told_otherwise(ntkcl, tmp_path, monkeyp
     assert code == 0  # another run: it is allowed to be unstable
 
 
+def test_a_seed_that_fails_is_told_whatever_became_of_the_others(ntkcl, tmp_path):
+    code, _, err = ntkcl("-m", *TINY, "training.learning_rate=1e9,1e-3", "seeds=[0,1]", "seeds_by=loop")
+    assert code == 1 and "1 failed" in err and "s0" in err
+    assert [one["name"].split("-")[4] for one in sweeps.failures(tmp_path / "results", ["main"])] == ["s0"]
+
+
 def test_a_dry_run_says_what_would_be_launched_and_launches_nothing(ntkcl, tmp_path):
     assert ntkcl(*TINY, "seed=1")[0] == 0
     before = files(tmp_path)
@@ -268,9 +307,8 @@ def test_progress_is_told_from_names_alone(folder):
     others = [folder.with_name(f"run-{k}") for k in range(4)]
     others[0].mkdir(parents=True)
     with claims.claimed(others[1]):
-        for _ in range(1):
-            with pytest.raises(ValueError), claims.claimed(others[2]):
-                raise ValueError("no")
+        with pytest.raises(ValueError), claims.claimed(others[2]):
+            raise ValueError("no")
         assert sweeps.count(others) == sweeps.Count(done=1, running=1, failed=1, left=1)
 
 
@@ -286,6 +324,9 @@ def test_an_objective_is_the_mean_over_seeds(tmp_path):
         (tmp_path / str(k) / "summary.json").write_text(json.dumps({"metrics": {"average_accuracy": value}}))
     assert sweeps.objective(cfg, [tmp_path / "0", tmp_path / "1"]) == 0.5
     assert sweeps.objective(cfg, [tmp_path / "0", tmp_path / "2"]) is None
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "summary.json").write_text('{"metrics": {"average_accuracy": null}}')
+    assert sweeps.objective(cfg, [tmp_path / "2"]) is None  # it diverged: a trial that is none
     cfg.sweep.objective = "metrics.average"
     with pytest.raises(ValueError, match=r"sweep.objective=metrics.average: no such number"):
         sweeps.objective(cfg, [tmp_path / "0"])

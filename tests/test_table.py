@@ -54,6 +54,34 @@ def test_cells_are_told_by_the_settings_that_are_needed_to(sweep):
     assert table.axes(gathered) == (["network.width"], ["method"])
 
 
+def test_settings_that_were_left_out_at_their_old_value_have_it(sweep):
+    for name, state in (("naive-8-0", "carry"), ("naive-8-1", None)):
+        path = sweep / "runs" / "made_up" / name / "config.yaml"
+        settings = yaml.safe_load(path.read_text()) | {"training": {"steps": 5} | ({"optimizer_state": state} if state else {})}
+        settings["network"] |= {"gamma0": 3.0} if state else {}
+        path.write_text(yaml.safe_dump(settings))
+    gathered = table.gather(table.folders(sweep)).set_index("run")
+    assert gathered.loc[["naive-8-0", "naive-8-1"], "training.optimizer_state"].tolist() == ["carry", "reset"]
+    assert gathered.loc[["naive-8-0", "naive-8-1"], "network.gamma0"].tolist() == [3.0, 1.0]
+
+
+def test_a_number_that_no_run_has_is_a_dash_and_a_setting_that_some_lack_a_word(ntkcl, sweep):
+    for path in sweep.glob("runs/made_up/*/summary.json"):
+        told = json.loads(path.read_text())
+        told["metrics"]["forgetting_chaudhry"] = None
+        path.write_text(json.dumps(told))
+    code, out, _ = ntkcl("table", "by=[method]", "values=[metrics.forgetting_chaudhry]")
+    assert code == 0 and "| naive    | 6      | -  " in out, out
+    gathered = table.gather(table.folders(sweep)).assign(**{"network.width": [np.nan, *range(9)]})
+    assert "network.width" in table.axes(gathered)[1] and "network.width" not in table.axes(gathered)[0]
+
+
+def test_runs_that_foretell_from_other_anchors_are_other_cells(sweep):
+    path = sweep / "runs" / "made_up" / "naive-8-1" / "config.yaml"
+    path.write_text(path.read_text().replace("- init", "- init\n  - boundary"))
+    assert "forecast.anchors" in table.varied(table.gather(table.folders(sweep)))
+
+
 def test_means_deviations_and_intervals_are_those_of_the_runs(sweep):
     gathered = table.gather(table.folders(sweep))
     cells = table.summary(gathered, ["method", "network.width"], ["metrics.average_accuracy"])
@@ -112,7 +140,11 @@ def test_an_older_schema_is_read_and_a_newer_or_unknown_one_is_refused(ntkcl, tm
     told = json.loads((old / "summary.json").read_text())
     del told["schema"]
     (old / "summary.json").write_text(json.dumps(told))
-    assert results.read_summary(old)["environment"] is None and ntkcl("table")[0] == 0
+    read = results.read_summary(old)
+    assert read["environment"] is None and read["kernel"] == {"top_ratio": [None], "top_drift": None} and ntkcl("table")[0] == 0
+    assert not results.logged(old)
+    (old / "wandb").mkdir()
+    assert results.logged(old)  # it had no mark for that
     new = write(runs / "new", "naive", 8, 1, 0.5, schema=results.SCHEMA + 1)
     code, _, err = ntkcl("table")
     assert code == 2 and err.startswith(f"ntkcl: results/runs/made_up/{new.name}: its schema is {results.SCHEMA + 1}")

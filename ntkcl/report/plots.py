@@ -42,7 +42,7 @@ def figure(panel: Panel, runs: pd.DataFrame) -> go.Figure | None:
 
 def _series(panel, y, runs):
     """(name, column, runs) of each line or group of bars."""
-    groups = list(runs.groupby(panel.by, sort=True)) if panel.by in runs else [("", runs)]
+    groups = list(runs.groupby(panel.by, sort=True, dropna=False)) if panel.by in runs else [("", runs)]
     for key, rows in groups:
         for name in y:
             both = (str(key) if panel.by in runs else "", short(name) if len(y) > 1 or panel.by not in runs else "")
@@ -50,7 +50,7 @@ def _series(panel, y, runs):
 
 
 def _cells(x, name, rows):
-    told = rows.groupby(x, sort=True)[name].apply(lambda values: pd.Series(statistics(values.to_numpy(float)))).unstack()
+    told = rows.groupby(x, sort=True, dropna=False)[name].apply(lambda values: pd.Series(statistics(values.to_numpy(float)))).unstack()
     return told[told["n"] > 0]
 
 

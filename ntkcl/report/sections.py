@@ -192,18 +192,23 @@ def _samples(folder, summary, named) -> dict | None:
     told = []
     for row, image in zip(named["forgotten"], images, strict=True):
         s = int(np.searchsorted(starts, row, side="right")) - 1
-        before, after = (int(np.argmax(np.where(heads[s], named["measured"][i, row], -np.inf))) for i in (s + 1, last + 1))
+        before, after = (_answer(named["measured"][i, row], heads[s]) for i in (s + 1, last + 1))
         moved = float(np.abs(named["measured"][last + 1, row] - named["measured"][s + 1, row])[heads[s]].max())
         more = f"moved {moved:.2f}"
         if anchor is not None:
             more += f", foretold {float(np.abs(named[f'changes_{anchor}'][s + 1 :, row].sum(0))[heads[s]].max()):.2f}"
-        label = int(np.argmax(named["targets"][row]))
+        label = _answer(named["targets"][row], heads[s])
         told.append({"image": image, "text": f"task {s}: {label}, taken for {before}, then {after}", "more": more})
     note = (
         f"Test inputs of old tasks whose loss rose most, in {folder.name}: class, answer just after its task and at the end, and how "
         "far an output moved at most."
     )
     return _section("Forgotten most", note, samples=told)
+
+
+def _answer(f, head) -> str:
+    """The class with the largest active output, or the sign of the one there is."""
+    return f"{np.sign(f[head][0]):+.0f}" if head.sum() == 1 else str(int(np.argmax(np.where(head, f, -np.inf))))
 
 
 def _images(inputs) -> list[str] | None:
