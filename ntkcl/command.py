@@ -51,7 +51,11 @@ def main() -> None:
     One clear line and exit code 2 for what the user can mend; HYDRA_FULL_ERROR=1 shows the traceback instead.
     """
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    name = sys.argv.pop(1) if sys.argv[1:] and sys.argv[1] in COMMANDS else "config"
+    first = sys.argv[1] if sys.argv[1:] else ""
+    if first.isalpha() and first not in COMMANDS:
+        print(f"ntkcl: {first}: no such command; expected {', '.join(COMMANDS)}, or settings such as network.width=64", file=sys.stderr)
+        sys.exit(2)
+    name = sys.argv.pop(1) if first in COMMANDS else "config"
     action = COMMANDS.get(name, _job)
 
     def job(cfg):
@@ -84,7 +88,7 @@ def _table(cfg):
     """`ntkcl table`: runs gathered, means over seeds with their intervals, printed or written."""
     gathered = table.chosen(table.gather(table.folders(cfg.results_dir, _names(cfg))), cfg.where)
     by = table.varied(gathered) if cfg.by is None else list(cfg.by)
-    values = list(cfg["values"])
+    values = [name for name in table.SHOWN if name in gathered] if cfg["values"] is None else list(cfg["values"])
     told = table.written(table.summary(gathered, by, values), cfg.format, cfg.pivot, values)
     if cfg.out is None and isinstance(told, bytes):
         raise ValueError(f"out=null: format={cfg.format} is for a file; expected its name")

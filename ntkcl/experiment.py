@@ -156,15 +156,12 @@ READ = 10_000  # inputs whose outputs are read at a time: of more, fresh memory 
 BLOWN = 1e3  # a loss this many times that of predicting zero is no training, long before it overflows
 
 
-def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]) -> None:
-    """ValueError for settings out of range, data that are not finite or no targets for this loss, a head without active outputs."""
+def check_training(training: Training) -> None:
+    """ValueError for settings out of range, as far as that is known without data."""
     whole("training.steps", training.steps)
     one_of("training.optimizer_state", training.optimizer_state, ("reset", "carry"))
     if training.evaluate_every is not None:
         whole("training.evaluate_every", training.evaluate_every)
-    smallest = min(len(task.train.x) for task in stream)
-    if training.batch_size is not None and whole("training.batch_size", training.batch_size) > smallest:
-        raise ValueError(f"training.batch_size={training.batch_size}: expected at most {smallest}, the smallest task, or null")
     rates = {name: getattr(training, name) for name in ("learning_rate", "learning_rate_fraction")}
     for name, rate in rates.items():
         if rate is not None:
@@ -174,6 +171,14 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
     flag("training.allow_unstable", training.allow_unstable)
     if training.compute not in (None, "bfloat16"):
         raise ValueError(f"training.compute={training.compute}: expected null or bfloat16")
+
+
+def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]) -> None:
+    """ValueError for settings out of range, data that are not finite or no targets for this loss, a head without active outputs."""
+    check_training(training)
+    smallest = min(len(task.train.x) for task in stream)
+    if training.batch_size is not None and whole("training.batch_size", training.batch_size) > smallest:
+        raise ValueError(f"training.batch_size={training.batch_size}: expected at most {smallest}, the smallest task, or null")
     steps_of(training, stream)
     devices_of(training, stream)
     for anchor in anchors:

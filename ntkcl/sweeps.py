@@ -21,7 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ntkcl import claims, configuration, console, identity, machine
+from ntkcl import claims, configuration, console, experiment, identity, machine
 from ntkcl.results import logged
 
 UNNAMED = "main"  # the experiment_name of whoever gives none: it may mean anything
@@ -55,11 +55,11 @@ def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Se
     lacking = [k for k, one in enumerate(jobs) if any(_lacks(one.cfg, folder) for folder in one.folders)]
     busy = [k for k, one in enumerate(jobs) if k not in lacking and one.state == "running"]  # last: their owners may yet die
     folders = list(dict.fromkeys(itertools.chain.from_iterable(one.folders for one in jobs)))
+    for name, told in _meanings(jobs).items():
+        keep_meaning(Path(master.results_dir), name, told, chosen.extend, write=not chosen.dry)
     if chosen.dry:
         listed(jobs, set(lacking))
         return [skipped(one) for one in jobs]
-    for name, told in _meanings(jobs).items():
-        keep_meaning(Path(master.results_dir) / "sweeps" / name / "sweep.json", name, told, chosen.extend)
     inner = _wrapped(context, task, master, wraps)
     made: dict[int, JobReturn] = {}
     todo = lacking + busy
@@ -91,7 +91,9 @@ def unlogged(cfg: DictConfig, folder: Path) -> bool:
 def job(cfg: DictConfig, overrides: Sequence[str]) -> Job:
     """ValueError for a configuration that cannot be, as far as that is known without data."""
     configuration.check(cfg)
-    configuration.parts(cfg)["network"](outputs=2)  # whatever the data have
+    parts = configuration.parts(cfg)
+    parts["network"](outputs=2)  # whatever the data have
+    experiment.check_training(parts["training"])
     return Job(overrides, cfg, tuple(identity.place(one)[0] for one in identity.seeds_of(cfg)))
 
 
@@ -184,19 +186,23 @@ def flat(nested: Mapping, prefix: str = "") -> dict[str, Any]:
     return told
 
 
-def keep_meaning(path: Path, name: str, told: Mapping[str, list], extend: bool) -> None:
-    """Joins a sweep to those of its name; ValueError where a setting that no sweep of this name varies has another value in it."""
+def keep_meaning(results_dir: Path, name: str, told: Mapping[str, list], extend: bool, write: bool = True) -> None:
+    """Joins a sweep to those of its name; ValueError where a setting that no sweep of this name varies has another value in it. A name
+    under which no run is complete is free."""
     if name == UNNAMED:
         return
-    before: dict[str, list] = {}
-    with suppress(OSError, ValueError):
-        before = json.loads(path.read_text())
+    path, before = results_dir / "sweeps" / name / "sweep.json", {}
+    if any(not Path(entry).name.startswith(".") for entry in _names(results_dir / "runs" / name)):
+        with suppress(OSError, ValueError):
+            before = json.loads(path.read_text())
     for key in before.keys() & told.keys():
         if len(before[key]) == len(told[key]) == 1 and before[key] != told[key] and not extend:
             raise ValueError(
                 f"experiment_name={name}: stands for a sweep with {key}={before[key][0]}, and this one has {told[key][0]}; give it "
                 f"another experiment_name, or sweep.extend=true to add to that one ({path})"
             )
+    if not write:
+        return
     joined = {key: before.get(key, []) + [v for v in told.get(key, []) if v not in before.get(key, [])] for key in {**before, **told}}
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}-{os.getpid()}")
@@ -302,4 +308,4 @@ def failures(results_dir: Path, experiments: Sequence[str]) -> list[dict]:
 
 
 def command(one: Job) -> str:
-    return shlex.join(["ntkcl", *one.overrides])
+    return shlex.join(["ntkcl", *(o for o in one.overrides if not o.startswith("sweep.dry"))])

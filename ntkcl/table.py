@@ -18,6 +18,10 @@ from ntkcl.settings import one_of
 
 FORMATS = ("markdown", "csv", "latex", "parquet")
 FIRST = (*GROUPS, "network.width", "network.parametrization", "network.gamma0")  # told before other settings
+SHOWN = (  # where nothing else is asked for, of those that there are
+    "metrics.average_accuracy", "metrics.learning_accuracy", "metrics.forgetting_chaudhry", "forecast.init.drift_r2",
+    "forecast.boundary.drift_r2",
+)  # fmt: skip
 LEVEL = 0.95  # of the intervals
 
 
@@ -88,12 +92,17 @@ def varied(table: pd.DataFrame) -> list[str]:
     chosen: list[str] = []
     cells = 1
     for column in settings:
-        if column == "seed" or ("seed" in table and table[column].equals(table["seed"])):
+        if column == "seed" or ("seed" in table and _follows(table[column], table["seed"])):
             continue
         finer = table.groupby([*chosen, column], dropna=False).ngroups
         if finer > cells:
             chosen, cells = [*chosen, column], finer
     return chosen
+
+
+def _follows(column, seed) -> bool:
+    there = column.notna()
+    return bool(there.any() and (column[there] == seed[there]).all())
 
 
 RESULTS = ("metrics", "metrics_loss", "forecast", "kernel", "seconds", "peak_mib", "reference", "environment")
@@ -133,7 +142,7 @@ def chosen(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
     try:
         kept = table.query(where)
     except Exception as error:
-        near = [c for c in table.columns if c.split(".")[-1] in where][:3]
+        near = [c for c in table.columns if "." in c and c.split(".")[-1] in where]
         hint = f"; settings with dots stand in backticks, such as `{near[0]}`" if near else ""
         raise ValueError(f"where={where}: {error}{hint}") from error
     if kept.empty:

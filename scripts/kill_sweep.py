@@ -115,9 +115,9 @@ def markdown(stored: dict) -> str:
     return (
         f"`{stored['command']}`, {about['cores']} cores ({about['cpu']}). A sweep of {stored['runs']} runs, 2 workers; undisturbed it "
         f"takes {stored['seconds_alone']:.0f} s; compared are {stored['compared_bytes']:,} bytes.\n\n"
-        "| kills | of them with runs at work | complete sweeps | launches they took | runs lost | runs doubled | differing bytes |\n"
-        "|---|---|---|---|---|---|---|\n"
-        f"| {len(stored['kills'])} | {sum(k['at_work'] > 0 for k in stored['kills'])} | {len(told)} "
+        "| kills | complete sweeps | launches they took | runs lost | runs doubled | differing bytes |\n"
+        "|---|---|---|---|---|---|\n"
+        f"| {len(stored['kills'])} | {len(told)} "
         f"| {', '.join(str(t['lives']) for t in told)} | {' | '.join(str(sum(t[c] for t in told)) for c in columns)} |\n"
     )
 

@@ -20,4 +20,8 @@ for whole in "$root"/{runs,plans}/$experiment/*/wandb/complete; do
     if [ -z "${DRY:-}" ]; then wandb sync "${options[@]}" "$run"; fi
   done
 done
+if ! compgen -G "$root/*/$experiment" >/dev/null; then
+  echo "wandb_sync: nothing named $experiment in $root" >&2
+  exit 1
+fi
 echo "$sent offline runs ${DRY:+would be }sent"

@@ -293,12 +293,18 @@ def test_what_cannot_be_is_told_before_a_sweep_begins(ntkcl, tmp_path):
     for sweep, told in {
         "network.width=8,0": "network.width=0: expected a whole number of at least 1",
         "seed=0,one": "seed=one: expected a whole number from 0 to 4294967295",
+        "training.steps=5,many": "training.steps=many: expected a whole number",
         "network.widht=8,16": "Could not override 'network.widht'",
         "sweep.retry=never,all": "sweep.retry=never: expected none, failed, diverged or all",
     }.items():
         code, _, err = ntkcl("-m", *TINY, "tracking=disabled", sweep)
         assert code == 2 and err.startswith(f"ntkcl: {told}") and err.count("\n") == 1, err
     assert not (tmp_path / "results" / "runs").exists()
+
+
+def test_a_command_that_there_is_not_is_told(ntkcl):
+    code, _, err = ntkcl("tabel", "experiment_name=width")
+    assert code == 2 and err.startswith("ntkcl: tabel: no such command; expected table, report, dashboard, or settings")
 
 
 def test_in_a_sweep_the_other_jobs_go_on(ntkcl, tmp_path):

@@ -255,18 +255,25 @@ def test_a_dry_run_says_what_would_be_launched_and_launches_nothing(ntkcl, tmp_p
     lines = out.splitlines()
     assert code == 0 and files(tmp_path) == before
     assert lines[0].startswith("missing  launch  ntkcl ") and "seed=0" in lines[0] and lines[1].startswith("complete leave   ntkcl ")
-    assert lines[-1] == "1 of 2 jobs would be launched"
+    assert lines[-1] == "1 of 2 jobs would be launched" and "sweep.dry" not in out
 
 
 def test_a_name_stands_for_one_sweep(ntkcl, tmp_path):
     named = ("-m", *TINY, "experiment_name=mine")
     assert ntkcl(*named, "seed=0,1")[0] == 0
     assert ntkcl(*named, "seed=2,3")[0] == 0  # more of what it varies
+    assert ntkcl(*named, "seed=0,1", "training.steps=6", "sweep.dry=true")[0] == 2  # the same is said of it before it is launched
     code, _, err = ntkcl(*named, "seed=0,1", "training.steps=6")
     assert code == 2 and err.count("\n") == 1
     assert err.startswith("ntkcl: experiment_name=mine: stands for a sweep with training.steps=5, and this one has 6; give it another")
     assert ntkcl(*named, "seed=0,1", "training.steps=6", "sweep.extend=true")[0] == 0
     assert ntkcl(*named, "seed=0", "training.steps=7")[0] == 0  # by now it varies them
+
+
+def test_a_sweep_that_made_nothing_leaves_its_name_free(ntkcl, tmp_path):
+    named = ("-m", *TINY, "experiment_name=mine", "seed=0,1")
+    assert ntkcl(*named, "training.learning_rate=1e9")[0] == 1
+    assert ntkcl(*named, "training.learning_rate=1e-3")[0] == 0
 
 
 def composed(*overrides):

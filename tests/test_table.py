@@ -52,6 +52,8 @@ def test_cells_are_told_by_the_settings_that_are_needed_to(sweep):
     gathered = table.gather(table.folders(sweep))
     assert table.varied(gathered) == ["method", "network.width"]  # neither the seed, nor what follows it, nor the penalty of ewc
     assert table.axes(gathered) == (["network.width"], ["method"])
+    drawn = gathered.assign(**{"method.seed": gathered["seed"].where(gathered["method"] == "ewc")})
+    assert table.varied(drawn) == ["method", "network.width"]  # nor a seed that only one method has
 
 
 def test_settings_that_were_left_out_at_their_old_value_have_it(sweep):
@@ -120,7 +122,7 @@ def test_the_command_prints_filters_pivots_and_writes(ntkcl, sweep, tmp_path):
         ("values=[method]",): "values=method: expected a number",
         ("by=[width]",): "by=width: no such column; the nearest are network.width",
         ("pivot=seed",): "pivot=seed: expected one of the settings in `by`: method, network.width",
-        ('where="width > 3"',): "where=width > 3: name 'width' is not defined; settings with dots stand in backticks, such as `net",
+        ('where="width > 3"',): "where=width > 3: name 'width' is not defined; settings with dots stand in backticks, such as `netw",
         ('where="seed > 30"',): "where=seed > 30: holds for none of 10 runs",
         ("format=html",): "format=html: expected markdown, csv, latex or parquet",
         ("format=csv", "pivot=method"): "pivot=method: format=csv keeps every statistic in a column of its own",
