@@ -3,8 +3,8 @@
 The map of the house, from the roof down (arrows point down; `tests/test_architecture.py` keeps them so):
 
     __main__                                 starts and ends the command
-    command                                  runs, and what looks at them (table, report, dashboard)
-    plugins                                  Hydra's door to sweeps
+    command                                  the runs, and one line for what the user can mend
+    plugins  looks                           Hydra's door to sweeps; what looks at runs: table, report, dashboard
     sweeps                                   jobs to runs: which are lacking, who makes them, how far they are, what failed
     configuration  report  dashboards        from a configuration to its parts; a page; the same panels in W&B
     table                                    runs as one table, means over seeds

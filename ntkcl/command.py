@@ -25,13 +25,12 @@ from ntkcl import (
     console,
     experiment,
     jobs,
+    looks,
     machine,
-    panels,
     record,
     references,
     results,
     sweeps,
-    table,
 )
 from ntkcl.configuration import CONF, build, check, grid_of, limit_of
 from ntkcl.identity import coordinates, identify, labels, names, place, seeds_of
@@ -84,75 +83,7 @@ def _job(cfg):
     return run(cfg, sweep)
 
 
-def _table(cfg):
-    """`ntkcl table`: runs gathered, means over seeds with their intervals, printed or written."""
-    gathered = table.chosen(table.gather(table.folders(cfg.results_dir, _names(cfg))), cfg.where)
-    by = table.varied(gathered) if cfg.by is None else list(cfg.by)
-    values = [name for name in table.SHOWN if name in gathered] if cfg["values"] is None else list(cfg["values"])
-    told = table.written(table.summary(gathered, by, values), cfg.format, cfg.pivot, values)
-    if cfg.out is None and isinstance(told, bytes):
-        raise ValueError(f"out=null: format={cfg.format} is for a file; expected its name")
-    if cfg.out is None:
-        sys.stdout.write(told)
-        return
-    Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(cfg.out).write_bytes(told if isinstance(told, bytes) else told.encode())
-    print(f"{len(gathered)} runs -> {cfg.out}")
-
-
-def _report(cfg):
-    """`ntkcl report`: one self-contained page of a run or a sweep."""
-    from ntkcl import report
-
-    if cfg.run is not None:
-        folders = [Path(cfg.run)]
-        if not (folders[0] / "summary.json").is_file():
-            raise ValueError(f"run={cfg.run}: expected the folder of a complete run, which holds summary.json")
-        title, failed = folders[0].name, []
-    else:
-        folders = table.folders(cfg.results_dir, _names(cfg))
-        title, failed = ", ".join(_names(cfg)) or "all runs", sweeps.failures(Path(cfg.results_dir), _names(cfg))
-        if cfg.where is not None:
-            kept = set(table.chosen(table.gather(folders), cfg.where)["run"])
-            folders = [folder for folder in folders if folder.name in kept]
-    out = (
-        Path(cfg.out)
-        if cfg.out is not None
-        else Path(cfg.results_dir) / "reports" / f"{title.replace(', ', '+').replace(' ', '_')}.html"
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(report.page(folders, title, failed))
-    print(f"{len(folders)} runs -> {out}")
-
-
-def _names(cfg) -> list[str]:
-    return [cfg.experiment_name] if isinstance(cfg.experiment_name, str) else list(cfg.experiment_name or ())
-
-
-def _dashboard(cfg):
-    """`ntkcl dashboard`: the report's panels as a workspace and a report of Weights & Biases."""
-    from ntkcl import dashboards, tracking
-
-    if len(_names(cfg)) > 1:
-        raise ValueError(f"experiment_name={cfg.experiment_name}: a dashboard is of one experiment, or of all; expected a name or null")
-    name = ", ".join(_names(cfg)) or "all runs"
-    gathered = table.gather(table.folders(cfg.results_dir, _names(cfg)))
-    sections = panels.sections(*table.axes(gathered), table.anchors(gathered))
-    to = dict(name=name, project=cfg.project, entity=cfg.entity or "", experiment=_names(cfg)[0] if len(_names(cfg)) == 1 else None)
-    workspace = dashboards.workspace(sections, **to)
-    for one in workspace.sections:
-        print(f"{one.name}: {', '.join(getattr(panel, 'title', None) or panel.table_name for panel in one.panels)}")
-    if not cfg.save:
-        print("built, and not saved: save=true does that, online")
-        return
-    if cfg.entity is None:
-        raise ValueError("entity=null: expected whose project it is, a user or a team of Weights & Biases")
-    tracking.check()
-    workspace.save()
-    dashboards.report(sections, **to).save()
-
-
-COMMANDS = {"table": _table, "report": _report, "dashboard": _dashboard}
+COMMANDS = {"table": looks.table_of, "report": looks.report_of, "dashboard": looks.dashboard_of}
 
 
 def _told(action, *arguments, stop=True, composing=None):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ def coordinates(cfg: DictConfig) -> dict:
         resolved[group] = {key: value for key, value in resolved[group].items() if key not in old or value != old[key]}
     elsewhere = (*ELSEWHERE, *(("job", "plan") if cfg.job == "run" else ()))
     return {key: value for key, value in resolved.items() if key not in elsewhere}
+
+
+def flat(nested: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    told: dict[str, Any] = {}
+    for key, value in nested.items():
+        told |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return told
 
 
 def names(cfg: DictConfig) -> dict[str, str]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -171,19 +171,11 @@ def _meanings(jobs) -> dict[str, dict[str, list]]:
     by_name: dict[str, dict[str, list]] = {}
     for one in jobs:
         told = by_name.setdefault(one.cfg.experiment_name, {})
-        for key, value in flat(identity.coordinates(one.cfg)).items():
+        for key, value in identity.flat(identity.coordinates(one.cfg)).items():
             values = told.setdefault(key, [])
             if value not in values:
                 values.append(value)
     return by_name
-
-
-def flat(nested: Mapping, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names."""
-    told: dict[str, Any] = {}
-    for key, value in nested.items():
-        told |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return told
 
 
 def keep_meaning(results_dir: Path, name: str, told: Mapping[str, list], extend: bool, write: bool = True) -> None:

@@ -3,7 +3,7 @@
 import difflib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 from scipy import special
 
-from ntkcl.identity import GROUPS, YOUNGER
+from ntkcl.identity import GROUPS, YOUNGER, flat
 from ntkcl.results import read_summary
 from ntkcl.settings import one_of
 
@@ -68,22 +68,14 @@ def _row(folder) -> dict[str, Any]:
     named = {g: settings[g]["_target_"].rsplit(".", 1)[-1] for g in GROUPS if isinstance(settings.get(g), Mapping)}
     named["optimizer"] = settings.get("optimizer", {}).get("name", named.get("optimizer"))
     plumbing = ("_partial_", "_convert_", *(f"{group}._target_" for group in GROUPS))
-    flat = {key: value for key, value in _flat(settings) if not (key in plumbing or key.endswith(plumbing[:2]))}
-    told = {key: json.dumps(value) if isinstance(value, list) else value for key, value in flat.items() if key not in named}
-    found = {key: value for key, value in _flat(read_summary(folder)) if not isinstance(value, str | list) or key == "status"}
+    plain = {key: value for key, value in flat(settings).items() if not (key in plumbing or key.endswith(plumbing[:2]))}
+    told = {key: json.dumps(value) if isinstance(value, list) else value for key, value in plain.items() if key not in named}
+    found = {key: value for key, value in flat(read_summary(folder)).items() if not isinstance(value, str | list) or key == "status"}
     numbers = {key: float("nan") if value is None else value for key, value in found.items()}  # null in every run is a number, too
     return {"run": folder.name} | named | told | numbers
 
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is ten times faster
-
-
-def _flat(nested, prefix="") -> Iterator[tuple[str, Any]]:
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def varied(table: pd.DataFrame) -> list[str]:
@@ -224,18 +216,14 @@ def written(cells: pd.DataFrame, form: str, pivot: str | None, values: Sequence[
     if form in ("csv", "parquet"):
         if pivot is not None:
             raise ValueError(f"pivot={pivot}: format={form} keeps every statistic in a column of its own; expected null, or markdown")
-        flat = cells.set_axis([".".join(part for part in pair if part) for pair in cells.columns], axis=1)
-        return flat.to_csv(index=False) if form == "csv" else _parquet(flat)
+        wide = cells.set_axis([".".join(part for part in pair if part) for pair in cells.columns], axis=1)
+        return wide.to_csv(index=False) if form == "csv" else wide.to_parquet(index=False)
     told = readable(cells) if pivot is None else pivoted(cells, pivot, values)
     told = told.map(_short)
     if form == "markdown":
         return told.to_markdown(index=False, disable_numparse=True) + "\n"
     escaped = told.rename(columns=_latex).map(_latex)
     return escaped.to_latex(index=False, escape=False, column_format="l" * len(told.columns))
-
-
-def _parquet(flat) -> bytes:
-    return flat.to_parquet(index=False)
 
 
 def _short(value) -> str:

@@ -16,7 +16,7 @@ FLOORS = [
     {"table"},
     {"configuration", "report", "dashboards"},
     {"sweeps"},
-    {"plugins"},
+    {"plugins", "looks"},
     {"command"},
     {"__main__"},
 ]
@@ -28,7 +28,7 @@ NEIGHBOURS = {
 DOORS = {
     "flax": {"networks"},
     "hydra": {"command", "configuration", "sweeps", "plugins"},
-    "omegaconf": {"command", "configuration", "identity", "sweeps"},
+    "omegaconf": {"command", "looks", "configuration", "identity", "sweeps"},
     "wandb": {"tracking"},
     "tensorflow_datasets": {"sources"},
     "sklearn": {"sources"},
