@@ -34,6 +34,6 @@ def contraction(model: Network | Apply) -> Kernel:
 
 
 def signals_gram(u, v):
-    """[n1, c, s], [n2, c, s] -> [n1, c, n2, c], the inner products over s as one matrix product."""
-    n1, c, s = u.shape
-    return jnp.dot(u.reshape(n1 * c, s), v.reshape(-1, s).T).reshape(n1, c, -1, c)
+    """[n1, c1, s], [n2, c2, s] -> [n1, c1, n2, c2], the inner products over s as one matrix product."""
+    s = u.shape[-1]
+    return jnp.dot(u.reshape(-1, s), v.reshape(-1, s).T).reshape(*u.shape[:2], *v.shape[:2])

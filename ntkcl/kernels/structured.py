@@ -18,13 +18,10 @@ import jax.numpy as jnp
 from ntkcl.kernels.checks import check
 from ntkcl.kernels.commuting import commutes
 from ntkcl.kernels.contraction import signals_gram
-from ntkcl.kernels.factored import Factors, Kernel, Work, factored, forward_work, network_of
+from ntkcl.kernels.factored import Factors, Kernel, Work, factored, forward_work, network_of, strips
 
 # Building M costs c P k m multiply-adds a sample, shared by all the pairs it takes part in; we count on as many partners as this.
 PARTNERS = 64
-
-# Signals that commute are multiplied in this many blocks of outputs: k blocks cost (k + 1)/2k of the whole.
-OUTPUT_BLOCKS = 3
 
 
 def structured(network: Any) -> Kernel:
@@ -186,7 +183,7 @@ def _pair_work(term, c):
         return c**2 * term.delta.shape[-1]
     positions, k = term.phi.shape[1:]
     if isinstance(term, CommutingTerm):
-        return k + sum(rows * (c - first) for first, rows in _output_blocks(c)) * term.delta.shape[-1]
+        return k + sum(length * (c - first) for first, length in strips(c)) * term.delta.shape[-1]
     return positions**2 * (k + (c**2 * term.delta.shape[-1] if term.delta is not None else 0))
 
 
@@ -195,27 +192,17 @@ def by_layer(a: Factors, b: Factors):
     return {layer: _layer(a.samples[layer], b.samples[layer], a.shared.get(layer)) for layer in a.samples}
 
 
-def _output_blocks(c):
-    """First output and number of outputs of each block: few enough that a block is a matrix product of some size."""
-    size = -(-c // OUTPUT_BLOCKS)
-    return [(first, min(size, c - first)) for first in range(0, c, size)]
-
-
 def _commuting_gram(u, v):
-    """`signals_gram` of signals [n, c, m] that commute: blocks of outputs on and above the diagonal, the others mirrored."""
-    (n1, c, m), n2 = u.shape, len(v)
-    strips = []  # of outputs `first` to `first + size` on the left, all those from `first` on at the right
-    for first, size in _output_blocks(c):
-        strip = jnp.dot(u[:, first : first + size].reshape(-1, m), v[:, first:].reshape(-1, m).T)
-        strips.append((first, size, strip.reshape(n1, size, n2, c - first)))
+    """`signals_gram` of signals [n, c, m] that commute: strips of outputs on and above the diagonal, the others mirrored."""
+    made = [(first, length, signals_gram(u[:, first : first + length], v[:, first:])) for first, length in strips(u.shape[1])]
 
-    def mirrored(first, size, above, strip):
-        return strip[..., first - above : first - above + size].transpose(0, 3, 2, 1)
+    def mirrored(first, length, above, strip):
+        return strip[..., first - above : first - above + length].transpose(0, 3, 2, 1)
 
     return jnp.concatenate(
         [
-            jnp.concatenate([*(mirrored(first, size, above, other) for above, _, other in strips[:i]), strip], -1)
-            for i, (first, size, strip) in enumerate(strips)
+            jnp.concatenate([*(mirrored(first, length, above, other) for above, _, other in made[:i]), strip], -1)
+            for i, (first, length, strip) in enumerate(made)
         ],
         1,
     )
