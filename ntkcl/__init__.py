@@ -13,7 +13,7 @@ The map of the house, from the roof down (arrows point down; `tests/test_archite
     record                                   a run as numbers: forecast beside measurement
     experiment                               the story, once: forecast, train, measure, yield
     predict                                  what training will do to a network, in one of several forms
-    train                                    optax inside one lax.scan, for one seed or several at once
+    train  events                            optax inside one lax.scan, for one seed or several at once; what a story tells
     kernels  forecast  losses  metrics       the mathematics: arrays in, arrays out
     networks  streams  sources  optimizers  methods   what conf/ names by _target_
     types  settings  meter  machine  reuse   the nouns; checks of settings; seconds; cores; programs that serve many runs

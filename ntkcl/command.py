@@ -33,6 +33,7 @@ from ntkcl import (
     sweeps,
 )
 from ntkcl.configuration import CONF, build, check, grid_of, limit_of
+from ntkcl.events import Event
 from ntkcl.identity import coordinates, identify, labels, names, place, seeds_of
 from ntkcl.meter import Cost, Meter
 
@@ -177,7 +178,7 @@ def _run(cfgs, sweep):
             _track(work.cfg, work.folder)
 
 
-def _played(works, terminal) -> Iterator[Iterable[experiment.Event]]:
+def _played(works, terminal) -> Iterator[Iterable[Event]]:
     """The events of each, as they happen where it is one alone."""
     asked = [w.named | dict(anchors=list(w.cfg.forecast.anchors), form=w.cfg.forecast.form, limit=limit_of(w.cfg)) for w in works]
     if len(works) > 1:

@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ntkcl import claims, experiment, jobs, kernels, machine, methods, optimizers, predict, references, settings
+from ntkcl.events import ANCHORS
 from ntkcl.settings import one_of, text
 from ntkcl.types import Stream
 
@@ -103,7 +104,7 @@ def check(cfg: DictConfig) -> None:
                 "expected init among them"
             )
         for anchor in cfg.forecast.anchors:
-            one_of("forecast.anchors", anchor, experiment.ANCHORS)
+            one_of("forecast.anchors", anchor, ANCHORS)
         if cfg.forecast.form != "auto":
             raise ValueError(f"forecast.form={cfg.forecast.form}: job={cfg.job} takes the first form that is exact; expected auto")
     one_of("size", cfg.size, ("full", "small"))

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ntkcl import experiment, metrics
+from ntkcl import metrics
+from ntkcl.events import AHEAD, Evaluation, Forecast, Plan
 
 SHOWN = 8  # candidates at the top of a ranking, and half as many at its end
 
@@ -20,7 +21,7 @@ def progress(events: Iterator, anchors, tasks: int, terminal: Console) -> Iterat
     """The events as they come, with a line that says what is being waited for."""
     forecasting, following = ["forecasting task {}"] * ("boundary" in anchors), ["following task {}"] * ("path" in anchors)
     one_task = [*forecasting, "training task {}", *following]
-    whole = [anchor for anchor in anchors if anchor not in experiment.AHEAD]
+    whole = [anchor for anchor in anchors if anchor not in AHEAD]
     phases = ["learning rate", "untrained network", *("forecasting the stream" for _ in whole)]
     phases += ["baselines"] if anchors else []
     phases += [phase.format(t) for t in range(tasks) for phase in one_task]
@@ -29,7 +30,7 @@ def progress(events: Iterator, anchors, tasks: int, terminal: Console) -> Iterat
         bar = progress.add_task(phases[0], total=len(phases))
         coming = iter([*phases[1:], "comparing"])
         for event in remarks(events, terminal):
-            if not isinstance(event, experiment.Evaluation):
+            if not isinstance(event, Evaluation):
                 progress.update(bar, advance=1, description=next(coming, "comparing"))
             yield event
 
@@ -37,11 +38,11 @@ def progress(events: Iterator, anchors, tasks: int, terminal: Console) -> Iterat
 def remarks(events: Iterable, terminal: Console) -> Iterator:
     """The events as they come; said on the way: the learning rate, and where it is over the limit."""
     for event in events:
-        if isinstance(event, experiment.Plan):
+        if isinstance(event, Plan):
             share = event.learning_rate / event.limit
             of = f", {share:.3g} of the stability limit {event.limit:.6g}" if np.isfinite(share) else ""
             terminal.print(f"learning rate {event.learning_rate:.6g}{of}")
-        elif isinstance(event, experiment.Forecast) and not all(event.stable):
+        elif isinstance(event, Forecast) and not all(event.stable):
             over = [event.first + k for k, stable in enumerate(event.stable) if not stable]
             terminal.print(f"[yellow]{event.anchor}: the learning rate is over the stability limit of tasks {over}[/yellow]")
         yield event

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import forecast, kernels, methods, predict
+from ntkcl.events import ANCHORS, Baselines, Evaluation, Event, Forecast, Measurement, Plan, Rows
 from ntkcl.kernels.tiles import MIB
 from ntkcl.meter import Cost, Meter
 from ntkcl.networks import centred, computed_in, forward
@@ -28,8 +28,6 @@ from ntkcl.predict import Effort
 from ntkcl.settings import finite, flag, one_of, whole
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, Task
 
-ANCHORS = ("infinite", "init", "boundary", "path")
-AHEAD = ("boundary", "path")  # those that know the network as measured when each task begins
 DEFAULT = ("init", "boundary")
 NAIVE = methods.naive()
 EFFORT = Effort()
@@ -61,95 +59,6 @@ class Training(NamedTuple):
     compute: str | None = None
     devices: int | str = 1
     allow_unstable: bool = False
-
-
-class Plan(NamedTuple):
-    """What is known before the first forecast: the learning rate and its limit, the steps of each task."""
-
-    learning_rate: float
-    limit: float
-    steps: tuple[int, ...]
-    cost: Cost
-
-
-class Forecast(NamedTuple):
-    """Predicted changes [T', N, c] of all outputs by tasks `first`, `first` + 1, ..., seen from one anchor (from `path`: in hindsight).
-
-    `trial` are the changes of the network itself, its parameters moved as foretold, `halved` those of two strides in its place; NaN
-    where the form does not tell how they move.
-    For each of these tasks, at this anchor: `rate_times_eigenvalue` is h lam_max(K_tt); `stable` whether h is within the rule's limit;
-    `negative_mass` the share of eigenvalues below zero in sum |lam|, rounding if it is small and a wrong kernel if it is not;
-    `condition` lam_max / lam_min, infinite for a singular kernel;
-    `kernels`, `gradients` what the form "integrated" took of them.
-    """
-
-    anchor: str
-    first: int
-    changes: np.ndarray
-    trial: np.ndarray
-    halved: np.ndarray
-    rate_times_eigenvalue: tuple[float, ...]
-    stable: tuple[bool, ...]
-    negative_mass: tuple[float, ...]
-    condition: tuple[float, ...]
-    kernels: tuple[int, ...]
-    gradients: tuple[int, ...]
-    cost: Cost
-
-
-class Baselines(NamedTuple):
-    """What every forecast is compared with and that is known before anything is trained, see `ntkcl.forecast.baselines`.
-
-    `input_cosine` [T, N, c] changes of all outputs; `cka`, `cross_energy` [T, T] of the tasks' kernels at initialisation, NaN where the
-    init forecast held none.
-    """
-
-    input_cosine: np.ndarray
-    cka: np.ndarray
-    cross_energy: np.ndarray
-    cost: Cost
-
-
-class Evaluation(NamedTuple):
-    """Outputs of the test inputs [n, c] in the midst of training `task`, after `step` of its steps; what looking at them cost."""
-
-    task: int
-    step: int
-    outputs: np.ndarray
-    cost: Cost
-
-
-class Measurement(NamedTuple):
-    """Outputs [N, c] after `task` tasks were trained (0: the untrained network), the losses [S] on the way, and whether they blew up.
-
-    `slope`: the gradient's magnitude at which the next task begins, NaN where none comes. `cost` is that of training (of the
-    initialisation for task 0), `measuring` that of reading the outputs and the slope.
-    """
-
-    task: int
-    outputs: np.ndarray
-    losses: np.ndarray
-    diverged: bool
-    slope: float
-    cost: Cost
-    measuring: Cost
-
-
-Event = Plan | Forecast | Baselines | Evaluation | Measurement
-
-
-class Rows(NamedTuple):
-    """Where each task's inputs stand among all N inputs of the stream: first the train sets in turn, then the test sets."""
-
-    train: tuple[slice, ...]
-    test: tuple[slice, ...]
-
-    @staticmethod
-    def of(stream: Stream) -> "Rows":
-        sizes = [len(task.train.x) for task in stream] + [len(task.test.x) for task in stream]
-        ends = np.cumsum([0, *sizes]).tolist()
-        slices = tuple(slice(a, b) for a, b in pairwise(ends))
-        return Rows(slices[: len(stream)], slices[len(stream) :])
 
 
 READ = 10_000  # inputs whose outputs are read at a time: of more, fresh memory costs more than the reading

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from ntkcl.experiment import Rows
+from ntkcl.events import Rows
 from ntkcl.record import Record
 from ntkcl.types import Stream
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import metrics
-from ntkcl.experiment import AHEAD, Baselines, Evaluation, Event, Forecast, Measurement, Plan, Rows
+from ntkcl.events import AHEAD, Baselines, Evaluation, Event, Forecast, Measurement, Plan, Rows
 from ntkcl.forecast import agreement, baselines, flip_f1, r2, spearman, verdict
 from ntkcl.meter import Cost
 from ntkcl.types import Loss, Stream

@@ -5,6 +5,7 @@ folder that is complete.
 """
 
 import contextlib
+import difflib
 import json
 import math
 import platform
@@ -21,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from ntkcl import machine, metrics
-from ntkcl.experiment import Rows
+from ntkcl.events import Rows
 from ntkcl.record import PARTS, Record, compare, curves, sample_losses, score_matrices
 from ntkcl.types import Loss, Stream
 
@@ -69,6 +70,18 @@ def summarise(record: Record, stream: Stream, loss: Loss, references: Mapping[st
         "peak_mib": {phase: max(cost.peak_mib for cost in costs) for phase, costs in record.costs.items()},
         "environment": environment(),
     }
+
+
+def check_number(setting: str, name: str, anchors: Sequence[str]) -> None:
+    """ValueError for the dotted name of a number that no summary of such a run holds, as far as that is known before it is made."""
+    R, b = np.zeros((2, 2)), np.zeros(2)
+    scores = dict(zip(SCORES, (metrics.summary(R, b), metrics.loss_summary(R, b)), strict=True))
+    known = {f"{head}.{key}" for head, told in scores.items() for key in (*told, *metrics.referenced(R, b, b, b))}
+    known |= {f"forecast.{anchor}.drift_r2" for anchor in anchors} | {"kernel.top_drift", "learning_rate", "learning_rate_limit"}
+    open_ended = (*(f"forecast.{anchor}." for anchor in anchors), "seconds.", "peak_mib.", "reference.")
+    if name not in known and (name in open_ended or not name.startswith(open_ended)):
+        near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
+        raise ValueError(f"{setting}={name}: no such number in summary.json; the nearest is {near}")
 
 
 def _kernel(record) -> dict:

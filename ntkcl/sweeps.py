@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ntkcl import claims, configuration, console, experiment, identity, machine
-from ntkcl.results import logged
+from ntkcl.results import check_number, logged
 
 UNNAMED = "main"  # the experiment_name of whoever gives none: it may mean anything
 EVERY = 5.0  # seconds between two lines of progress, at least
@@ -51,7 +51,12 @@ def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Se
     the experiment's name stands for another sweep already. Exits with code 1, all told, where runs of a plain sweep failed.
     """
     jobs = [job(cfg, chosen) for cfg, chosen in zip(configurations(context.config_loader, master, overrides), overrides, strict=True)]
-    chosen = master.sweep
+    chosen, plain = master.sweep, master.hydra.sweeper._target_.endswith("BasicSweeper")
+    if not plain and chosen.objective is None:
+        raise ValueError(
+            f"sweep.objective=null: expected what hydra/sweeper={master.hydra.runtime.choices['hydra/sweeper']} is to optimise, "
+            "a number of summary.json such as metrics.average_accuracy"
+        )
     lacking = [k for k, one in enumerate(jobs) if any(_lacks(one.cfg, folder) for folder in one.folders)]
     busy = [k for k, one in enumerate(jobs) if k not in lacking and one.state == "running"]  # last: their owners may yet die
     folders = list(dict.fromkeys(itertools.chain.from_iterable(one.folders for one in jobs)))
@@ -59,6 +64,9 @@ def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Se
         keep_meaning(Path(master.results_dir), name, told, chosen.extend, write=not chosen.dry)
     if chosen.dry:
         listed(jobs, set(lacking))
+        if not plain:
+            print("the first alone: what follows depends on what they find")
+            sys.exit(0)
         return [skipped(one) for one in jobs]
     inner = _wrapped(context, task, master, wraps)
     made: dict[int, JobReturn] = {}
@@ -74,7 +82,7 @@ def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Se
         failed = [one for one in jobs if any(claims.state(folder) == "failed" for folder in one.folders)]
         if failed:
             told_failures(failed)
-    if failed and master.hydra.sweeper._target_.endswith("BasicSweeper"):  # others decide for themselves what a failure means
+    if failed and plain:  # others decide for themselves what a failure means
         sys.exit(1)
     return [made.get(k) or skipped(one) for k, one in enumerate(jobs)]
 
@@ -94,6 +102,8 @@ def job(cfg: DictConfig, overrides: Sequence[str]) -> Job:
     parts = configuration.parts(cfg)
     parts["network"](outputs=2)  # whatever the data have
     experiment.check_training(parts["training"])
+    if cfg.sweep.objective is not None and cfg.job == "run":
+        check_number("sweep.objective", cfg.sweep.objective, cfg.forecast.anchors)
     return Job(overrides, cfg, tuple(identity.place(one)[0] for one in identity.seeds_of(cfg)))
 
 

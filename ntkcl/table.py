@@ -17,7 +17,7 @@ from ntkcl.results import read_summary
 from ntkcl.settings import one_of
 
 FORMATS = ("markdown", "csv", "latex", "parquet")
-FIRST = (*GROUPS, "network.width", "network.parametrization", "network.gamma0")  # told before other settings
+FIRST = ("experiment_name", *GROUPS, "network.width", "network.parametrization", "network.gamma0")  # told before other settings
 SHOWN = (  # where nothing else is asked for, of those that there are
     "metrics.average_accuracy", "metrics.learning_accuracy", "metrics.forgetting_chaudhry", "forecast.init.drift_r2",
     "forecast.boundary.drift_r2",
@@ -146,7 +146,8 @@ def summary(table: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd
     """One row a cell of the settings `by`: `runs`, and of each value its `mean`, `sd` (ddof 1) and `ci`, the half-width of the 95 %
     Student interval of the mean, over the runs in which it is a number.
 
-    The columns of values are pairs (value, statistic), those of settings (setting, ""). Raises ValueError for a column there is not.
+    The columns of values are pairs (value, statistic), those of settings (setting, ""). A run that several experiments have made counts
+    once in a cell. Raises ValueError for a column there is not.
     """
     for setting, names in (("by", by), ("values", values)):
         for name in names:
@@ -157,7 +158,9 @@ def summary(table: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd
             raise ValueError(f"values={name}: expected a number, found {table[name].iloc[0]!r}")
     grouped = table.groupby(list(by), dropna=False, sort=True) if by else table.groupby(lambda _: 0)
     cells = []
-    for key, rows in grouped:
+    same = [c for c in table.columns if is_setting(c) and c != "experiment_name"]
+    for key, repeated in grouped:
+        rows = repeated.drop_duplicates(same)
         cell = dict(zip([(name, "") for name in by], key if isinstance(key, tuple) else (key,), strict=False)) if by else {}
         cell[("runs", "")] = len(rows)
         for name in values:

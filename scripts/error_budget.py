@@ -27,6 +27,7 @@ from omegaconf import DictConfig
 
 from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers, predict, streams
 from ntkcl.configuration import CONF
+from ntkcl.events import Rows
 from ntkcl.forecast.budget import budget
 from ntkcl.settings import finite, seed, whole
 
@@ -83,7 +84,7 @@ def ladder(settings: dict, stream, width: int, number: int) -> dict[str, np.ndar
         here = predict.Anchor(fitted.theta, (), (*here.history, jnp.asarray(outputs[-1])))
 
     def drift(changes):
-        rows = experiment.Rows.of(stream).train[:-1]
+        rows = Rows.of(stream).train[:-1]
         return np.concatenate(
             [np.sum(changes[s + 1 :], 0)[own][:, np.flatnonzero(stream[s].head)].ravel() for s, own in enumerate(rows)]
         )

@@ -10,15 +10,12 @@ import json
 import sys
 from pathlib import Path
 
-import hydra
 import numpy as np
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
+from preset_runs import as_it_stands
 
 from ntkcl import results
-from ntkcl.configuration import CONF
-from ntkcl.identity import identify
 
 STREAMS = ("rotated", "permuted", "split")
 NUMBERS = {
@@ -33,26 +30,15 @@ NUMBERS = {
 COLOURS = dict(zip(STREAMS, ("tab:blue", "tab:orange", "tab:green"), strict=True))
 
 
-def preset_hash(preset: str, width: int, seed: int) -> str:
-    """How the folder of the preset's own run ends: a trial with other settings in the same place is no cell of the table."""
-    cell = [f"experiment={preset}", f"network.width={width}", f"seed={seed}"]
-    with hydra.initialize_config_dir(CONF, version_base="1.3"):
-        return identify(hydra.compose("config", overrides=cell))["id"][:8]
-
-
 def gather(root: Path) -> pd.DataFrame:
     """One row a run: stream, width, seed, the numbers, seconds of forecast and training."""
     table = []
     for stream in STREAMS:
-        for summary in sorted((root / "runs" / f"{stream}_fashion").glob("[!.]*/summary.json")):
-            told = json.loads(summary.read_text())
-            config = yaml.safe_load((summary.parent / "config.yaml").read_text())
-            if not summary.parent.name.endswith(preset_hash(f"{stream}_fashion", config["network"]["width"], config["seed"])):
-                print(f"left out, not a run of the preset as it stands: {summary.parent}", file=sys.stderr)
-                continue
-            row = {"stream": stream, "width": config["network"]["width"], "seed": config["seed"], "folder": str(summary.parent)}
-            row |= {name: told["forecast"][anchor][key] for name, (anchor, key) in NUMBERS.items()}
-            row |= {"seconds forecast init": told["seconds"]["forecast_init"], "seconds train": told["seconds"]["train"]}
+        for run in as_it_stands(root, f"{stream}_fashion"):
+            row = {"stream": stream} | run.cell | {"folder": str(run.folder)}
+            row |= {name: run.summary["forecast"][anchor][key] for name, (anchor, key) in NUMBERS.items()}
+            seconds = run.summary["seconds"]
+            row |= {"seconds forecast init": seconds["forecast_init"], "seconds train": seconds["train"]}
             table.append(row)
     if not table:
         sys.exit(f"no runs under {root}/runs: first `ntkcl experiment=rotated_fashion`, and permuted_fashion, split_fashion")

@@ -17,10 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
-from fashion_width import preset_hash
 from figure_files import claims_list, show
 from matplotlib.figure import Figure
+from preset_runs import as_it_stands
 
 from ntkcl import metrics, results
 
@@ -41,15 +40,9 @@ WITHIN = 1.5
 def collect(root: Path) -> list[dict]:
     """Scores in percent of every run of the preset, by both ways of counting."""
     rows = []
-    for path in sorted((root / "runs" / "guha_width").glob("[!.]*/summary.json")):
-        config = yaml.safe_load((path.parent / "config.yaml").read_text())
-        width, seed = config["network"]["width"], config["seed"]
-        if not path.parent.name.endswith(preset_hash("guha_width", width, seed)):
-            print(f"left out, not a run of the preset as it stands: {path.parent}", file=sys.stderr)
-            continue
-        curves = pd.read_parquet(path.parent / "curves.parquet")
-        R = np.array(json.loads(path.read_text())["R"])
-        rows.append({"width": width, "seed": seed} | at_the_ends(R) | by_epochs(curves, R))
+    for run in as_it_stands(root, "guha_width"):
+        curves, R = pd.read_parquet(run.folder / "curves.parquet"), np.array(run.summary["R"])
+        rows.append(run.cell | at_the_ends(R) | by_epochs(curves, R))
     if not rows:
         sys.exit(f"no runs under {root}/runs/guha_width: first `ntkcl experiment=guha_width`")
     return sorted(rows, key=lambda row: (row["width"], row["seed"]))

@@ -29,6 +29,7 @@ from scipy import stats
 
 from ntkcl import experiment, metrics
 from ntkcl.configuration import CONF, build
+from ntkcl.events import Measurement, Rows
 from ntkcl.types import Dataset, Stream, Task
 
 STREAMS = ("rotated", "permuted")
@@ -84,9 +85,9 @@ def accuracies(stream: str, method: str, settings: dict, seed: int) -> np.ndarra
     tasks = named["stream"]
     if method == "joint":
         named["stream"] = together(tasks)
-    events = [e for e in experiment.run(**named, anchors=[]) if isinstance(e, experiment.Measurement)]
+    events = [e for e in experiment.run(**named, anchors=[]) if isinstance(e, Measurement)]
     outputs = [e.outputs for e in events[1:] if not e.diverged]
-    rows = experiment.Rows.of(named["stream"]).test
+    rows = Rows.of(named["stream"]).test
     if method == "joint":
         cuts = np.cumsum([0, *(len(task.test.x) for task in tasks)]) + rows[0].start
         rows = tuple(slice(a, b) for a, b in itertools.pairwise(cuts))

@@ -17,7 +17,7 @@ def collect(root: Path) -> list[dict]:
     """A row for each preset's newest plan."""
     rows = []
     for preset in PRESETS:
-        folders = sorted((root / "plans" / preset).glob("*/summary.json"), key=lambda path: path.stat().st_mtime)
+        folders = sorted((root / "plans" / preset).glob("[!.]*/summary.json"), key=lambda path: path.stat().st_mtime)
         if not folders:
             continue
         folder = folders[-1].parent

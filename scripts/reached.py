@@ -10,9 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-import yaml
-from fashion_width import preset_hash
 from figure_files import claims_list
+from preset_runs import as_it_stands
 
 CLAIMS = (  # of a preset's runs at a width: the command, the anchor and its least R2
     ("rotated_fashion", 4096, "ntkcl experiment=rotated_fashion network.width=4096 seed=0", "init", 0.99),
@@ -26,11 +25,10 @@ def collect(root: Path) -> list[dict]:
     """A row for each run and anchor, in the order of the claims."""
     rows = []
     for preset, width, *_ in CLAIMS:
-        for path in sorted((root / "runs" / preset).glob(f"*-w{width}-*/summary.json")):
-            seed = yaml.safe_load((path.parent / "config.yaml").read_text())["seed"]
-            if path.parent.name.endswith(preset_hash(preset, width, seed)):
-                summary, told = json.loads(path.read_text()), {"preset": preset, "width": width, "seed": seed}
-                rows += [told | {"anchor": anchor} | _numbers(summary, anchor) for anchor in summary["forecast"]]
+        for run in as_it_stands(root, preset):
+            if run.cell["width"] == width:
+                told = {"preset": preset} | run.cell
+                rows += [told | {"anchor": anchor} | _numbers(run.summary, anchor) for anchor in run.summary["forecast"]]
     return rows
 
 

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-import yaml
 from matplotlib.figure import Figure
+from preset_runs import complete
 
 from ntkcl import forecast
 
@@ -23,14 +23,13 @@ MARKS = {"rotated": "o", "permuted": "s", "split": "^"}
 def collect(root: Path) -> list[dict]:
     """A row for each anchor of each run."""
     rows = []
-    for path in sorted((root / "runs" / "trust").glob("*/summary.json")):
-        summary, config = json.loads(path.read_text()), yaml.safe_load((path.parent / "config.yaml").read_text())
-        for anchor, told in summary["forecast"].items():
-            stream = config["stream"]["_target_"].rsplit(".", 1)[-1]
-            place = {"stream": stream, "width": config["network"]["width"], "steps": config["training"]["steps"]}
+    for run in complete(root, "trust"):
+        for anchor, told in run.summary["forecast"].items():
+            stream = run.config["stream"]["_target_"].rsplit(".", 1)[-1]
+            place = {"stream": stream, "width": run.cell["width"], "steps": run.config["training"]["steps"]}
             numbers = {key: told[key] for key in ("trial_r2", "halved_r2", "verdict", "drift_r2", "change_r2")}
             numbers["condition"] = max(told["condition"], key=lambda one: float("inf") if one is None else one)
-            rows.append(place | {"seed": config["seed"], "anchor": anchor} | numbers)
+            rows.append(place | {"seed": run.cell["seed"], "anchor": anchor} | numbers)
     return rows
 
 

@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parents[1] / "ntkcl"
 FLOORS = [
     {"types", "settings", "meter", "machine", "reuse"},
     {"losses", "metrics", "kernels", "forecast", "streams", "sources", "networks", "optimizers", "methods"},
-    {"train"},
+    {"train", "events"},
     {"predict"},
     {"experiment"},
     {"record"},

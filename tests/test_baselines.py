@@ -9,7 +9,8 @@ import pytest
 from cases import linear, quadratic_features, random_stream
 
 from ntkcl import experiment, forecast, losses, optimizers, record
-from ntkcl.experiment import Baselines, Forecast, Measurement, Rows, Training
+from ntkcl.events import Baselines, Forecast, Measurement, Rows
+from ntkcl.experiment import Training
 from ntkcl.forecast import baselines
 from ntkcl.kernels import geometry
 

@@ -9,7 +9,8 @@ import pytest
 from cases import linear, quadratic_features, random_stream
 
 from ntkcl import experiment, forecast, kernels, losses, networks, optimizers, predict, record, train
-from ntkcl.experiment import Forecast, Measurement, Plan, Training
+from ntkcl.events import Forecast, Measurement, Plan, Rows
+from ntkcl.experiment import Training
 from ntkcl.types import Dataset
 
 STREAM = random_stream(jax.random.key(5), [6, 3, 8])
@@ -219,7 +220,7 @@ def test_every_number_of_a_narrow_network_follows_from_its_outputs_by_hand(ancho
     numbers = record.compare(run, anchor, STREAM, "train", LOSS)
     scores = record.score_matrices(measured, STREAM, "train", LOSS)
     drift, forgotten, lost, gained = ([], []), ([], []), 0.0, 0.0
-    for s, own in enumerate(experiment.Rows.of(STREAM).train[:-1]):
+    for s, own in enumerate(Rows.of(STREAM).train[:-1]):
         y = np.asarray(STREAM[s].train.y)
         start = measured[0, own] + changes[: s + 1, own].sum(0) if anchor == "init" else measured[s + 1, own]
         for side, (f, d) in enumerate(
@@ -235,12 +236,12 @@ def test_every_number_of_a_narrow_network_follows_from_its_outputs_by_hand(ancho
     np.testing.assert_allclose(numbers["forgetting_measured"], forgotten[0])
     np.testing.assert_allclose(numbers["forgetting_predicted"], forgotten[1])
     for i in range(3):
-        for j, own in enumerate(experiment.Rows.of(STREAM).train):
+        for j, own in enumerate(Rows.of(STREAM).train):
             y = np.asarray(STREAM[j].train.y)
             f = measured[0, own] + changes[: i + 1, own].sum(0) if anchor == "init" else measured[i, own] + changes[i, own]
             assert numbers["R_loss"][i, j] == pytest.approx(0.5 * np.mean((f - y) ** 2))
             assert numbers["R"][i, j] == np.mean(f.argmax(1) == y.argmax(1))
-    rows = experiment.Rows.of(STREAM).train
+    rows = Rows.of(STREAM).train
     where = [(0, 1), (0, 2), (1, 2)]  # old task, later task
     m = np.concatenate([(measured[t + 1, rows[s]] - measured[t, rows[s]]).ravel() for s, t in where])
     p = np.concatenate([changes[t, rows[s]].ravel() for s, t in where])
@@ -284,7 +285,7 @@ def test_looking_at_the_outputs_within_a_task_changes_nothing_and_tells_the_curv
     np.testing.assert_array_equal(looked.losses, plain.losses)
     assert [(e.task, e.step) for e in looked.looks] == [(t, step) for t in range(3) for step in (3, 6)]
     shorter = told(batch_size=2, steps=3, anchors=[])  # other batches would be drawn, were they drawn by the number of steps
-    first = experiment.Rows.of(STREAM).test[0].start
+    first = Rows.of(STREAM).test[0].start
     np.testing.assert_allclose(looked.looks[0].outputs, shorter.measured[1, first:], atol=1e-12)
     rows = record.curves(looked, STREAM, LOSS)
     matrices = record.score_matrices(looked.measured, STREAM, "test", LOSS)

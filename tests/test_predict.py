@@ -11,6 +11,7 @@ import pytest
 from cases import linear, random_stream
 
 from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers, predict, record
+from ntkcl.events import Measurement
 from ntkcl.experiment import Training
 from ntkcl.types import Dataset, Task
 
@@ -293,7 +294,7 @@ def test_no_block_of_a_kernel_outlives_its_task_and_no_gram_matrix_its_forecast(
     monkeypatch.setattr(closed, "prepare", prepare)
     plain = losses.squared_error(), optimizers.sgd(), Training(steps=2)
     events = experiment.run(jax.random.key(0), stream, networks.mlp(outputs=3, width=4), *plain, kernel=kernels.contraction)
-    after = [(held(20, 3, 7, 3), held(21, 21)) for event in events if isinstance(event, experiment.Measurement)]
+    after = [(held(20, 3, 7, 3), held(21, 21)) for event in events if isinstance(event, Measurement)]
     assert before == [0] * 4 and after == [(0, 0)] * 3
 
 

@@ -10,6 +10,7 @@ import pytest
 from cases import linear, quadratic_features, random_stream
 
 from ntkcl import checkpoints, experiment, kernels, losses, methods, metrics, optimizers, predict, references, results, train
+from ntkcl.events import Rows
 from ntkcl.experiment import Training
 from ntkcl.types import Dataset, Task
 
@@ -39,7 +40,7 @@ def ran(stream, steps=25, batch_size=None):
 
 def own(outputs, stream, t):
     """Of outputs on all inputs, those on task t's train and test inputs."""
-    rows = experiment.Rows.of(stream)
+    rows = Rows.of(stream)
     return np.concatenate([outputs[rows.train[t]], outputs[rows.test[t]]])
 
 

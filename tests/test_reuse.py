@@ -9,7 +9,8 @@ from cases import random_stream
 from jax.tree_util import Partial
 
 from ntkcl import experiment, losses, methods, networks, optimizers
-from ntkcl.experiment import Measurement, Training
+from ntkcl.events import Measurement
+from ntkcl.experiment import Training
 from ntkcl.reuse import once, portable
 
 CASES = {

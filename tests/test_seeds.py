@@ -8,7 +8,8 @@ import pytest
 from cases import random_stream
 
 from ntkcl import experiment, kernels, losses, methods, networks, optimizers, predict, results, train
-from ntkcl.experiment import Forecast, Measurement, Plan, Training
+from ntkcl.events import Forecast, Measurement, Plan
+from ntkcl.experiment import Training
 
 SEEDS = (0, 1)
 LOSS = losses.squared_error()

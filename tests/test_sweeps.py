@@ -258,6 +258,33 @@ def test_a_dry_run_says_what_would_be_launched_and_launches_nothing(ntkcl, tmp_p
     assert lines[-1] == "1 of 2 jobs would be launched" and "sweep.dry" not in out
 
 
+OPTIMISE = ("-m", *TINY, "hydra/sweeper=optimise", "hydra.sweeper.n_trials=3", "training.steps=int(interval(5,20))")
+
+
+@pytest.mark.filterwarnings("ignore")  # of Optuna, as it is imported
+def test_a_dry_run_of_an_optimiser_tells_the_trials_that_depend_on_nothing(ntkcl, tmp_path):
+    before = files(tmp_path)
+    code, out, err = ntkcl(*OPTIMISE, "sweep.objective=metrics.average_accuracy", "sweep.dry=true")
+    assert code == 0 and files(tmp_path) == before, err
+    assert "1 of 1 jobs would be launched" in out and out.endswith("the first alone: what follows depends on what they find\n")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("objective", "told"),
+    {
+        "null": "expected what hydra/sweeper=optimise is to optimise, a number of summary.json such as metrics.average_accuracy",
+        "metrics.acuracy": "no such number in summary.json; the nearest is metrics.average_accuracy",
+        "forecast.path.drift_r2": "no such number in summary.json; the nearest is forecast.init.drift_r2",
+        "forecast.init.": "no such number in summary.json; the nearest is forecast.init.drift_r2",
+    }.items(),
+)
+def test_an_objective_that_no_run_will_have_is_told_before_anything_is_made(ntkcl, tmp_path, objective, told):
+    code, _, err = ntkcl(*OPTIMISE, "forecast.anchors=[init]", f"sweep.objective={objective}")
+    assert code == 2 and err.splitlines()[-1] == f"ntkcl: sweep.objective={objective}: {told}"
+    assert not (tmp_path / "results" / "runs").exists()
+
+
 def test_a_name_stands_for_one_sweep(ntkcl, tmp_path):
     named = ("-m", *TINY, "experiment_name=mine")
     assert ntkcl(*named, "seed=0,1")[0] == 0

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -82,6 +83,16 @@ def test_runs_that_foretell_from_other_anchors_are_other_cells(sweep):
     path = sweep / "runs" / "made_up" / "naive-8-1" / "config.yaml"
     path.write_text(path.read_text().replace("- init", "- init\n  - boundary"))
     assert "forecast.anchors" in table.varied(table.gather(table.folders(sweep)))
+
+
+def test_a_run_of_two_experiments_has_two_rows_and_counts_once_where_they_are_pooled(sweep):
+    shutil.copytree(sweep / "runs" / "made_up", sweep / "runs" / "again")
+    for path in sweep.glob("runs/again/*/config.yaml"):
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"experiment_name": "again"}))
+    gathered, value = table.gather(table.folders(sweep)), ["metrics.average_accuracy"]
+    assert table.varied(gathered)[0] == "experiment_name"
+    one = table.gather(table.folders(sweep, ["made_up"]))
+    pd.testing.assert_frame_equal(table.summary(gathered, ["method"], value), table.summary(one, ["method"], value))
 
 
 def test_means_deviations_and_intervals_are_those_of_the_runs(sweep):

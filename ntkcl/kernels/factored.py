@@ -111,27 +111,29 @@ def by_tiles(pair: Callable, a: Factors, b: Factors | None = None):
     if n1 <= edge and n2 <= edge:
         return pair(a, b)
 
+    (starts1, t1), (starts2, t2) = cover(n1, edge), cover(n2, edge)
+
     def put(block, tile, i, j):
         return jax.lax.dynamic_update_slice(block, tile, (i * c, j * c))
 
-    def add(block, i, j, t1, t2):
+    def add(block, corner, shape):
+        (i, j), (t1, t2) = corner, shape
         return put(block, pair(rows(a, i, t1), rows(b, j, t2)).reshape(t1 * c, t2 * c), i, j)
 
-    def mirror(block, i, j, t1, t2):
+    def mirror(block, corner, shape):
+        (i, j), (t1, t2) = corner, shape
         return put(block, jax.lax.dynamic_slice(block, (i * c, j * c), (t1 * c, t2 * c)).T, j, i)
-
-    (starts1, t1), (starts2, t2) = cover(n1, edge), cover(n2, edge)
 
     def add_mirrored(state, corner):
         # Writing across the rows is slow, so a mirror image is written beside the products of the next tile.
         block, last = state
-        return add(mirror(block, *last, t1, t2), *corner, t1, t2), corner
+        return add(mirror(block, last, (t1, t1)), corner, (t1, t1)), corner
 
     def add_diagonal(block, i):
         for first, length in strips(t1):
             start, right = i + first, t1 - first - length
-            block = add(block, start, start, length, length + right)
-            block = mirror(block, start, start + length, length, right) if right else block
+            block = add(block, (start, start), (length, length + right))
+            block = mirror(block, (start, start + length), (length, right)) if right else block
         return block
 
     def each(step, state, corners):
@@ -141,9 +143,9 @@ def by_tiles(pair: Callable, a: Factors, b: Factors | None = None):
     if symmetric:
         above = tuple(jnp.array(list(combinations(starts1, 2)), jnp.int32).T)
         block, last = each(add_mirrored, (block, tuple(i[0] for i in above)), above)
-        block = each(add_diagonal, mirror(block, *last, t1, t2), np.array(starts1, np.int32))
+        block = each(add_diagonal, mirror(block, last, (t1, t1)), np.array(starts1, np.int32))
     else:
-        block = each(lambda block, corner: add(block, *corner, t1, t2), block, np.array(list(product(starts1, starts2)), np.int32))
+        block = each(lambda block, corner: add(block, corner, (t1, t2)), block, np.array(list(product(starts1, starts2)), np.int32))
     return block.reshape(n1, c, n2, c)
 
 
