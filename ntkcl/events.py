@@ -1,12 +1,10 @@
 """What a story tells: its plan, forecasts, baselines, looks and measurements, in the order in which `ntkcl.experiment` yields them."""
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from ntkcl.meter import Cost
-from ntkcl.types import Stream
 
 # From where a forecast sees the stream, see `ntkcl.experiment`.
 ANCHORS = ("infinite", "init", "boundary", "path")
@@ -86,17 +84,3 @@ class Measurement(NamedTuple):
 
 
 Event = Plan | Forecast | Baselines | Evaluation | Measurement
-
-
-class Rows(NamedTuple):
-    """Where each task's inputs stand among all N inputs of the stream: first the train sets in turn, then the test sets."""
-
-    train: tuple[slice, ...]
-    test: tuple[slice, ...]
-
-    @staticmethod
-    def of(stream: Stream) -> "Rows":
-        sizes = [len(task.train.x) for task in stream] + [len(task.test.x) for task in stream]
-        ends = np.cumsum([0, *sizes]).tolist()
-        slices = tuple(slice(a, b) for a, b in pairwise(ends))
-        return Rows(slices[: len(stream)], slices[len(stream) :])

@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import forecast, kernels, methods, predict
-from ntkcl.events import ANCHORS, Baselines, Evaluation, Event, Forecast, Measurement, Plan, Rows
+from ntkcl.events import ANCHORS, Baselines, Evaluation, Event, Forecast, Measurement, Plan
 from ntkcl.kernels.tiles import MIB
 from ntkcl.meter import Cost, Meter
 from ntkcl.networks import centred, computed_in, forward
 from ntkcl.predict import Effort
 from ntkcl.settings import finite, flag, one_of, whole
-from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, Task
+from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Rows, Stream, Task
 
 DEFAULT = ("init", "boundary")
 NAIVE = methods.naive()

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from ntkcl.events import Rows
 from ntkcl.record import Record
-from ntkcl.types import Stream
+from ntkcl.types import Rows, Stream
 
 LABELS = {
     "infinite": "forecast at infinite width",

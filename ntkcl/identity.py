@@ -75,15 +75,16 @@ def identify(cfg: DictConfig) -> dict:
     name = "-".join([str(optimizer), method, stream, *([f"w{width}"] if width is not None else []), f"s{cfg.seed}"])
     seedless = OmegaConf.create(OmegaConf.to_container(cfg) | {"seed": None})  # type: ignore[operator]
     return {
-        "id": _digest(coordinates(cfg)),
+        "id": digest(coordinates(cfg)),
         "name": name,
-        "group": f"{cfg.experiment_name}/{_digest(coordinates(seedless))[:8]}",
+        "group": f"{cfg.experiment_name}/{digest(coordinates(seedless))[:8]}",
         "job_type": "run",
         "tags": [cfg.experiment_name, method, stream, *(chosen[key] for key in ("source", "network", "loss"))],
     }
 
 
-def _digest(content: dict) -> str:
+def digest(content: Mapping) -> str:
+    """16 hexadecimal digits of plain settings, whatever their order."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

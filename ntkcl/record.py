@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import metrics
-from ntkcl.events import AHEAD, Baselines, Evaluation, Event, Forecast, Measurement, Plan, Rows
+from ntkcl.events import AHEAD, Baselines, Evaluation, Event, Forecast, Measurement, Plan
 from ntkcl.forecast import agreement, baselines, flip_f1, r2, spearman, verdict
 from ntkcl.meter import Cost
-from ntkcl.types import Loss, Stream
+from ntkcl.types import Loss, Rows, Stream
 
 PARTS = ("train", "test")
 NUMERICS = ("rate_times_eigenvalue", "stable", "negative_mass", "condition", "kernels", "gradients")

@@ -22,9 +22,8 @@ import numpy as np
 import pandas as pd
 
 from ntkcl import machine, metrics
-from ntkcl.events import Rows
 from ntkcl.record import PARTS, Record, compare, curves, sample_losses, score_matrices
-from ntkcl.types import Loss, Stream
+from ntkcl.types import Loss, Rows, Stream
 
 SCHEMA = 2  # of a run's folder. 1, which named no schema, had neither `environment`, `kernel`, nor the samples forgotten most
 LOGGED = Path("wandb", "complete")  # in a run's folder: all of it is in W&B
@@ -72,13 +71,15 @@ def summarise(record: Record, stream: Stream, loss: Loss, references: Mapping[st
     }
 
 
-def check_number(setting: str, name: str, anchors: Sequence[str]) -> None:
+def check_number(setting: str, name: str, anchors: Sequence[str], references: Sequence[str]) -> None:
     """ValueError for the dotted name of a number that no summary of such a run holds, as far as that is known before it is made."""
     R, b = np.zeros((2, 2)), np.zeros(2)
-    scores = dict(zip(SCORES, (metrics.summary(R, b), metrics.loss_summary(R, b)), strict=True))
-    known = {f"{head}.{key}" for head, told in scores.items() for key in (*told, *metrics.referenced(R, b, b, b))}
-    known |= {f"forecast.{anchor}.drift_r2" for anchor in anchors} | {"kernel.top_drift", "learning_rate", "learning_rate_limit"}
-    open_ended = (*(f"forecast.{anchor}." for anchor in anchors), "seconds.", "peak_mib.", "reference.")
+    more = _referenced({"R": R, "b": b, "R_loss": R, "b_loss": b}, {kind: {"accuracy": b, "loss": b} for kind in references})
+    told = zip(SCORES, (metrics.summary(R, b), metrics.loss_summary(R, b)), strict=True)
+    known = {f"{head}.{key}" for head, scores in told for key in scores | more[head]} | {"learning_rate", "learning_rate_limit"}
+    known |= {f"forecast.{anchor}.drift_r2" for anchor in anchors}
+    known |= {"kernel.top_drift"} if {"init", "boundary"} <= set(anchors) else set()
+    open_ended = (*(f"forecast.{anchor}." for anchor in anchors), "seconds.", "peak_mib.")
     if name not in known and (name in open_ended or not name.startswith(open_ended)):
         near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
         raise ValueError(f"{setting}={name}: no such number in summary.json; the nearest is {near}")

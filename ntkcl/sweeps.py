@@ -52,7 +52,8 @@ def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Se
     """
     jobs = [job(cfg, chosen) for cfg, chosen in zip(configurations(context.config_loader, master, overrides), overrides, strict=True)]
     chosen, plain = master.sweep, master.hydra.sweeper._target_.endswith("BasicSweeper")
-    if not plain and chosen.objective is None:
+    optimises = "direction" in master.hydra.sweeper
+    if optimises and chosen.objective is None:
         raise ValueError(
             f"sweep.objective=null: expected what hydra/sweeper={master.hydra.runtime.choices['hydra/sweeper']} is to optimise, "
             "a number of summary.json such as metrics.average_accuracy"
@@ -64,8 +65,8 @@ def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Se
         keep_meaning(Path(master.results_dir), name, told, chosen.extend, write=not chosen.dry)
     if chosen.dry:
         listed(jobs, set(lacking))
-        if not plain:
-            print("the first alone: what follows depends on what they find")
+        if optimises:
+            print("these alone: what follows depends on what they find")
             sys.exit(0)
         return [skipped(one) for one in jobs]
     inner = _wrapped(context, task, master, wraps)
@@ -103,7 +104,7 @@ def job(cfg: DictConfig, overrides: Sequence[str]) -> Job:
     parts["network"](outputs=2)  # whatever the data have
     experiment.check_training(parts["training"])
     if cfg.sweep.objective is not None and cfg.job == "run":
-        check_number("sweep.objective", cfg.sweep.objective, cfg.forecast.anchors)
+        check_number("sweep.objective", cfg.sweep.objective, list(cfg.forecast.anchors), list(cfg.references))
     return Job(overrides, cfg, tuple(identity.place(one)[0] for one in identity.seeds_of(cfg)))
 
 

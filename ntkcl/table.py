@@ -12,12 +12,12 @@ import pandas as pd
 import yaml
 from scipy import special
 
-from ntkcl.identity import GROUPS, YOUNGER, flat
+from ntkcl.identity import GROUPS, YOUNGER, digest, flat
 from ntkcl.results import read_summary
 from ntkcl.settings import one_of
 
 FORMATS = ("markdown", "csv", "latex", "parquet")
-FIRST = ("experiment_name", *GROUPS, "network.width", "network.parametrization", "network.gamma0")  # told before other settings
+FIRST = (*GROUPS, "network.width", "network.parametrization", "network.gamma0")  # told before other settings
 SHOWN = (  # where nothing else is asked for, of those that there are
     "metrics.average_accuracy", "metrics.learning_accuracy", "metrics.forgetting_chaudhry", "forecast.init.drift_r2",
     "forecast.boundary.drift_r2",
@@ -48,7 +48,8 @@ def _entries(folder) -> list[os.DirEntry]:
 
 
 def gather(runs: Sequence[Path]) -> pd.DataFrame:
-    """One row a run: `run` its folder's name, every setting and every number of its summary by dotted name.
+    """One row a run: `run` its folder's name, every setting and every number of its summary by dotted name; `same` tells whether two
+    experiments have made the same run.
 
     `method`, `stream`, `source`, `network`, `loss`, `optimizer` are the names of what was chosen; of the optimizer Optax's, where it is
     one of those.
@@ -72,7 +73,8 @@ def _row(folder) -> dict[str, Any]:
     told = {key: json.dumps(value) if isinstance(value, list) else value for key, value in plain.items() if key not in named}
     found = {key: value for key, value in flat(read_summary(folder)).items() if not isinstance(value, str | list) or key == "status"}
     numbers = {key: float("nan") if value is None else value for key, value in found.items()}  # null in every run is a number, too
-    return {"run": folder.name} | named | told | numbers
+    same = digest({key: value for key, value in settings.items() if key != "experiment_name"})
+    return {"run": folder.name, "same": same} | named | told | numbers
 
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is ten times faster
@@ -81,6 +83,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is ten times 
 def varied(table: pd.DataFrame) -> list[str]:
     """The settings that tell the cells apart: of all that vary, seeds aside, those that are needed to, best known first."""
     settings = list(dict.fromkeys(c for c in (*FIRST, *table.columns) if c in table and is_setting(c)))
+    settings.sort(key=lambda name: name == "experiment_name")  # where two experiments share a cell, and not before what they differ in
     chosen: list[str] = []
     cells = 1
     for column in settings:
@@ -110,7 +113,7 @@ def is_setting(column: str) -> bool:
         "forecast.kernels",
         "forecast.tolerance",
     )
-    own = ("run", "status", "schema", "learning_rate", "learning_rate_limit")
+    own = ("run", "same", "status", "schema", "learning_rate", "learning_rate_limit")
     return setting_of_forecast or (head not in RESULTS and column not in own)
 
 
@@ -156,17 +159,22 @@ def summary(table: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd
     for name in values:
         if not pd.api.types.is_numeric_dtype(table[name]):
             raise ValueError(f"values={name}: expected a number, found {table[name].iloc[0]!r}")
-    grouped = table.groupby(list(by), dropna=False, sort=True) if by else table.groupby(lambda _: 0)
+    counted = once(table, by)
+    grouped = counted.groupby(list(by), dropna=False, sort=True) if by else counted.groupby(lambda _: 0)
     cells = []
-    same = [c for c in table.columns if is_setting(c) and c != "experiment_name"]
-    for key, repeated in grouped:
-        rows = repeated.drop_duplicates(same)
+    for key, rows in grouped:
         cell = dict(zip([(name, "") for name in by], key if isinstance(key, tuple) else (key,), strict=False)) if by else {}
         cell[("runs", "")] = len(rows)
         for name in values:
             cell |= {(name, what): number for what, number in statistics(rows[name].to_numpy(float)).items()}
         cells.append(cell)
     return pd.DataFrame(cells, columns=pd.MultiIndex.from_tuples(cells[0]))
+
+
+def once(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """One row a run and cell of `by`, where several experiments may have made the same run; of each number the first that there is."""
+    keys = list(dict.fromkeys([*by, "same"]))
+    return table.groupby(keys, dropna=False, sort=False, as_index=False).first() if table.duplicated(keys).any() else table
 
 
 def statistics(values: np.ndarray) -> dict[str, float]:

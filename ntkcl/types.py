@@ -5,6 +5,7 @@ outputs; a stream is a tuple of tasks. Task-, domain- and class-incremental lear
 """
 
 from collections.abc import Callable
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import optax
@@ -40,6 +41,19 @@ class Task(NamedTuple):
 
 
 Stream = tuple[Task, ...]
+
+
+class Rows(NamedTuple):
+    """Where each task's inputs stand among all N inputs of the stream: first the train sets in turn, then the test sets."""
+
+    train: tuple[slice, ...]
+    test: tuple[slice, ...]
+
+    @staticmethod
+    def of(stream: Stream) -> "Rows":
+        sizes = [len(task.train.x) for task in stream] + [len(task.test.x) for task in stream]
+        slices = tuple(slice(a, b) for a, b in pairwise([0, *accumulate(sizes)]))
+        return Rows(slices[: len(stream)], slices[len(stream) :])
 
 
 class Survey(NamedTuple):

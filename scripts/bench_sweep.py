@@ -90,16 +90,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200, help="of the sweep (200)")
     parser.add_argument("--cold", type=int, default=5, help="cold starts (5)")
+    parser.add_argument("--looks", type=int, default=3, help="tables and reports (3)")
     parser.add_argument("--folder", type=Path, default=Path("results/bench"), help="where to write (results/bench)")
     given = parser.parse_args()
-    options = [f"--{name} {getattr(given, name)}" for name in ("runs", "cold") if getattr(given, name) != parser.get_default(name)]
+    options = [
+        f"--{name} {getattr(given, name)}" for name in ("runs", "cold", "looks") if getattr(given, name) != parser.get_default(name)
+    ]
     stored: dict = {"command": " ".join(["python scripts/bench_sweep.py", *options]), "machine": machine(), "launching": []}
     with tempfile.TemporaryDirectory() as scratch:
         for mode, many in (("disabled", given.runs), ("offline", max(2, given.runs // 5))):
             row, place = launching(mode, many, given.cold, Path(scratch))
             stored["launching"].append(row)
             if mode == "disabled":
-                stored["looking"] = {"runs": many} | looking(place, 3)
+                stored["looking"] = {"runs": many} | looking(place, given.looks)
     given.folder.mkdir(parents=True, exist_ok=True)
     (given.folder / "sweep.json").write_text(json.dumps(stored, indent=1) + "\n")
     (given.folder / "sweep.md").write_text(markdown(stored))

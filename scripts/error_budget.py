@@ -27,9 +27,9 @@ from omegaconf import DictConfig
 
 from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers, predict, streams
 from ntkcl.configuration import CONF
-from ntkcl.events import Rows
 from ntkcl.forecast.budget import budget
 from ntkcl.settings import finite, seed, whole
+from ntkcl.types import Rows
 
 MEANING = {
     "boundary": "kernel motion within a task",

@@ -29,8 +29,8 @@ from scipy import stats
 
 from ntkcl import experiment, metrics
 from ntkcl.configuration import CONF, build
-from ntkcl.events import Measurement, Rows
-from ntkcl.types import Dataset, Stream, Task
+from ntkcl.events import Measurement
+from ntkcl.types import Dataset, Rows, Stream, Task
 
 STREAMS = ("rotated", "permuted")
 RATES = (0.01, 0.03, 0.1)

@@ -22,7 +22,7 @@ class Run(NamedTuple):
 
     @property
     def cell(self) -> dict:
-        return {"width": self.config["network"]["width"], "seed": self.config["seed"]}
+        return {"width": self.config["network"].get("width"), "seed": self.config["seed"]}
 
 
 def complete(root: Path, preset: str) -> Iterator[Run]:
@@ -33,14 +33,11 @@ def complete(root: Path, preset: str) -> Iterator[Run]:
 
 def as_it_stands(root: Path, preset: str) -> Iterator[Run]:
     """Those that the preset makes at some width and seed; a trial with other settings in the same place is told and left out."""
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        cfg = hydra.compose("config", overrides=[f"experiment={preset}"])
     for run in complete(root, preset):
-        if run.folder.name.endswith(_ending(preset, **run.cell)):
+        cfg.network.width, cfg.seed = run.cell["width"], run.cell["seed"]
+        if run.folder.name.endswith(identify(cfg)["id"][:8]):
             yield run
         else:
             print(f"left out, not a run of the preset as it stands: {run.folder}", file=sys.stderr)
-
-
-def _ending(preset: str, width: int, seed: int) -> str:
-    with hydra.initialize_config_dir(CONF, version_base="1.3"):
-        cfg = hydra.compose("config", overrides=[f"experiment={preset}", f"network.width={width}", f"seed={seed}"])
-    return identify(cfg)["id"][:8]

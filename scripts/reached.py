@@ -23,9 +23,9 @@ CLAIMS = (  # of a preset's runs at a width: the command, the anchor and its lea
 
 def collect(root: Path) -> list[dict]:
     """A row for each run and anchor, in the order of the claims."""
-    rows = []
+    rows, runs = [], {preset: list(as_it_stands(root, preset)) for preset in dict.fromkeys(preset for preset, *_ in CLAIMS)}
     for preset, width, *_ in CLAIMS:
-        for run in as_it_stands(root, preset):
+        for run in runs[preset]:
             if run.cell["width"] == width:
                 told = {"preset": preset} | run.cell
                 rows += [told | {"anchor": anchor} | _numbers(run.summary, anchor) for anchor in run.summary["forecast"]]

@@ -9,10 +9,11 @@ import pytest
 from cases import linear, quadratic_features, random_stream
 
 from ntkcl import experiment, forecast, losses, optimizers, record
-from ntkcl.events import Baselines, Forecast, Measurement, Rows
+from ntkcl.events import Baselines, Forecast, Measurement
 from ntkcl.experiment import Training
 from ntkcl.forecast import baselines
 from ntkcl.kernels import geometry
+from ntkcl.types import Rows
 
 STREAM = random_stream(jax.random.key(5), [6, 3, 8], heads=((1, 0), (0, 1), (1, 1)))
 LINEAR = linear(quadratic_features, 2)

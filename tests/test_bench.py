@@ -107,6 +107,10 @@ def test_a_dense_block_reaches_three_fifths_of_the_matrix_product_rate(row_of):
     assert row_of("mlp-1024", 512)["matmul_fraction"] >= 0.6
 
 
+def test_a_symmetric_block_takes_three_fifths_of_the_time(row_of):
+    assert row_of("mlp-1024", 512, symmetric=True)["seconds"] / row_of("mlp-1024", 512)["seconds"] <= 0.6
+
+
 @pytest.mark.parametrize("n", [32, 128])
 def test_a_small_cnn_is_faster_than_the_best_of_three_elsewhere(n, row_of):
     ours = row_of("cnn-32", n)

@@ -51,9 +51,9 @@ def test_a_changed_byte_and_a_run_made_twice_are_seen(tmp_path):
 
 
 def test_a_small_run_of_the_benchmark_writes_its_rows(tmp_path):
-    call = [sys.executable, ROOT / "scripts" / "bench_sweep.py", "--runs", "3", "--cold", "1", "--folder", tmp_path]
+    call = [sys.executable, ROOT / "scripts" / "bench_sweep.py", "--runs", "3", "--cold", "1", "--looks", "1", "--folder", tmp_path]
     done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     stored = json.loads((tmp_path / "sweep.json").read_text())
-    assert stored["command"] == "python scripts/bench_sweep.py --runs 3 --cold 1" and len(stored["launching"]) == 2
+    assert stored["command"] == "python scripts/bench_sweep.py --runs 3 --cold 1 --looks 1" and len(stored["launching"]) == 2
     assert all(row["cold_seconds"] > 0 and row["shared_seconds"] > 0 for row in stored["launching"])

@@ -9,9 +9,9 @@ import pytest
 from cases import linear, quadratic_features, random_stream
 
 from ntkcl import experiment, forecast, kernels, losses, networks, optimizers, predict, record, train
-from ntkcl.events import Forecast, Measurement, Plan, Rows
+from ntkcl.events import Forecast, Measurement, Plan
 from ntkcl.experiment import Training
-from ntkcl.types import Dataset
+from ntkcl.types import Dataset, Rows
 
 STREAM = random_stream(jax.random.key(5), [6, 3, 8])
 LOSS = losses.squared_error()

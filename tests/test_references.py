@@ -10,9 +10,8 @@ import pytest
 from cases import linear, quadratic_features, random_stream
 
 from ntkcl import checkpoints, experiment, kernels, losses, methods, metrics, optimizers, predict, references, results, train
-from ntkcl.events import Rows
 from ntkcl.experiment import Training
-from ntkcl.types import Dataset, Task
+from ntkcl.types import Dataset, Rows, Task
 
 LOSS = losses.squared_error()
 LINEAR = linear(quadratic_features, 2)

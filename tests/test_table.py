@@ -90,9 +90,13 @@ def test_a_run_of_two_experiments_has_two_rows_and_counts_once_where_they_are_po
     for path in sweep.glob("runs/again/*/config.yaml"):
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"experiment_name": "again"}))
     gathered, value = table.gather(table.folders(sweep)), ["metrics.average_accuracy"]
-    assert table.varied(gathered)[0] == "experiment_name"
+    assert table.varied(gathered)[-1] == "experiment_name"
     one = table.gather(table.folders(sweep, ["made_up"]))
     pd.testing.assert_frame_equal(table.summary(gathered, ["method"], value), table.summary(one, ["method"], value))
+    twins = gathered.assign(more=np.where(gathered["experiment_name"] == "again", 2.0, np.nan))  # that one of the two has
+    assert table.summary(twins, ["method"], ["more"])["more"]["n"].tolist() == [4, 6]
+    apart = gathered.assign(method=gathered["method"] + gathered["experiment_name"])
+    assert table.varied(apart) == ["method", "network.width"]  # which tells the experiments apart already
 
 
 def test_means_deviations_and_intervals_are_those_of_the_runs(sweep):

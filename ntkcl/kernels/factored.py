@@ -99,7 +99,8 @@ def forward_work(model: Network, theta, x) -> tuple[float, int, int]:
 def by_tiles(pair: Callable, a: Factors, b: Factors | None = None):
     """All pairs of samples, one tile at a time; without b, a with itself: tiles below the diagonal are the mirrored ones above.
 
-    The last tile of a side overlaps the one before it, so that all have one shape and no sample is padded.
+    The last tile of a side overlaps the one before it, so that all have one shape and no sample is padded; on the diagonal they come
+    in strips.
     """
     symmetric = b is None
     b = a if b is None else b
@@ -133,7 +134,8 @@ def by_tiles(pair: Callable, a: Factors, b: Factors | None = None):
         for first, length in strips(t1):
             start, right = i + first, t1 - first - length
             block = add(block, (start, start), (length, length + right))
-            block = mirror(block, (start, start + length), (length, right)) if right else block
+            if right:
+                block = mirror(block, (start, start + length), (length, right))
         return block
 
     def each(step, state, corners):
@@ -141,7 +143,7 @@ def by_tiles(pair: Callable, a: Factors, b: Factors | None = None):
 
     block = jnp.zeros((n1 * c, n2 * c), one.dtype)
     if symmetric:
-        above = tuple(jnp.array(list(combinations(starts1, 2)), jnp.int32).T)
+        above = tuple(np.array(list(combinations(starts1, 2)), np.int32).T)
         block, last = each(add_mirrored, (block, tuple(i[0] for i in above)), above)
         block = each(add_diagonal, mirror(block, last, (t1, t1)), np.array(starts1, np.int32))
     else:

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import forecast, kernels, predict
-from ntkcl.events import Rows
 from ntkcl.experiment import Begun, diverged, full_batches
 from ntkcl.predict import Anchor, Setting
 from ntkcl.record import PARTS, score_matrices
-from ntkcl.types import Tangent
+from ntkcl.types import Rows, Tangent
 
 
 class Candidate(NamedTuple):

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ntkcl.panels import Panel
-from ntkcl.table import statistics
+from ntkcl.table import once, statistics
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0")
 FLOOR = -1.0  # of R² and skill: worse is not worse
@@ -50,7 +50,8 @@ def _series(panel, y, runs):
 
 
 def _cells(x, name, rows):
-    told = rows.groupby(x, sort=True, dropna=False)[name].apply(lambda values: pd.Series(statistics(values.to_numpy(float)))).unstack()
+    grouped = once(rows, [x]).groupby(x, sort=True, dropna=False)
+    told = grouped[name].apply(lambda values: pd.Series(statistics(values.to_numpy(float)))).unstack()
     return told[told["n"] > 0]
 
 
