@@ -60,11 +60,18 @@ EOF
 }
 
 stop() {
+  local pids=()
   for name in slurmctld slurmd munged; do
-    if [ -f "$folder/$name.pid" ]; then kill "$(cat "$folder/$name.pid")" 2>/dev/null || true; fi
+    if [ -f "$folder/$name.pid" ]; then pids+=("$(cat "$folder/$name.pid")"); fi
   done
-  for _ in $(seq 50); do
+  kill "${pids[@]}" 2>/dev/null || true
+  for _ in $(seq 200); do  # a daemon writes below the folder until it has removed its file
     if ! ls "$folder"/*.pid >/dev/null 2>&1; then break; fi
+    sleep 0.1
+  done
+  kill -KILL "${pids[@]}" 2>/dev/null || true
+  for _ in $(seq 50); do  # what a job has left behind ends a moment later
+    rm -rf "$folder" 2>/dev/null && return
     sleep 0.1
   done
   rm -rf "$folder"
