@@ -69,7 +69,7 @@ stop() {
     if ! ls "$folder"/*.pid >/dev/null 2>&1; then break; fi
     sleep 0.1
   done
-  kill -KILL "${pids[@]}" 2>/dev/null || true
+  if ls "$folder"/*.pid >/dev/null 2>&1; then kill -KILL "${pids[@]}" 2>/dev/null || true; fi
   for _ in $(seq 50); do  # what a job has left behind ends a moment later
     rm -rf "$folder" 2>/dev/null && return
     sleep 0.1
