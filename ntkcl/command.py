@@ -108,6 +108,7 @@ def run(cfg: DictConfig, sweep: bool = False) -> float | None:
     """One run, several that differ in their seeds, or one plan, from a configuration to folders; returns `sweep.objective`."""
     jax.config.update("jax_enable_x64", True)  # forecasts are solved in float64; networks keep `precision`
     check(cfg)
+    sweeps.check_objective(cfg)
     seeds = seeds_of(cfg)
     batches = [seeds] if cfg.job == "run" and cfg.seeds_by == "vmap" else [[one] for one in seeds]
     for batch in batches:
@@ -277,7 +278,7 @@ def _one_line(error: BaseException, composed: str = "config") -> str | None:
 
 
 def _flat(error) -> str:
-    return re.sub(r"\s*\n\s*", "; ", str(error).strip())
+    return re.sub(r"\s*\n\s*", "; ", str(error).strip()) or type(error).__name__
 
 
 def _nearest(error, name) -> str:

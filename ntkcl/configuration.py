@@ -103,10 +103,10 @@ def check(cfg: DictConfig) -> None:
                 f"forecast.anchors={cfg.forecast.anchors}: job={cfg.job} trains nothing before it plans, and forecasts from init; "
                 "expected init among them"
             )
-        for anchor in cfg.forecast.anchors:
-            one_of("forecast.anchors", anchor, ANCHORS)
         if cfg.forecast.form != "auto":
             raise ValueError(f"forecast.form={cfg.forecast.form}: job={cfg.job} takes the first form that is exact; expected auto")
+    for anchor in cfg.forecast.anchors:
+        one_of("forecast.anchors", anchor, ANCHORS)
     one_of("size", cfg.size, ("full", "small"))
     one_of("figures", cfg.figures, ("auto", "true", "false"))
     one_of("sweep.retry", cfg.sweep.retry, claims.RETRY)

@@ -11,8 +11,8 @@ from ntkcl import panels, sweeps, table
 def table_of(cfg: DictConfig) -> None:
     """`ntkcl table`: runs gathered, means over seeds with their intervals, printed or written."""
     gathered = table.chosen(table.gather(table.folders(cfg.results_dir, _experiments(cfg))), cfg.where)
-    by = table.varied(gathered) if cfg.by is None else list(cfg.by)
-    values = [name for name in table.SHOWN if name in gathered] if cfg["values"] is None else list(cfg["values"])
+    by = table.varied(gathered) if cfg.by is None else _list(cfg.by)
+    values = [name for name in table.SHOWN if name in gathered] if cfg["values"] is None else _list(cfg["values"])
     told = table.written(table.summary(gathered, by, values), cfg.format, cfg.pivot, values)
     if cfg.out is None:
         if isinstance(told, bytes):
@@ -50,7 +50,12 @@ def report_of(cfg: DictConfig) -> None:
 
 
 def _experiments(cfg) -> list[str]:
-    return [cfg.experiment_name] if isinstance(cfg.experiment_name, str) else list(cfg.experiment_name or ())
+    return _list(cfg.experiment_name or ())
+
+
+def _list(names) -> list[str]:
+    """One name, or a list of them."""
+    return [names] if isinstance(names, str) else list(names)
 
 
 def dashboard_of(cfg: DictConfig) -> None:

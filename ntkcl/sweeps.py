@@ -62,7 +62,7 @@ def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Se
     busy = [k for k, one in enumerate(jobs) if k not in lacking and one.state == "running"]  # last: their owners may yet die
     folders = list(dict.fromkeys(itertools.chain.from_iterable(one.folders for one in jobs)))
     for name, told in _meanings(jobs).items():
-        keep_meaning(Path(master.results_dir), name, told, chosen.extend, write=not chosen.dry)
+        keep_meaning(Path(master.results_dir), name, told, chosen.extend or optimises, write=not chosen.dry)
     if chosen.dry:
         listed(jobs, set(lacking))
         if optimises:
@@ -103,8 +103,7 @@ def job(cfg: DictConfig, overrides: Sequence[str]) -> Job:
     parts = configuration.parts(cfg)
     parts["network"](outputs=2)  # whatever the data have
     experiment.check_training(parts["training"])
-    if cfg.sweep.objective is not None and cfg.job == "run":
-        check_number("sweep.objective", cfg.sweep.objective, list(cfg.forecast.anchors), list(cfg.references))
+    check_objective(cfg)
     return Job(overrides, cfg, tuple(identity.place(one)[0] for one in identity.seeds_of(cfg)))
 
 
@@ -151,6 +150,12 @@ def skipped(one: Job) -> JobReturn:
     back = JobReturn(overrides=list(one.overrides), cfg=one.cfg, status=JobStatus.COMPLETED)
     back.return_value = objective(one.cfg, one.folders)
     return back
+
+
+def check_objective(cfg: DictConfig) -> None:
+    """ValueError for a `sweep.objective` that no such run will have."""
+    if cfg.sweep.objective is not None and cfg.job == "run":
+        check_number("sweep.objective", cfg.sweep.objective, list(cfg.forecast.anchors), list(cfg.references))
 
 
 def objective(cfg: DictConfig, folders: Sequence[Path]) -> float | None:

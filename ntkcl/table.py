@@ -32,10 +32,14 @@ def folders(results_dir: Path | str, experiments: Sequence[str] = ()) -> list[Pa
     """
     root = Path(results_dir) / "runs"
     names = list(experiments) or sorted(entry.name for entry in os.scandir(root) if entry.is_dir()) if root.is_dir() else []
-    found = [Path(entry.path) for name in names for entry in _entries(root / name) if (Path(entry.path) / "summary.json").is_file()]
-    if not found:
+    by_name = {
+        name: [Path(entry.path) for entry in _entries(root / name) if (Path(entry.path) / "summary.json").is_file()] for name in names
+    }
+    found = [folder for folders in by_name.values() for folder in folders]
+    empty = [name for name in experiments if not by_name.get(name)]
+    if empty or not found:
         there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())) if root.is_dir() else "nothing"
-        of = f"experiment_name={','.join(experiments)}" if experiments else f"results_dir={results_dir}"
+        of = f"experiment_name={','.join(empty)}" if experiments else f"results_dir={results_dir}"
         raise ValueError(f"{of}: no complete runs in {root}, which holds {there or 'nothing'}")
     return found
 
@@ -73,8 +77,17 @@ def _row(folder) -> dict[str, Any]:
     told = {key: json.dumps(value) if isinstance(value, list) else value for key, value in plain.items() if key not in named}
     found = {key: value for key, value in flat(read_summary(folder)).items() if not isinstance(value, str | list) or key == "status"}
     numbers = {key: float("nan") if value is None else value for key, value in found.items()}  # null in every run is a number, too
-    same = digest({key: value for key, value in settings.items() if key != "experiment_name"})
+    same = digest(_equal({key: value for key, value in settings.items() if key != "experiment_name"}))
     return {"run": folder.name, "same": same} | named | told | numbers
+
+
+def _equal(value):
+    """Settings with whole numbers alike, whether they were written 2 or 2.0."""
+    if isinstance(value, Mapping):
+        return {key: _equal(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_equal(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is ten times faster
@@ -248,5 +261,5 @@ def _latex(text) -> str:
 
 
 def _nearest(name, table) -> list[str]:
-    by_end = [c for c in table.columns if c.split(".")[-1] == name.split(".")[-1]]
-    return (by_end + difflib.get_close_matches(name, list(table.columns), n=3, cutoff=0.3))[:3]
+    by_end = [c for c in table.columns if c != "same" and c.split(".")[-1] == name.split(".")[-1]]
+    return (by_end + difflib.get_close_matches(name, [c for c in table.columns if c != "same"], n=3, cutoff=0.3))[:3]

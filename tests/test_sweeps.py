@@ -459,16 +459,21 @@ def test_slurm_makes_the_same_runs(slurm, tmp_path, undisturbed):
 
 def test_an_optimiser_takes_complete_trials_as_they_are(tmp_path):
     call = [sys.executable, "-m", "ntkcl", "-m", *TINY, "hydra/sweeper=optimise", "hydra.sweeper.n_trials=3"]
-    call += ["sweep.objective=metrics.average_accuracy", "network.width=choice(8,9)", "training.steps=int(interval(5,20))"]
+    call += [
+        "experiment_name=study",
+        "sweep.objective=metrics.average_accuracy",
+        "network.width=choice(8,9)",
+        "training.steps=int(interval(5,20))",
+    ]
     first = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    best = (tmp_path / "results" / "sweeps" / "main" / "optimization_results.yaml").read_text()
-    accuracies = [json.loads(p.read_text())["metrics"]["average_accuracy"] for p in tmp_path.glob("results/runs/main/*/summary.json")]
+    best = (tmp_path / "results" / "sweeps" / "study" / "optimization_results.yaml").read_text()
+    accuracies = [json.loads(p.read_text())["metrics"]["average_accuracy"] for p in tmp_path.glob("results/runs/study/*/summary.json")]
     assert yaml.safe_load(best)["best_value"] == max(accuracies)
     before = files(tmp_path)
     again = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
     assert again.returncode == 0 and files(tmp_path) == before
-    assert (tmp_path / "results" / "sweeps" / "main" / "optimization_results.yaml").read_text() == best
+    assert (tmp_path / "results" / "sweeps" / "study" / "optimization_results.yaml").read_text() == best
 
 
 def test_a_launcher_that_is_not_installed_names_its_extra(ntkcl, monkeypatch):

@@ -95,6 +95,9 @@ def test_a_run_of_two_experiments_has_two_rows_and_counts_once_where_they_are_po
     pd.testing.assert_frame_equal(table.summary(gathered, ["method"], value), table.summary(one, ["method"], value))
     twins = gathered.assign(more=np.where(gathered["experiment_name"] == "again", 2.0, np.nan))  # that one of the two has
     assert table.summary(twins, ["method"], ["more"])["more"]["n"].tolist() == [4, 6]
+    for path in sweep.glob("runs/again/*/config.yaml"):
+        path.write_text(path.read_text().replace("penalty: 1.0", "penalty: 1"))
+    assert table.gather(table.folders(sweep))["same"].nunique() == 10
     apart = gathered.assign(method=gathered["method"] + gathered["experiment_name"])
     assert table.varied(apart) == ["method", "network.width"]  # which tells the experiments apart already
 
@@ -126,12 +129,14 @@ def test_the_command_prints_filters_pivots_and_writes(ntkcl, sweep, tmp_path):
     assert code == 0 and read["metrics.average_accuracy.n"].tolist() == [3, 6]
     assert ntkcl("table", "format=parquet", "out=told/cells.parquet")[0] == 0
     assert len(pd.read_parquet(tmp_path / "told" / "cells.parquet")) == 4
+    assert "| naive    | 6      |" in ntkcl("table", "by=method", "values=metrics.average_accuracy")[1]  # one name is a list of one
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     {
         ("experiment_name=other",): "experiment_name=other: no complete runs in results/runs, which holds made_up",
+        ("experiment_name=[made_up,other]",): "experiment_name=other: no complete runs in results/runs, which holds made_up",
         ("results_dir=nowhere",): "results_dir=nowhere: no complete runs in nowhere/runs, which holds nothing",
         ("values=[metrics.average]",): "values=metrics.average: no such column; the nearest are metrics.average_accuracy",
         ("values=[method]",): "values=method: expected a number",
