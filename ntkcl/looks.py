@@ -49,15 +49,6 @@ def report_of(cfg: DictConfig) -> None:
     print(f"{len(folders)} runs -> {out}")
 
 
-def _experiments(cfg) -> list[str]:
-    return _list(cfg.experiment_name or ())
-
-
-def _list(names) -> list[str]:
-    """One name, or a list of them."""
-    return [names] if isinstance(names, str) else list(names)
-
-
 def dashboard_of(cfg: DictConfig) -> None:
     """`ntkcl dashboard`: the report's panels as a workspace and a report of Weights & Biases."""
     from ntkcl import dashboards, tracking
@@ -84,3 +75,12 @@ def dashboard_of(cfg: DictConfig) -> None:
     tracking.check()
     workspace.save()
     dashboards.report(sections, **to).save()
+
+
+def _experiments(cfg) -> list[str]:
+    return _list(cfg.experiment_name or ())
+
+
+def _list(names) -> list[str]:
+    """One name, or a list of them."""
+    return [names] if isinstance(names, str) else list(names)

@@ -35,7 +35,7 @@ def folders(results_dir: Path | str, experiments: Sequence[str] = ()) -> list[Pa
     by_name = {
         name: [Path(entry.path) for entry in _entries(root / name) if (Path(entry.path) / "summary.json").is_file()] for name in names
     }
-    found = [folder for folders in by_name.values() for folder in folders]
+    found = [folder for runs in by_name.values() for folder in runs]
     empty = [name for name in experiments if not by_name.get(name)]
     if empty or not found:
         there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())) if root.is_dir() else "nothing"

@@ -1,6 +1,5 @@
 """The runs of a preset, from where `ntkcl experiment=PRESET` has put them."""
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import yaml
 
 from ntkcl.configuration import CONF
 from ntkcl.identity import identify
+from ntkcl.results import read_summary
 
 
 class Run(NamedTuple):
@@ -28,7 +28,7 @@ class Run(NamedTuple):
 def complete(root: Path, preset: str) -> Iterator[Run]:
     """Those under the preset's name, a sweep of it included; one that is being written is hidden."""
     for path in sorted((root / "runs" / preset).glob("[!.]*/summary.json")):
-        yield Run(path.parent, yaml.safe_load((path.parent / "config.yaml").read_text()), json.loads(path.read_text()))
+        yield Run(path.parent, yaml.safe_load((path.parent / "config.yaml").read_text()), read_summary(path.parent))
 
 
 def as_it_stands(root: Path, preset: str) -> Iterator[Run]:
