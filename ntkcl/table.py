@@ -15,6 +15,7 @@ from scipy import special
 from ntkcl.identity import GROUPS, YOUNGER, digest, flat
 from ntkcl.results import read_summary
 from ntkcl.settings import one_of
+from ntkcl.where import holds
 
 FORMATS = ("markdown", "csv", "latex", "parquet")
 FIRST = (*GROUPS, "network.width", "network.parametrization", "network.gamma0")  # told before other settings
@@ -144,15 +145,14 @@ def anchors(table: pd.DataFrame) -> list[str]:
 
 
 def chosen(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
-    """The rows for which an expression of pandas' `query` holds, names with dots in backticks; ValueError for one that is none."""
+    """The rows for which a condition holds, such as "method == 'ewc' and `network.width` > 64" (see
+    `ntkcl.where`); ValueError for one that is none, and for one that holds for no row."""
     if where is None:
         return table
     try:
-        kept = table.query(where)
-    except Exception as error:
-        near = [c for c in table.columns if "." in c and c.split(".")[-1] in where]
-        hint = f"; settings with dots stand in backticks, such as `{near[0]}`" if near else ""
-        raise ValueError(f"where={where}: {error}{hint}") from error
+        kept = table[holds(where, table)]
+    except ValueError as error:
+        raise ValueError(f"where={where}: {error}") from error
     if kept.empty:
         raise ValueError(f"where={where}: holds for none of {len(table)} runs")
     return kept

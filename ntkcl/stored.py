@@ -1,0 +1,120 @@
+"""The files of a run's folder, read so that damage is one line: which file, what is wrong, how the run is made again.
+
+Whatever a disk that was full, a copy that was cut short or an editor has left: empty files, files that are not text, other values
+than a run writes. Nothing that is read is ever run as code: no pickles.
+"""
+
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+AGAIN = "give the command that made it again, with sweep.retry=all"
+WRITTEN = {"runs": ("arrays.npz", "rows.parquet"), "plans": ("candidates.parquet",)}  # beside settings and summary, by kind
+ARRAYS = ("measured", "targets", "heads", "losses", "start_train", "start_test")
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is ten times faster
+
+
+class Damaged(ValueError):
+    """A file of a run cannot be read: one line that names it and how the run is made again."""
+
+    def __init__(self, path: Path, what: str):
+        super().__init__(f"{path}: {what}; to make this run anew, {AGAIN}")
+
+
+def summary(folder: Path) -> dict:
+    """The contents of `summary.json`, a mapping with text keys; Damaged for anything else."""
+    return _mapping(folder / "summary.json", json.loads)
+
+
+def settings(folder: Path) -> dict:
+    """The contents of `config.yaml`, a mapping; Damaged for anything else."""
+    return _mapping(folder / "config.yaml", lambda text: yaml.load(text, Loader=_Loader))
+
+
+def _mapping(path, read) -> dict:
+    told = _read(path, lambda: read(path.read_text(encoding="utf-8")))
+    if not isinstance(told, Mapping) or not told:
+        raise Damaged(path, f"expected the settings or numbers of a run, found {_kind(told)}")
+    return dict(told)
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of `arrays.npz`, by name; Damaged where they cannot be read without pickles, or one is lacking."""
+
+    def read():
+        with np.load(folder / "arrays.npz", allow_pickle=False) as stored:
+            return dict(stored)
+
+    named = _read(folder / "arrays.npz", read)
+    if lacking := [name for name in ARRAYS if name not in named]:
+        raise Damaged(folder / "arrays.npz", f"lacks {', '.join(lacking)}")
+    return named
+
+
+def table(path: Path) -> pd.DataFrame:
+    """A Parquet file; Damaged where it cannot be read."""
+    return _read(path, lambda: pd.read_parquet(path))
+
+
+def _read(path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except FileNotFoundError as error:
+        raise Damaged(path, "is missing") from error
+    except PermissionError as error:  # of the reader's making, and no damage
+        raise ValueError(f"{path}: {error.strerror}; make it readable") from error
+    except UnicodeDecodeError as error:
+        raise Damaged(path, "is not text in UTF-8") from error
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, EOFError, RecursionError, NotImplementedError) as error:
+        raise Damaged(path, "is empty" if _size(path) == 0 else f"cannot be read ({_short(error)})") from error
+    except (yaml.YAMLError, zipfile.BadZipFile, zlib.error) as error:
+        raise Damaged(path, "is empty" if _size(path) == 0 else f"cannot be read ({_short(error)})") from error
+
+
+def _size(path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _short(error) -> str:
+    return re.sub(r"\s+", " ", str(error) or type(error).__name__)[:80]
+
+
+def _kind(value) -> str:
+    return "nothing" if value is None or value == {} or value == "" else f"a {type(value).__name__}"
+
+
+def whole(folder: Path) -> bool:
+    """Whether a run or a plan can be read again as far as a quick look tells: a summary, settings, and tables and arrays that are
+    there and do not end in their midst. A thousand folders take about a second."""
+    try:
+        summary(folder)
+        text = (folder / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return begins(text) and all(_ends(folder / name) for name in WRITTEN.get(folder.parents[1].name, ()))
+
+
+def begins(text: str) -> bool:
+    """Whether a text begins as a run's `config.yaml`: with a setting. Parsing it takes a hundred times longer."""
+    return re.match(r"[A-Za-z_]\w*:", text) is not None
+
+
+def _ends(path) -> bool:
+    """Whether an .npz or Parquet file has its end, which is written last."""
+    try:
+        if path.suffix == ".npz":
+            return zipfile.is_zipfile(path)
+        with path.open("rb") as file:
+            head = file.read(4)
+            file.seek(-4, 2)
+            return head == file.read() == b"PAR1"
+    except OSError:
+        return False
