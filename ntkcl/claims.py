@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import psutil
 
+from ntkcl import stored
 from ntkcl.settings import one_of
 
 BEAT = 10.0  # seconds between two signs of life
@@ -58,9 +59,9 @@ def wanted(state: str, retry: str) -> bool:
 
 
 def outcome(folder: Path) -> str:
-    """What has come of a run so far, whoever is at it: complete, diverged, failed or missing."""
-    with contextlib.suppress(OSError, ValueError):
-        return "diverged" if json.loads((folder / "summary.json").read_text()).get("status") == "diverged" else "complete"
+    """What has come of a run so far, whoever is at it: complete, diverged, failed or missing, as one with damaged files is."""
+    if (summary := stored.glance(folder)) is not None:
+        return "diverged" if summary.get("status") == "diverged" else "complete"
     return "failed" if _with(beside(folder), ".failed.json").exists() else "missing"
 
 
@@ -71,10 +72,14 @@ def state(folder: Path) -> str:
 
 
 def failure(folder: Path) -> dict | None:
-    """What a failed run left: `error`, one line, `traceback`, `owner`, `time`; None where there is nothing."""
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(_with(beside(folder), ".failed.json").read_text())
-    return None
+    """What a failed run left: `error`, one line, `traceback`, `owner`, `time`; None where there is nothing. Of a file that
+    cannot be read, `error` says so."""
+    path, told = _with(beside(folder), ".failed.json"), None
+    with contextlib.suppress(FileNotFoundError), contextlib.suppress(ValueError, RecursionError):
+        told = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(told, dict) and isinstance(told.get("error"), str):
+        return told
+    return {"error": f"{path} cannot be read; the run's command makes it again"} if path.exists() else None
 
 
 @contextlib.contextmanager

@@ -51,9 +51,13 @@ def main() -> None:
     One clear line and exit code 2 for what the user can mend; HYDRA_FULL_ERROR=1 shows the traceback instead.
     """
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    sys.argv[1:] = _ordered(sys.argv[1:])
     first = sys.argv[1] if sys.argv[1:] else ""
     if first.isalpha() and first not in COMMANDS:
         print(f"ntkcl: {first}: no such command; expected {', '.join(COMMANDS)}, or settings such as network.width=64", file=sys.stderr)
+        sys.exit(2)
+    if first in COMMANDS and sys.argv[2:3] in (["-m"], ["--multirun"]):
+        print(f"ntkcl: {sweeps.NO_SWEEP}", file=sys.stderr)  # before Hydra makes a folder for it
         sys.exit(2)
     name = sys.argv.pop(1) if first in COMMANDS else "config"
     action = COMMANDS.get(name, _job)
@@ -73,6 +77,14 @@ def main() -> None:
         sys.exit(130)
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
+
+
+def _ordered(arguments) -> list[str]:
+    """The command, then `-m`, then all else: between two settings argparse takes `-m` for the end of the settings."""
+    flags = [one for one in arguments if one in ("-m", "--multirun")]
+    others = [one for one in arguments if one not in flags]
+    commands = 1 if others and others[0] in COMMANDS else 0
+    return [*others[:commands], *flags, *others[commands:]]
 
 
 def _job(cfg):

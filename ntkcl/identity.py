@@ -8,10 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ntkcl.stored import GROUPS
+
 ELSEWHERE = (
     "results_dir", "tracking", "kernel", "checkpoints", "references", "seeds", "seeds_by", "sweep", "figures", "size",
 )  # fmt: skip  # makes no run another run
-GROUPS = ("method", "stream", "source", "network", "loss", "optimizer")  # of which one is chosen by name
 YOUNGER: dict[str, dict[str, Any]] = {  # settings that runs once had no other value of
     "stream": {"interpolation": "bilinear"},
     "network": {"parametrization": "ntk", "init": "normal", "gamma0": 1.0},

@@ -3,16 +3,23 @@
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from ntkcl import panels, sweeps, table
+from ntkcl.settings import text
+from ntkcl.where import EXPECTED
+
+EXAMPLES = {"by": "method,network.width", "values": "metrics.average_accuracy", "experiment_name": "width,methods"}
 
 
 def table_of(cfg: DictConfig) -> None:
     """`ntkcl table`: runs gathered, means over seeds with their intervals, printed or written."""
-    gathered = table.chosen(table.gather(table.folders(cfg.results_dir, _experiments(cfg))), cfg.where)
-    by = table.varied(gathered) if cfg.by is None else _list(cfg.by)
-    values = [name for name in table.SHOWN if name in gathered] if cfg["values"] is None else _list(cfg["values"])
+    _check(cfg)
+    by, values = (None if cfg[key] is None else _list(key, cfg[key]) for key in ("by", "values"))
+    _, gathered = table.read(table.folders(cfg.results_dir, _experiments(cfg)), _skipped)
+    gathered = table.chosen(gathered, cfg.where)
+    by = table.varied(gathered) if by is None else by
+    values = [name for name in table.SHOWN if name in gathered] if values is None else values
     told = table.written(table.summary(gathered, by, values), cfg.format, cfg.pivot, values)
     if cfg.out is None:
         if isinstance(told, bytes):
@@ -28,24 +35,25 @@ def report_of(cfg: DictConfig) -> None:
     """`ntkcl report`: one self-contained page of a run or a sweep."""
     from ntkcl import report
 
+    _check(cfg)
     if cfg.run is not None:
         folders = [Path(cfg.run)]
         if not (folders[0] / "summary.json").is_file():
             raise ValueError(f"run={cfg.run}: expected the folder of a complete run, which holds summary.json")
-        title, failed = folders[0].name, []
+        title, failed, gathered = folders[0].name, [], table.gather(folders)
     else:
-        folders = table.folders(cfg.results_dir, _experiments(cfg))
-        title, failed = ", ".join(_experiments(cfg)) or "all runs", sweeps.failures(Path(cfg.results_dir), _experiments(cfg))
-        if cfg.where is not None:
-            kept = set(table.chosen(table.gather(folders), cfg.where)["run"])
-            folders = [folder for folder in folders if folder.name in kept]
+        experiments = _experiments(cfg)
+        folders, gathered = table.read(table.folders(cfg.results_dir, experiments), _skipped)
+        title, failed = ", ".join(experiments) or "all runs", sweeps.failures(Path(cfg.results_dir), experiments)
+        kept = table.chosen(gathered, cfg.where)
+        folders, gathered = [folders[k] for k in kept.index], kept.reset_index(drop=True)
     out = (
         Path(cfg.out)
         if cfg.out is not None
         else Path(cfg.results_dir) / "reports" / f"{title.replace(', ', '+').replace(' ', '_')}.html"
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(report.page(folders, title, failed))
+    out.write_text(report.page(folders, title, failed, gathered, _skipped))
     print(f"{len(folders)} runs -> {out}")
 
 
@@ -56,7 +64,7 @@ def dashboard_of(cfg: DictConfig) -> None:
     if len(_experiments(cfg)) > 1:
         raise ValueError(f"experiment_name={cfg.experiment_name}: a dashboard is of one experiment, or of all; expected a name or null")
     name = ", ".join(_experiments(cfg)) or "all runs"
-    gathered = table.gather(table.folders(cfg.results_dir, _experiments(cfg)))
+    _, gathered = table.read(table.folders(cfg.results_dir, _experiments(cfg)), _skipped)
     sections = panels.sections(*table.axes(gathered), table.anchors(gathered))
     to = dict(
         name=name,
@@ -77,10 +85,27 @@ def dashboard_of(cfg: DictConfig) -> None:
     dashboards.report(sections, **to).save()
 
 
+def _check(cfg):
+    """ValueError for a setting of another kind than a text, where it is one."""
+    if cfg.where is not None and not isinstance(cfg.where, str):
+        raise ValueError(f"where={cfg.where}: {EXPECTED}")
+    for name in ("results_dir", "out", "run"):
+        if cfg.get(name) is not None:
+            text(name, cfg[name])
+
+
+def _skipped(line):
+    """Tells of a damaged run that it is left out."""
+    print(f"ntkcl: left out {line}", file=sys.stderr)
+
+
 def _experiments(cfg) -> list[str]:
-    return _list(cfg.experiment_name or ())
+    return [] if cfg.experiment_name is None else _list("experiment_name", cfg.experiment_name)
 
 
-def _list(names) -> list[str]:
-    """One name, or a list of them."""
-    return [names] if isinstance(names, str) else list(names)
+def _list(setting, names) -> list[str]:
+    """One name, or a list of them; ValueError for anything else."""
+    found = [names] if isinstance(names, str) else list(names) if isinstance(names, ListConfig) else [None]
+    if not all(isinstance(name, str) and name for name in found):
+        raise ValueError(f"{setting}={names}: expected a name or a list of names, such as [{EXAMPLES[setting]}]")
+    return found

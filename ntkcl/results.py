@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from ntkcl import machine, metrics
+from ntkcl import machine, metrics, stored
 from ntkcl.record import PARTS, Record, compare, curves, sample_losses, score_matrices
 from ntkcl.types import Loss, Rows, Stream
 
@@ -219,24 +219,28 @@ def save_figures(folder: Path, figures: Mapping[str, Any]) -> list[Path]:
 
 
 def load(folder: Path | str) -> tuple[dict, pd.DataFrame, dict[str, np.ndarray]]:
-    """The summary, rows and arrays of a run's folder."""
+    """The summary, rows and arrays of a run's folder; `ntkcl.stored.Damaged` where one cannot be read."""
     folder = Path(folder)
-    with np.load(folder / "arrays.npz") as stored:
-        named = dict(stored)
-    return read_summary(folder), pd.read_parquet(folder / "rows.parquet"), named
+    return read_summary(folder), stored.table(folder / "rows.parquet"), stored.arrays(folder)
 
 
 def read_summary(folder: Path) -> dict:
     """The contents of `summary.json`, in the schema of today: what an older one lacks is None.
 
-    Raises ValueError for a folder of a newer schema, and for one so old that its numbers cannot be found.
+    Raises ValueError for a folder of a newer schema, and `ntkcl.stored.Damaged` for one whose numbers cannot be found.
     """
-    told = json.loads((folder / "summary.json").read_text())
+    told, path = stored.summary(folder), folder / "summary.json"
     schema = told.get("schema", 1)
+    if not isinstance(schema, int):
+        raise stored.Damaged(path, f"its schema is {schema!r}")
     if schema > SCHEMA:
         raise ValueError(f"{folder}: its schema is {schema}, and this ntkcl reads up to {SCHEMA}; install a newer one")
     if not {"status", "metrics", "forecast"} <= told.keys():
-        raise ValueError(f"{folder}: written before summaries had a schema; make it again: its command and sweep.retry=all")
+        raise stored.Damaged(path, "written before summaries had a schema")
+    nested = {"metrics": told["metrics"], "forecast": told["forecast"]}
+    nested |= {f"forecast.{key}": one for key, one in (told["forecast"] or {}).items()} if isinstance(told["forecast"], dict) else {}
+    if not isinstance(told["status"], str) or (wrong := [key for key, one in nested.items() if not isinstance(one, dict)]):
+        raise stored.Damaged(path, f"{(wrong if isinstance(told['status'], str) else ['status'])[0]} is not what a run writes")
     nothing = {"top_ratio": [None] * len(told.get("R", ())), "top_drift": None}
     return {"environment": None, "kernel": nothing} | told
 
@@ -246,14 +250,14 @@ def logged(folder: Path) -> bool:
     if (folder / LOGGED).exists():
         return True
     with contextlib.suppress(OSError, ValueError):
-        return (folder / LOGGED).parent.is_dir() and "schema" not in json.loads((folder / "summary.json").read_text())
+        return (folder / LOGGED).parent.is_dir() and "schema" not in stored.summary(folder)
     return False
 
 
 def load_plan(folder: Path | str) -> tuple[dict, pd.DataFrame]:
-    """The summary and the candidates of a plan's folder."""
+    """The summary and the candidates of a plan's folder; `ntkcl.stored.Damaged` where one cannot be read."""
     folder = Path(folder)
-    return json.loads((folder / "summary.json").read_text()), pd.read_parquet(folder / "candidates.parquet")
+    return stored.summary(folder), stored.table(folder / "candidates.parquet")
 
 
 def plain(value):
@@ -282,16 +286,25 @@ def _deliver(stage: Path, folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def _another(folder, config) -> str | None:
+    """What a folder holds that is not to be overwritten; None of the same configuration, whole or cut short, and of no text at all."""
+    if not (folder / "config.yaml").is_file():
+        return "something that is not a run"
+    try:
+        text = (folder / "config.yaml").read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return None
+    return "another configuration" if stored.begins(text) and not config.startswith(text) else None
+
+
 @contextlib.contextmanager
 def staged(folder: Path, config: str) -> Iterator[Path]:
     """A hidden folder that becomes `folder` when the block ends well and is removed when it does not.
 
     Raises ValueError where `folder` cannot be written, and where it holds another configuration: nothing is overwritten then. A
-    finished run of the same configuration is replaced.
+    finished run of the same configuration is replaced, and one whose configuration is damaged.
     """
-    stored = folder / "config.yaml"
-    if folder.exists() and (not stored.is_file() or stored.read_text() != config):
-        held = "another configuration" if stored.is_file() else "something that is not a run"
+    if folder.exists() and (held := _another(folder, config)) is not None:
         raise ValueError(f"results_dir: {folder} holds {held}; move it away, or set another results_dir or experiment_name")
     opened = [parent for parent in folder.parents if not parent.exists()]
     try:

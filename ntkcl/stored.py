@@ -16,9 +16,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-AGAIN = "give the command that made it again, with sweep.retry=all"
+AGAIN = "give its command again, with sweep.retry=all"
+GROUPS = ("method", "stream", "source", "network", "loss", "optimizer")  # of which a run has one each
 WRITTEN = {"runs": ("arrays.npz", "rows.parquet"), "plans": ("candidates.parquet",)}  # beside settings and summary, by kind
 ARRAYS = ("measured", "targets", "heads", "losses", "start_train", "start_test")
+MISSING = "is missing"
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is ten times faster
 
 
@@ -26,17 +28,25 @@ class Damaged(ValueError):
     """A file of a run cannot be read: one line that names it and how the run is made again."""
 
     def __init__(self, path: Path, what: str):
-        super().__init__(f"{path}: {what}; to make this run anew, {AGAIN}")
+        first = "move its folder away and " if what == MISSING and path.name == "config.yaml" else ""
+        super().__init__(f"{path}: {what}; to make this run anew, {first}{AGAIN}")
 
 
 def summary(folder: Path) -> dict:
-    """The contents of `summary.json`, a mapping with text keys; Damaged for anything else."""
+    """The contents of `summary.json`, a mapping that is not empty; Damaged for anything else."""
     return _mapping(folder / "summary.json", json.loads)
 
 
 def settings(folder: Path) -> dict:
-    """The contents of `config.yaml`, a mapping; Damaged for anything else."""
-    return _mapping(folder / "config.yaml", lambda text: yaml.load(text, Loader=_Loader))
+    """The contents of `config.yaml`, a mapping whose parts name their targets; Damaged for anything else."""
+    told = _mapping(folder / "config.yaml", lambda text: yaml.load(text, Loader=_Loader))
+    lacking = [name for name in ("experiment_name", "seed", *GROUPS) if name not in told]
+    for name in GROUPS:
+        target = told[name].get("_target_") if isinstance(told.get(name), Mapping) else None
+        lacking += [f"{name}._target_"] if name in told and not isinstance(target, str) else []
+    if lacking:
+        raise Damaged(folder / "config.yaml", f"lacks {', '.join(lacking)}")
+    return told
 
 
 def _mapping(path, read) -> dict:
@@ -68,7 +78,7 @@ def _read(path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except FileNotFoundError as error:
-        raise Damaged(path, "is missing") from error
+        raise Damaged(path, MISSING) from error
     except PermissionError as error:  # of the reader's making, and no damage
         raise ValueError(f"{path}: {error.strerror}; make it readable") from error
     except UnicodeDecodeError as error:
@@ -91,15 +101,16 @@ def _kind(value) -> str:
     return "nothing" if value is None or value == {} or value == "" else f"a {type(value).__name__}"
 
 
-def whole(folder: Path) -> bool:
-    """Whether a run or a plan can be read again as far as a quick look tells: a summary, settings, and tables and arrays that are
-    there and do not end in their midst. A thousand folders take about a second."""
+def glance(folder: Path) -> dict | None:
+    """The summary of a run or a plan that can be read again as far as a quick look tells, else None: settings, tables and arrays
+    are there and do not end in their midst. A thousand folders take about a second."""
     try:
-        summary(folder)
+        told = summary(folder)
         text = (folder / "config.yaml").read_text(encoding="utf-8")
     except (OSError, ValueError):
-        return False
-    return begins(text) and all(_ends(folder / name) for name in WRITTEN.get(folder.parents[1].name, ()))
+        return None
+    sound = begins(text) and text.endswith("\n")
+    return told if sound and all(_ends(folder / name) for name in WRITTEN.get(folder.parents[1].name, ())) else None
 
 
 def begins(text: str) -> bool:

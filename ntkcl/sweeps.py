@@ -21,10 +21,11 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ntkcl import claims, configuration, console, experiment, identity, machine
+from ntkcl import claims, configuration, console, experiment, identity, machine, stored
 from ntkcl.results import check_number, logged
 
 UNNAMED = "main"  # the experiment_name of whoever gives none: it may mean anything
+NO_SWEEP = "-m: expected settings of runs to make; table, report and dashboard look at all runs at once: leave -m out"
 EVERY = 5.0  # seconds between two lines of progress, at least
 
 
@@ -50,6 +51,8 @@ def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Se
     Raises ValueError, before anything is launched, for a configuration that cannot be, for a launcher that is not installed, and where
     the experiment's name stands for another sweep already. Exits with code 1, all told, where runs of a plain sweep failed.
     """
+    if "sweep" not in master:
+        raise ValueError(NO_SWEEP)
     jobs = [job(cfg, chosen) for cfg, chosen in zip(configurations(context.config_loader, master, overrides), overrides, strict=True)]
     chosen, plain = master.sweep, master.hydra.sweeper._target_.endswith("BasicSweeper")
     optimises = "direction" in master.hydra.sweeper
@@ -165,8 +168,8 @@ def objective(cfg: DictConfig, folders: Sequence[Path]) -> float | None:
         return None
     values = []
     for folder in folders:
-        with suppress(OSError):
-            found = json.loads((folder / "summary.json").read_text())
+        with suppress(stored.Damaged):
+            found = stored.summary(folder)
             for key in cfg.sweep.objective.split("."):
                 if not isinstance(found, dict) or key not in found:
                     raise ValueError(f"sweep.objective={cfg.sweep.objective}: no such number in {folder / 'summary.json'}")
@@ -201,8 +204,9 @@ def keep_meaning(results_dir: Path, name: str, told: Mapping[str, list], extend:
         return
     path, before = results_dir / "sweeps" / name / "sweep.json", {}
     if any(not Path(entry).name.startswith(".") for entry in _names(results_dir / "runs" / name)):
-        with suppress(OSError, ValueError):
-            before = json.loads(path.read_text())
+        with suppress(OSError, ValueError, RecursionError):
+            told_before = json.loads(path.read_text(encoding="utf-8"))
+            before = {key: value for key, value in dict(told_before).items() if isinstance(value, list)}
     for key in before.keys() & told.keys():
         if len(before[key]) == len(told[key]) == 1 and before[key] != told[key] and not extend:
             raise ValueError(
@@ -230,14 +234,23 @@ class Count(NamedTuple):
     left: int
 
 
-def count(folders: Sequence[Path]) -> Count:
-    """Told from the names of files alone: a thousand runs are looked through in milliseconds."""
+def damaged(folders: Sequence[Path]) -> dict[Path, int]:
+    """The folders that stand and whose run is missing all the same, for their files are damaged, by their inode."""
+    return {folder: folder.stat().st_ino for folder in folders if folder.is_dir() and stored.glance(folder) is None}
+
+
+def count(folders: Sequence[Path], damaged: Mapping[Path, int] | None = None) -> Count:
+    """Told from the names of files alone: a thousand runs are looked through in milliseconds. What `damaged` found is done once
+    another folder stands in its place."""
     there = {path for parent in {f.parent for f in folders} for path in _names(parent)}
     notes = {path for parent in {claims.beside(f).parent for f in folders} for path in _names(parent)}
 
     def stands(folder):
-        note = str(claims.beside(folder))
-        return 0 if str(folder) in there else 1 if f"{note}.lock" in notes else 2 if f"{note}.failed.json" in notes else 3
+        note, done = str(claims.beside(folder)), str(folder) in there
+        if done and damaged and folder in damaged:
+            with suppress(OSError):  # it is being replaced
+                done = folder.stat().st_ino != damaged[folder]
+        return 0 if done else 1 if f"{note}.lock" in notes else 2 if f"{note}.failed.json" in notes else 3
 
     told = [stands(folder) for folder in folders]
     return Count(*(told.count(k) for k in range(4)))
@@ -252,13 +265,14 @@ def _names(folder) -> list[str]:
 @contextmanager
 def told_progress(folders: Sequence[Path]) -> Iterator[None]:
     """While the block runs, a line whenever something has changed: done, running, failed, left, and the time that may remain."""
-    say, begun, before, ended = console.told(console.terminal()), time.monotonic(), count(folders), threading.Event()
+    say, begun, ended, spoilt = console.told(console.terminal()), time.monotonic(), threading.Event(), damaged(folders)
+    before = count(folders, spoilt)
     say(f"{len(folders)} runs: {before.done} done, {before.failed} failed before, {before.running} running, {before.left} left")
 
     def watch():
         last = before
         while not ended.wait(EVERY):
-            now = count(folders)
+            now = count(folders, spoilt)
             if now != last:
                 say(_line(now, now.done - before.done, time.monotonic() - begun, len(folders)))
                 last = now
@@ -270,7 +284,7 @@ def told_progress(folders: Sequence[Path]) -> Iterator[None]:
     finally:
         ended.set()
         watcher.join()
-        now = count(folders)
+        now = count(folders, spoilt)
         elsewhere = f"{now.running} running elsewhere, " if now.running else ""
         took = duration(time.monotonic() - begun)
         say(f"{now.done} of {len(folders)} done, {now.failed} failed, {elsewhere}{now.left} left, in {took}")

@@ -3,18 +3,19 @@
 import difflib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from scipy import special
 
+from ntkcl import stored
 from ntkcl.identity import GROUPS, YOUNGER, digest, flat
 from ntkcl.results import read_summary
 from ntkcl.settings import one_of
+from ntkcl.stored import Damaged
 from ntkcl.where import holds
 
 FORMATS = ("markdown", "csv", "latex", "parquet")
@@ -23,18 +24,20 @@ SHOWN = (  # where nothing else is asked for, of those that there are
     "metrics.average_accuracy", "metrics.learning_accuracy", "metrics.forgetting_chaudhry", "forecast.init.drift_r2",
     "forecast.boundary.drift_r2",
 )  # fmt: skip
+RUN = ("summary.json", "config.yaml")  # a folder with one of them is a run, and with one alone a damaged one
 LEVEL = 0.95  # of the intervals
 
 
 def folders(results_dir: Path | str, experiments: Sequence[str] = ()) -> list[Path]:
-    """The folders of the complete runs under `results_dir`/runs, of some experiments or of all.
+    """The folders of the runs under `results_dir`/runs, of some experiments or of all: complete ones, and damaged ones, see `read`.
 
     Raises ValueError where there are none.
     """
     root = Path(results_dir) / "runs"
     names = list(experiments) or sorted(entry.name for entry in os.scandir(root) if entry.is_dir()) if root.is_dir() else []
     by_name = {
-        name: [Path(entry.path) for entry in _entries(root / name) if (Path(entry.path) / "summary.json").is_file()] for name in names
+        name: [Path(entry.path) for entry in _entries(root / name) if any((Path(entry.path) / file).is_file() for file in RUN)]
+        for name in names
     }
     found = [folder for runs in by_name.values() for folder in runs]
     empty = [name for name in experiments if not by_name.get(name)]
@@ -53,32 +56,55 @@ def _entries(folder) -> list[os.DirEntry]:
 
 
 def gather(runs: Sequence[Path]) -> pd.DataFrame:
-    """One row a run: `run` its folder's name, every setting and every number of its summary by dotted name; `same` tells whether two
+    """`read`'s table alone, of runs of which none is damaged."""
+    return read(runs)[1]
+
+
+def read(runs: Sequence[Path], skip: Callable[[str], None] | None = None) -> tuple[list[Path], pd.DataFrame]:
+    """The runs that can be read, and one row of each: `run` its folder's name, every setting and every number of its summary by dotted name; `same` tells whether two
     experiments have made the same run.
 
     `method`, `stream`, `source`, `network`, `loss`, `optimizer` are the names of what was chosen; of the optimizer Optax's, where it is
     one of those.
+
+    A run whose settings or summary are damaged is left out and `skip` called with a line that names it; without `skip`, that line
+    is a `ntkcl.stored.Damaged`. Raises ValueError where none is left.
     """
-    table = pd.DataFrame([_row(folder) for folder in runs])
+    rows, told = {}, []
+    for folder in runs:
+        try:
+            rows[folder] = _row(folder)
+        except Damaged as error:
+            if skip is None:
+                raise
+            told.append(str(error))
+    for line in told:
+        skip(line)  # type: ignore[misc]
+    if not rows:
+        raise ValueError(f"results_dir: none of {len(told)} runs can be read; make them anew, or set another results_dir")
+    table = pd.DataFrame(list(rows.values()))
     for group, younger in YOUNGER.items():  # left out of a configuration where they have the value that there once was alone
         for name, value in younger.items():
             column = f"{group}.{name}"
             if column in table and value is not None:
                 alike = table[group].isin(table.loc[table[column].notna(), group]) if group in table else table.index == table.index
                 table[column] = table[column].where(table[column].notna() | ~alike, value)
-    return table
+    return list(rows), table
 
 
 def _row(folder) -> dict[str, Any]:
-    settings = yaml.load((folder / "config.yaml").read_text(), Loader=_Loader)
-    named = {g: settings[g]["_target_"].rsplit(".", 1)[-1] for g in GROUPS if isinstance(settings.get(g), Mapping)}
-    named["optimizer"] = settings.get("optimizer", {}).get("name", named.get("optimizer"))
+    settings = stored.settings(folder)
+    named = {g: settings[g]["_target_"].rsplit(".", 1)[-1] for g in GROUPS}
+    named["optimizer"] = settings["optimizer"].get("name", named["optimizer"])
     plumbing = ("_partial_", "_convert_", *(f"{group}._target_" for group in GROUPS))
     plain = {key: value for key, value in flat(settings).items() if not (key in plumbing or key.endswith(plumbing[:2]))}
     told = {key: json.dumps(value) if isinstance(value, list) else value for key, value in plain.items() if key not in named}
     found = {key: value for key, value in flat(read_summary(folder)).items() if not isinstance(value, str | list) or key == "status"}
     numbers = {key: float("nan") if value is None else value for key, value in found.items()}  # null in every run is a number, too
-    same = digest(_equal({key: value for key, value in settings.items() if key != "experiment_name"}))
+    try:
+        same = digest(_equal({key: value for key, value in settings.items() if key != "experiment_name"}))
+    except TypeError as error:  # a date, say, which JSON does not know
+        raise Damaged(folder / "config.yaml", f"holds what no setting is ({error})") from error
     return {"run": folder.name, "same": same} | named | told | numbers
 
 
@@ -90,8 +116,6 @@ def _equal(value):
         return [_equal(one) for one in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is ten times faster
 
 
 def varied(table: pd.DataFrame) -> list[str]:

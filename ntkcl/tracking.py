@@ -15,6 +15,7 @@ import pandas as pd
 import wandb
 
 from ntkcl.results import LOGGED, load, load_plan, logged
+from ntkcl.stored import Damaged
 
 ONLINE = "run `wandb login`, or use tracking=offline, or tracking.fallback=true, which is offline where online fails"
 # Of the machine that a run was made on its summary tells; it may be another than this one.
@@ -53,6 +54,8 @@ def track(
     named: dict = dict(project=project, entity=entity, identity=identity, config=config)
     try:
         _logged(folder, artifacts, mode=mode, **named)
+    except Damaged:
+        raise
     except (wandb.errors.Error, ValueError, OSError) as error:
         if mode == "online" and fallback:
             shutil.rmtree(folder / "wandb", ignore_errors=True)
@@ -101,7 +104,8 @@ def _run(run, folder):
     _history(run, arrays["losses"], summary)
     if (inside := folder / "curves.parquet").exists():
         _curves(run, pd.read_parquet(inside))
-    run.log({f"R_{name}": _table(R) for name, R in _matrices(summary).items()})
+    # In the history W&B would draw a panel of each table's number of rows and columns.
+    run.summary.update({f"R_{name}": _table(R) for name, R in _matrices(summary).items()})
     run.summary.update(_by_path({key: summary[key] for key in summary if key not in _MATRICES}))
 
 
@@ -109,7 +113,7 @@ def _plan(run, folder):
     """Candidates as a table, the summary."""
     summary, rows = load_plan(folder)
     rows = rows.astype(object).where(rows.notna(), None)
-    run.log({"candidates": wandb.Table(columns=list(rows.columns), data=rows.to_numpy().tolist())})
+    run.summary.update({"candidates": wandb.Table(columns=list(rows.columns), data=rows.to_numpy().tolist())})
     run.summary.update(_by_path(summary))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "ntkcl"
 FLOORS = [
-    {"types", "settings", "meter", "machine", "reuse", "where"},
+    {"types", "settings", "meter", "machine", "reuse", "where", "stored"},
     {"losses", "metrics", "kernels", "forecast", "streams", "sources", "networks", "optimizers", "methods"},
     {"train", "events"},
     {"predict"},
@@ -33,7 +33,7 @@ DOORS = {
     "tensorflow_datasets": {"sources"},
     "sklearn": {"sources"},
     "matplotlib": {"figures"},
-    "pandas": {"results", "table", "report", "tracking", "where"},
+    "pandas": {"results", "table", "report", "tracking", "where", "stored"},
     "plotly": {"report"},
     "jinja2": {"report"},
     "wandb_workspaces": {"dashboards"},

@@ -307,6 +307,18 @@ def test_a_command_that_there_is_not_is_told(ntkcl):
     assert code == 2 and err.startswith("ntkcl: tabel: no such command; expected table, report, dashboard, or settings")
 
 
+def test_the_flag_of_a_sweep_may_stand_anywhere(ntkcl, tmp_path):
+    settings = (*TINY, "tracking=disabled", "sweep.dry=true", "network.width=8,16")
+    first = ntkcl("-m", *settings)
+    assert first[0] == 0 and "2 of 2 jobs would be launched" in first[1]
+    for k in (1, 3, len(settings)):
+        assert ntkcl(*settings[:k], "-m", *settings[k:]) == first
+    for command in (("table", "-m"), ("-m", "table"), ("report", "by=method", "--multirun")):
+        code, _, err = ntkcl(*command)
+        assert code == 2 and err.startswith("ntkcl: -m: expected settings of runs") and err.count("\n") == 1
+    assert not (tmp_path / "multirun").exists()
+
+
 def test_in_a_sweep_the_other_jobs_go_on(ntkcl, tmp_path):
     rates = "training.learning_rate=1e9,1e-3"
     code, _, err = ntkcl("-m", *TINY, "tracking=disabled", "forecast.anchors=[]", rates)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import yaml
@@ -39,6 +40,15 @@ def locked(folder, owner, age=0.0):
     path.write_text(json.dumps(owner._asdict()))
     os.utime(path, (time.time() - age,) * 2)
     return path
+
+
+def whole(folder):
+    """A complete run's folder, as far as a quick look at it goes."""
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text('{"status": "completed"}')
+    (folder / "config.yaml").write_text("seed: 0\n")
+    np.savez(folder / "arrays.npz", measured=np.zeros(1))
+    pd.DataFrame({"seed": [0]}).to_parquet(folder / "rows.parquet")
 
 
 def test_a_claim_holds_off_others_and_leaves_nothing(folder, tmp_path):
@@ -141,8 +151,7 @@ def test_a_place_that_cannot_be_made_is_told(tmp_path):
 
 def test_what_fails_after_a_run_is_complete_leaves_no_failure(folder):
     with pytest.raises(OSError), claims.claimed(folder):
-        folder.mkdir(parents=True)
-        (folder / "summary.json").write_text('{"status": "completed"}')
+        whole(folder)
         raise OSError("no network")
     assert claims.state(folder) == "complete" and claims.failure(folder) is None
 

@@ -116,12 +116,6 @@ def test_what_is_not_on_the_list_is_refused_in_one_line_and_never_run(condition,
     assert not list(tmp_path.iterdir())
 
 
-def test_no_text_is_no_condition():
-    for condition in (3, True, ["seed == 1"]):
-        with pytest.raises(ValueError, match="expected comparisons"):
-            where.holds(condition, TABLE)
-
-
 def test_a_name_with_dots_is_shown_its_backticks():
     for condition in ("network.width > 3", "width > 3"):
         with pytest.raises(ValueError, match="stand in backticks.*`network.width`"):

@@ -4,34 +4,44 @@ import base64
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
+import pandas as pd
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from ntkcl import panels, table
 from ntkcl.report import plots
 from ntkcl.results import load, read_summary
+from ntkcl.stored import Damaged
 
 COLUMNS = ("metrics.average_accuracy", "metrics.learning_accuracy", "metrics.forgetting_chaudhry", "metrics.bwt_gem")
 MATRICES = 60  # cells whose R matrices are on the page
 
 
-def page(runs: Sequence[Path], title: str, failures: Sequence[Mapping] = ()) -> str:
+def page(
+    runs: Sequence[Path],
+    title: str,
+    failures: Sequence[Mapping] = (),
+    gathered: pd.DataFrame | None = None,
+    skip: Callable[[str], None] | None = None,
+) -> str:
     """The HTML of a report, which needs no other file and no network.
 
     Arguments:
       runs: folders of complete runs, one or many.  failures: what failed runs of the sweep left, `name` and `error` of each.
-    Raises ValueError for a folder whose schema cannot be read.
+      gathered: `ntkcl.table.gather` of them, if that is there already.  skip: called with a line that names a run of a sweep whose
+      arrays are damaged: its samples are left out.
+    Raises ValueError for a folder whose schema cannot be read, `ntkcl.stored.Damaged` for a damaged one that is not skipped.
     """
-    gathered = table.gather(runs)
+    gathered = table.gather(runs) if gathered is None else gathered
     varied = table.varied(gathered)
-    chosen = [*_failed(failures), *(_one(runs[0]) if len(runs) == 1 else _sweep(runs, gathered, varied))]
+    chosen = [*_failed(failures), *(_one(runs[0]) if len(runs) == 1 else _sweep(runs, gathered, varied, skip))]
     template = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("page.html")
     status = gathered["status"].value_counts().to_dict()
     return template.render(
@@ -68,7 +78,7 @@ def _failed(failures):
         yield _section("Failed", "The same command tries them again.", rows=[{"run": f["name"], "error": f["error"]} for f in failures])
 
 
-def _sweep(runs, gathered, varied):
+def _sweep(runs, gathered, varied, skip):
     cells = table.readable(table.summary(gathered, varied, [c for c in COLUMNS if c in gathered]))
     yield _section("Cells", "Means over seeds with the half-width of their 95 % Student intervals.", rows=_rows(cells))
     for one in panels.sections(*table.axes(gathered), table.anchors(gathered)):
@@ -85,9 +95,15 @@ def _sweep(runs, gathered, varied):
         "R, measured on test inputs and foretold, means over seeds." + f" The first {MATRICES} cells." * (len(by_cell) > MATRICES),
         choices=[{"name": name, "figure": json.loads(plots.matrices(own).to_json())} for name, own in mean.items()],
     )
-    worst = gathered["metrics.forgetting_chaudhry"].astype(float).fillna(-math.inf).idxmax()
-    folder = runs[gathered.index.get_loc(worst)]
-    yield _samples(folder, summaries[folder], load(folder)[2])
+    lost = gathered["metrics.forgetting_chaudhry"].astype(float).fillna(-math.inf).to_numpy()
+    for folder in (runs[k] for k in np.argsort(-lost, kind="stable")):
+        try:
+            yield _samples(folder, summaries[folder], load(folder)[2])
+            break
+        except Damaged as error:
+            if skip is None:
+                raise
+            skip(f"of the samples forgotten most: {error}")
     shown = ["run", *varied, "seed", "status", *COLUMNS[:3], "seconds.total"]
     yield _section("Runs", "All of them.", rows=_rows(gathered[[c for c in dict.fromkeys(shown) if c in gathered]]))
 
