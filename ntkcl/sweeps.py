@@ -205,8 +205,8 @@ def keep_meaning(results_dir: Path, name: str, told: Mapping[str, list], extend:
     path, before = results_dir / "sweeps" / name / "sweep.json", {}
     if any(not Path(entry).name.startswith(".") for entry in _names(results_dir / "runs" / name)):
         with suppress(OSError, ValueError, RecursionError):
-            told_before = json.loads(path.read_text(encoding="utf-8"))
-            before = {key: value for key, value in dict(told_before).items() if isinstance(value, list)}
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            before = {key: value for key, value in kept.items() if isinstance(value, list)} if isinstance(kept, dict) else {}
     for key in before.keys() & told.keys():
         if len(before[key]) == len(told[key]) == 1 and before[key] != told[key] and not extend:
             raise ValueError(

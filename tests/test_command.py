@@ -81,6 +81,11 @@ def test_a_run_writes_everything_and_wandb_reads_it_back(ntkcl, tmp_path):
     whole = leet("--json", str(run))
     for key in ("R_measured", "R_forecast_init", "figures/drift", "acc/0", "forecast/init/acc/2", "run_group", "train/loss"):
         assert key in whole, key
+    records = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
+    history = [record for record in records if record["type"] == "history"]
+    assert find(json.dumps(history), "train/loss") and not find(json.dumps(history), "nrows")  # no panel of a number of rows
+    (stored,) = (run / "files" / "media" / "table").glob("R_measured_*.table.json")
+    assert [row[1:] for row in json.loads(stored.read_text())["data"]] == summary["R"]
     identity = folder.name.rsplit("-", 1)[1]
     assert run.name.rsplit("-", 1)[1].startswith(identity)
 

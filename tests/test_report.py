@@ -6,10 +6,12 @@ import shutil
 import subprocess
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ntkcl import dashboards, panels
 from ntkcl.report import plots, sections
+from ntkcl.table import statistics
 
 SMALL = ("network.width=8", "stream.tasks=3", "training.steps=20", "tracking=disabled")
 TINY = (*SMALL, "stream.train_per_class=2", "stream.test_per_class=2")
@@ -153,6 +155,43 @@ def test_a_dashboard_without_its_extra_names_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb_workspaces.workspaces", None)
     with pytest.raises(ValueError, match=r"pip install 'ntkcl\[dashboards\]'"):
         dashboards.workspace(panels.sections([], []), "mine", "ntkcl", "somebody")
+
+
+def spread(seeds):
+    """A sweep table of two methods and widths; the second width has one run more."""
+    runs = [(m, w, s) for m in ("ewc", "naive") for w in (8, 16) for s in range(seeds + (w == 16))]
+    each = {"run": "{}-{}-{}", "same": "{}-{}-{}"}
+    table = pd.DataFrame([{key: text.format(*run) for key, text in each.items()} for run in runs])
+    table[["method", "network.width", "seed"]] = runs
+    table["seconds.total"] = np.random.default_rng(seeds).uniform(0.1, 9.0, len(runs))
+    return table
+
+
+@pytest.mark.parametrize("kind", ["line", "bar"])
+def test_two_seeds_are_dots_and_three_an_interval(kind):
+    panel, table = panels.Panel(kind, "Time", "network.width", ("seconds.total",), "method", "seconds"), spread(2)
+    drawn = plots.figure(panel, table)
+    means = [trace for trace in drawn.data if trace.error_y.array is not None]
+    dots = [trace for trace in drawn.data if "mode" in trace and trace.mode == "markers"]
+    assert [trace.name for trace in means] == [trace.name for trace in dots] == ["ewc", "naive"]
+    for mean, dot, method in zip(means, dots, ("ewc", "naive"), strict=True):
+        own = table[table["method"] == method]
+        two, three = (own.loc[own["network.width"] == width, "seconds.total"] for width in (8, 16))
+        assert list(dot.y) == two.tolist() and {str(x) for x in dot.x} == {"8"} and not dot.showlegend
+        assert np.isnan(mean.error_y.array[0]) and mean.error_y.array[1] == pytest.approx(statistics(three.to_numpy())["ci"])
+        assert dot.legendgroup == mean.legendgroup and (kind == "line" or dot.offsetgroup == mean.offsetgroup)
+    assert all(trace.error_y.visible and len(trace.x) == 2 for trace in plots.figure(panel, spread(3)).data)
+    assert not any(trace.error_y.visible for trace in plots.figure(panel, spread(1)).data)  # of one or two, none
+
+
+def test_an_axis_of_seconds_does_not_go_below_zero():
+    table = spread(3).assign(**{"metrics.bwt_gem": -0.5})
+    for kind in ("line", "bar"):
+        below = {
+            name: plots.figure(panels.Panel(kind, "", "network.width", (name,), "method"), table).layout.yaxis.rangemode
+            for name in ("seconds.total", "metrics.bwt_gem")
+        }
+        assert below == {"seconds.total": "nonnegative", "metrics.bwt_gem": None}
 
 
 def test_matrices_and_histories_have_what_they_were_given():

@@ -11,6 +11,8 @@ from ntkcl.panels import Panel
 from ntkcl.table import once, statistics
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0")
+SEEDS = 3  # below, the interval dwarfs the runs, and dots are drawn instead
+NEVER_NEGATIVE = ("seconds.", "peak_mib.")
 FLOOR = -1.0  # of R² and skill: worse is not worse
 BEYOND = 3.0  # times the measured range that a forecast may leave it on a plot
 LAYOUT = dict(
@@ -35,6 +37,8 @@ def figure(panel: Panel, runs: pd.DataFrame) -> go.Figure | None:
     low = min((float(np.nanmin(trace.y)) for trace in drawn.data if len(trace.y)), default=0.0)
     if low < FLOOR and panel.kind != "scatter" and all(name.endswith(("_r2", ".skill")) for name in y):
         drawn.update_yaxes(range=[FLOOR, 1.05])  # a forecast that has blown up is below any picture
+    if panel.kind != "scatter" and all(name.startswith(NEVER_NEGATIVE) for name in y):
+        drawn.update_yaxes(rangemode="nonnegative")  # an interval may reach below zero, a duration may not
     if panel.by in runs:
         drawn.update_layout(legend_title_text=panel.by)
     return drawn
@@ -56,14 +60,26 @@ def _cells(x, name, rows):
 
 
 def _error(cells):
-    return dict(type="data", array=cells["ci"].fillna(0).to_numpy(), visible=bool(cells["ci"].notna().any()), thickness=1.2)
+    shown = cells["ci"].where(cells["n"] >= SEEDS)
+    return dict(type="data", array=shown.to_numpy(float), visible=bool(shown.notna().any()), thickness=1.2)
+
+
+def _dots(x, name, rows):
+    """Each run's value, of the cells that have more than one run and too few for an interval."""
+    values = once(rows, [x])[[x, name]].dropna(subset=[name])
+    n = values.groupby(x, dropna=False)[name].transform("size")
+    return values[(n > 1) & (n < SEEDS)]
 
 
 def _lines(panel, y, runs):
     figure = go.Figure()
-    for label, name, rows in _series(panel, y, runs):
-        cells = _cells(panel.x, name, rows)
-        figure.add_scatter(x=cells.index, y=cells["mean"], error_y=_error(cells), name=label, mode="lines+markers")
+    for k, (label, name, rows) in enumerate(_series(panel, y, runs)):
+        cells, dots, colour = _cells(panel.x, name, rows), _dots(panel.x, name, rows), COLOURS[k % len(COLOURS)]
+        looks = dict(name=label, legendgroup=f"{k}")
+        mean = dict(error_y=_error(cells), mode="lines+markers", line=dict(color=colour))
+        figure.add_scatter(x=cells.index, y=cells["mean"], **mean, **looks)
+        if len(dots):
+            figure.add_scatter(x=dots[panel.x], y=dots[name], **_dotted(colour), **looks)
     values = np.array(sorted(runs[panel.x].dropna().unique()), float)
     wide = len(values) > 2 and values[0] > 0 and values[-1] / values[0] >= 8
     figure.update_xaxes(title=panel.x, type="log" if wide else "linear")
@@ -74,12 +90,20 @@ def _lines(panel, y, runs):
 
 def _bars(panel, y, runs):
     figure = go.Figure()
-    for label, name, rows in _series(panel, y, runs):
-        cells = _cells(panel.x, name, rows)
-        figure.add_bar(x=[str(key) for key in cells.index], y=cells["mean"], error_y=_error(cells), name=label)
-    figure.update_layout(barmode="group")
+    for k, (label, name, rows) in enumerate(_series(panel, y, runs)):
+        cells, dots, colour = _cells(panel.x, name, rows), _dots(panel.x, name, rows), COLOURS[k % len(COLOURS)]
+        looks = dict(name=label, legendgroup=f"{k}", offsetgroup=f"{k}")
+        bars = dict(error_y=_error(cells), marker=dict(color=colour))
+        figure.add_bar(x=[str(key) for key in cells.index], y=cells["mean"], **bars, **looks)
+        if len(dots):
+            figure.add_scatter(x=[str(key) for key in dots[panel.x]], y=dots[name], **_dotted("#444"), **looks)
+    figure.update_layout(barmode="group", scattermode="group")  # a dot stands on its own bar
     figure.update_xaxes(title=panel.x, type="category")
     return figure
+
+
+def _dotted(colour):
+    return dict(mode="markers", marker=dict(size=6, color=colour, symbol="circle-open"), showlegend=False)
 
 
 def _scatter(panel, y, runs):

@@ -80,7 +80,11 @@ def _failed(failures):
 
 def _sweep(runs, gathered, varied, skip):
     cells = table.readable(table.summary(gathered, varied, [c for c in COLUMNS if c in gathered]))
-    yield _section("Cells", "Means over seeds with the half-width of their 95 % Student intervals.", rows=_rows(cells))
+    note = (
+        "Means over seeds with the half-width of their 95 % Student intervals. Below, figures draw an interval from three seeds on; "
+        "of two, each has a dot."
+    )
+    yield _section("Cells", note, rows=_rows(cells))
     for one in panels.sections(*table.axes(gathered), table.anchors(gathered)):
         drawn = [figure for panel in one.panels if (figure := plots.figure(panel, gathered)) is not None]
         yield _section(one.title, one.question, plots=[_html(figure) for figure in drawn]) if drawn else None
