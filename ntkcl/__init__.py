@@ -16,8 +16,8 @@ The map of the house, from the roof down (arrows point down; `tests/test_archite
     train  events                            optax inside one lax.scan, for one seed or several at once; what a story tells
     kernels  forecast  losses  metrics       the mathematics: arrays in, arrays out
     networks  streams  sources  optimizers  methods   what conf/ names by _target_
-    types  settings  meter  machine  reuse  where  stored   the nouns; checks of settings; seconds; cores; programs that serve many runs;
-                                             a condition on runs; a run's files, read so that damage is one line
+    types  settings  meter  machine  reuse   the nouns; checks of settings; seconds; cores; programs that serve many runs
+    where  stored                            a condition on runs; a run's files, damaged or not
 
 As a library: `from ntkcl import kernels, forecast`.
 """

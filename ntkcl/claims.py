@@ -59,7 +59,8 @@ def wanted(state: str, retry: str) -> bool:
 
 
 def outcome(folder: Path) -> str:
-    """What has come of a run so far, whoever is at it: complete, diverged, failed or missing, as one with damaged files is."""
+    """What has come of a run so far, whoever is at it: complete, diverged, failed or missing. One
+    with damaged files is missing."""
     if (summary := stored.glance(folder)) is not None:
         return "diverged" if summary.get("status") == "diverged" else "complete"
     return "failed" if _with(beside(folder), ".failed.json").exists() else "missing"
@@ -72,14 +73,15 @@ def state(folder: Path) -> str:
 
 
 def failure(folder: Path) -> dict | None:
-    """What a failed run left: `error`, one line, `traceback`, `owner`, `time`; None where there is nothing. Of a file that
-    cannot be read, `error` says so."""
+    """What a failed run left: `error`, one line, `traceback`, `owner`, `time`; None where there is
+    nothing. Of a file that cannot be read, `error` says so, alone."""
     path, told = _with(beside(folder), ".failed.json"), None
     with contextlib.suppress(FileNotFoundError), contextlib.suppress(ValueError, RecursionError):
         told = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(told, dict) and isinstance(told.get("error"), str):
         return told
-    return {"error": f"{path} cannot be read; the run's command makes it again"} if path.exists() else None
+    unread = {"error": f"{path} cannot be read; the run's command makes it again"}
+    return unread if path.exists() else None
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def _ordered(arguments) -> list[str]:
-    """The command, then `-m`, then all else: between two settings argparse takes `-m` for the end of the settings."""
+    """The command, then `-m`, then all else: argparse takes `-m` for the end of the settings."""
     flags = [one for one in arguments if one in ("-m", "--multirun")]
     others = [one for one in arguments if one not in flags]
     commands = 1 if others and others[0] in COMMANDS else 0

@@ -9,7 +9,11 @@ from ntkcl import panels, sweeps, table
 from ntkcl.settings import text
 from ntkcl.where import EXPECTED
 
-EXAMPLES = {"by": "method,network.width", "values": "metrics.average_accuracy", "experiment_name": "width,methods"}
+EXAMPLES = {
+    "by": "method,network.width",
+    "values": "metrics.average_accuracy",
+    "experiment_name": "width,methods",
+}
 
 
 def table_of(cfg: DictConfig) -> None:
@@ -44,7 +48,8 @@ def report_of(cfg: DictConfig) -> None:
     else:
         experiments = _experiments(cfg)
         folders, gathered = table.read(table.folders(cfg.results_dir, experiments), _skipped)
-        title, failed = ", ".join(experiments) or "all runs", sweeps.failures(Path(cfg.results_dir), experiments)
+        title = ", ".join(experiments) or "all runs"
+        failed = sweeps.failures(Path(cfg.results_dir), experiments)
         kept = table.chosen(gathered, cfg.where)
         folders, gathered = [folders[k] for k in kept.index], kept.reset_index(drop=True)
     out = (
@@ -105,7 +110,8 @@ def _experiments(cfg) -> list[str]:
 
 def _list(setting, names) -> list[str]:
     """One name, or a list of them; ValueError for anything else."""
-    found = [names] if isinstance(names, str) else list(names) if isinstance(names, ListConfig) else [None]
+    found = list(names) if isinstance(names, ListConfig) else [names]
     if not all(isinstance(name, str) and name for name in found):
-        raise ValueError(f"{setting}={names}: expected a name or a list of names, such as [{EXAMPLES[setting]}]")
+        example = f"[{EXAMPLES[setting]}]"
+        raise ValueError(f"{setting}={names}: expected a name or a list of names, as {example}")
     return found

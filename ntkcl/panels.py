@@ -12,7 +12,7 @@ ANCHORS = ("infinite", "init", "boundary")  # that foretell; a path is told in h
 
 class Panel(NamedTuple):
     """One plot: `y` over `x`, a colour for each value of `by`; lines and bars are means with their intervals over seeds, and over
-    whatever else varies beside `x` and `by`; of a mean of two runs, the report draws these as dots instead."""
+    whatever else varies beside `x` and `by`; for the interval of two runs the report draws dots."""
 
     kind: str
     title: str

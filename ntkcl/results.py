@@ -219,7 +219,7 @@ def save_figures(folder: Path, figures: Mapping[str, Any]) -> list[Path]:
 
 
 def load(folder: Path | str) -> tuple[dict, pd.DataFrame, dict[str, np.ndarray]]:
-    """The summary, rows and arrays of a run's folder; `ntkcl.stored.Damaged` where one cannot be read."""
+    """The summary, rows and arrays of a run's folder; `ntkcl.stored.Damaged` if one is damaged."""
     folder = Path(folder)
     return read_summary(folder), stored.table(folder / "rows.parquet"), stored.arrays(folder)
 
@@ -227,7 +227,8 @@ def load(folder: Path | str) -> tuple[dict, pd.DataFrame, dict[str, np.ndarray]]
 def read_summary(folder: Path) -> dict:
     """The contents of `summary.json`, in the schema of today: what an older one lacks is None.
 
-    Raises ValueError for a folder of a newer schema, and `ntkcl.stored.Damaged` for one whose numbers cannot be found.
+    Raises ValueError for a folder of a newer schema, and `ntkcl.stored.Damaged` for one whose
+    numbers cannot be found.
     """
     told, path = stored.summary(folder), folder / "summary.json"
     schema = told.get("schema", 1)
@@ -237,10 +238,12 @@ def read_summary(folder: Path) -> dict:
         raise ValueError(f"{folder}: its schema is {schema}, and this ntkcl reads up to {SCHEMA}; install a newer one")
     if not {"status", "metrics", "forecast"} <= told.keys():
         raise stored.Damaged(path, "written before summaries had a schema")
-    nested = {"metrics": told["metrics"], "forecast": told["forecast"]}
-    nested |= {f"forecast.{key}": one for key, one in (told["forecast"] or {}).items()} if isinstance(told["forecast"], dict) else {}
-    if not isinstance(told["status"], str) or (wrong := [key for key, one in nested.items() if not isinstance(one, dict)]):
-        raise stored.Damaged(path, f"{(wrong if isinstance(told['status'], str) else ['status'])[0]} is not what a run writes")
+    forecasts = told["forecast"] if isinstance(told["forecast"], dict) else {"": None}
+    right = {"status": isinstance(told["status"], str)}
+    right["metrics"] = isinstance(told["metrics"], dict)
+    right["forecast"] = all(isinstance(one, dict) for one in forecasts.values())
+    if wrong := [name for name, fits in right.items() if not fits]:
+        raise stored.Damaged(path, f"its {wrong[0]} is not what a run writes")
     nothing = {"top_ratio": [None] * len(told.get("R", ())), "top_drift": None}
     return {"environment": None, "kernel": nothing} | told
 
@@ -255,7 +258,7 @@ def logged(folder: Path) -> bool:
 
 
 def load_plan(folder: Path | str) -> tuple[dict, pd.DataFrame]:
-    """The summary and the candidates of a plan's folder; `ntkcl.stored.Damaged` where one cannot be read."""
+    """The summary and the candidates of a plan's folder; `ntkcl.stored.Damaged` of a damaged one."""
     folder = Path(folder)
     return stored.summary(folder), stored.table(folder / "candidates.parquet")
 
@@ -287,7 +290,8 @@ def _deliver(stage: Path, folder: Path) -> None:
 
 
 def _another(folder, config) -> str | None:
-    """What a folder holds that is not to be overwritten; None of the same configuration, whole or cut short, and of no text at all."""
+    """What a folder holds that is not to be overwritten; None of the same configuration, whole or
+    cut short, and of one that is no text of settings."""
     if not (folder / "config.yaml").is_file():
         return "something that is not a run"
     try:

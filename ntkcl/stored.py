@@ -1,7 +1,8 @@
-"""The files of a run's folder, read so that damage is one line: which file, what is wrong, how the run is made again.
+"""The files of a run's folder, read so that damage is one line: which file, what is wrong, how the
+run is made again.
 
-Whatever a disk that was full, a copy that was cut short or an editor has left: empty files, files that are not text, other values
-than a run writes. Nothing that is read is ever run as code: no pickles.
+A full disk, a copy that was cut short or an editor leaves empty files, files that are not text,
+other values than a run writes. Nothing that is read is ever run as code: no pickles.
 """
 
 import json
@@ -17,10 +18,15 @@ import pandas as pd
 import yaml
 
 AGAIN = "give its command again, with sweep.retry=all"
-GROUPS = ("method", "stream", "source", "network", "loss", "optimizer")  # of which a run has one each
-WRITTEN = {"runs": ("arrays.npz", "rows.parquet"), "plans": ("candidates.parquet",)}  # beside settings and summary, by kind
+GROUPS = ("method", "stream", "source", "network", "loss", "optimizer")  # a run has one each
+# Beside settings and summary, by kind.
+WRITTEN = {"runs": ("arrays.npz", "rows.parquet"), "plans": ("candidates.parquet",)}
 ARRAYS = ("measured", "targets", "heads", "losses", "start_train", "start_test")
 MISSING = "is missing"
+BROKEN = (  # what reading JSON, YAML, .npz and Parquet raises
+    OSError, ValueError, TypeError, AttributeError, LookupError, EOFError, RecursionError,
+    NotImplementedError, yaml.YAMLError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is ten times faster
 
 
@@ -28,7 +34,8 @@ class Damaged(ValueError):
     """A file of a run cannot be read: one line that names it and how the run is made again."""
 
     def __init__(self, path: Path, what: str):
-        first = "move its folder away and " if what == MISSING and path.name == "config.yaml" else ""
+        unknown = what == MISSING and path.name == "config.yaml"  # nobody's folder is overwritten
+        first = "move its folder away and " if unknown else ""
         super().__init__(f"{path}: {what}; to make this run anew, {first}{AGAIN}")
 
 
@@ -38,7 +45,7 @@ def summary(folder: Path) -> dict:
 
 
 def settings(folder: Path) -> dict:
-    """The contents of `config.yaml`, a mapping whose parts name their targets; Damaged for anything else."""
+    """The contents of `config.yaml`, whose parts name their targets; Damaged for anything else."""
     told = _mapping(folder / "config.yaml", lambda text: yaml.load(text, Loader=_Loader))
     lacking = [name for name in ("experiment_name", "seed", *GROUPS) if name not in told]
     for name in GROUPS:
@@ -57,11 +64,15 @@ def _mapping(path, read) -> dict:
 
 
 def arrays(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of `arrays.npz`, by name; Damaged where they cannot be read without pickles, or one is lacking."""
+    """The arrays of `arrays.npz`, by name; Damaged where they cannot be read without pickles,
+    or one is lacking."""
 
     def read():
-        with np.load(folder / "arrays.npz", allow_pickle=False) as stored:
-            return dict(stored)
+        with (folder / "arrays.npz").open("rb") as file:
+            zipfile.ZipFile(file).close()  # np.load leaves half an object behind where this fails
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as stored:
+                return dict(stored)
 
     named = _read(folder / "arrays.npz", read)
     if lacking := [name for name in ARRAYS if name not in named]:
@@ -83,10 +94,9 @@ def _read(path, read: Callable[[], Any]) -> Any:
         raise ValueError(f"{path}: {error.strerror}; make it readable") from error
     except UnicodeDecodeError as error:
         raise Damaged(path, "is not text in UTF-8") from error
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, EOFError, RecursionError, NotImplementedError) as error:
-        raise Damaged(path, "is empty" if _size(path) == 0 else f"cannot be read ({_short(error)})") from error
-    except (yaml.YAMLError, zipfile.BadZipFile, zlib.error) as error:
-        raise Damaged(path, "is empty" if _size(path) == 0 else f"cannot be read ({_short(error)})") from error
+    except BROKEN as error:
+        what = "is empty" if _size(path) == 0 else f"cannot be read ({_short(error)})"
+        raise Damaged(path, what) from error
 
 
 def _size(path) -> int:
@@ -102,19 +112,20 @@ def _kind(value) -> str:
 
 
 def glance(folder: Path) -> dict | None:
-    """The summary of a run or a plan that can be read again as far as a quick look tells, else None: settings, tables and arrays
-    are there and do not end in their midst. A thousand folders take about a second."""
+    """The summary of a run or a plan that can be read as far as a quick look tells, else None:
+    settings, tables and arrays are there and do not end in their midst."""
     try:
         told = summary(folder)
         text = (folder / "config.yaml").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
-    sound = begins(text) and text.endswith("\n")
-    return told if sound and all(_ends(folder / name) for name in WRITTEN.get(folder.parents[1].name, ())) else None
+    others = WRITTEN.get(folder.parents[1].name, ())
+    sound = begins(text) and text.endswith("\n") and all(_ends(folder / name) for name in others)
+    return told if sound else None
 
 
 def begins(text: str) -> bool:
-    """Whether a text begins as a run's `config.yaml`: with a setting. Parsing it takes a hundred times longer."""
+    """Whether a text begins as a run's `config.yaml`: with a setting. To parse it takes longer."""
     return re.match(r"[A-Za-z_]\w*:", text) is not None
 
 

@@ -25,7 +25,7 @@ from ntkcl import claims, configuration, console, experiment, identity, machine,
 from ntkcl.results import check_number, logged
 
 UNNAMED = "main"  # the experiment_name of whoever gives none: it may mean anything
-NO_SWEEP = "-m: expected settings of runs to make; table, report and dashboard look at all runs at once: leave -m out"
+NO_SWEEP = "-m: expected settings of runs; table, report and dashboard take no sweep, leave -m out"
 EVERY = 5.0  # seconds between two lines of progress, at least
 
 
@@ -166,7 +166,7 @@ def objective(cfg: DictConfig, folders: Sequence[Path]) -> float | None:
     asked for, a run is lacking, or its number is null."""
     if cfg.sweep.objective is None:
         return None
-    values = []
+    values: list[float] = []
     for folder in folders:
         with suppress(stored.Damaged):
             found = stored.summary(folder)
@@ -206,7 +206,8 @@ def keep_meaning(results_dir: Path, name: str, told: Mapping[str, list], extend:
     if any(not Path(entry).name.startswith(".") for entry in _names(results_dir / "runs" / name)):
         with suppress(OSError, ValueError, RecursionError):
             kept = json.loads(path.read_text(encoding="utf-8"))
-            before = {key: value for key, value in kept.items() if isinstance(value, list)} if isinstance(kept, dict) else {}
+            kept = kept if isinstance(kept, dict) else {}
+            before = {key: value for key, value in kept.items() if isinstance(value, list)}
     for key in before.keys() & told.keys():
         if len(before[key]) == len(told[key]) == 1 and before[key] != told[key] and not extend:
             raise ValueError(
@@ -235,13 +236,15 @@ class Count(NamedTuple):
 
 
 def damaged(folders: Sequence[Path]) -> dict[Path, int]:
-    """The folders that stand and whose run is missing all the same, for their files are damaged, by their inode."""
-    return {folder: folder.stat().st_ino for folder in folders if folder.is_dir() and stored.glance(folder) is None}
+    """The inodes of the folders that are there and whose run is missing all the same: its files are
+    damaged."""
+    there = (folder for folder in folders if folder.is_dir() and stored.glance(folder) is None)
+    return {folder: folder.stat().st_ino for folder in there}
 
 
 def count(folders: Sequence[Path], damaged: Mapping[Path, int] | None = None) -> Count:
-    """Told from the names of files alone: a thousand runs are looked through in milliseconds. What `damaged` found is done once
-    another folder stands in its place."""
+    """From the names of files alone: a thousand runs are looked through in milliseconds. What
+    `damaged` found is done once another folder is in its place."""
     there = {path for parent in {f.parent for f in folders} for path in _names(parent)}
     notes = {path for parent in {claims.beside(f).parent for f in folders} for path in _names(parent)}
 
@@ -250,7 +253,9 @@ def count(folders: Sequence[Path], damaged: Mapping[Path, int] | None = None) ->
         if done and damaged and folder in damaged:
             with suppress(OSError):  # it is being replaced
                 done = folder.stat().st_ino != damaged[folder]
-        return 0 if done else 1 if f"{note}.lock" in notes else 2 if f"{note}.failed.json" in notes else 3
+        if done:
+            return 0
+        return 1 if f"{note}.lock" in notes else 2 if f"{note}.failed.json" in notes else 3
 
     told = [stands(folder) for folder in folders]
     return Count(*(told.count(k) for k in range(4)))
@@ -265,7 +270,8 @@ def _names(folder) -> list[str]:
 @contextmanager
 def told_progress(folders: Sequence[Path]) -> Iterator[None]:
     """While the block runs, a line whenever something has changed: done, running, failed, left, and the time that may remain."""
-    say, begun, ended, spoilt = console.told(console.terminal()), time.monotonic(), threading.Event(), damaged(folders)
+    say, begun, ended = console.told(console.terminal()), time.monotonic(), threading.Event()
+    spoilt = damaged(folders)
     before = count(folders, spoilt)
     say(f"{len(folders)} runs: {before.done} done, {before.failed} failed before, {before.running} running, {before.left} left")
 

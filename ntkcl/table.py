@@ -24,21 +24,18 @@ SHOWN = (  # where nothing else is asked for, of those that there are
     "metrics.average_accuracy", "metrics.learning_accuracy", "metrics.forgetting_chaudhry", "forecast.init.drift_r2",
     "forecast.boundary.drift_r2",
 )  # fmt: skip
-RUN = ("summary.json", "config.yaml")  # a folder with one of them is a run, and with one alone a damaged one
 LEVEL = 0.95  # of the intervals
 
 
 def folders(results_dir: Path | str, experiments: Sequence[str] = ()) -> list[Path]:
-    """The folders of the runs under `results_dir`/runs, of some experiments or of all: complete ones, and damaged ones, see `read`.
+    """The folders of the runs under `results_dir`/runs, of some experiments or of all: complete
+    ones, and damaged ones (see `read`).
 
     Raises ValueError where there are none.
     """
     root = Path(results_dir) / "runs"
     names = list(experiments) or sorted(entry.name for entry in os.scandir(root) if entry.is_dir()) if root.is_dir() else []
-    by_name = {
-        name: [Path(entry.path) for entry in _entries(root / name) if any((Path(entry.path) / file).is_file() for file in RUN)]
-        for name in names
-    }
+    by_name = {name: [Path(entry.path) for entry in _entries(root / name) if _is_run(Path(entry.path))] for name in names}
     found = [folder for runs in by_name.values() for folder in runs]
     empty = [name for name in experiments if not by_name.get(name)]
     if empty or not found:
@@ -46,6 +43,11 @@ def folders(results_dir: Path | str, experiments: Sequence[str] = ()) -> list[Pa
         of = f"experiment_name={','.join(empty)}" if experiments else f"results_dir={results_dir}"
         raise ValueError(f"{of}: no complete runs in {root}, which holds {there or 'nothing'}")
     return found
+
+
+def _is_run(folder) -> bool:
+    """Whether a folder is a run, be it a damaged one."""
+    return any((folder / name).is_file() for name in ("summary.json", "config.yaml"))
 
 
 def _entries(folder) -> list[os.DirEntry]:
@@ -60,15 +62,19 @@ def gather(runs: Sequence[Path]) -> pd.DataFrame:
     return read(runs)[1]
 
 
-def read(runs: Sequence[Path], skip: Callable[[str], None] | None = None) -> tuple[list[Path], pd.DataFrame]:
-    """The runs that can be read, and one row of each: `run` its folder's name, every setting and every number of its summary by dotted name; `same` tells whether two
-    experiments have made the same run.
+def read(
+    runs: Sequence[Path],
+    skip: Callable[[str], None] | None = None,
+) -> tuple[list[Path], pd.DataFrame]:
+    """The runs that can be read, and one row of each: `run` its folder's name, every setting and
+    every number of its summary by dotted name; `same` tells whether two experiments have made the
+    same run.
 
     `method`, `stream`, `source`, `network`, `loss`, `optimizer` are the names of what was chosen; of the optimizer Optax's, where it is
     one of those.
 
-    A run whose settings or summary are damaged is left out and `skip` called with a line that names it; without `skip`, that line
-    is a `ntkcl.stored.Damaged`. Raises ValueError where none is left.
+    A run whose settings or summary are damaged is left out and `skip` called with a line that names
+    it; without `skip`, that line is a `ntkcl.stored.Damaged`. Raises ValueError where none is left.
     """
     rows, told = {}, []
     for folder in runs:
@@ -81,7 +87,8 @@ def read(runs: Sequence[Path], skip: Callable[[str], None] | None = None) -> tup
     for line in told:
         skip(line)  # type: ignore[misc]
     if not rows:
-        raise ValueError(f"results_dir: none of {len(told)} runs can be read; make them anew, or set another results_dir")
+        left = f"none of {len(told)} runs can be read"
+        raise ValueError(f"results_dir: {left}; make them anew, or set another results_dir")
     table = pd.DataFrame(list(rows.values()))
     for group, younger in YOUNGER.items():  # left out of a configuration where they have the value that there once was alone
         for name, value in younger.items():
@@ -102,7 +109,8 @@ def _row(folder) -> dict[str, Any]:
     found = {key: value for key, value in flat(read_summary(folder)).items() if not isinstance(value, str | list) or key == "status"}
     numbers = {key: float("nan") if value is None else value for key, value in found.items()}  # null in every run is a number, too
     try:
-        same = digest(_equal({key: value for key, value in settings.items() if key != "experiment_name"}))
+        named_alike = {key: one for key, one in settings.items() if key != "experiment_name"}
+        same = digest(_equal(named_alike))
     except TypeError as error:  # a date, say, which JSON does not know
         raise Damaged(folder / "config.yaml", f"holds what no setting is ({error})") from error
     return {"run": folder.name, "same": same} | named | told | numbers
@@ -115,7 +123,6 @@ def _equal(value):
     if isinstance(value, list):
         return [_equal(one) for one in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
 
 
 def varied(table: pd.DataFrame) -> list[str]:

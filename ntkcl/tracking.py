@@ -113,7 +113,8 @@ def _plan(run, folder):
     """Candidates as a table, the summary."""
     summary, rows = load_plan(folder)
     rows = rows.astype(object).where(rows.notna(), None)
-    run.summary.update({"candidates": wandb.Table(columns=list(rows.columns), data=rows.to_numpy().tolist())})
+    told = wandb.Table(columns=list(rows.columns), data=rows.to_numpy().tolist())
+    run.summary.update({"candidates": told})
     run.summary.update(_by_path(summary))
 
 

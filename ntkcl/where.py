@@ -1,7 +1,7 @@
 """Which runs: a condition on the columns of the sweep table, read by an allow-list of its syntax.
 
-Nothing in a condition is ever run as code: it is parsed, every node that is not on the list is refused, and the rest is evaluated
-here. A calculation, a call, an attribute or a subscript is none of the list.
+Nothing in a condition is ever run as code: it is parsed, every node that is not on the list is
+refused, and the rest is evaluated here. Calculations, calls, attributes and subscripts are refused.
 """
 
 import ast
@@ -13,22 +13,29 @@ from typing import Any
 import pandas as pd
 
 EXPECTED = (
-    "expected comparisons of columns with numbers, texts or lists of them, joined by and, or, not, such as "
-    "\"method == 'ewc' and `network.width` > 64\""
+    "expected comparisons of columns with numbers, texts or lists of them, joined by and, or, not, "
+    "such as \"method == 'ewc' and `network.width` > 64\""
 )
 COMPARED: dict[type, Callable] = {
-    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
-}  # fmt: skip
-# A text, a quoted name, or one of the signs that bind like words, as they do in pandas' `query`: `a > 1 & b < 2` has no parentheses.
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+# A text, a quoted name, or one of the signs that bind like words, as they do in pandas' `query`:
+# `a > 1 & b < 2` needs no parentheses.
 TOKENS = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|`([^`]*)`|([&|])""")
-LONGEST = 10_000  # characters; what nests deeper than Python's parser can go may not be parsed at all
+LONGEST = 10_000  # characters
 
 
 def holds(condition: str, table: pd.DataFrame) -> pd.Series:
     """Row by row, whether a condition holds; names with dots stand in backticks.
 
     `&`, `|`, `~` are `and`, `or`, `not`; `==` with a list is `in`; `== None` finds what is missing.
-    Raises ValueError, one line, for a condition outside the allow-list, for a column there is not, for sides that cannot be compared.
+    Raises ValueError, one line, for a condition outside the allow-list, for a column there is not,
+    for sides that cannot be compared.
     """
     if len(condition) > LONGEST:
         raise ValueError(f"longer than {LONGEST} characters; {EXPECTED}")
@@ -60,7 +67,8 @@ class _Columns:
     def __getitem__(self, name) -> pd.Series:
         name = self.quoted.get(name, name)
         if name not in self.table:
-            near = [c for c in self.table.columns if "." in c and c.split(".")[-1] == name.split(".")[-1]]
+            last = name.split(".")[-1]
+            near = [c for c in self.table.columns if "." in c and c.split(".")[-1] == last]
             hint = f"; settings with dots stand in backticks, such as `{near[0]}`" if near else ""
             raise ValueError(f"name '{name}' is not defined{hint or f'; {EXPECTED}'}")
         return self.table[name]
@@ -83,7 +91,8 @@ def _truth(node, columns) -> pd.Series:
             pairs[0] &= other
         return pairs[0]
     column = _side(node, columns)
-    if not isinstance(column, pd.Series) or not column.dropna().map(lambda value: isinstance(value, bool)).all():
+    flags = isinstance(column, pd.Series) and all(isinstance(value, bool) for value in column.dropna())
+    if not flags:
         raise ValueError(f"{_name(node, columns)} is neither true nor false; {EXPECTED}")
     return column.map(lambda value: value is True).astype(bool)
 
@@ -111,19 +120,19 @@ def _pair(op, left, right) -> pd.Series:
     """One comparison; between two constants there is none."""
     if isinstance(op, ast.In | ast.NotIn):
         if not isinstance(left, pd.Series) or not isinstance(right, list):
-            raise ValueError(f"`in` stands between a column and a list, such as method in ['ewc', 'naive']; {EXPECTED}")
+            raise ValueError(f"`in` expects a column and then a list: method in ['ewc']; {EXPECTED}")
         found = left.isin(right)
         return found if isinstance(op, ast.In) else ~found
     if type(op) not in COMPARED:
         raise ValueError(f"`is` is not allowed, == is; {EXPECTED}")
     if not isinstance(left, pd.Series) and not isinstance(right, pd.Series):
         raise ValueError(f"no column is compared; {EXPECTED}")
-    if not isinstance(left, pd.Series):
-        turned = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
-        return _pair(turned.get(type(op), type(op))(), right, left)
+    if isinstance(left, list) or left is None:
+        left, right = right, left
     if isinstance(right, list) or right is None:
         if not isinstance(op, ast.Eq | ast.NotEq):
-            raise ValueError(f"{'a list' if right else 'None'} is neither above nor below; {EXPECTED}")
+            what = "None" if right is None else "a list"
+            raise ValueError(f"{what} is neither above nor below anything; {EXPECTED}")
         found = left.isna() if right is None else left.isin(right)
         return found if isinstance(op, ast.Eq) else ~found
     return COMPARED[type(op)](left, right).astype(bool)
@@ -131,11 +140,14 @@ def _pair(op, left, right) -> pd.Series:
 
 def _name(node, columns) -> str:
     """A node as it was written, cut short."""
-    text = re.sub(r"\bquoted_\d+_", lambda match: f"`{columns.quoted.get(match[0], match[0])}`", ast.unparse(node))
+    text = ast.unparse(node)
+    for short, name in columns.quoted.items():
+        text = text.replace(short, f"`{name}`")
     return re.sub(r"\s+", " ", text)[:60]
 
 
 def _hint(node, columns) -> str:
     """What a name with dots lacks."""
     name = ast.unparse(node)
-    return f"; settings with dots stand in backticks: `{name}`" if isinstance(node, ast.Attribute) and name in columns.table else ""
+    dotted = isinstance(node, ast.Attribute) and name in columns.table
+    return f"; settings with dots stand in backticks: `{name}`" if dotted else ""

@@ -32,17 +32,35 @@ def objects(path):
     np.savez(path, **{name: np.array([{}]) for name in stored.ARRAYS})
 
 
-NOTHING = {"empty": b"", "not UTF-8": b"\xff\xfe\x00", "a list": b"[]\n", "null": b"null\n", "a number": b"3\n", "no mapping": b"{}\n"}
+NOTHING = {
+    "empty": b"",
+    "not UTF-8": b"\xff\xfe\x00",
+    "a list": b"[]\n",
+    "null": b"null\n",
+    "a number": b"3\n",
+    "no mapping": b"{}\n",
+}
 DEEP = b"[" * 100_000
-SUMMARIES = {f"summary.json: {what}": ("summary.json", content) for what, content in (NOTHING | {"deep": DEEP, "cut": b'{"R": [['}).items()}
+SUMMARIES = {
+    f"summary.json: {what}": ("summary.json", content) for what, content in (NOTHING | {"deep": DEEP, "cut": b'{"R": [['}).items()
+}
+SOUND = {"status": "completed", "metrics": {}, "forecast": {}}
+WRONG = {"metrics": None, "forecast": {"init": []}, "status": 3, "schema": "x"}
 SUMMARIES |= {
-    f"summary.json: {key} {value}": ("summary.json", json.dumps({"status": "completed", "metrics": {}, "forecast": {}} | {key: value}).encode())
-    for key, value in (("metrics", None), ("forecast", {"init": []}), ("status", 3), ("schema", "x"))
-}  # fmt: skip
+    f"summary.json: {key} {value}": ("summary.json", json.dumps(SOUND | {key: value}).encode()) for key, value in WRONG.items()
+}
 SETTINGS = {f"config.yaml: {what}": ("config.yaml", content) for what, content in NOTHING.items()}
-SETTINGS |= {"config.yaml: no settings": ("config.yaml", b"a: [\n"), "config.yaml: cut": ("config.yaml", b"experiment_name: mine\nforecast:\n")}
-ARRAYS = {f"arrays.npz: {what}": ("arrays.npz", content) for what, content in (("empty", b""), ("pickle", pickle.dumps([1])), ("cut", None))}
-ARRAYS |= {"rows.parquet: empty": ("rows.parquet", b""), "rows.parquet: cut": ("rows.parquet", None)}
+SETTINGS |= {
+    "config.yaml: no settings": ("config.yaml", b"a: [\n"),
+    "config.yaml: cut": ("config.yaml", b"experiment_name: mine\nforecast:\n"),
+}
+ARRAYS = {
+    f"arrays.npz: {what}": ("arrays.npz", content) for what, content in (("empty", b""), ("pickle", pickle.dumps([1])), ("cut", None))
+}
+ARRAYS |= {
+    "rows.parquet: empty": ("rows.parquet", b""),
+    "rows.parquet: cut": ("rows.parquet", None),
+}
 
 
 def damage(folder, name, content):
@@ -102,8 +120,12 @@ def test_arrays_are_never_unpickled(runs):
 
 
 def quick():
-    """What a quick look finds: of settings whether they begin and end, of tables and arrays whether they end."""
-    sound = {"config.yaml: no settings", "config.yaml: cut", *(case for case in SUMMARIES if case[14:].split()[0] in ("metrics", "forecast"))}
+    """What a quick look finds: of settings whether they begin and end, of arrays whether they end."""
+    sound = {
+        "config.yaml: no settings",
+        "config.yaml: cut",
+        *(case for case in SUMMARIES if case[14:].split()[0] in ("metrics", "forecast")),
+    }
     sound |= {"summary.json: status 3", "summary.json: schema x"}
     return {case: one for case, one in (SUMMARIES | SETTINGS | ARRAYS).items() if case not in sound}
 

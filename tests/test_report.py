@@ -169,7 +169,8 @@ def spread(seeds):
 
 @pytest.mark.parametrize("kind", ["line", "bar"])
 def test_two_seeds_are_dots_and_three_an_interval(kind):
-    panel, table = panels.Panel(kind, "Time", "network.width", ("seconds.total",), "method", "seconds"), spread(2)
+    panel = panels.Panel(kind, "Time", "network.width", ("seconds.total",), "method", "seconds")
+    table = spread(2)
     drawn = plots.figure(panel, table)
     means = [trace for trace in drawn.data if trace.error_y.array is not None]
     dots = [trace for trace in drawn.data if "mode" in trace and trace.mode == "markers"]
@@ -178,20 +179,21 @@ def test_two_seeds_are_dots_and_three_an_interval(kind):
         own = table[table["method"] == method]
         two, three = (own.loc[own["network.width"] == width, "seconds.total"] for width in (8, 16))
         assert list(dot.y) == two.tolist() and {str(x) for x in dot.x} == {"8"} and not dot.showlegend
-        assert np.isnan(mean.error_y.array[0]) and mean.error_y.array[1] == pytest.approx(statistics(three.to_numpy())["ci"])
-        assert dot.legendgroup == mean.legendgroup and (kind == "line" or dot.offsetgroup == mean.offsetgroup)
-    assert all(trace.error_y.visible and len(trace.x) == 2 for trace in plots.figure(panel, spread(3)).data)
-    assert not any(trace.error_y.visible for trace in plots.figure(panel, spread(1)).data)  # of one or two, none
+        ci = statistics(three.to_numpy())["ci"]
+        assert np.isnan(mean.error_y.array[0]) and mean.error_y.array[1] == pytest.approx(ci)
+        assert dot.legendgroup == mean.legendgroup
+        assert kind == "line" or dot.offsetgroup == mean.offsetgroup
+    of_three, of_one = (plots.figure(panel, spread(seeds)).data for seeds in (3, 1))
+    assert all(trace.error_y.visible and len(trace.x) == 2 for trace in of_three)
+    assert not any(trace.error_y.visible for trace in of_one)
 
 
 def test_an_axis_of_seconds_does_not_go_below_zero():
     table = spread(3).assign(**{"metrics.bwt_gem": -0.5})
     for kind in ("line", "bar"):
-        below = {
-            name: plots.figure(panels.Panel(kind, "", "network.width", (name,), "method"), table).layout.yaxis.rangemode
-            for name in ("seconds.total", "metrics.bwt_gem")
-        }
-        assert below == {"seconds.total": "nonnegative", "metrics.bwt_gem": None}
+        for name, mode in {"seconds.total": "nonnegative", "metrics.bwt_gem": None}.items():
+            panel = panels.Panel(kind, "", "network.width", (name,), "method")
+            assert plots.figure(panel, table).layout.yaxis.rangemode == mode
 
 
 def test_matrices_and_histories_have_what_they_were_given():

@@ -71,7 +71,7 @@ CODE = (
     "__import__('os').system('touch x') == 0",
     "(lambda: 0)() == 0",
     "(x := seed) == 0",
-    "method == f'{open(\"x\", \"w\")}'",
+    'method == f\'{open("x", "w")}\'',
     "seed in [open('x', 'w')]",
     "seed in [i for i in seed]",
     "seed == {1: 2}",
@@ -118,5 +118,5 @@ def test_what_is_not_on_the_list_is_refused_in_one_line_and_never_run(condition,
 
 def test_a_name_with_dots_is_shown_its_backticks():
     for condition in ("network.width > 3", "width > 3"):
-        with pytest.raises(ValueError, match="stand in backticks.*`network.width`"):
+        with pytest.raises(ValueError, match=r"stand in backticks.*`network.width`"):
             where.holds(condition, TABLE)

@@ -38,7 +38,7 @@ def figure(panel: Panel, runs: pd.DataFrame) -> go.Figure | None:
     if low < FLOOR and panel.kind != "scatter" and all(name.endswith(("_r2", ".skill")) for name in y):
         drawn.update_yaxes(range=[FLOOR, 1.05])  # a forecast that has blown up is below any picture
     if panel.kind != "scatter" and all(name.startswith(NEVER_NEGATIVE) for name in y):
-        drawn.update_yaxes(rangemode="nonnegative")  # an interval may reach below zero, a duration may not
+        drawn.update_yaxes(rangemode="nonnegative")  # as intervals are not, but durations
     if panel.by in runs:
         drawn.update_layout(legend_title_text=panel.by)
     return drawn
@@ -61,7 +61,8 @@ def _cells(x, name, rows):
 
 def _error(cells):
     shown = cells["ci"].where(cells["n"] >= SEEDS)
-    return dict(type="data", array=shown.to_numpy(float), visible=bool(shown.notna().any()), thickness=1.2)
+    visible = bool(shown.notna().any())
+    return dict(type="data", array=shown.to_numpy(float), visible=visible, thickness=1.2)
 
 
 def _dots(x, name, rows):
@@ -74,7 +75,8 @@ def _dots(x, name, rows):
 def _lines(panel, y, runs):
     figure = go.Figure()
     for k, (label, name, rows) in enumerate(_series(panel, y, runs)):
-        cells, dots, colour = _cells(panel.x, name, rows), _dots(panel.x, name, rows), COLOURS[k % len(COLOURS)]
+        cells, dots = _cells(panel.x, name, rows), _dots(panel.x, name, rows)
+        colour = COLOURS[k % len(COLOURS)]
         looks = dict(name=label, legendgroup=f"{k}")
         mean = dict(error_y=_error(cells), mode="lines+markers", line=dict(color=colour))
         figure.add_scatter(x=cells.index, y=cells["mean"], **mean, **looks)
@@ -91,19 +93,21 @@ def _lines(panel, y, runs):
 def _bars(panel, y, runs):
     figure = go.Figure()
     for k, (label, name, rows) in enumerate(_series(panel, y, runs)):
-        cells, dots, colour = _cells(panel.x, name, rows), _dots(panel.x, name, rows), COLOURS[k % len(COLOURS)]
+        cells, dots = _cells(panel.x, name, rows), _dots(panel.x, name, rows)
+        colour = COLOURS[k % len(COLOURS)]
         looks = dict(name=label, legendgroup=f"{k}", offsetgroup=f"{k}")
         bars = dict(error_y=_error(cells), marker=dict(color=colour))
         figure.add_bar(x=[str(key) for key in cells.index], y=cells["mean"], **bars, **looks)
         if len(dots):
-            figure.add_scatter(x=[str(key) for key in dots[panel.x]], y=dots[name], **_dotted("#444"), **looks)
+            figure.add_scatter(x=dots[panel.x].map(str), y=dots[name], **_dotted("#444"), **looks)
     figure.update_layout(barmode="group", scattermode="group")  # a dot stands on its own bar
     figure.update_xaxes(title=panel.x, type="category")
     return figure
 
 
 def _dotted(colour):
-    return dict(mode="markers", marker=dict(size=6, color=colour, symbol="circle-open"), showlegend=False)
+    marker = dict(size=6, color=colour, symbol="circle-open")
+    return dict(mode="markers", marker=marker, showlegend=False)
 
 
 def _scatter(panel, y, runs):

@@ -35,13 +35,16 @@ def page(
 
     Arguments:
       runs: folders of complete runs, one or many.  failures: what failed runs of the sweep left, `name` and `error` of each.
-      gathered: `ntkcl.table.gather` of them, if that is there already.  skip: called with a line that names a run of a sweep whose
-      arrays are damaged: its samples are left out.
-    Raises ValueError for a folder whose schema cannot be read, `ntkcl.stored.Damaged` for a damaged one that is not skipped.
+      gathered: `ntkcl.table.gather` of them, if that is there already.
+      skip: called with a line that names a run of a sweep whose arrays are damaged: its samples are
+        left out.
+    Raises ValueError for a folder whose schema cannot be read, `ntkcl.stored.Damaged` for a damaged
+    one that is not skipped.
     """
     gathered = table.gather(runs) if gathered is None else gathered
     varied = table.varied(gathered)
-    chosen = [*_failed(failures), *(_one(runs[0]) if len(runs) == 1 else _sweep(runs, gathered, varied, skip))]
+    body = _one(runs[0]) if len(runs) == 1 else _sweep(runs, gathered, varied, skip)
+    chosen = [*_failed(failures), *body]
     template = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("page.html")
     status = gathered["status"].value_counts().to_dict()
     return template.render(
@@ -81,8 +84,8 @@ def _failed(failures):
 def _sweep(runs, gathered, varied, skip):
     cells = table.readable(table.summary(gathered, varied, [c for c in COLUMNS if c in gathered]))
     note = (
-        "Means over seeds with the half-width of their 95 % Student intervals. Below, figures draw an interval from three seeds on; "
-        "of two, each has a dot."
+        "Means over seeds with the half-width of their 95 % Student intervals. "
+        "In the figures below, intervals are drawn from three seeds on; of two, each has a dot."
     )
     yield _section("Cells", note, rows=_rows(cells))
     for one in panels.sections(*table.axes(gathered), table.anchors(gathered)):
