@@ -49,13 +49,14 @@ class Baselines(NamedTuple):
     """What every forecast is compared with and that is known before anything is trained, see `ntkcl.forecast.baselines`.
 
     `input_cosine` [T, N, c] changes of all outputs; `cka`, `cross_energy` [T, T] of the tasks' kernels at initialisation, NaN where the
-    init forecast held none.
+    init forecast held none. `remark`: one line where there is something to say, such as why `input_cosine` is NaN.
     """
 
     input_cosine: np.ndarray
     cka: np.ndarray
     cross_energy: np.ndarray
     cost: Cost
+    remark: str = ""
 
 
 class Evaluation(NamedTuple):

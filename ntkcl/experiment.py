@@ -263,6 +263,7 @@ class Begun(NamedTuple):
 def begin(key, stream, network, loss, optimizer, training, method, effort, kernel) -> Begun:
     """The untrained network on all inputs of the stream, the train sets in turn and then the test sets; arguments as of `run`."""
     meter = Meter()
+    methods.checked(method)
     x = jnp.concatenate([task.train.x for task in stream] + [task.test.x for task in stream])
     theta = network.init(jax.random.fold_in(key, 0), x[0])
 
@@ -429,7 +430,8 @@ def _baselines(setting, f, energies, meter) -> Baselines:
     held = energies is not None and all(e is not None for e in energies)
     both = np.stack(energies, 1) if held else np.full((tasks, tasks, 2), np.nan)  # [S, t, 2]
     cross_energy, cka = (forecast.baselines.similarity(np.asarray(both[..., k], np.float64)) for k in range(2))
-    return Baselines(predict.input_cosine(setting, jnp.asarray(f)), cka, cross_energy, meter.read())
+    changes, remark = predict.input_cosine(setting, jnp.asarray(f))
+    return Baselines(changes, cka, cross_energy, meter.read(), remark)
 
 
 def _plan(setting, theta, training, meter) -> Plan:
