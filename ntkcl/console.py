@@ -41,6 +41,8 @@ def remarks(events: Iterable, terminal: Console) -> Iterator:
         if isinstance(event, Plan):
             share = event.learning_rate / event.limit
             of = f", {share:.3g} of the stability limit {event.limit:.6g}" if np.isfinite(share) else ""
+            if np.isinf(event.limit):
+                of = ", no stability limit is known for this optimizer"
             terminal.print(f"learning rate {event.learning_rate:.6g}{of}")
         elif isinstance(event, Forecast) and not all(event.stable):
             over = [event.first + k for k, stable in enumerate(event.stable) if not stable]
