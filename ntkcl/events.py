@@ -25,7 +25,8 @@ class Forecast(NamedTuple):
 
     `trial` are the changes of the network itself, its parameters moved as foretold, `halved` those of two strides in its place; NaN
     where the form does not tell how they move.
-    For each of these tasks, at this anchor: `rate_times_eigenvalue` is h lam_max(K_tt); `stable` whether h is within the rule's limit;
+    For each of these tasks, at this anchor: `rate_times_eigenvalue` is h lam_max(K_tt); `stable` whether h is within the rule's limit
+    (of the form "integrated", that of the kernel with which it begins the task);
     `negative_mass` the share of eigenvalues below zero in sum |lam|, rounding if it is small and a wrong kernel if it is not;
     `condition` lam_max / lam_min, infinite for a singular kernel;
     `kernels`, `gradients` what the form "integrated" took of them.

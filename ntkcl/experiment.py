@@ -403,13 +403,14 @@ def _foretold(name, setting, here, outcomes, outputs, meter) -> Forecast:
     ahead = here.ahead(len(outcomes))
     rates = [setting.learning_rate * setting.extremes[1] / setting.tasks[t].scale for t in ahead]
     tops = [setting.loss.curvature * outcome.top for outcome in outcomes]
+    firsts = [top if o.anchor_top is None else setting.loss.curvature * o.anchor_top for top, o in zip(tops, outcomes, strict=True)]
     return Forecast(
         name,
         ahead.start,
         np.stack([outcome.change for outcome in outcomes]),
         predict.trial(setting, here, outcomes, outputs),
         predict.halved(setting, here, outcomes, outputs),
-        tuple(rate * top for rate, top in zip(rates, tops, strict=True)),
+        tuple(rate * first for rate, first in zip(rates, firsts, strict=True)),
         tuple(not rate > setting.optimizer.limit(top) for rate, top in zip(rates, tops, strict=True)),
         tuple(outcome.negative_mass for outcome in outcomes),
         tuple(outcome.condition for outcome in outcomes),

@@ -393,3 +393,12 @@ def test_an_integrator_does_not_hide_training_that_blows_up():
     with np.errstate(over="ignore", invalid="ignore"):
         run = played(stream, network, training, form="integrated")
     assert run.status == "diverged" and not np.abs(run.changes["init"]).max() < 1e6  # NaN or huge, never small
+
+
+def test_an_integrator_says_the_eigenvalues_at_its_anchor_and_not_those_on_its_way():
+    walked, closed = (narrow(form)[0] for form in ("integrated", "closed"))
+    own, first = (run.numerics["init"]["rate_times_eigenvalue"] for run in (walked, closed))
+    np.testing.assert_allclose(own, first, rtol=1e-10)
+    ahead = walked.numerics["boundary"]["rate_times_eigenvalue"]
+    assert np.abs(np.array(ahead[1:]) / own[1:] - 1).min() > 0.03  # by then the kernel is another
+    np.testing.assert_allclose(ahead, closed.numerics["boundary"]["rate_times_eigenvalue"], rtol=1e-10)
