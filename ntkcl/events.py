@@ -27,6 +27,7 @@ class Forecast(NamedTuple):
     where the form does not tell how they move.
     For each of these tasks, at this anchor: `rate_times_eigenvalue` is h lam_max(K_tt); `stable` whether h is within the rule's limit
     (of the form "integrated", that of the kernel with which it begins the task);
+    `limit_share` h over that limit, NaN where it is not known, 0 for a rule without one;
     `negative_mass` the share of eigenvalues below zero in sum |lam|, rounding if it is small and a wrong kernel if it is not;
     `condition` lam_max / lam_min, infinite for a singular kernel;
     `kernels`, `gradients` what the form "integrated" took of them.
@@ -39,6 +40,7 @@ class Forecast(NamedTuple):
     halved: np.ndarray
     rate_times_eigenvalue: tuple[float, ...]
     stable: tuple[bool, ...]
+    limit_share: tuple[float, ...]
     negative_mass: tuple[float, ...]
     condition: tuple[float, ...]
     kernels: tuple[int, ...]

@@ -404,6 +404,7 @@ def _foretold(name, setting, here, outcomes, outputs, meter) -> Forecast:
     rates = [setting.learning_rate * setting.extremes[1] / setting.tasks[t].scale for t in ahead]
     tops = [setting.loss.curvature * outcome.top for outcome in outcomes]
     firsts = [top if o.anchor_top is None else setting.loss.curvature * o.anchor_top for top, o in zip(tops, outcomes, strict=True)]
+    limits = [setting.optimizer.limit(top) if top == top else float("nan") for top in tops]
     return Forecast(
         name,
         ahead.start,
@@ -411,7 +412,8 @@ def _foretold(name, setting, here, outcomes, outputs, meter) -> Forecast:
         predict.trial(setting, here, outcomes, outputs),
         predict.halved(setting, here, outcomes, outputs),
         tuple(rate * first for rate, first in zip(rates, firsts, strict=True)),
-        tuple(not rate > setting.optimizer.limit(top) for rate, top in zip(rates, tops, strict=True)),
+        tuple(not rate > limit for rate, limit in zip(rates, limits, strict=True)),
+        tuple(rate / limit for rate, limit in zip(rates, limits, strict=True)),
         tuple(outcome.negative_mass for outcome in outcomes),
         tuple(outcome.condition for outcome in outcomes),
         tuple(outcome.kernels for outcome in outcomes),
@@ -423,7 +425,7 @@ def _foretold(name, setting, here, outcomes, outputs, meter) -> Forecast:
 def _in_hindsight(t, change, steps, meter) -> Forecast:
     changes, unknown = change[None], (float("nan"),)
     trial = np.full_like(changes, np.nan)
-    return Forecast("path", t, changes, trial, trial, unknown, (True,), unknown, unknown, (0,), (steps,), meter.read())
+    return Forecast("path", t, changes, trial, trial, unknown, (True,), unknown, unknown, unknown, (0,), (steps,), meter.read())
 
 
 def _baselines(setting, f, energies, meter) -> Baselines:
