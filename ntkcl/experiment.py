@@ -21,6 +21,7 @@ import numpy as np
 
 from ntkcl import forecast, kernels, methods, predict
 from ntkcl.events import ANCHORS, Baselines, Evaluation, Event, Forecast, Measurement, Plan
+from ntkcl.forecast.rules import MOST_STEPS
 from ntkcl.kernels.tiles import MIB
 from ntkcl.meter import Cost, Meter, memory_gib
 from ntkcl.networks import centred, computed_in, forward
@@ -62,7 +63,6 @@ class Training(NamedTuple):
     allow_unstable: bool = False
 
 
-MOST_STEPS = 2**31 - 1  # a task: Optax counts them in int32
 READ = 10_000  # inputs whose outputs are read at a time: of more, fresh memory costs more than the reading
 BLOWN = 1e3  # a loss this many times that of predicting zero is no training, long before it overflows
 
