@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from ntkcl import claims, experiment, jobs, kernels, machine, methods, optimizers, predict, references, settings
 from ntkcl.events import ANCHORS
 from ntkcl.settings import one_of, text
-from ntkcl.types import Stream
+from ntkcl.types import Loss, Method, Network, Optimizer, Source, Stream, Task
 
 PACKAGE = Path(__file__).parent
 CONF = next(str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())  # wheel, or checkout
@@ -126,28 +126,68 @@ def check(cfg: DictConfig) -> None:
 def parts(cfg: DictConfig) -> dict[str, Any]:
     """The arguments of `experiment.run` and `experiment.begin` for which no data are needed, the network still without its outputs."""
     return dict(
-        network=instantiate(cfg.network),
-        loss=instantiate(cfg.loss),
-        optimizer=instantiate(cfg.optimizer),
+        network=_to_call("network", cfg.network),
+        loss=_made("loss", cfg.loss, instantiate(cfg.loss), Loss),
+        optimizer=_made("optimizer", cfg.optimizer, instantiate(cfg.optimizer), Optimizer),
         training=_training(cfg.training),
-        method=instantiate(cfg.method),
+        method=_made("method", cfg.method, instantiate(cfg.method), Method),
         effort=predict.Effort(*(cfg.forecast[key] for key in predict.Effort._fields)),
-        kernel=instantiate(cfg.kernel),
+        kernel=_to_call("kernel", cfg.kernel),
     )
+
+
+def _made(group: str, chosen, what: Any, kind: type) -> Any:
+    """What a group's function has returned; ValueError, naming it, for anything but a `kind`."""
+    if isinstance(what, kind):
+        return what
+    raise ValueError(f"{_named(group, chosen)} returned {_short(what)}; expected an ntkcl.types.{kind.__name__}")
+
+
+def _to_call(group: str, chosen) -> Callable[..., Any]:
+    """The function of a group that is called later, with what is not known yet."""
+    what = instantiate(chosen)
+    if callable(what):
+        return what
+    raise ValueError(f"{_named(group, chosen)} returned {_short(what)}; expected {group}._partial_=true, so that it is called later")
+
+
+def _named(group, chosen) -> str:
+    return f"{group}._target_={chosen['_target_']}" if OmegaConf.is_dict(chosen) and "_target_" in chosen else group
+
+
+def _short(what) -> str:
+    """What came, in a few words of one line."""
+    lines = repr(what).splitlines() or [""]
+    more = " ..." if len(lines) > 1 or len(lines[0]) > 60 else ""
+    return f"{type(what).__name__}: {lines[0][:60]}{more}"
+
+
+def _checked_stream(chosen, what) -> Stream:
+    """A tuple or list of tasks, at least one, as a tuple."""
+    if not isinstance(what, tuple | list) or isinstance(what, Task) or not what:
+        raise ValueError(f"{_named('stream', chosen)} returned {_short(what)}; expected a tuple of ntkcl.types.Task, at least one")
+    for t, task in enumerate(what):
+        if not isinstance(task, Task):
+            raise ValueError(f"{_named('stream', chosen)} returned as task {t} a {_short(task)}; expected an ntkcl.types.Task")
+    return tuple(what)
 
 
 def build(cfg: DictConfig) -> dict[str, Any]:
     """The arguments of `experiment.run` and `experiment.begin` that a configuration names, by their names."""
     stream = _stream(*(OmegaConf.to_yaml(cfg[group], resolve=True) for group in ("source", "stream")), cfg.precision)
     named = parts(cfg)
-    network = named["network"](outputs=stream[0].train.y.shape[1])
+    network = _made("network", cfg.network, named["network"](outputs=stream[0].train.y.shape[1]), Network)
+    if not callable(named["kernel"](network)):
+        raise ValueError(f"{_named('kernel', cfg.kernel)} returned no function of (theta, x1, x2) for a network; see ntkcl.kernels")
     return dict(key=jax.random.key(cfg.seed), stream=stream) | named | dict(network=network)
 
 
 @lru_cache(maxsize=1)  # runs of a sweep that differ in other things come one after the other
 def _stream(source: str, stream: str, precision: str) -> Stream:
-    made = instantiate(OmegaConf.create(stream))(instantiate(OmegaConf.create(source)))
-    return jax.tree.map(lambda a: jnp.asarray(a, precision), made)
+    nodes = {"source": OmegaConf.create(source), "stream": OmegaConf.create(stream)}
+    make = _to_call("stream", nodes["stream"])
+    images = _made("source", nodes["source"], instantiate(nodes["source"]), Source)
+    return jax.tree.map(lambda a: jnp.asarray(a, precision), _checked_stream(nodes["stream"], make(images)))
 
 
 def _training(chosen) -> experiment.Training:

@@ -8,7 +8,7 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from rich.table import Table
 
 from ntkcl import metrics
-from ntkcl.events import AHEAD, Evaluation, Forecast, Plan
+from ntkcl.events import AHEAD, Baselines, Evaluation, Forecast, Plan
 
 SHOWN = 8  # candidates at the top of a ranking, and half as many at its end
 
@@ -36,15 +36,19 @@ def progress(events: Iterator, anchors, tasks: int, terminal: Console) -> Iterat
 
 
 def remarks(events: Iterable, terminal: Console) -> Iterator:
-    """The events as they come; said on the way: the learning rate, and where it is over the limit."""
+    """The events as they come; said on the way: the learning rate, where it is over the limit, and what baselines lack."""
     for event in events:
         if isinstance(event, Plan):
             share = event.learning_rate / event.limit
             of = f", {share:.3g} of the stability limit {event.limit:.6g}" if np.isfinite(share) else ""
+            if np.isinf(event.limit):
+                of = ", no stability limit is known for this optimizer"
             terminal.print(f"learning rate {event.learning_rate:.6g}{of}")
         elif isinstance(event, Forecast) and not all(event.stable):
             over = [event.first + k for k, stable in enumerate(event.stable) if not stable]
             terminal.print(f"[yellow]{event.anchor}: the learning rate is over the stability limit of tasks {over}[/yellow]")
+        elif isinstance(event, Baselines) and event.remark:
+            terminal.print(event.remark, style="yellow", markup=False, highlight=False, soft_wrap=True)
         yield event
 
 

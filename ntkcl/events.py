@@ -25,7 +25,9 @@ class Forecast(NamedTuple):
 
     `trial` are the changes of the network itself, its parameters moved as foretold, `halved` those of two strides in its place; NaN
     where the form does not tell how they move.
-    For each of these tasks, at this anchor: `rate_times_eigenvalue` is h lam_max(K_tt); `stable` whether h is within the rule's limit;
+    For each of these tasks, at this anchor: `rate_times_eigenvalue` is h lam_max(K_tt); `stable` whether h is within the rule's limit
+    (of the form "integrated", that of the kernel with which it begins the task);
+    `limit_share` h over that limit, NaN where it is not known, 0 for a rule without one;
     `negative_mass` the share of eigenvalues below zero in sum |lam|, rounding if it is small and a wrong kernel if it is not;
     `condition` lam_max / lam_min, infinite for a singular kernel;
     `kernels`, `gradients` what the form "integrated" took of them.
@@ -38,6 +40,7 @@ class Forecast(NamedTuple):
     halved: np.ndarray
     rate_times_eigenvalue: tuple[float, ...]
     stable: tuple[bool, ...]
+    limit_share: tuple[float, ...]
     negative_mass: tuple[float, ...]
     condition: tuple[float, ...]
     kernels: tuple[int, ...]
@@ -49,13 +52,14 @@ class Baselines(NamedTuple):
     """What every forecast is compared with and that is known before anything is trained, see `ntkcl.forecast.baselines`.
 
     `input_cosine` [T, N, c] changes of all outputs; `cka`, `cross_energy` [T, T] of the tasks' kernels at initialisation, NaN where the
-    init forecast held none.
+    init forecast held none. `remark`: one line where there is something to say, such as why `input_cosine` is NaN.
     """
 
     input_cosine: np.ndarray
     cka: np.ndarray
     cross_energy: np.ndarray
     cost: Cost
+    remark: str = ""
 
 
 class Evaluation(NamedTuple):

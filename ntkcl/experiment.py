@@ -21,8 +21,9 @@ import numpy as np
 
 from ntkcl import forecast, kernels, methods, predict
 from ntkcl.events import ANCHORS, Baselines, Evaluation, Event, Forecast, Measurement, Plan
+from ntkcl.forecast.rules import MOST_STEPS
 from ntkcl.kernels.tiles import MIB
-from ntkcl.meter import Cost, Meter
+from ntkcl.meter import Cost, Meter, memory_gib
 from ntkcl.networks import centred, computed_in, forward
 from ntkcl.predict import Effort
 from ntkcl.settings import finite, flag, one_of, whole
@@ -41,14 +42,15 @@ class Training(NamedTuple):
     that no batch exceeds, that of the task's worst single sample. `schedule`, a function of the step such as any of Optax, multiplies
     the learning rate, and the limit is then that of its largest rate; the step is counted from each task's start, or with `carry` from
     the first's.
-    `epochs` passes over each task take the place of `steps`, where given. The optimizer begins each task at rest (`reset`), or with the
+    `epochs` passes over each task take the place of `steps`, which may then be None, where given.
+    The optimizer begins each task at rest (`reset`), or with the
     state that the task before has left (`carry`). `evaluate_every` steps the outputs are looked at, which changes nothing.
     `compute`: the floating type of the passes through the network in training; parameters, optimizer and loss keep theirs. Kernels,
     forecasts, what methods consolidate and measured outputs are of the network in its own type, at the parameters as trained.
     `devices`: how many, or "all", share each batch, which differs by rounding alone.
     """
 
-    steps: int = 500
+    steps: int | None = 500
     epochs: float | None = None
     batch_size: int | None = None
     optimizer_state: str = "reset"
@@ -67,7 +69,10 @@ BLOWN = 1e3  # a loss this many times that of predicting zero is no training, lo
 
 def check_training(training: Training) -> None:
     """ValueError for settings out of range, as far as that is known without data."""
-    whole("training.steps", training.steps)
+    if training.steps is None and training.epochs is None:
+        raise ValueError("training.steps=null and training.epochs=null: expected one of them")
+    if training.steps is not None and whole("training.steps", training.steps) > MOST_STEPS:
+        raise ValueError(f"training.steps={training.steps}: expected at most {MOST_STEPS}, which is as far as Optax counts")
     one_of("training.optimizer_state", training.optimizer_state, ("reset", "carry"))
     if training.evaluate_every is not None:
         whole("training.evaluate_every", training.evaluate_every)
@@ -107,11 +112,27 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
 
 def steps_of(training: Training, stream: Stream) -> tuple[int, ...]:
     """Steps of each task: as given, or the fewest that see every sample `epochs` times."""
-    if training.epochs is None:
-        return (training.steps,) * len(stream)
-    finite("training.epochs", training.epochs, above=0.0)
-    sizes = [len(task.train.x) for task in stream]
-    return tuple(math.ceil(training.epochs * size / (training.batch_size or size)) for size in sizes)
+    sizes, batch, epochs = [len(task.train.x) for task in stream], training.batch_size, training.epochs
+    if epochs is None:
+        assert training.steps is not None  # `check_training` has seen that one is given
+        return _bearable("steps", training.steps, (training.steps,) * len(sizes), batch)
+    passes = finite("training.epochs", epochs, above=0.0)
+    each = [passes * size / (batch or size) for size in sizes]  # infinite where it is too large for a float
+    return _bearable("epochs", epochs, tuple(math.ceil(min(one, MOST_STEPS + 1)) for one in each), batch)
+
+
+def _bearable(name, value, steps, batch_size) -> tuple[int, ...]:
+    """The steps of each task; ValueError for more than can be counted, or be kept in memory: each has a loss, and the places of its
+    batch [batch_size], all of which are drawn at once."""
+    if max(steps) > MOST_STEPS:
+        raise ValueError(f"training.{name}={value}: more than {MOST_STEPS} steps a task, which is as far as Optax counts; use fewer")
+    need, there = max(steps) * (8 + 4 * (batch_size or 0)) / 2**30, memory_gib()
+    if need > there:
+        raise ValueError(
+            f"training.{name}={value}: the losses and batches of {max(steps)} steps take {need:.3g} GiB, and there are {there:.3g}; "
+            "use fewer"
+        )
+    return steps
 
 
 def devices_of(training: Training, stream: Stream) -> int:
@@ -263,6 +284,7 @@ class Begun(NamedTuple):
 def begin(key, stream, network, loss, optimizer, training, method, effort, kernel) -> Begun:
     """The untrained network on all inputs of the stream, the train sets in turn and then the test sets; arguments as of `run`."""
     meter = Meter()
+    methods.checked(method)
     x = jnp.concatenate([task.train.x for task in stream] + [task.test.x for task in stream])
     theta = network.init(jax.random.fold_in(key, 0), x[0])
 
@@ -402,14 +424,17 @@ def _foretold(name, setting, here, outcomes, outputs, meter) -> Forecast:
     ahead = here.ahead(len(outcomes))
     rates = [setting.learning_rate * setting.extremes[1] / setting.tasks[t].scale for t in ahead]
     tops = [setting.loss.curvature * outcome.top for outcome in outcomes]
+    firsts = [top if o.anchor_top is None else setting.loss.curvature * o.anchor_top for top, o in zip(tops, outcomes, strict=True)]
+    limits = [setting.optimizer.limit(top) if top == top else float("nan") for top in tops]
     return Forecast(
         name,
         ahead.start,
         np.stack([outcome.change for outcome in outcomes]),
         predict.trial(setting, here, outcomes, outputs),
         predict.halved(setting, here, outcomes, outputs),
-        tuple(rate * top for rate, top in zip(rates, tops, strict=True)),
-        tuple(not rate > setting.optimizer.limit(top) for rate, top in zip(rates, tops, strict=True)),
+        tuple(rate * first for rate, first in zip(rates, firsts, strict=True)),
+        tuple(not rate > limit for rate, limit in zip(rates, limits, strict=True)),
+        tuple(rate / limit for rate, limit in zip(rates, limits, strict=True)),
         tuple(outcome.negative_mass for outcome in outcomes),
         tuple(outcome.condition for outcome in outcomes),
         tuple(outcome.kernels for outcome in outcomes),
@@ -421,7 +446,7 @@ def _foretold(name, setting, here, outcomes, outputs, meter) -> Forecast:
 def _in_hindsight(t, change, steps, meter) -> Forecast:
     changes, unknown = change[None], (float("nan"),)
     trial = np.full_like(changes, np.nan)
-    return Forecast("path", t, changes, trial, trial, unknown, (True,), unknown, unknown, (0,), (steps,), meter.read())
+    return Forecast("path", t, changes, trial, trial, unknown, (True,), unknown, unknown, unknown, (0,), (steps,), meter.read())
 
 
 def _baselines(setting, f, energies, meter) -> Baselines:
@@ -429,7 +454,8 @@ def _baselines(setting, f, energies, meter) -> Baselines:
     held = energies is not None and all(e is not None for e in energies)
     both = np.stack(energies, 1) if held else np.full((tasks, tasks, 2), np.nan)  # [S, t, 2]
     cross_energy, cka = (forecast.baselines.similarity(np.asarray(both[..., k], np.float64)) for k in range(2))
-    return Baselines(predict.input_cosine(setting, jnp.asarray(f)), cka, cross_energy, meter.read())
+    changes, remark = predict.input_cosine(setting, jnp.asarray(f))
+    return Baselines(changes, cka, cross_energy, meter.read(), remark)
 
 
 def _plan(setting, theta, training, meter) -> Plan:

@@ -21,7 +21,7 @@ from ntkcl.meter import Cost
 from ntkcl.types import Loss, Rows, Stream
 
 PARTS = ("train", "test")
-NUMERICS = ("rate_times_eigenvalue", "stable", "negative_mass", "condition", "kernels", "gradients")
+NUMERICS = ("rate_times_eigenvalue", "stable", "limit_share", "negative_mass", "condition", "kernels", "gradients")
 
 
 class Record(NamedTuple):
@@ -242,7 +242,8 @@ def _trusted(record, anchor, stream, part) -> dict:
     signs = {"trial_r2": agreed(once, foretold), "halved_r2": agreed(twice, once)}
     numerics = record.numerics[anchor]
     stable = [one is not False for one in numerics["stable"]]
-    told, reasons = verdict(signs["trial_r2"], signs["halved_r2"], stable, numerics["negative_mass"], numerics["condition"])
+    known = (numerics[key] for key in ("negative_mass", "condition", "limit_share"))
+    told, reasons = verdict(signs["trial_r2"], signs["halved_r2"], stable, *known)
     return signs | {"verdict": told, "reasons": list(reasons)}
 
 

@@ -156,8 +156,8 @@ class Method(NamedTuple):
         objective at theta, before the projection; None for a memory that no step changes.
     In kernel space: `step(tangent, tasks, t, fs) -> ntkcl.forecast.Step` of task t, given the outputs [f_0, ..., f_t] before and after
     the tasks so far; None where no such step is known before training: then forecasts train the linearised network, and the stability
-    limit is that of the task alone. `converged`: the twin holds for training to the end alone, not for a number of steps. `plain`:
-    nothing is added at all, training and its twin are those of the task alone.
+    limit is that of the task alone. `converged`: the twin holds for training to the end alone, not for a number of steps. `step_is_of`:
+    the (begin, objective, project, consolidate, observe) that `step` was written for, see `ntkcl.methods.custom`, which makes methods.
     """
 
     begin: Callable[..., Any]
@@ -167,4 +167,4 @@ class Method(NamedTuple):
     step: Callable[..., Any] | None
     observe: Callable[..., Any] | None = None
     converged: bool = False
-    plain: bool = False
+    step_is_of: tuple[Any, ...] = ()

@@ -331,6 +331,15 @@ def test_epochs_count_passes_over_the_task():
     same = random_stream(jax.random.key(5), [6, 6])
     assert told(same, epochs=2, batch_size=4, anchors=[]).losses.shape == (2, 3)
     assert told(same, epochs=3, anchors=[]).losses.shape == (2, 3)
+    assert told(same, epochs=3, steps=None, anchors=[]).losses.shape == (2, 3)
+
+
+def test_more_steps_than_memory_holds_are_refused(monkeypatch):
+    monkeypatch.setattr(experiment, "memory_gib", lambda: 1.0)
+    message = r"training\.steps=100000000: the losses and batches of 100000000 steps take 1\.86 GiB"
+    with pytest.raises(ValueError, match=message):
+        events(steps=10**8, batch_size=3)
+    assert experiment.steps_of(Training(steps=10**8), STREAM) == (10**8,) * 3
 
 
 def test_tasks_of_unequal_sizes_take_steps_of_their_own_and_are_foretold_exactly():
@@ -371,7 +380,11 @@ def test_a_rate_over_the_limit_of_a_task_is_marked():
     ("settings", "message"),
     [
         (dict(steps=0), "training.steps=0"),
+        (dict(steps=None), "training.steps=null and training.epochs=null: expected one of them"),
+        (dict(steps=10**20), "training.steps=1[0]+: expected at most 2147483647"),
         (dict(epochs=0), "training.epochs=0"),
+        (dict(epochs=1e300, steps=None), r"training.epochs=1e\+300: more than 2147483647 steps a task"),
+        (dict(epochs=1e308, steps=None, batch_size=1), r"training.epochs=1e\+308: more than 2147483647"),
         (dict(evaluate_every=0), "training.evaluate_every=0"),
         (dict(optimizer_state="kept"), "training.optimizer_state=kept"),
         (dict(compute="float16"), "training.compute=float16: expected null or bfloat16"),

@@ -208,6 +208,7 @@ def test_agreement_by_hand():
         ("replay", dict(replay=PLAN["replay"] | {"weight": -1.0}), "plan.replay.weight=-1.0"),
         ("lr", dict(lr={"fractions": [0.0], "steps": [1]}), "plan.lr.fractions=0.0"),
         ("lr", dict(lr={"fractions": [0.5], "steps": [0]}), "plan.lr.steps=0"),
+        ("lr", dict(lr={"fractions": [0.5], "steps": [10**20]}), "plan.lr.steps=1[0]+: expected at most 2147483647"),
         ("lr", dict(lr={"fractions": [], "steps": 3}), "plan.lr: fractions="),
         ("replay", dict(replay={"per_task": 2, "weight": 1.0, "draws": 0, "proposals": 1}), "plan.replay.draws=0"),
         ("orders", dict(verify=False), "plan.verify=False"),

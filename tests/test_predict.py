@@ -352,11 +352,28 @@ def test_a_narrow_network_departs_from_its_linearisation_and_the_verdict_says_so
         ((0.99, float("nan"), [True], [0.0], [1e3]), "good"),
         ((float("-inf"), float("nan"), [True], [0.0], [1e3]), "poor"),
         ((float("nan"), float("nan"), [True], [float("nan")], [float("nan")]), "unknown"),
+        ((0.99, 0.99, [True], [0.0], [1e3], [0.5, float("nan")]), "good"),
+        ((0.99, 0.99, [True], [0.0], [1e3], [0.9]), "good"),
+        ((0.99, 0.99, [True] * 2, [0.0], [1e3], [0.5, 0.91]), "fair"),
+        ((0.9, 0.99, [True], [0.0], [1e3], [0.91]), "fair"),
+        ((0.5, 0.99, [True], [0.0], [1e3], [0.91]), "poor"),
+        ((float("nan"), float("nan"), [True], [0.0], [1e3], [0.91]), "unknown"),
     ],
 )
 def test_the_verdict_follows_from_its_signs(signs, told):
     verdict, reasons = forecast.verdict(*signs)
     assert verdict == told and bool(reasons) == (told != "good")
+
+
+@pytest.mark.parametrize(("fraction", "share"), [(0.5, None), (0.95, "0.95")])
+def test_a_rate_near_the_stability_limit_is_a_reason(fraction, share):
+    run = told("closed", learning_rate_fraction=fraction)  # of a linear network: it is exact
+    assert max(run.numerics["init"]["limit_share"]) == pytest.approx(fraction)
+    stream = random_stream(jax.random.key(3), SIZES, d=4, c=3)
+    numbers = record.compare(run, "init", stream, "train", losses.squared_error())
+    assert numbers["verdict"] == ("fair" if share else "good") and numbers["trial_r2"] > 0.999
+    reason = f"the learning rate is {share} of the stability limit, which later kernels may lower"
+    assert numbers["reasons"] == ([reason] if share else [])
 
 
 def played(stream, network, training, **settings):
@@ -393,3 +410,12 @@ def test_an_integrator_does_not_hide_training_that_blows_up():
     with np.errstate(over="ignore", invalid="ignore"):
         run = played(stream, network, training, form="integrated")
     assert run.status == "diverged" and not np.abs(run.changes["init"]).max() < 1e6  # NaN or huge, never small
+
+
+def test_an_integrator_says_the_eigenvalues_at_its_anchor_and_not_those_on_its_way():
+    walked, closed = (narrow(form)[0] for form in ("integrated", "closed"))
+    own, first = (run.numerics["init"]["rate_times_eigenvalue"] for run in (walked, closed))
+    np.testing.assert_allclose(own, first, rtol=1e-10)
+    ahead = walked.numerics["boundary"]["rate_times_eigenvalue"]
+    assert np.abs(np.array(ahead[1:]) / own[1:] - 1).min() > 0.03  # by then the kernel is another
+    np.testing.assert_allclose(ahead, closed.numerics["boundary"]["rate_times_eigenvalue"], rtol=1e-10)

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from ntkcl import sources
+from ntkcl import networks, sources, streams
 from ntkcl.sources import stock
 
 CONF = Path(__file__).parents[1] / "conf" / "source"
@@ -267,6 +269,42 @@ def test_an_npz_file_is_read_as_labels_or_one_hot_bytes_or_reals(tmp_path):
     assert load_npz(tmp_path, own, classes=6).test.y.shape == (8, 6)
 
 
+def test_the_classes_of_an_npz_file_are_its_distinct_labels_in_their_order(tmp_path):
+    own = arrays()
+    spread = {name: a if name[0] == "x" else np.array([3, 1000, 2000, 7])[a] for name, a in own.items()}
+    source = load_npz(tmp_path, spread)
+    order = np.array([0, 2, 3, 1])  # of 3, 1000, 2000, 7
+    np.testing.assert_array_equal(source.train.y, np.eye(4)[order[own["y_train"]]])
+    np.testing.assert_array_equal(source.test.y, np.eye(4)[order[own["y_test"]]])
+    one_sided = load_npz(tmp_path, own | dict(y_test=np.full(8, 2000)))
+    assert one_sided.train.y.shape[1] == 5 and set(one_sided.test.y.argmax(1)) == {4}
+    alone = load_npz(tmp_path, dict(x=own["x_train"], y=1000 * own["y_train"]))
+    assert alone.train.y.shape[1] == alone.test.y.shape[1] == 4 and alone.train.y.sum(0).min() > 0
+    with pytest.raises(ValueError, match="labels run from 3 to 2000; expected 0 to 3"):
+        load_npz(tmp_path, spread, classes=4)
+
+
+def test_an_npz_file_may_hold_vectors_of_features(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(24, 6)), np.arange(24) % 3
+    source = load_npz(tmp_path, dict(x=x, y=y), test_fraction=0.5)
+    assert source.train.x.shape == source.test.x.shape == (12, 6)
+    sizes = dict(tasks=2, train_per_class=2, test_per_class=2)
+    first, second = streams.permuted(source, **sizes)
+    order = np.random.default_rng([0, 1]).permutation(np.arange(6))
+    np.testing.assert_array_equal(second.train.x, first.train.x[:, order])
+    assert not np.array_equal(order, np.arange(6))
+    network = networks.mlp(outputs=3, width=4)
+    theta = network.init(jax.random.key(0), jnp.asarray(first.train.x[0]))
+    assert network.apply(theta, jnp.asarray(first.train.x[0])).shape == (3,)
+    with pytest.raises(ValueError, match=r"an input has shape \(6,\); expected one image .* or network=mlp"):
+        networks.cnn(outputs=3, width=4).init(jax.random.key(0), jnp.asarray(first.train.x[0]))
+    with pytest.raises(ValueError, match=r"stream=rotated: images of shape \(6,\) cannot be rotated"):
+        streams.rotated(source, **sizes)
+    with pytest.raises(ValueError, match=r"stream\.patch=2: vectors of shape \(6,\) have no centre; expected null"):
+        streams.permuted(source, patch=2, **sizes)
+
+
 def test_an_npz_file_of_one_set_is_split_by_class_and_seed(tmp_path):
     own = arrays(n=40)
     whole = dict(x=own["x_train"], y=own["y_train"])
@@ -289,7 +327,9 @@ def test_an_npz_file_of_one_set_is_split_by_class_and_seed(tmp_path):
         ),
         (dict(x=np.zeros((2, 4, 5)), y=np.zeros(2, int), y_test=None), {}, "x, y alone; found x, x_test, x_train, y, y_train"),
         (dict(x_test=np.zeros((8, 5, 5), np.uint8)), {}, r"found x_train of \(4, 5\) and x_test of \(5, 5\)"),
-        (dict(x_train=np.zeros((20, 20), np.uint8)), {}, r"x_train of shape \(20, 20\); expected images \[n, h, w\]"),
+        (dict(x_train=np.zeros(20, np.uint8)), {}, r"x_train of shape \(20,\); expected images \[n, h, w\]"),
+        (dict(x_train=np.zeros((20, 0))), {}, r"x_train of shape \(20, 0\); expected .* or vectors \[n, d\]"),
+        (dict(x_train=np.zeros((20, 20), np.uint8)), {}, r"found x_train of \(20,\) and x_test of \(4, 5\)"),
         (dict(x_train=np.zeros((20, 4, 5), int)), {}, "x_train of type int64; expected bytes"),
         (dict(x_test=np.full((8, 4, 5), np.nan)), {}, "x_test, y_test: 160 pixels are NaN or infinite"),
         (dict(y_train=np.arange(19) % 4), {}, "x_train has 20 images and y_train 19 labels"),

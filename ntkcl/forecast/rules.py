@@ -18,11 +18,13 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from ntkcl.forecast import checks
 from ntkcl.settings import finite, share, whole
 
 Rule = Callable[[Float[Array, " k"], Float[Array, " k"]], Float[Array, " k"]]
 Rate = float | int | Float[Array, ""] | Float[Array, " steps"]
 
+MOST_STEPS = 2**31 - 1  # what an int32 holds, in which Optax counts
 BISECTIONS = 200  # of the time of a flow that stops early: float64 has no more digits
 
 
@@ -35,7 +37,7 @@ def gradient_flow(rate: float | int | Float[Array, ""], time: float | int, *, st
     Source: Jacot, Gabriel, Hongler 2018; Lee et al. 2019.
     """
     finite("rule.time", time, least=0.0)
-    return Partial(_flow, rate, time, _level(stop))
+    return Partial(_flow, checks.rate(rate), time, _level(stop))
 
 
 @jax.jit
@@ -66,11 +68,11 @@ def gradient_descent(rate: Rate, steps: int, *, stop: float | int | None = None)
       steps: S, a whole number of at least 1.
       stop: ends training before the first step that would find (1/2) |residual|^2 at or below it.
     Returns g in the units of h; its limit at lam = 0 is the sum of the rates.
-    Raises ValueError for a number of steps below 1, and a schedule of another length.
+    Raises ValueError for a number of steps below 1, a rate below 0 or not finite, and a schedule of another length.
     """
     if stop is not None or jnp.ndim(rate):
         return _recursion(rate, steps, 0.0, stop, _heavy_ball)
-    return Partial(_descent, rate, whole("rule.steps", steps))
+    return Partial(_descent, checks.rate(rate), _counted("rule.steps", steps))
 
 
 @jax.jit
@@ -129,7 +131,8 @@ def _nesterov(momentum, v, push):
 
 
 def _recursion(rate, steps, momentum, stop, update) -> Rule:
-    whole("rule.steps", steps)
+    _counted("rule.steps", steps)
+    checks.rate(rate)
     if jnp.ndim(rate) and jnp.shape(rate) != (steps,):
         raise ValueError(f"rule.rate has shape {jnp.shape(rate)}; expected one rate or a schedule of {steps}, one a step")
     return Partial(_run, Partial(update, momentum), rate, steps, _level(stop))
@@ -150,6 +153,12 @@ def _run(update, rate, steps, level, lam, r=None):
         return s + 1, a + (rate[s] if rate.ndim else rate) * moved, v
 
     return jax.lax.while_loop(more, step, (0, jnp.zeros_like(lam), jnp.zeros_like(lam)))[1]
+
+
+def _counted(name, steps):
+    if whole(name, steps) > MOST_STEPS:
+        raise ValueError(f"{name}={steps}: expected at most {MOST_STEPS}")
+    return int(steps)
 
 
 def _half_square(r):

@@ -17,6 +17,7 @@ import scipy.linalg
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
+from ntkcl.forecast import checks
 from ntkcl.forecast.decomposition import Arrow, Decomposed, eigendecomposed, rotated
 from ntkcl.forecast.rules import Rule
 
@@ -101,6 +102,8 @@ def prepared(columns: Columns, step: Step, dtype=jnp.float64, decompose: Callabl
     """
     block = np.asarray((step.columns or columns)(step.inputs))  # cut by NumPy: XLA would compile each cut for each shape
     m, c = step.targets.shape
+    checks.shape("K(x, x[inputs])", block, (len(block), c, m, c))
+    checks.places("Step.inputs", step.inputs, len(block))
     rows, outputs, root = _rows(step, dtype)
     gram = block[step.inputs].reshape(m * c, m * c)
     if len(rows) < m * c:
@@ -208,7 +211,9 @@ def one_task(columns: Columns, f: Float[Array, "N c"], step: Step, rule: Rule, p
     ridge takes away and e(lam) = 1 - lam g(lam) what a rule leaves of a residual (theory 4, weight decay),
         change(x) = (e(ridge) - 1) u(x) + K(x, X) [g(K + ridge) (Y - origin) - (e(ridge) - e(K + ridge)) K^-1 u(X)].
     Eigenvalues below zero are rounding and count as zero.
+    Raises ValueError for a step whose shapes, places, weights or ridge do not fit.
     """
+    checks.step(step, f.shape)
     blocks, rows, outputs, root, (filtered, lam, *_), kept_out = prepare(columns, step, f.dtype)
     places, ridge = np.asarray(step.inputs)[rows], step.ridge
     rule = _leaf(rule)
@@ -270,6 +275,7 @@ def sequence(
 
 def largest_eigenvalue(block: Float[Array | np.ndarray, "m c m c"], weights: Float[np.ndarray, "m c"]) -> float:
     """lam_max of the Gram matrix of a `Step`'s rows and weights; a rule is stable up to limit(lam_max + ridge)."""
+    checks.shape("block", block, (*np.shape(weights), *np.shape(weights)))
     rows, outputs = np.nonzero(weights)
     root = np.sqrt(weights[rows, outputs])
     gram = root[:, None] * np.asarray(block, np.float64)[rows, outputs][:, rows, outputs] * root
@@ -316,4 +322,5 @@ def _decay_gain(rule, ridge, lam, _):
 @jax.jit
 def read_out(column, alpha):
     """K alpha in alpha's type; as a product and a sum, XLA widens the block on the fly instead of copying it."""
+    checks.shape("alpha", alpha, column.shape[-2:])
     return jnp.sum(column * alpha[None, None], axis=(-2, -1))

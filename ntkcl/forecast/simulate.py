@@ -4,9 +4,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from ntkcl.forecast import checks
 from ntkcl.reuse import portable
 from ntkcl.types import Loss
 
@@ -33,9 +35,16 @@ def simulate(
       k_tt: of any floating type; the simulation is in f's.
       f: outputs before training, at the task's inputs.  y, head: its targets and the mask of its outputs.
       order: the batch of each step, such as `ntkcl.train.batches` draws; None for full batches.
+    Raises ValueError for shapes that do not fit, and batches with places beyond the n.
     Cost: |B| n c^2 multiply-adds a step.
     Source: Lee et al. 2019.
     """
+    n, c = f.shape
+    for name, given, expected in (("k_tt", k_tt, (n, c, n, c)), ("y", y, (n, c)), ("head", head, (c,))):
+        checks.shape(name, given, expected)
+    if order is not None:
+        checks.shape("order", order, (steps, *np.shape(order)[1:]))
+        checks.places("order", order, n)
     k_tt, y, head = (jnp.asarray(a, f.dtype) for a in (k_tt, y, head))
     return _simulated(k_tt, f, y, head, portable(transform), order, loss=loss, steps=steps)
 

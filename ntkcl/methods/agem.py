@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ntkcl.methods.buffer import draw, keys, mean_loss_of, remembering
-from ntkcl.methods.naive import naive
+from ntkcl.methods.custom import custom
 from ntkcl.reuse import once
 from ntkcl.types import Method
 
@@ -30,7 +30,7 @@ def agem(size: int = 200, batch_size: int = 64, *, buffer: str = "balanced", pas
         part = jnp.where((against < 0) & (squared > 0), against / jnp.where(squared > 0, squared, 1.0), 0.0)
         return jax.tree.map(lambda g, r: g - part * r, gradient, reference)
 
-    return remembering(naive()._replace(project=project), size, batch_size, buffer, passes, seed)
+    return remembering(custom(project=project), size, batch_size, buffer, passes, seed)
 
 
 def _dot(a, b):

@@ -157,4 +157,4 @@ def remembering(base: Method, size: int, batch_size: int, buffer: str, passes: s
         rows = rows_of(network.apply, theta, task.train.x, task.train.y, jnp.asarray(task.head))
         return balance(key, memory, rows)._replace(key=following)
 
-    return base._replace(plain=False, begin=begin, observe=observe, consolidate=consolidate, step=None)
+    return base._replace(begin=begin, observe=observe, consolidate=consolidate, step=None)

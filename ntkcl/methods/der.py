@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from ntkcl import settings
 from ntkcl.methods.buffer import draw, keys, mean_loss_of, mean_of, remembering
-from ntkcl.methods.naive import naive
+from ntkcl.methods.custom import custom
 from ntkcl.reuse import once
 from ntkcl.types import Method
 
@@ -51,4 +51,4 @@ def _dark(alpha, beta, size, batch_size, passes, seed) -> Method:
         total = task_loss + alpha * mean_of(apart, counts)
         return total + beta * mean_loss_of(loss, apply, theta, *draw(other, memory, batch_size)) if beta else total
 
-    return remembering(naive()._replace(objective=objective), size, batch_size, "reservoir", passes, seed, tells=True)
+    return remembering(custom(objective=objective), size, batch_size, "reservoir", passes, seed, tells=True)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from ntkcl import settings
 from ntkcl.methods.buffer import draw, keys, mean_loss_of, remembering
-from ntkcl.methods.naive import naive
+from ntkcl.methods.custom import custom
 from ntkcl.reuse import once
 from ntkcl.types import Method
 
@@ -45,4 +45,4 @@ def er(
         share = jnp.sum(counts).astype(task_loss.dtype)
         return (len(batch.x) * task_loss + share * replayed) / (len(batch.x) + share)
 
-    return remembering(naive()._replace(objective=objective), size, batch_size, buffer, passes, seed)
+    return remembering(custom(objective=objective), size, batch_size, buffer, passes, seed)

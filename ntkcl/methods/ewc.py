@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import settings
-from ntkcl.methods.naive import naive, task_step
+from ntkcl.methods.custom import custom
+from ntkcl.methods.naive import task_step
 from ntkcl.methods.stack import mean_over, own, stacked
 from ntkcl.reuse import once, portable
 from ntkcl.types import Loss, Method
@@ -61,7 +62,7 @@ def ewc(penalty: float | int = 1.0, *, online: bool = False) -> Method:
         held = [task._replace(targets=fs[-1 if online else j + 1][np.asarray(task.inputs)]) for j, task in enumerate(tasks[:t])]
         return stacked(own(tasks[t]), *(own(task, penalty * tasks[t].scale / len(task.inputs)) for task in held))
 
-    return naive()._replace(plain=False, begin=begin, objective=objective, consolidate=consolidate, step=step)
+    return custom(begin=begin, objective=objective, consolidate=consolidate, step=step)
 
 
 def known(loss: Loss) -> bool:
@@ -221,5 +222,5 @@ def ewc_diagonal(
         return task_step(tasks[t])._replace(ridge=penalty * tasks[t].scale, columns=tangent.scaled(metric))
 
     twin = labels == "all" and online
-    parts = naive()._replace(begin=begin, objective=objective, consolidate=consolidate)
-    return parts._replace(plain=False, step=step if twin else None, converged=twin)
+    parts = dict(begin=begin, objective=objective, consolidate=consolidate)
+    return custom(**parts, step=step if twin else None, converged=twin)

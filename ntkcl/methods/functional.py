@@ -3,7 +3,7 @@
 import numpy as np
 
 from ntkcl import settings
-from ntkcl.methods.naive import naive
+from ntkcl.methods.custom import custom
 from ntkcl.methods.stack import DISTANCE, buffered, chosen, mean_loss, outputs, own, stacked
 from ntkcl.reuse import once
 from ntkcl.types import Method
@@ -42,4 +42,4 @@ def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: 
         held = [task._replace(targets=fs[j + 1][np.asarray(task.inputs)]) for j, task in enumerate(tasks[:t])]
         return stacked(own(tasks[t]), *buffered(held, tasks[t], picks, weight))
 
-    return naive()._replace(plain=False, begin=begin, objective=objective, consolidate=consolidate, step=step)
+    return custom(begin=begin, objective=objective, consolidate=consolidate, step=step)

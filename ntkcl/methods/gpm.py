@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ntkcl import settings
-from ntkcl.methods.naive import naive
+from ntkcl.methods.custom import custom
 from ntkcl.methods.stack import chosen, mean_over
 from ntkcl.reuse import once
 from ntkcl.types import Method
@@ -85,7 +85,7 @@ def gpm(
         frozen = jnp.asarray(float(any(thresholds)), jnp.result_type(*jax.tree.leaves(theta)))
         return Memory(_tree(theta, grown, frozen), memory.tasks + 1)
 
-    return naive()._replace(plain=False, begin=begin, project=project, consolidate=consolidate, step=None)
+    return custom(begin=begin, project=project, consolidate=consolidate, step=None)
 
 
 def _survey(network, theta, x):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ntkcl.methods.naive import naive
+from ntkcl.methods.custom import custom
 from ntkcl.methods.stack import mean_loss, own, stacked
 from ntkcl.reuse import once
 from ntkcl.types import Method
@@ -30,4 +30,4 @@ def joint() -> Method:
         n = sum(len(task.inputs) for task in tasks[: t + 1])
         return stacked(*(own(task, tasks[t].scale / (n * np.sum(task.head))) for task in (tasks[t], *tasks[:t])))
 
-    return naive()._replace(plain=False, begin=begin, objective=objective, step=step)
+    return custom(begin=begin, objective=objective, step=step)

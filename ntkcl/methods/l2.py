@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from ntkcl import settings
-from ntkcl.methods.naive import naive, task_step
+from ntkcl.methods.custom import custom
+from ntkcl.methods.naive import task_step
 from ntkcl.reuse import once
 from ntkcl.types import Method
 
@@ -38,4 +39,4 @@ def l2(penalty: float | int = 1e-3, centre: str = "previous") -> Method:
         origins = {"previous": lambda: None, "start": lambda: fs[0], "zero": tangent.at_zero}
         return task_step(tasks[t])._replace(ridge=penalty * tasks[t].scale, origin=origins[centre]())
 
-    return naive()._replace(plain=False, begin=begin, objective=objective, step=step)
+    return custom(begin=begin, objective=objective, step=step)

@@ -6,7 +6,8 @@ import numpy as np
 
 from ntkcl import settings
 from ntkcl.forecast import Step
-from ntkcl.methods.naive import naive
+from ntkcl.methods.custom import custom
+from ntkcl.methods.naive import task_step
 from ntkcl.methods.stack import DISTANCE
 from ntkcl.reuse import once
 from ntkcl.types import Method
@@ -46,7 +47,7 @@ def lwf(weight: float | int = 1.0) -> Method:
     def step(tangent, tasks, t, fs):
         task, head = tasks[t], np.asarray(tasks[t].head, float)
         if t == 0:
-            return naive().step(tangent, tasks, t, fs)
+            return task_step(tasks[t])
         old = np.max([np.asarray(earlier.head, float) for earlier in tasks[:t]], axis=0)
         held = weight * np.sum(head) / np.sum(old) * old
         total = head + held
@@ -54,4 +55,4 @@ def lwf(weight: float | int = 1.0) -> Method:
         targets = (head[None] * task.targets + held[None] * before) / np.where(total > 0, total, 1.0)[None]
         return Step(np.asarray(task.inputs), targets, np.broadcast_to(total, targets.shape))
 
-    return naive()._replace(plain=False, begin=begin, objective=objective, consolidate=consolidate, step=step)
+    return custom(begin=begin, objective=objective, consolidate=consolidate, step=step)

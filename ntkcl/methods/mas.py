@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ntkcl import settings
-from ntkcl.methods.naive import naive
+from ntkcl.methods.custom import custom
 from ntkcl.methods.stack import mean_over
 from ntkcl.reuse import once, portable
 from ntkcl.types import Method
@@ -54,4 +54,4 @@ def mas(strength: float | int = 1.0) -> Method:
         fresh = _sensitivity(portable(network.apply), theta, task.train.x, task.head)
         return memory._replace(importance=jax.tree.map(jnp.add, memory.importance, fresh))
 
-    return naive()._replace(plain=False, begin=begin, objective=objective, consolidate=consolidate, step=None)
+    return custom(begin=begin, objective=objective, consolidate=consolidate, step=None)

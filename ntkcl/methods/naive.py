@@ -1,6 +1,7 @@
 """Training on one task after the other and nothing else: the identity of every part of a method."""
 
 from ntkcl.forecast import Step
+from ntkcl.methods.custom import custom
 from ntkcl.methods.stack import own
 from ntkcl.reuse import once
 from ntkcl.types import Method
@@ -9,14 +10,16 @@ from ntkcl.types import Method
 @once
 def naive() -> Method:
     """Plain sequential training; what forgetting is measured against."""
-    return Method(
-        begin=lambda memory, network, theta, task: memory,
-        objective=lambda memory, apply, loss, theta, batch, head, task_loss: task_loss,
-        project=lambda memory, apply, loss, theta, gradient: gradient,
-        consolidate=lambda memory, network, loss, theta, task: memory,
-        step=lambda tangent, tasks, t, fs: task_step(tasks[t]),
-        plain=True,
-    )
+    return custom(step=_step)
+
+
+def is_naive(method: Method) -> bool:
+    """Whether nothing is added to training: every part is the very function of `naive`."""
+    return method == naive()
+
+
+def _step(tangent, tasks, t, fs):
+    return task_step(tasks[t])
 
 
 def task_step(task) -> Step:

@@ -11,7 +11,8 @@ from jax.flatten_util import ravel_pytree
 
 from ntkcl import meter, settings
 from ntkcl.forecast import Removed
-from ntkcl.methods.naive import naive, task_step
+from ntkcl.methods.custom import custom
+from ntkcl.methods.naive import task_step
 from ntkcl.methods.stack import chosen
 from ntkcl.reuse import once, portable
 from ntkcl.types import Method
@@ -180,4 +181,4 @@ def _projection(per_task, outputs, seed, directions, again) -> Method:
             d, q = d + len(rows), q + rows.shape[1]
         return step._replace(removed=Removed(np.concatenate(inputs), basis))
 
-    return naive()._replace(plain=False, begin=begin, project=project, consolidate=consolidate, step=step)
+    return custom(begin=begin, project=project, consolidate=consolidate, step=step)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ntkcl import settings
-from ntkcl.methods.naive import naive
+from ntkcl.methods.custom import custom
 from ntkcl.methods.stack import buffered, chosen, mean_loss, own, stacked
 from ntkcl.reuse import once
 from ntkcl.types import Method
@@ -47,4 +47,4 @@ def replay(
         old = [kept(j, len(tasks[j].inputs)) for j in range(t)]
         return stacked(own(tasks[t]), *buffered(tasks[:t], tasks[t], old, weight))
 
-    return naive()._replace(plain=False, begin=begin, objective=objective, consolidate=consolidate, step=step)
+    return custom(begin=begin, objective=objective, consolidate=consolidate, step=step)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ntkcl import settings
-from ntkcl.methods.naive import naive
+from ntkcl.methods.custom import custom
 from ntkcl.reuse import once
 from ntkcl.types import Method
 
@@ -58,4 +58,4 @@ def si(strength: float | int = 0.1, *, damping: float | int = 0.1) -> Method:
 
         return memory._replace(importance=jax.tree.map(grown, memory.importance, memory.path, theta, memory.before))
 
-    return naive()._replace(plain=False, begin=begin, objective=objective, observe=observe, consolidate=consolidate, step=None)
+    return custom(begin=begin, objective=objective, observe=observe, consolidate=consolidate, step=None)

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ntkcl.methods.naive import naive
+from ntkcl.methods.custom import custom
 from ntkcl.reuse import once
 from ntkcl.types import Method
 
@@ -48,8 +48,7 @@ def together(parts: Mapping[str, Any]) -> Method:
         return tuple(part.observe(own, *given) if part.observe else own for part, own in zip(methods, memory, strict=True))
 
     watching = any(part.observe for part in methods)
-    return naive()._replace(
-        plain=False,
+    return custom(
         begin=begin,
         objective=objective,
         project=project,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ntkcl import predict
-from ntkcl.experiment import Begun, Training, rate
+from ntkcl.experiment import MOST_STEPS, Begun, Training, rate
 from ntkcl.methods import replay as named_replay
 from ntkcl.planning.candidate import Candidate, Ground, foretold, scores
 from ntkcl.planning.orders import every_order, searched_orders
@@ -79,7 +79,8 @@ def learning_rates(begun: Begun, ground: Ground, training: Training, *, fraction
         raise ValueError(f"plan.lr: fractions={fractions}, steps={steps}; expected at least one of each")
     for fraction, count in itertools.product(fractions, steps):
         finite("plan.lr.fractions", fraction, above=0.0)
-        whole("plan.lr.steps", count)
+        if whole("plan.lr.steps", count) > MOST_STEPS:
+            raise ValueError(f"plan.lr.steps={count}: expected at most {MOST_STEPS}, which is as far as Optax counts")
     for count in steps:
         timed = begun.setting._replace(steps=(count,) * len(begun.setting.tasks))  # a schedule may have its largest rate late
         limit = min(predict.limits(timed, begun.theta, ground.tangent, ground.prepare))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ntkcl import forecast, kernels
+from ntkcl import forecast, kernels, methods
 from ntkcl.predict.decompositions import prepare
 from ntkcl.predict.setting import Anchor, Outcome, Setting, energies, memoryless, rule
 
@@ -13,7 +13,7 @@ def closed(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
     ahead, whole = anchor.ahead(count), count == len(setting.tasks)  # of one task alone nobody asks for energies
     decompose = prepare(setting.effort.krylov_order)
     held: list[tuple] = []
-    again = setting.method.plain and memoryless(setting.optimizer)
+    again = methods.is_naive(setting.method) and memoryless(setting.optimizer)
 
     def kept(columns, step, dtype):  # once a task, in their order
         one = decompose(columns, step, dtype)

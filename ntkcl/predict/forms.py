@@ -1,5 +1,6 @@
 """Which form foretells which training."""
 
+from ntkcl import methods
 from ntkcl.predict.closed import closed
 from ntkcl.predict.integrated import integrated
 from ntkcl.predict.linearised import linearised
@@ -16,8 +17,10 @@ HELD_MIB = 4096  # the largest block K(x, X_t) that "auto" will hold
 
 
 def form_of(form: str, loss: Loss, optimizer: Optimizer, method: Method, full_batches: bool, block_mib: float = 0.0) -> str:
-    """The form that "auto" stands for, the first that is exact for the linearised network and, the largest block of kernel being of
-    `block_mib`, holds no more than `HELD_MIB` of it; ValueError for a form that cannot be."""
+    """The form that "auto" stands for, the first that is exact for the linearised network and, the
+    largest block of kernel being of `block_mib`, holds no more than `HELD_MIB` of it; ValueError
+    for a form that cannot be, and for a method whose step was written for other hooks."""
+    methods.checked(method)
     one_of("forecast.form", form, AUTO)
     against = {name: reasons(name, loss, optimizer, method, full_batches) for name in FORMS}
     if form == "auto":
@@ -41,17 +44,17 @@ def reasons(form: str, loss: Loss, optimizer: Optimizer, method: Method, full_ba
         "matrix_free": {
             "the loss is not squared error": not loss.quadratic,
             "the optimizer has no rule in kernel space": optimizer.rule is None,
-            "a method other than naive changes more than the targets": not method.plain,
+            "a method other than naive changes more than the targets": not methods.is_naive(method),
         },
         "simulated": {
             "the optimizer is not linear in gradients": optimizer.rule is None,
-            "a method other than naive changes more than the targets": not method.plain,
+            "a method other than naive changes more than the targets": not methods.is_naive(method),
         },
         "linearised": {},
         "integrated": {
             "the loss is not squared error": not loss.quadratic,
             "the optimizer has a memory, or no rule in kernel space": not memoryless(optimizer),
-            "a method other than naive changes more than the targets": not method.plain,
+            "a method other than naive changes more than the targets": not methods.is_naive(method),
             "the batches are not full": not full_batches,
         },
     }

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from ntkcl import forecast, kernels, networks
 from ntkcl.predict.decompositions import prepare
 from ntkcl.predict.setting import Anchor, Outcome, Setting, rule
+from ntkcl.predict.stability import task_top
 from ntkcl.types import Params
 
 REUSED = 6000  # rows up to which a Gram matrix, used by many strides, is diagonalised
@@ -45,10 +46,11 @@ def integrated(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
 
     theta, f, outcomes = anchor.theta, forward(anchor.theta, setting.x), []
     for t in anchor.ahead(count):
+        at_anchor = None if theta is anchor.theta else task_top(setting, anchor.theta, t)
         walk, top, negative = _task(setting, theta, t, forward)
         theta, before = walk.theta, f
         f = forward(theta, setting.x)
-        outcomes.append(Outcome(f - before, top, negative, walk.kernels, walk.gradients))
+        outcomes.append(Outcome(f - before, top, negative, walk.kernels, walk.gradients, anchor_top=at_anchor))
     return outcomes
 
 

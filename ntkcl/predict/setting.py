@@ -122,6 +122,8 @@ class Outcome(NamedTuple):
     where no kernel was held.  `pull`: (inputs, alpha), where theta moves by J(x[inputs])^T alpha and by nothing else; else None.
     `condition`: lam_max / lam_min of the Gram matrix, infinite where it is singular.  `coefficients(rule, residual) -> alpha` of any
     other filter by the same Gram matrix, where the method changes nothing and a rule without memory may be cut in two; else None.
+    `anchor_top`: the largest eigenvalue at the anchor, where `top` is of a kernel computed on the way
+    there; None where they are one.
     """
 
     change: Float[Array, "N c"]
@@ -133,6 +135,7 @@ class Outcome(NamedTuple):
     pull: Any = None
     condition: float = float("nan")
     coefficients: Any = None
+    anchor_top: float | None = None
 
 
 def task_rows(stream: Stream, loss: Loss, places: Sequence[slice]) -> tuple[TaskRows, ...]:

@@ -56,6 +56,13 @@ def limits(setting: Setting, theta: Params, tangent: Tangent | None = None, prep
     return [own(t, task) for t, task in enumerate(setting.tasks)]
 
 
+def task_top(setting: Setting, theta: Params, t: int) -> float:
+    """lam_max(K_tt) [n c, n c] at theta, of task t's rows and active outputs."""
+    task = setting.tasks[t]
+    weights = np.broadcast_to(task.head, task.targets.shape)
+    return _top(setting, theta, lambda rows: setting.kernel_fn(theta, setting.x[rows]), task.inputs, weights)
+
+
 def _top(setting, theta, gram, inputs, weights) -> float:
     """Largest eigenvalue of the weighted Gram matrix of rows: from the matrix, or from products where it is large."""
     rows, root = np.count_nonzero(weights), jnp.sqrt(jnp.asarray(weights, setting.x.dtype))

@@ -22,7 +22,7 @@ def dataset(x, labels, classes, origin) -> Dataset:
     if not np.isfinite(x).all():
         raise ValueError(f"{origin}: {np.sum(~np.isfinite(x))} pixels are NaN or infinite in float32; expected finite numbers")
     if classes > CLASSES:
-        raise ValueError(f"{origin}: {classes} classes, each of which is an output; expected at most {CLASSES}, labels without gaps")
+        raise ValueError(f"{origin}: {classes} classes, each of which is an output; expected at most {CLASSES}")
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"{origin}: labels run from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}")
     y = np.zeros((len(labels), classes), np.float32)

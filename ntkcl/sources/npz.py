@@ -17,12 +17,14 @@ TOGETHER = ("x", "y")
 def npz(path: str, *, mean: float, sd: float, classes: int | None = None, test_fraction: float = 0.2, seed: int = 0) -> Source:
     """Labelled images that lie in an npz file as `x_train`, `y_train`, `x_test`, `y_test`; or as `x`, `y`, split here.
 
-    Images [n, h, w] or [n, h, w, channels]: bytes are divided by 255, reals taken as they are. Labels [n] are
-    whole numbers from 0, or [n, classes] one-hot.
+    Images [n, h, w] or [n, h, w, channels], or vectors of features [n, d], which mlp takes: bytes
+    are divided by 255, reals taken as they are. Labels [n] are whole numbers from 0, or
+    [n, classes] one-hot.
 
     Arguments:
       mean, sd: of a pixel, after that division; 0 and 1 leave it as it is.
-      classes: how many there are; null is one more than the largest label.
+      classes: how many there are, labels being 0 to classes - 1; null takes the distinct labels of
+        both sets, in their order: of 0, 1000, 2000 the classes are 0, 1, 2.
       test_fraction: of each class, where `x` and `y` are split, drawn by `seed`: rounded, but one image at least on either side.
     Raises ValueError naming the file and the array that is missing, or of another shape, type or value.
     """
@@ -47,10 +49,14 @@ def npz(path: str, *, mean: float, sd: float, classes: int | None = None, test_f
     known = {wide for _, (_, wide) in pairs.values() if wide is not None}
     if len(known) > 1:
         raise ValueError(f"source.path={path}: y_train and y_test are one-hot of {sorted(known)} classes; expected as many")
-    count = classes or (known.pop() if known else 1 + max(int(labels.max()) for _, (labels, _) in pairs.values()))
+    count = classes or (known.pop() if known else None)
+    if count is None:
+        distinct = np.unique(np.concatenate([labels for _, (labels, _) in pairs.values()]))
+        count = len(distinct)
+        pairs = {p: (x, (np.searchsorted(distinct, labels), None)) for p, (x, (labels, _)) in pairs.items()}
     if "" in pairs:
         x, (labels, _) = pairs[""]
-        test = _chosen(path, labels, count, share, seed)
+        test = _chosen(path, labels, share, seed)
         pairs = {"_train": (x[~test], (labels[~test], None)), "_test": (x[test], (labels[test], None))}
     shapes = {x.shape[1:] for x, _ in pairs.values()}
     if len(shapes) > 1:
@@ -72,8 +78,10 @@ def _read(path) -> tuple[dict[str, np.ndarray], list[str]]:
 
 
 def _images(path, name, x) -> np.ndarray:
-    if x.ndim not in (3, 4) or 0 in x.shape[1:]:
-        raise ValueError(f"source.path={path}: {name} of shape {x.shape}; expected images [n, h, w] or [n, h, w, channels]")
+    if x.ndim not in (2, 3, 4) or 0 in x.shape[1:]:
+        raise ValueError(
+            f"source.path={path}: {name} of shape {x.shape}; expected images [n, h, w] or [n, h, w, channels], or vectors [n, d]"
+        )
     if x.dtype == np.uint8:
         return x / np.float32(255)
     if not np.issubdtype(x.dtype, np.floating):
@@ -100,11 +108,11 @@ def _labels(path, name, y, classes) -> tuple[np.ndarray, int | None]:
     flat = y.reshape(-1)
     bad = np.flatnonzero(~(np.isfinite(flat) & (flat >= 0) & (flat == np.floor(flat)) & (flat < 2**31)))
     if len(bad):
-        raise ValueError(f"{where}: label {flat[bad[0]]} of image {bad[0]}; expected whole numbers from 0, without gaps")
+        raise ValueError(f"{where}: label {flat[bad[0]]} of image {bad[0]}; expected whole numbers from 0")
     return flat.astype(int), None
 
 
-def _chosen(path, labels, classes, share, seed) -> np.ndarray:
+def _chosen(path, labels, share, seed) -> np.ndarray:
     """Which images are the test set's: of each class that there is, a share drawn by the seed."""
     test = np.zeros(len(labels), bool)
     rng = np.random.default_rng(seed)

@@ -22,19 +22,21 @@ def permuted(
 ) -> Stream:
     """Domain-incremental: each task shuffles the pixels of a central square of `patch` pixels a side, all of them by default.
 
-    `first_identity` leaves task 0 unshuffled (OGD+ and others; in GEM it is shuffled too). Channels move together.
+    `first_identity` leaves task 0 unshuffled (OGD+ and others; in GEM it is shuffled too). Channels
+    move together. Of vectors [d] the entries are shuffled, all of them.
     """
     whole("stream.tasks", tasks)
     settings.seed("stream.seed", seed)
     shape = source.train.x.shape[1:]
-    if len(shape) < 2:
-        raise ValueError(f"stream=permuted: images of shape {shape} have no pixels to permute; expected [h, w] or [h, w, channels]")
+    if len(shape) == 1 and patch is not None:
+        raise ValueError(f"stream.patch={patch}: vectors of shape {shape} have no centre; expected null, for all entries")
+    side = (1, *shape) if len(shape) == 1 else shape[:2]
     if patch is not None and not 2 <= whole("stream.patch", patch, least=2) <= min(shape[:2]):
         raise ValueError(f"stream.patch={patch}: expected 2 to {min(shape[:2])} for images of shape {shape}, or null for all pixels")
-    inside = _central_pixels(shape[:2], patch)
+    inside = _central_pixels(side, patch)
 
     def transform(t):
-        order = np.arange(shape[0] * shape[1])
+        order = np.arange(side[0] * side[1])
         if t or not flag("stream.first_identity", first_identity):
             order[inside] = np.random.default_rng([seed, t]).permutation(inside)
         return lambda x: x.reshape(len(x), len(order), -1)[:, order].reshape(x.shape)

@@ -1,0 +1,69 @@
+"""A method from the parts in which it differs from training on one task after the other."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ntkcl.types import Method
+
+HOOKS = ("begin", "objective", "project", "consolidate", "observe")  # what a method does to training
+
+
+def _begin(memory, network, theta, task):
+    return memory
+
+
+def _objective(memory, apply, loss, theta, batch, head, task_loss):
+    return task_loss
+
+
+def _project(memory, apply, loss, theta, gradient):
+    return gradient
+
+
+def _consolidate(memory, network, loss, theta, task):
+    return memory
+
+
+def custom(
+    *,
+    begin: Callable[..., Any] = _begin,
+    objective: Callable[..., Any] = _objective,
+    project: Callable[..., Any] = _project,
+    consolidate: Callable[..., Any] = _consolidate,
+    observe: Callable[..., Any] | None = None,
+    step: Callable[..., Any] | None = None,
+    converged: bool = False,
+) -> Method:
+    """A `Method` of these functions, as `Method` describes them; what is left out changes nothing in training.
+
+    Without a `step` its training in kernel space is not known: forecasts train the linearised network with the hooks themselves. A
+    `step` belongs to the hooks it is given with; `checked` refuses the method once one of them is replaced.
+    Raises ValueError for a part that is not a function.
+    """
+    parts = dict(begin=begin, objective=objective, project=project, consolidate=consolidate)
+    optional = {name: part for name, part in (("observe", observe), ("step", step)) if part is not None}
+    for name, part in (parts | optional).items():
+        if not callable(part):
+            raise ValueError(f"method.{name}={part}: expected a function, see ntkcl.types.Method")
+    return Method(**parts, step=step, observe=observe, converged=converged, step_is_of=(*parts.values(), observe))
+
+
+def checked(method: Any) -> Method:
+    """The method itself; ValueError for what is no `Method`, and for a `step` that was written for other hooks than its own."""
+    if not isinstance(method, Method):
+        raise ValueError(f"method={method}: expected an ntkcl.types.Method, such as methods.custom(objective=...)")
+    if method.step is None or hooks(method) == method.step_is_of:
+        return method
+    if len(method.step_is_of) != len(HOOKS):
+        raise ValueError("method: does not say for which hooks its step was written; use methods.custom(...)")
+    new = [name for name, own, of in zip(HOOKS, hooks(method), method.step_is_of, strict=True) if own != of]
+    was, another = ("was", "another") if len(new) == 1 else ("were", "others")
+    raise ValueError(
+        f"method: its {' and '.join(new)} {was} replaced, and its step is of {another}; use "
+        f"methods.custom({new[0]}=...), with a step of its own or none"
+    )
+
+
+def hooks(method: Method) -> tuple[Callable[..., Any] | None, ...]:
+    """What the method does to training, by `HOOKS`."""
+    return tuple(getattr(method, name) for name in HOOKS)

@@ -1,0 +1,57 @@
+"""What a `_target_` of one's own may return: anything else is named, with the setting that it came from."""
+
+import hydra
+import pytest
+
+from ntkcl import configuration
+from ntkcl.types import Dataset, Task
+
+HERE = "test_targets"
+
+
+def returns(value):
+    return lambda *given, **settings: value
+
+
+nothing, number, several = returns(None), returns(3), returns("one\ntwo")
+one_task = returns(Task(Dataset(0, 0), Dataset(0, 0), 0))
+other_tasks, no_tasks = returns((3,)), returns(())
+makes_number = returns(number)
+
+
+def build(*overrides):
+    with hydra.initialize_config_dir(configuration.CONF, version_base="1.3"):
+        cfg = hydra.compose("config", overrides=list(overrides))
+    configuration._stream.cache_clear()
+    return configuration.build(cfg)
+
+
+@pytest.mark.parametrize(
+    ("group", "target", "partial", "message"),
+    [
+        ("source", "number", False, "returned int: 3; expected an ntkcl.types.Source"),
+        ("loss", "nothing", False, "returned NoneType: None; expected an ntkcl.types.Loss"),
+        ("optimizer", "several", False, "returned str: 'one\\ntwo'; expected an ntkcl.types.Optimizer"),
+        ("method", "number", False, "returned int: 3; expected an ntkcl.types.Method"),
+        ("network", "number", True, "returned int: 3; expected an ntkcl.types.Network"),
+        ("network", "number", False, "returned int: 3; expected network._partial_=true"),
+        ("kernel", "number", False, "returned int: 3; expected kernel._partial_=true"),
+        ("kernel", "number", True, "returned no function of (theta, x1, x2)"),
+        ("stream", "number", True, "returned int: 3; expected a tuple of ntkcl.types.Task"),
+        ("stream", "one_task", True, "returned Task: Task(train="),
+        ("stream", "no_tasks", True, "returned tuple: (); expected a tuple of ntkcl.types.Task"),
+        ("stream", "other_tasks", True, "returned as task 0 a int: 3; expected an ntkcl.types.Task"),
+        ("stream", "number", False, "returned int: 3; expected stream._partial_=true"),
+    ],
+)
+def test_what_is_of_another_kind_is_named(group, target, partial, message):
+    node = f"{{_target_: {HERE}.{target}, _partial_: {str(partial).lower()}}}"
+    with pytest.raises(ValueError) as told:
+        build(f"~{group}", f"+{group}={node}")
+    assert str(told.value).startswith(f"{group}._target_={HERE}.{target} {message}")
+    assert "\n" not in str(told.value)
+
+
+def test_a_list_of_tasks_is_a_stream():
+    task = one_task()
+    assert configuration._checked_stream(None, [task, task]) == (task, task)
