@@ -68,9 +68,6 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
     try:
         return _told(command, composing=name)
-    except KeyboardInterrupt:
-        print("ntkcl: interrupted; what is complete stays, the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
 
