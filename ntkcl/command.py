@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import shlex
 import shutil
 import sys
 import traceback
@@ -30,6 +31,7 @@ from ntkcl import (
     record,
     references,
     results,
+    settings,
     sweeps,
 )
 from ntkcl.configuration import CONF, build, check, grid_of, limit_of
@@ -259,9 +261,9 @@ def _one_line(error: BaseException, composed: str = "config") -> str | None:
     if isinstance(error, InstantiationException):
         cause = error.__cause__
         own_fault = cause is not None and not isinstance(cause, ImportError | AttributeError | TypeError | ValueError)
-        return None if own_fault else (cause and _one_line(cause, composed)) or _flat(error)
+        return None if own_fault else (cause and _one_line(cause, composed)) or _flat(error) + _importable(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _flat(error) + _nearest(error, composed)
+        return _flat(error) + _quoting(error) + _nearest(error, composed)
     if "Config group override" in str(error):
         return f"{_flat(error)}; a group such as network=mlp takes the name of a file in conf/network"
     if isinstance(error, TypeError) and re.search(r"unexpected keyword|multiple values for|missing (a|\d+) required", str(error)):
@@ -275,7 +277,38 @@ def _one_line(error: BaseException, composed: str = "config") -> str | None:
 
 
 def _flat(error) -> str:
-    return re.sub(r"\s*\n\s*", "; ", str(error).strip()) or type(error).__name__
+    flat = re.sub(r"\s*\n\s*", "; ", str(error).strip()) or type(error).__name__
+    return "".join(c if settings.printable(c) else repr(c)[1:-1] for c in flat)
+
+
+def _importable(error) -> str:
+    """How to make a module of one's own importable, where one was not found."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "ntkcl").split(".")[0] != "ntkcl":
+            return (
+                f"; no module named {error.name}: with PYTHONPATH=. before the command, "
+                "the modules of the current folder are importable"
+            )
+        error = error.__cause__
+    return ""
+
+
+def _quoting(error) -> str:
+    """How to quote a text that Hydra's grammar does not take as it is."""
+    comma = re.search(r"Ambiguous value for argument '(.*)'", str(error))
+    override = getattr(error, "override", None) or (comma.group(1) if comma else "")
+    key, sign, value = override.partition("=")
+    if not sign:
+        return ""
+    if not settings.printable(value):
+        return f"; {key}={value!r}: expected one line without control characters"
+    bare = value.strip(value[0]) if value[:1] in ("'", '"') else value
+    quoted = bare.replace('"', '\\"')
+    shown = shlex.quote(f'{key}="{quoted}"')
+    return (
+        "; a text with spaces, commas, or any of = ( ) [ ] { } ~ # and quotes is quoted for Hydra "
+        f"within quotes for the shell: {shown}"
+    )
 
 
 def _nearest(error, name) -> str:

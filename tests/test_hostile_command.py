@@ -1,9 +1,12 @@
 """What users do to the command by accident: one line that says how to mend it, and nothing lost."""
 
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ntkcl import __main__ as entry
 from ntkcl import command
@@ -54,3 +57,61 @@ def test_the_version_is_printed_and_importing_the_package_imports_nothing_heavy(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     first, second = done.stdout.splitlines()
     assert done.returncode == 0 and first == f"ntkcl {second}" and second[0].isdigit(), done.stderr
+
+
+@pytest.mark.parametrize("key", ["abc", "x" * 39, "not a key at all, with spaces, of more than forty"])
+def test_a_malformed_api_key_is_one_line_before_anything_is_trained(ntkcl, tmp_path, monkeypatch, key):
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    code, _, err = ntkcl(*TINY, "tracking=online")
+    assert code == 2 and err.startswith("ntkcl: tracking.mode=online: WANDB_API_KEY invalid")
+    assert "wandb login" in err and err.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("size", [-1, 0])
+def test_an_impossible_batch_of_jobs_is_one_line(ntkcl, tmp_path, size):
+    code, _, err = ntkcl("-m", *TINY, "seed=0,1", f"hydra.sweeper.max_batch_size={size}")
+    expected = "expected a whole number of at least 1"
+    assert (code, err) == (2, f"ntkcl: hydra.sweeper.max_batch_size={size}: {expected}\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")], ids=["a run", "a sweep"])
+@pytest.mark.parametrize("setting", ['experiment_name="a\nb"', "results_dir='a\udcffb'"], ids=ascii)
+def test_a_name_that_is_no_line_of_text_is_one_line(ntkcl, tmp_path, sweep, setting):
+    code, _, err = ntkcl(*sweep, *TINY, setting)
+    key, value = setting.split("=")
+    assert code == 2 and err.startswith(f"ntkcl: {key}={value[1:-1]!r}: expected one line")
+    assert err.count("\n") == 1 and not list(tmp_path.rglob("summary.json"))
+
+
+@pytest.mark.parametrize("setting", ["experiment_name=a\nb", "results_dir=a\udcffb"], ids=ascii)
+def test_nor_is_it_more_where_hydra_cannot_read_it(ntkcl, setting):
+    code, _, err = ntkcl(*TINY, setting)
+    key, value = setting.split("=")
+    assert code == 2 and f"{key}={value!r}: expected one line" in err and err.count("\n") == 1
+
+
+def test_a_module_that_is_not_found_tells_of_pythonpath(ntkcl):
+    code, _, err = ntkcl(*TINY, "network._target_=my_module_of_nowhere.net")
+    assert code == 2 and err.count("\n") == 1
+    assert "no module named my_module_of_nowhere: with PYTHONPATH=. before the command" in err
+    code, _, err = ntkcl(*TINY, "network._target_=ntkcl.networks.nope")
+    assert code == 2 and "PYTHONPATH" not in err
+
+
+@pytest.mark.parametrize("path", ["a b=c", "a (b)", "a,b", "it's", "~x", "é", 'say "so"', "a[b"])
+def test_a_path_that_wants_quotes_is_shown_in_them_and_they_help(ntkcl, tmp_path, path):
+    code, _, err = ntkcl(*TINY, f"results_dir={path}")
+    assert code == 2 and err.count("\n") == 1
+    (quoted,) = shlex.split(err.split("quotes for the shell: ")[1].strip())
+    value = OverridesParser.create().parse_overrides([quoted])[0].value()
+    assert (quoted.split("=")[0], value) == ("results_dir", path)
+
+
+def test_the_readme_and_errors_name_no_package_of_an_index():
+    root = Path(__file__).parents[1]
+    for path in (root / "README.md", *(root / "ntkcl").rglob("*.py")):
+        assert "pip install 'ntkcl" not in path.read_text(), path
+    assert "pip install -e '.[launchers]'" in (root / "README.md").read_text()
