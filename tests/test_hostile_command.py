@@ -1,5 +1,6 @@
 """What users do to the command by accident: one line that says how to mend it, and nothing lost."""
 
+import io
 import shlex
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ntkcl import __main__ as entry
-from ntkcl import command
+from ntkcl import command, console
+from ntkcl import events as events_of
 
 TINY = (
     "network.width=8", "stream.tasks=2", "stream.train_per_class=2", "stream.test_per_class=2",
@@ -115,3 +117,35 @@ def test_the_readme_and_errors_name_no_package_of_an_index():
     for path in (root / "README.md", *(root / "ntkcl").rglob("*.py")):
         assert "pip install 'ntkcl" not in path.read_text(), path
     assert "pip install -e '.[launchers]'" in (root / "README.md").read_text()
+
+
+def test_the_console_tells_what_is_run_what_is_waited_for_and_where_the_figures_are(ntkcl):
+    forecast = [o for o in TINY if not o.startswith("forecast")]
+    code, out, _ = ntkcl(*forecast, "figures=true", 'results_dir="a [/b] c"')  # no markup
+    lines = out.splitlines()
+    assert code == 0 and lines[0].startswith("digits, 2 tasks (rotated), 80 inputs; mlp of width 8, ")
+    assert "parameters; squared_error; method naive" in lines[0]
+    count = int(lines[0].split(" of width 8, ")[1].split()[0].replace(",", ""))
+    assert count >= 64 * 8 + 8 * 10
+    begun = [line for line in lines if line.startswith("forecasting")]
+    assert begun == [
+        "forecasting from init: 2 tasks, 80 inputs",
+        "forecasting from boundary: task 0, 80 inputs",
+        "forecasting from boundary: task 1, 80 inputs",
+    ]
+    assert lines[-1].startswith("figures -> a [/b] c") and lines[-1].endswith("/figures")
+    code, out, _ = ntkcl("-m", *forecast, "figures=true", "seed=1")
+    assert code == 0 and "forecasting" not in out and "figures" not in out and "digits" not in out
+
+
+def test_a_terminal_that_can_draw_shows_what_is_waited_for_and_prints_no_line_of_it():
+    class Terminal(console.Console):
+        def print(self, *told, **how):
+            printed.append(told)
+
+    printed: list = []
+    drawing = Terminal(force_terminal=True, file=io.StringIO())
+    events = [events_of.Baselines(*[None] * 4)] * 2
+    assert list(console.progress(iter(events), ["init"], 2, 80, drawing)) == events
+    assert not [line for told in printed for line in told if "forecasting" in str(line)]
+    assert "forecasting from init: 2 tasks, 80 inputs" in drawing.file.getvalue()
