@@ -13,7 +13,8 @@ def main() -> None:
     """The command, its imports and its end without the garbage collector: nothing of the one and all of the other is garbage, and
     looking through it takes .7 seconds.
 
-    `--version` prints the version. Ctrl-C, whenever it comes, prints one line and exits with code 130.
+    `--version` prints the version. Ctrl-C, whenever it comes, prints one line and exits with
+    code 130.
     """
     try:
         if "--version" in sys.argv[1:]:

@@ -140,7 +140,8 @@ def _write(path, fit) -> None:
 
 @contextlib.contextmanager
 def _quiet():
-    """Without what orbax's threads log of an error: it reaches us as an exception, and the user as one line.
+    """Without what orbax's threads log of an error: it reaches us as an exception, and the user as
+    one line.
 
     Of an error, no thread of orbax is left when the block ends: one that writes on would print its
     own error later, and make the stage again that is being cleared away.

@@ -293,7 +293,9 @@ def _one_line(error: BaseException, composed: str = "config") -> str | None:
     if isinstance(error, InstantiationException):
         cause = error.__cause__
         own_fault = cause is not None and not isinstance(cause, ImportError | AttributeError | TypeError | ValueError)
-        return None if own_fault else (cause and _one_line(cause, composed)) or _flat(error) + _importable(error)
+        if own_fault:
+            return None
+        return (cause and _one_line(cause, composed)) or _flat(error) + _importable(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _flat(error) + _quoting(error) + _nearest(error, composed)
     if "Config group override" in str(error):
@@ -316,7 +318,8 @@ def _flat(error) -> str:
 def _importable(error) -> str:
     """How to make a module of one's own importable, where one was not found."""
     while error is not None:
-        if isinstance(error, ModuleNotFoundError) and (error.name or "ntkcl").split(".")[0] != "ntkcl":
+        name = getattr(error, "name", None) or "ntkcl"
+        if isinstance(error, ModuleNotFoundError) and name.split(".")[0] != "ntkcl":
             return (
                 f"; no module named {error.name}: with PYTHONPATH=. before the command, "
                 "the modules of the current folder are importable"

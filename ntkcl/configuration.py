@@ -54,7 +54,8 @@ def check(cfg: DictConfig) -> None:
     if unknown:
         raise ValueError(f"{unknown[0]!s}={cfg[unknown[0]]}: no such setting; expected one of {', '.join(KEYS)}")
     settings.line("results_dir", cfg.results_dir)
-    if settings.line("experiment_name", cfg.experiment_name) != Path(cfg.experiment_name).name or cfg.experiment_name.startswith("."):
+    name = settings.line("experiment_name", cfg.experiment_name)
+    if name != Path(name).name or name.startswith("."):
         raise ValueError(f"experiment_name={cfg.experiment_name}: expected a plain name without slashes, not beginning with a dot")
     settings.seed("seed", cfg.seed)
     if not OmegaConf.is_list(cfg.seeds) or len(set(cfg.seeds)) < len(cfg.seeds):

@@ -23,7 +23,8 @@ def terminal(quiet: bool = False) -> Console:
 def progress(events: Iterator, anchors, tasks: int, inputs: int, terminal: Console) -> Iterator:
     """The events as they come, with a line that says what is being waited for and for how long
     already; where no such line can be drawn, one is printed as each forecast begins."""
-    forecasting = [f"forecasting from boundary: task {{}}, {inputs} inputs"] * ("boundary" in anchors)
+    one_ahead = f"forecasting from boundary: task {{}}, {inputs} inputs"
+    forecasting = [one_ahead] * ("boundary" in anchors)
     following = ["following task {}"] * ("path" in anchors)
     one_task = [*forecasting, "training task {}", *following]
     whole = [anchor for anchor in ANCHORS if anchor in anchors and anchor not in AHEAD]

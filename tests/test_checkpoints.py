@@ -163,7 +163,8 @@ def test_of_a_full_disk_no_thread_writes_or_prints_on(tmp_path, monkeypatch, cap
         run(checkpoints.keeper(tmp_path, "abc", 5, print))
     time.sleep(0.5)
     assert not list(tmp_path.iterdir()) and not caplog.records
-    closed, other = (types.SimpleNamespace(exc_value=RuntimeError(why)) for why in ("Event loop is closed", "?"))
+    reasons = "Event loop is closed", "?"
+    closed, other = (types.SimpleNamespace(exc_value=RuntimeError(why)) for why in reasons)
     for report in (closed, other):
         sys.unraisablehook(report)
     assert unraised == [other]
