@@ -502,6 +502,5 @@ def test_a_launcher_that_is_not_installed_names_its_extra(ntkcl, monkeypatch):
     monkeypatch.setattr(sweeps.Plugins, "instance", lambda: Missing() if sys._getframe(1).f_code.co_name == "_wrapped" else real)
     code, _, err = ntkcl("-m", *TINY, "hydra/launcher=joblib", "seed=0,1")
     assert code == 2 and err == (
-        "ntkcl: hydra/launcher=joblib: not installed; it comes with an extra: "
-        "pip install -e '.[launchers]' in a checkout of ntkcl\n"
+        "ntkcl: hydra/launcher=joblib: not installed; it comes with an extra: pip install -e '.[launchers]' in a checkout of ntkcl\n"
     )
