@@ -21,3 +21,15 @@ The map of the house, from the roof down (arrows point down; `tests/test_archite
 
 As a library: `from ntkcl import kernels, forecast`.
 """
+
+
+def __getattr__(name: str) -> str:
+    """`__version__`, looked up when it is asked for."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ntkcl")
+    except PackageNotFoundError:  # a copy on the path that was never installed
+        return "unknown"

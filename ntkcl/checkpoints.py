@@ -11,8 +11,12 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +28,7 @@ from ntkcl.train import Fit, State
 
 LIST = "files.json"
 FACTS = {"run", "step", "losses", "dtype", "shapes", "files"}  # of the list
+PATIENCE = 10.0  # seconds for threads that write on after an error
 KEPT = 2  # of one task: the newest, and one to fall back on
 
 
@@ -135,16 +140,41 @@ def _write(path, fit) -> None:
 
 @contextlib.contextmanager
 def _quiet():
-    """Without what orbax's threads log of an error: it reaches us as an exception, and the user as one line."""
+    """Without what orbax's threads log of an error: it reaches us as an exception, and the user as
+    one line.
+
+    Of an error, no thread of orbax is left when the block ends: one that writes on would print its
+    own error later, and make the stage again that is being cleared away.
+    """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    before = set(threading.enumerate())
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = partial(_unraised, hook)
     try:
         yield
+        sys.unraisablehook = hook  # after an error it stays: tensorstore reports when it likes
+    except Exception:
+        _ended(set(threading.enumerate()) - before)
+        raise
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _unraised(otherwise, report) -> None:
+    """Leaves out what tensorstore still had to report to an event loop that an error has closed."""
+    if "Event loop is closed" not in str(report.exc_value):
+        otherwise(report)
+
+
+def _ended(threads) -> None:
+    """Waits for those of orbax, `PATIENCE` seconds at most; their own `join` would raise again."""
+    until = time.monotonic() + PATIENCE
+    for thread in threads:
+        if type(thread).__module__.startswith("orbax"):
+            threading.Thread.join(thread, max(0.0, until - time.monotonic()))
 
 
 def _read(path, like) -> Fit:

@@ -192,11 +192,20 @@ def _beat(lock, ended):
 
 
 def _age(lock) -> float:
-    """Seconds since the last beat by the file system's own clock: machines' clocks differ."""
+    """Seconds since the last beat by the file system's own clock: machines' clocks differ.
+
+    A beat in the future, further than one beat lasts, tells nothing: that clock has been set back,
+    or the lock was copied. It is dated now, and its owner has `DEAD` seconds from here to beat
+    again: a living owner keeps its run, and a dead one does not hold it until the date has come.
+    """
     probe = lock.with_name(f".now-{os.getpid()}-{threading.get_ident()}")
     try:
         probe.touch()
-        return probe.stat().st_mtime - lock.stat().st_mtime
+        age = probe.stat().st_mtime - lock.stat().st_mtime
+        if age < -BEAT:
+            os.utime(lock)
+            return 0.0
+        return age
     except FileNotFoundError:  # the lock has just gone
         return float("inf")
     except OSError:  # a full disk: who is at it is left at it

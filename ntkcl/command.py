@@ -1,13 +1,15 @@
 """The command `ntkcl`: compose a configuration, build what it names, run, write; and what looks at what was run."""
 
 import difflib
+import math
 import os
 import re
+import shlex
 import shutil
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +32,7 @@ from ntkcl import (
     record,
     references,
     results,
+    settings,
     sweeps,
 )
 from ntkcl.configuration import CONF, build, check, grid_of, limit_of
@@ -72,9 +75,6 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
     try:
         return _told(command, composing=name)
-    except KeyboardInterrupt:
-        print("ntkcl: interrupted; what is complete stays, the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
 
@@ -143,15 +143,15 @@ def _claimed(cfg, sweep, stack) -> bool:
         if holder is not None and not sweep:
             raise ValueError(f"{folder}: {holder} is making this run; wait for it")
         if holder is not None:
-            terminal.print(f"[dim]{holder} is making it ->[/dim] {folder}", soft_wrap=True)
+            console.pointed(f"{holder} is making it", folder, terminal)
             return False
         if wanted and claims.outcome(folder) == before:  # else another process has just made it
             return True
         if _track(cfg, folder):
-            terminal.print(f"[dim]logged, which was lacking ->[/dim] {folder}", soft_wrap=True)
+            console.pointed("logged, which was lacking", folder, terminal)
     if not sweep:
         again = "all" if before == "complete" else before
-        terminal.print(f"[dim]{before} before, sweep.retry={again} makes it again ->[/dim] {folder}", soft_wrap=True)
+        console.pointed(f"{before} before, sweep.retry={again} makes it again", folder, terminal)
     return False
 
 
@@ -178,6 +178,8 @@ def _work(cfg) -> Work:
 def _run(cfgs, sweep):
     """One run, or several that differ in their seeds and are trained as one. Of a sweep's, a line each."""
     terminal, works = console.terminal(quiet=sweep), [_work(cfg) for cfg in cfgs]
+    if not sweep:
+        console.told(terminal)(_described(works[0].cfg, works[0].named))
     with ExitStack() as all_stages, np.errstate(over="ignore", invalid="ignore"):  # divergence is data
         stages = [all_stages.enter_context(ExitStack()) for _ in works]
         opened = [stage.enter_context(results.staged(work.folder, work.config)) for stage, work in zip(stages, works, strict=True)]
@@ -188,6 +190,8 @@ def _run(cfgs, sweep):
             shutil.rmtree(work.checkpoints, ignore_errors=True)  # the results are there
             console.show(summary, terminal)
             _made(f"{summary['status']} in {summary['seconds']['total']:.1f} s", work.folder)
+            if drawn:
+                console.pointed("figures", work.folder / "figures", terminal)
             _track(work.cfg, work.folder)
 
 
@@ -195,8 +199,11 @@ def _played(works, terminal) -> Iterator[Iterable[Event]]:
     """The events of each, as they happen where it is one alone."""
     asked = [w.named | dict(anchors=list(w.cfg.forecast.anchors), form=w.cfg.forecast.form, limit=limit_of(w.cfg)) for w in works]
     if len(works) > 1:
-        terminal.print(f"[dim]seeds {', '.join(str(work.cfg.seed) for work in works)} side by side[/dim]")
-        yield from (console.remarks(events, terminal) for events in experiment.together(asked))
+        seeds = ", ".join(str(work.cfg.seed) for work in works)
+        terminal.print(f"[dim]seeds {seeds} side by side[/dim]")
+        with console.waiting(f"forecasting and training seeds {seeds}", terminal):
+            told = experiment.together(asked)
+        yield from (console.remarks(events, terminal) for events in told)
         return
     (work,), (arguments,), keeper = works, asked, None
     if (every := work.cfg.checkpoints.every) is not None:
@@ -204,7 +211,27 @@ def _played(works, terminal) -> Iterator[Iterable[Event]]:
 
         keeper = checkpoints.keeper(work.checkpoints, work.identity["id"], every, console.told(terminal))
     events = experiment.run(**arguments, keeper=keeper)
-    yield console.progress(events, arguments["anchors"], len(arguments["stream"]), terminal)
+    stream = arguments["stream"]
+    yield console.progress(events, arguments["anchors"], len(stream), _inputs(stream), terminal)
+
+
+def _inputs(stream) -> int:
+    return sum(len(task.train.x) + len(task.test.x) for task in stream)
+
+
+def _described(cfg, named) -> str:
+    """One line: the data, the stream, the network, the method."""
+    chosen, stream, network = names(cfg), named["stream"], named["network"]
+    source = OmegaConf.select(cfg, "source.name") or chosen["source"]
+    width = OmegaConf.select(cfg, "network.width")
+    shape = f" of width {width}" if width is not None else ""
+    with suppress(Exception):  # of a network of one's own that only takes numbers; it is but a line
+        theta = jax.eval_shape(network.init, named["key"], stream[0].train.x[0])
+        shape += f", {sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(theta)):,} parameters"
+    return (
+        f"{source}, {len(stream)} tasks ({chosen['stream']}), {_inputs(stream)} inputs; "
+        f"{chosen['network']}{shape}; {chosen['loss']}; method {chosen['method']}"
+    )
 
 
 def _written(work, stage, events, drawn, terminal):
@@ -242,18 +269,22 @@ def _plan(cfg, sweep):
     grid = list(grid_of(plan["methods"])) if cfg.job == "methods" else []
     from ntkcl import figures
 
+    if not sweep:
+        console.told(terminal)(_described(cfg, named))
     with results.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):
-        ranking, summary = jobs.plan(cfg.job, named, plan, grid, console.told(terminal))
+        with console.waiting(f"job={cfg.job}", terminal):
+            ranking, summary = jobs.plan(cfg.job, named, plan, grid, console.told(terminal))
         summary["seconds"] = {"total": meter.read().seconds} | summary["seconds"]
         results.save_figures(stage, {cfg.job: figures.ranking(ranking.rows, summary)})
         results.write_plan(stage, config, summary, ranking.rows, labels(cfg, identity))
     console.show_ranking(ranking.rows, summary, terminal)
     _made(f"{len(ranking.rows)} candidates in {summary['seconds']['total']:.1f} s", folder)
+    console.pointed("figures", folder / "figures", terminal)
     _track(cfg, folder)
 
 
 def _made(what, folder):
-    console.terminal().print(f"[dim]{what} ->[/dim] {folder}", soft_wrap=True)
+    console.pointed(what, folder, console.terminal())
 
 
 def _track(cfg, folder) -> bool:
@@ -274,9 +305,11 @@ def _one_line(error: BaseException, composed: str = "config") -> str | None:
     if isinstance(error, InstantiationException):
         cause = error.__cause__
         own_fault = cause is not None and not isinstance(cause, ImportError | AttributeError | TypeError | ValueError)
-        return None if own_fault else (cause and _one_line(cause, composed)) or _flat(error)
+        if own_fault:
+            return None
+        return (cause and _one_line(cause, composed)) or _flat(error) + _importable(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _flat(error) + _nearest(error, composed)
+        return _flat(error) + _quoting(error) + _nearest(error, composed)
     if "Config group override" in str(error):
         return f"{_flat(error)}; a group such as network=mlp takes the name of a file in conf/network"
     if isinstance(error, TypeError) and re.search(r"unexpected keyword|multiple values for|missing (a|\d+) required", str(error)):
@@ -290,7 +323,39 @@ def _one_line(error: BaseException, composed: str = "config") -> str | None:
 
 
 def _flat(error) -> str:
-    return re.sub(r"\s*\n\s*", "; ", str(error).strip()) or type(error).__name__
+    flat = re.sub(r"\s*\n\s*", "; ", str(error).strip()) or type(error).__name__
+    return "".join(c if settings.printable(c) else repr(c)[1:-1] for c in flat)
+
+
+def _importable(error) -> str:
+    """How to make a module of one's own importable, where one was not found."""
+    while error is not None:
+        name = getattr(error, "name", None) or "ntkcl"
+        if isinstance(error, ModuleNotFoundError) and name.split(".")[0] != "ntkcl":
+            return (
+                f"; no module named {error.name}: with PYTHONPATH=. before the command, "
+                "the modules of the current folder are importable"
+            )
+        error = error.__cause__
+    return ""
+
+
+def _quoting(error) -> str:
+    """How to quote a text that Hydra's grammar does not take as it is."""
+    comma = re.search(r"Ambiguous value for argument '(.*)'", str(error))
+    override = getattr(error, "override", None) or (comma.group(1) if comma else "")
+    key, sign, value = override.partition("=")
+    if not sign:
+        return ""
+    if not settings.printable(value):
+        return f"; {key}={value!r}: expected one line without control characters"
+    bare = value.strip(value[0]) if value[:1] in ("'", '"') else value
+    quoted = bare.replace('"', '\\"')
+    shown = shlex.quote(f'{key}="{quoted}"')
+    return (
+        "; a text with spaces, commas, or any of = ( ) [ ] { } ~ # and quotes is quoted for Hydra "
+        f"within quotes for the shell: {shown}"
+    )
 
 
 def _nearest(error, name) -> str:

@@ -53,8 +53,9 @@ def check(cfg: DictConfig) -> None:
     unknown = [key for key in cfg if key not in KEYS]
     if unknown:
         raise ValueError(f"{unknown[0]!s}={cfg[unknown[0]]}: no such setting; expected one of {', '.join(KEYS)}")
-    text("results_dir", cfg.results_dir)
-    if text("experiment_name", cfg.experiment_name) != Path(cfg.experiment_name).name or cfg.experiment_name.startswith("."):
+    settings.line("results_dir", cfg.results_dir)
+    name = settings.line("experiment_name", cfg.experiment_name)
+    if name != Path(name).name or name.startswith("."):
         raise ValueError(f"experiment_name={cfg.experiment_name}: expected a plain name without slashes, not beginning with a dot")
     settings.seed("seed", cfg.seed)
     if not OmegaConf.is_list(cfg.seeds) or len(set(cfg.seeds)) < len(cfg.seeds):
@@ -73,9 +74,9 @@ def check(cfg: DictConfig) -> None:
             )
     for key in ("fallback", "artifacts"):
         settings.flag(f"tracking.{key}", cfg.tracking[key])
-    text("tracking.project", cfg.tracking.project)
+    settings.line("tracking.project", cfg.tracking.project)
     if cfg.tracking.entity is not None:
-        text("tracking.entity", cfg.tracking.entity)
+        settings.line("tracking.entity", cfg.tracking.entity)
     if not OmegaConf.is_list(cfg.forecast.anchors):
         raise ValueError(f"forecast.anchors={cfg.forecast.anchors}: expected a list, such as [init,boundary] or []")
     if not OmegaConf.is_list(cfg.references):

@@ -1,14 +1,17 @@
 """What the terminal shows: what is being waited for, and the table at the end. The one door to rich."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ntkcl import metrics
-from ntkcl.events import AHEAD, Baselines, Evaluation, Forecast, Plan
+from ntkcl.events import AHEAD, ANCHORS, Baselines, Evaluation, Forecast, Plan
 
 SHOWN = 8  # candidates at the top of a ranking, and half as many at its end
 
@@ -17,12 +20,16 @@ def terminal(quiet: bool = False) -> Console:
     return Console(quiet=quiet)
 
 
-def progress(events: Iterator, anchors, tasks: int, terminal: Console) -> Iterator:
-    """The events as they come, with a line that says what is being waited for."""
-    forecasting, following = ["forecasting task {}"] * ("boundary" in anchors), ["following task {}"] * ("path" in anchors)
+def progress(events: Iterator, anchors, tasks: int, inputs: int, terminal: Console) -> Iterator:
+    """The events as they come, with a line that says what is being waited for and for how long
+    already; where no such line can be drawn, one is printed as each forecast begins."""
+    one_ahead = f"forecasting from boundary: task {{}}, {inputs} inputs"
+    forecasting = [one_ahead] * ("boundary" in anchors)
+    following = ["following task {}"] * ("path" in anchors)
     one_task = [*forecasting, "training task {}", *following]
-    whole = [anchor for anchor in anchors if anchor not in AHEAD]
-    phases = ["learning rate", "untrained network", *("forecasting the stream" for _ in whole)]
+    whole = [anchor for anchor in ANCHORS if anchor in anchors and anchor not in AHEAD]
+    phases = ["learning rate", "untrained network"]
+    phases += [f"forecasting from {anchor}: {tasks} tasks, {inputs} inputs" for anchor in whole]
     phases += ["baselines"] if anchors else []
     phases += [phase.format(t) for t in range(tasks) for phase in one_task]
     columns = SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
@@ -31,7 +38,10 @@ def progress(events: Iterator, anchors, tasks: int, terminal: Console) -> Iterat
         coming = iter([*phases[1:], "comparing"])
         for event in remarks(events, terminal):
             if not isinstance(event, Evaluation):
-                progress.update(bar, advance=1, description=next(coming, "comparing"))
+                phase = next(coming, "comparing")
+                progress.update(bar, advance=1, description=phase)
+                if phase.startswith("forecasting") and not terminal.is_terminal:
+                    told(terminal)(phase)
             yield event
 
 
@@ -108,7 +118,19 @@ def _number(value) -> str:
 
 def told(terminal: Console) -> Callable[[str], None]:
     """Prints one line of what is being done."""
-    return lambda line: terminal.print(f"[dim]{line}[/dim]", soft_wrap=True)
+    return lambda line: terminal.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True)
+
+
+def pointed(what: str, folder: Path, terminal: Console) -> None:
+    """Prints one line: what lies where. A folder's name may hold what rich takes for markup."""
+    terminal.print(f"[dim]{escape(what)} ->[/dim] {escape(str(folder))}", soft_wrap=True)
+
+
+@contextmanager
+def waiting(what: str, terminal: Console) -> Iterator[None]:
+    """While the block runs, a spinner beside what it does, where the terminal can draw one."""
+    with terminal.status(escape(what)) if terminal.is_terminal else nullcontext():
+        yield
 
 
 def show_ranking(rows: Sequence[dict], summary: dict, terminal: Console) -> None:

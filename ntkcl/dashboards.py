@@ -21,7 +21,8 @@ def _library():
             import wandb_workspaces.workspaces as workspaces
     except ImportError as error:
         raise ValueError(
-            "dashboard: wandb-workspaces is not installed; it comes with an extra: pip install 'ntkcl[dashboards]'"
+            "dashboard: wandb-workspaces is not installed; it comes with an extra: "
+            "pip install -e '.[dashboards]' in a checkout of ntkcl"
         ) from error
     return reports, workspaces
 

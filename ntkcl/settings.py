@@ -1,11 +1,15 @@
 """Checks of single settings: one clear line that names the setting, what came, and what would work."""
 
 import sys
+import unicodedata
 from collections.abc import Iterable
 from numbers import Integral, Real
 
 LARGEST = sys.float_info.max  # a whole number may lie beyond it
 LARGEST_SEED = 2**32 - 1  # what NumPy's legacy generators, and scikit-learn with them, accept
+
+# Control characters, what is left of bytes that could not be decoded, separators of lines.
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 
 
 def whole(name: str, value, least: int = 1) -> int:
@@ -56,6 +60,18 @@ def text(name: str, value) -> str:
     """A text that is not empty, or ValueError."""
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name}={value}: expected a text")
+    return value
+
+
+def printable(value: str) -> bool:
+    """Whether a text is one line that terminals and files can hold."""
+    return not any(unicodedata.category(c) in UNPRINTABLE for c in value)
+
+
+def line(name: str, value) -> str:
+    """A text in one line that any terminal and file can take, or ValueError."""
+    if not printable(text(name, value)):
+        raise ValueError(f"{name}={value!r}: expected one line without control characters, in an encoding that the terminal knows")
     return value
 
 

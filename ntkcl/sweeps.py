@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ntkcl import claims, configuration, console, experiment, identity, machine, stored
 from ntkcl.results import check_number, logged
+from ntkcl.settings import whole
 
 UNNAMED = "main"  # the experiment_name of whoever gives none: it may mean anything
 NO_SWEEP = "-m: expected settings of runs; table, report and dashboard take no sweep, leave -m out"
@@ -91,6 +92,14 @@ def launch(context, task, master: DictConfig, wraps: str, overrides: Sequence[Se
     return [made.get(k) or skipped(one) for k, one in enumerate(jobs)]
 
 
+def check_sweeper(sweeper: DictConfig) -> None:
+    """ValueError for a number of jobs at once of which Hydra's sweepers make an empty assertion, or
+    go on for ever."""
+    for key in ("max_batch_size", "n_jobs"):
+        if sweeper.get(key) is not None:
+            whole(f"hydra.sweeper.{key}", sweeper[key])
+
+
 def _lacks(cfg, folder) -> bool:
     return claims.wanted(claims.state(folder), cfg.sweep.retry) or unlogged(cfg, folder)
 
@@ -145,7 +154,9 @@ def _wrapped(context, task, master, wraps):
         return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=inner)
     except (RuntimeError, ImportError) as error:
         name = master.hydra.runtime.choices["hydra/launcher"]
-        raise ValueError(f"hydra/launcher={name}: not installed; it comes with an extra: pip install 'ntkcl[launchers]'") from error
+        raise ValueError(
+            f"hydra/launcher={name}: not installed; it comes with an extra: pip install -e '.[launchers]' in a checkout of ntkcl"
+        ) from error
 
 
 def skipped(one: Job) -> JobReturn:

@@ -24,8 +24,15 @@ FILES = ("config.yaml", "summary.json", "rows.parquet", "curves.parquet", "candi
 
 
 def check(fallback: bool = False) -> None:
-    """ValueError where runs that are to go online have no key and no fallback: told before anything is computed."""
-    if not fallback and not wandb.login(prompt=False):
+    """ValueError where runs that are to go online have no key or a malformed one, and no fallback:
+    raised before anything is computed."""
+    if fallback:
+        return
+    try:
+        there = wandb.login(prompt=False)
+    except (wandb.errors.Error, ValueError) as error:
+        raise ValueError(f"tracking.mode=online: {error}; {ONLINE}") from error
+    if not there:
         raise ValueError(f"tracking.mode=online: no API key is configured; {ONLINE}")
 
 

@@ -1,7 +1,14 @@
 """A training that is stopped anywhere and started again ends with the same bits."""
 
+import contextlib
+import errno
 import json
+import logging
 import shutil
+import sys
+import threading
+import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +132,42 @@ def test_a_full_disk_is_one_line_and_loses_nothing(undisturbed, tmp_path, monkey
     assert before.exists() and not list(tmp_path.glob(".stage-*"))
     same(run(keeper), undisturbed)
     assert not list(tmp_path.glob(".stage-*"))
+
+
+def test_of_a_full_disk_no_thread_writes_or_prints_on(tmp_path, monkeypatch, caplog):
+    """A writer whose thread goes on for a while after its error, as orbax's do."""
+    unraised = []
+
+    class Late(threading.Thread):
+        __module__ = "orbax.late"
+
+        def join(self, timeout=None):
+            raise AssertionError("its own join raises")
+
+    class Full(contextlib.AbstractContextManager):
+        def __exit__(self, *_):
+            pass
+
+        def save(self, path, leaves):
+            def write():
+                time.sleep(0.3)
+                path.mkdir(parents=True)
+                logging.getLogger("absl").error("no space left")
+
+            Late(target=write).start()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.ocp, "StandardCheckpointer", Full)
+    monkeypatch.setattr(sys, "unraisablehook", unraised.append)
+    with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\)"):
+        run(checkpoints.keeper(tmp_path, "abc", 5, print))
+    time.sleep(0.5)
+    assert not list(tmp_path.iterdir()) and not caplog.records
+    reasons = "Event loop is closed", "?"
+    closed, other = (types.SimpleNamespace(exc_value=RuntimeError(why)) for why in reasons)
+    for report in (closed, other):
+        sys.unraisablehook(report)
+    assert unraised == [other]
 
 
 @pytest.mark.parametrize("key", sorted(checkpoints.FACTS))

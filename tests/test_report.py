@@ -153,7 +153,7 @@ def test_the_dashboard_is_built_and_valid_without_a_network(ntkcl, tmp_path):
 
 def test_a_dashboard_without_its_extra_names_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb_workspaces.workspaces", None)
-    with pytest.raises(ValueError, match=r"pip install 'ntkcl\[dashboards\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[dashboards\]'"):
         dashboards.workspace(panels.sections([], []), "mine", "ntkcl", "somebody")
 
 

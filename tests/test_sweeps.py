@@ -80,6 +80,21 @@ def test_a_dead_owners_lock_is_taken_over_and_a_living_ones_is_not(folder, owner
     assert path.exists() == (not taken)
 
 
+def test_a_lock_of_the_future_holds_for_no_longer_than_any_other(folder, monkeypatch):
+    path = locked(folder, AFAR, age=-3600.0)
+    with claims.claimed(folder) as holder:
+        assert holder == AFAR  # it may live: its file system's clock was set back
+    assert abs(path.stat().st_mtime - time.time()) < 10
+    locked(folder, AFAR, age=-claims.BEAT / 2)  # rounding, or clocks that run apart
+    before = path.stat().st_mtime
+    assert claims.state(folder) == "running" and path.stat().st_mtime == before
+    locked(folder, AFAR, age=-3600.0)
+    assert claims.state(folder) == "running"
+    monkeypatch.setattr(claims, "DEAD", -1.0)  # the time in which its owner could have beaten again
+    with claims.claimed(folder) as holder:
+        assert holder is None
+
+
 def test_a_lock_half_written_is_nobodys(folder):
     locked(folder, AFAR).write_text('{"host": "any')
     with claims.claimed(folder) as holder:
@@ -495,4 +510,6 @@ def test_a_launcher_that_is_not_installed_names_its_extra(ntkcl, monkeypatch):
     real = Plugins.instance()
     monkeypatch.setattr(sweeps.Plugins, "instance", lambda: Missing() if sys._getframe(1).f_code.co_name == "_wrapped" else real)
     code, _, err = ntkcl("-m", *TINY, "hydra/launcher=joblib", "seed=0,1")
-    assert code == 2 and err == "ntkcl: hydra/launcher=joblib: not installed; it comes with an extra: pip install 'ntkcl[launchers]'\n"
+    assert code == 2 and err == (
+        "ntkcl: hydra/launcher=joblib: not installed; it comes with an extra: pip install -e '.[launchers]' in a checkout of ntkcl\n"
+    )

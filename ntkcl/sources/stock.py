@@ -134,7 +134,10 @@ def _stock_builder(name, data_dir):
 
 def _prepare(name, builder, download):
     """Download and prepare, or say in one line why not. TFDS needs TensorFlow to encode the images of its stock sets."""
-    remedy = f"prepare it on a machine with network: pip install 'ntkcl[data]' and source.name={name}, or copy its folder there"
+    remedy = (
+        "prepare it on a machine with network: pip install -e '.[data]' in a checkout of ntkcl, and "
+        f"source.name={name}, or copy its folder there"
+    )
     missing = f"source.name={name}: no prepared array_record copy in {builder.data_dir}"
     if not download:
         raise _Unprepared(f"{missing} and source.download=false; {remedy}")

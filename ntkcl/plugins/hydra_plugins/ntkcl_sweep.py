@@ -18,6 +18,9 @@ class Sweep(Launcher):
         pass  # the wrapped launcher takes them
 
     def setup(self, *, hydra_context, task_function, config) -> None:
+        from ntkcl import sweeps
+
+        sweeps.check_sweeper(config.hydra.sweeper)
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
