@@ -21,9 +21,9 @@ import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
-from figure_files import claims_list, increasing, publish, settings_of
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
+from publish import claims_list, increasing, on_images, publish, settings_of
 
 from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers, predict, streams
 from ntkcl.configuration import CONF
@@ -95,7 +95,7 @@ def ladder(settings: dict, stream, width: int, number: int) -> dict[str, np.ndar
 
 
 def check(cfg: DictConfig) -> dict:
-    settings = settings_of(cfg)
+    settings = settings_of(cfg, without=["source"])
     increasing("widths", settings["widths"])
     for name in ("depth", "steps", "batch_size", "tasks", "per_class"):
         whole(name, settings[name])
@@ -169,7 +169,7 @@ def draw(stored: dict) -> Figure:
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="figure/error_budget")
 def main(cfg: DictConfig) -> None:
-    publish(cfg, "error_budget", check, compute, markdown, draw)
+    publish(cfg, "error_budget", check, on_images(cfg.source, compute), markdown, draw)
 
 
 if __name__ == "__main__":

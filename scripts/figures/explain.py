@@ -7,13 +7,9 @@ Writes results/tables/explain.{json,md} and, from the JSON alone, results/figure
     python scripts/explain.py [draw=true] [stream=rotated] [seeds=[0]] [results_dir=elsewhere]
 """
 
-import json
-import os
-import platform
-import re
 import sys
 import time
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 import hydra
@@ -21,10 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from publish import claims_list, publish, settings_of
 
-from ntkcl import figures, forecast, kernels, losses, metrics, networks, optimizers, results
+from ntkcl import forecast, kernels, losses, metrics, networks, optimizers
 from ntkcl.configuration import CONF
+from ntkcl.figures import explanation
 from ntkcl.forecast import attribution
 from ntkcl.settings import finite, whole
 from ntkcl.train import fit
@@ -210,8 +209,7 @@ def markdown(stored: dict) -> str:
         ranks = " / ".join(f"{run['participation'][side]:.1f}" for side in ("foretold", "measured"))
         r2 = run["drift R2"]
         lines.append(f"- seed {seed}: drift R² {r2:.3f}; participation rank foretold / measured {ranks}; by layer {shares}")
-    lines += [""] + [f"- {'holds' if c['holds'] else 'FAILS'}: {c['claim']}" for c in stored["claims"]]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *claims_list(stored["claims"])]) + "\n"
 
 
 def _spread(values) -> str:
@@ -220,8 +218,7 @@ def _spread(values) -> str:
 
 def check(cfg: DictConfig) -> dict:
     """The settings, or ValueError for one that cannot be meant."""
-    told = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    settings = {key: value for key, value in told.items() if key not in ("draw", "results_dir")}
+    settings = settings_of(cfg)
     for name, least in {"steps": 1, "removed": 1, "draws": 2, "shown": 1}.items():
         whole(name, settings[name], least)
     if not settings["seeds"]:
@@ -234,42 +231,28 @@ def check(cfg: DictConfig) -> dict:
     return settings
 
 
-def compute(cfg: DictConfig) -> dict:
-    """Everything the table and the figure are made from."""
-    jax.config.update("jax_enable_x64", True)  # forecasts are solved in float64; networks and kernels work in float32
-    settings, start, seeds = check(cfg), time.perf_counter(), {}
+def compute(cfg: DictConfig, settings: dict) -> dict:
+    """Everything the table and the figure are made from.
+
+    Forecasts are solved in float64; networks and kernels are float32.
+    """
+    jax.config.update("jax_enable_x64", True)
+    start, seeds = time.perf_counter(), {}
     for seed in settings["seeds"]:
         seeds[str(seed)] = measure(cfg, seed)
         print(f"seed {seed}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
-    return {
-        "settings": settings,
-        "claims": judged(seeds),
-        "seconds": round(time.perf_counter() - start, 1),
-        "made with": {"python": platform.python_version(), "jax": jax.__version__, "cpus": os.cpu_count()},
-        "seeds": seeds,
-    }
+    return {"claims": judged(seeds), "seeds": seeds}
+
+
+def draw(stored: dict) -> Figure:
+    """The first seed's samples, modes and layers, and the check with every seed."""
+    seeds = stored["seeds"]
+    return explanation(next(iter(seeds.values())), seeds)
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="figure/explain")
 def main(cfg: DictConfig) -> None:
-    root = Path(cfg.results_dir)
-    table = root / "tables" / "explain.json"
-    for folder in ("tables", "figures"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    if cfg.draw:
-        if not table.exists():
-            sys.exit(f"{table} does not exist: run without draw=true first")
-        stored = json.loads(table.read_text())
-    else:
-        stored = compute(cfg)
-        text = json.dumps(results.plain(stored), indent=1, allow_nan=False)
-        text = re.sub(r"\[\s+([-+.\deE,\s]+?)\s+\]", lambda row: "[" + re.sub(r"\s+", " ", row[1]) + "]", text)  # a row a line
-        table.write_text(text + "\n")
-        table.with_suffix(".md").write_text(markdown(stored))
-    figures.explanation(next(iter(stored["seeds"].values())), stored["seeds"]).savefig(root / "figures" / "explain.png", dpi=150)
-    print(markdown(stored))
-    if not all(claim["holds"] for claim in stored["claims"]):
-        sys.exit(1)
+    publish(cfg, "explain", check, partial(compute, cfg), markdown, draw)
 
 
 if __name__ == "__main__":

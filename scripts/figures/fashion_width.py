@@ -10,12 +10,11 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from preset_runs import as_it_stands
+from publish import as_it_stands, publish_runs
 
-from ntkcl import results
+from ntkcl.results import load
 
 STREAMS = ("rotated", "permuted", "split")
 NUMBERS = {
@@ -30,7 +29,20 @@ NUMBERS = {
 COLOURS = dict(zip(STREAMS, ("tab:blue", "tab:orange", "tab:green"), strict=True))
 
 
-def gather(root: Path) -> pd.DataFrame:
+def gather(root: Path) -> dict:
+    """What is stored: the numbers run by run, and their means; draws the figure of the drifts too.
+
+    A table of more runs than there are is not replaced.
+    """
+    runs, table = collect(root), root / "tables" / "fashion_width.json"
+    if table.exists() and len(json.loads(table.read_text())["runs"]) > len(runs):
+        sys.exit(f"only {len(runs)} runs here and more in {table}: run what is missing, or delete that file to replace it")
+    draw_drift(runs).savefig(root / "figures" / "fashion_drift.png", dpi=150)
+    numbers = runs.drop(columns="folder").to_dict("records")
+    return {"runs": numbers, "cells": cells(runs).to_dict("records")}
+
+
+def collect(root: Path) -> pd.DataFrame:
     """One row a run: stream, width, seed, the numbers, seconds of forecast and training."""
     table = []
     for stream in STREAMS:
@@ -54,24 +66,25 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
     return grouped.assign(n=runs.groupby(["stream", "width"], sort=False).size()).reset_index()
 
 
-def markdown(table: pd.DataFrame) -> str:
+def markdown(stored: dict) -> str:
     """Mean ± standard deviation over the seeds."""
     lines = [
         "| stream | width | seeds | " + " | ".join(NUMBERS) + " |",
         "|---|---|---|" + "---|" * len(NUMBERS),
     ]
-    for row in table.to_dict("records"):
+    for row in stored["cells"]:
         entries = [_entry(row[f"{name} mean"], row[f"{name} std"]) for name in NUMBERS]
         lines.append(f"| {row['stream']} | {row['width']} | {row['n']} | " + " | ".join(entries) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _entry(mean, std):
-    return f"{mean:.4f}" + (f" ± {std:.4f}" if np.isfinite(std) else "")
+    return f"{mean:.4f}" + (f" ± {std:.4f}" if std is not None else "")
 
 
-def draw_widths(runs: pd.DataFrame) -> Figure:
+def draw(stored: dict) -> Figure:
     """R2 of the forecast at initialisation, every run a dot, and forgetting as forecast and measured."""
+    runs = pd.DataFrame(stored["runs"])
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     for stream, group in runs.groupby("stream", sort=False):
@@ -99,7 +112,7 @@ def draw_drift(runs: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(3.2 * len(chosen), 3.7), layout="constrained")
     axes = figure.subplots(1, len(chosen), squeeze=False, sharex=True, sharey=True)[0]
     for axis, run in zip(axes, chosen.to_dict("records"), strict=True):
-        _, _, arrays = results.load(run["folder"])
+        _, _, arrays = load(run["folder"])
         starts = [*arrays["start_train"], arrays["start_test"][0]]
         for s in range(len(starts) - 2):
             own = slice(starts[s], starts[s + 1])
@@ -114,20 +127,7 @@ def draw_drift(runs: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    root = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
-    runs = gather(root)
-    stored_table = root / "tables" / "fashion_width.json"
-    if stored_table.exists() and len(json.loads(stored_table.read_text())["runs"]) > len(runs):
-        sys.exit(f"only {len(runs)} runs here and more in {stored_table}: run what is missing, or delete that file to replace it")
-    table = cells(runs)
-    for folder in ("tables", "figures"):
-        (root / folder).mkdir(exist_ok=True)
-    stored = {"runs": runs.drop(columns="folder").to_dict("records"), "cells": results.plain(table.to_dict("records"))}
-    stored_table.write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n")
-    (root / "tables" / "fashion_width.md").write_text(markdown(table))
-    draw_widths(runs).savefig(root / "figures" / "fashion_width.png", dpi=150)
-    draw_drift(runs).savefig(root / "figures" / "fashion_drift.png", dpi=150)
-    print(markdown(table))
+    publish_runs(__doc__, "fashion_width", gather, markdown, draw)
 
 
 if __name__ == "__main__":

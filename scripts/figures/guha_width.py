@@ -7,21 +7,18 @@ Two ways of counting. *At the ends*: learning accuracy is that just after each t
 the paper says and its run.py does. *By epochs*: learning accuracy is the mean over all epochs of a task, the peak the best of all
 epochs, as an earlier script of the authors' repository, mnist_continual.py, counts.
 
-    python scripts/guha_width.py [RESULTS]
+    python scripts/guha_width.py [RESULTS] [--draw]
 """
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from figure_files import claims_list, show
 from matplotlib.figure import Figure
-from preset_runs import as_it_stands
+from publish import as_it_stands, claims_list, publish_runs
 
-from ntkcl import metrics, results
+from ntkcl import metrics
 
 PUBLISHED = {  # percent, Fashion-MNIST: average accuracy, forgetting, learning accuracy
     32: (37.7, 46.0, 82.1),
@@ -35,6 +32,13 @@ PUBLISHED = {  # percent, Fashion-MNIST: average accuracy, forgetting, learning 
 NAMES = {"AA": "average accuracy", "AF": "forgetting", "LA": "learning accuracy"}
 COLOURS = dict(zip(NAMES, ("tab:blue", "tab:red", "tab:green"), strict=True))
 WITHIN = 1.5
+
+
+def gather(root: Path) -> dict:
+    """What is stored: the scores run by run, their means by width, the claims."""
+    runs = collect(root)
+    table = summarise(runs)
+    return {"claims": judge(table), "table": table, "runs": runs}
 
 
 def collect(root: Path) -> list[dict]:
@@ -127,16 +131,7 @@ def draw(stored: dict) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="folder of results (results)")
-    root = parser.parse_args().results
-    runs = collect(root)
-    table = summarise(runs)
-    stored = results.plain({"claims": judge(table), "table": table, "runs": runs})
-    for folder in ("tables", "figures"):
-        (root / folder).mkdir(exist_ok=True)
-    (root / "tables" / "guha_width.json").write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n")
-    show(root, "guha_width", stored, markdown, draw)
+    publish_runs(__doc__, "guha_width", gather, markdown, draw)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
-from figure_files import claims_list, increasing, publish, settings_of, standardised
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
+from publish import claims_list, increasing, joined, on_images, publish, settings_of
 
 from ntkcl import forecast, kernels, losses, networks, optimizers, streams
 from ntkcl.configuration import CONF
@@ -35,6 +35,12 @@ LINEAR = "linear head"
 LARGEST_MISS = 1e-10
 FEW_MODES = 6  # Hidekel, Raviv 2026: 1 to 6 modes carry 50 to 90 % of the drift's energy
 SHARES = (0.5, 0.9)
+
+
+def standardised(source: Source) -> Source:
+    """The source with the mean and standard deviation of its own train pixels, whatever they are."""
+    x = source.train.x
+    return source._replace(mean=float(x.mean(dtype=np.float64)), sd=float(x.std(dtype=np.float64)))
 
 
 def tasks(source: Source, scenario: str, samples: int, number: int, dtype: type) -> tuple[Task, Task]:
@@ -151,8 +157,8 @@ def judge(settings: dict, by_scenario: dict, linear: dict) -> list[dict]:
     claims.append({"claim": told, "holds": worst < LARGEST_MISS})
     for scenario, by_width in by_scenario.items():
         mean = [float(np.mean([row["miss"]["steps"] for row in by_seed.values()])) for by_seed in by_width.values()]
-        cosines = _list([1 - value for value in mean], ".4f")
-        told = f"{HEADS[scenario]}: cosine, mean of the seeds, grows with width: {cosines} at {_list(by_width, '')}"
+        cosines = joined([1 - value for value in mean], ".4f")
+        told = f"{HEADS[scenario]}: cosine, mean of the seeds, grows with width: {cosines} at {joined(by_width, '')}"
         claims.append({"claim": told, "holds": bool(all(np.diff(mean) < 0))})
     for scenario, by_width in by_scenario.items():
         rows = [row for by_seed in by_width.values() for row in by_seed.values()]
@@ -169,10 +175,6 @@ def judge(settings: dict, by_scenario: dict, linear: dict) -> list[dict]:
         )
         claims.append({"claim": told, "holds": min(ratios.values()) > 1})
     return claims
-
-
-def _list(values, form):
-    return " / ".join(format(v, form) for v in values)
 
 
 def markdown(stored: dict) -> str:
@@ -192,7 +194,7 @@ def markdown(stored: dict) -> str:
         cells = [f"{misses['steps'].mean():.2e} ± {misses['steps'].std(ddof=1):.0e}"]
         cells += [f"{1 - misses[name].mean():.4f}" for name in names[1:]]
         cells += [f"{np.mean([row['r2']['steps'] for row in rows]):.4f}", f"{np.mean([row['rms drift'] for row in rows]):.4f}"]
-        cells += [_list([row[kind][f"{share:.0%}"] for row in rows], "") for kind in ("modes", "leading") for share in SHARES]
+        cells += [joined([row[kind][f"{share:.0%}"] for row in rows]) for kind in ("modes", "leading") for share in SHARES]
         cells += [" → ".join(f"{np.mean([row['loss'][end] for row in rows]):.4f}" for end in (0, 1))]
         lines.append(f"| {scenario} | {width} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *claims_list(stored["claims"])]) + "\n"
@@ -245,7 +247,7 @@ def draw(stored: dict) -> Figure:
 
 def check(cfg: DictConfig) -> dict:
     """The settings, or ValueError for one that cannot be meant."""
-    settings = settings_of(cfg)
+    settings = settings_of(cfg, without=["source"])
     for name, least in {"samples": 2, "features": 1, "steps": 1}.items():
         whole(name, settings[name], least)
     if settings["samples"] % 2:
@@ -295,7 +297,7 @@ def linear_head(settings: dict, source: Source, scenario: str, number: int) -> d
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="figure/hidekel_low_rank")
 def main(cfg: DictConfig) -> None:
-    publish(cfg, "hidekel_low_rank", check, compute, markdown, draw)
+    publish(cfg, "hidekel_low_rank", check, on_images(cfg.source, compute), markdown, draw)
 
 
 if __name__ == "__main__":

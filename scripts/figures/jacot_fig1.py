@@ -7,23 +7,19 @@ Writes results/tables/jacot_fig1.{json,md} and, from the JSON alone, results/fig
 """
 
 import itertools
-import json
-import os
-import platform
-import re
 import sys
 import time
-from pathlib import Path
 
 import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from publish import claims_list, increasing, joined, publish, settings_of
 from scipy import stats
 
-from ntkcl import kernels, losses, networks, optimizers, results
+from ntkcl import kernels, losses, networks, optimizers
 from ntkcl.configuration import CONF
 from ntkcl.kernels.infinite import infinite
 from ntkcl.settings import finite, whole
@@ -108,20 +104,16 @@ def judge(rows: dict, theory: np.ndarray) -> list[dict]:
         falls = all(np.diff(sd) < 0) and abs(slope + 0.5) < SLOPE_SLACK
         claims.append({"claim": f"{told}; ratios {ratios}, square roots of the width ratios {expected}", "holds": bool(falls)})
     z = [row["largest z"] for row in by_width]
-    told = f"mean before training on the analytic curve at every angle: {_list(z, '.1f')} standard errors at most, below {LARGEST_Z}"
+    told = f"mean before training on the analytic curve at every angle: {joined(z, '.1f')} standard errors at most, below {LARGEST_Z}"
     claims.append({"claim": told, "holds": max(z) < LARGEST_Z})
     for name, value in (("0", theory[middle]), ("pi", theory[-1])):
         means = " / ".join(f"{row[f'mean at {name}']:.4f} +- {row[f'error at {name}']:.4f}" for row in by_width)
         near = all(abs(row[f"mean at {name}"] - value) < LARGEST_Z * row[f"error at {name}"] for row in by_width)
         claims.append({"claim": f"mean at angle {name}: {means}, limit {value:.10f}", "holds": bool(near)})
     growth = [row["growth"] for row in by_width]
-    told = f"the kernel grows in training, less at larger width: by {_list(growth, '.2%')}"
+    told = f"the kernel grows in training, less at larger width: by {joined(growth, '.2%')}"
     claims.append({"claim": told, "holds": bool(min(growth) > 0 and all(np.diff(growth) < 0))})
     return claims
-
-
-def _list(values, form):
-    return " / ".join(format(v, form) for v in values)
 
 
 def markdown(stored: dict) -> str:
@@ -140,8 +132,7 @@ def markdown(stored: dict) -> str:
         lines.append(f"| {width} | " + " | ".join(cells) + " |")
     theory = stored["limit"]
     lines.append(f"| infinite | 0 | 0 | {theory[len(theory) // 2]:.4f} | {theory[-1]:.4f} | 0 | |")
-    lines += [""] + [f"- {'holds' if c['holds'] else 'FAILS'}: {c['claim']}" for c in stored["claims"]]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *claims_list(stored["claims"])]) + "\n"
 
 
 def draw(stored: dict) -> Figure:
@@ -167,16 +158,13 @@ def draw(stored: dict) -> Figure:
 
 def check(cfg: DictConfig) -> dict:
     """The settings, or ValueError for one that cannot be meant."""
-    told = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    settings = {key: value for key, value in told.items() if key not in ("draw", "results_dir")}
+    settings = settings_of(cfg)
     least = {"initialisations": 2, "depth": 1, "inputs": 1, "steps": 1, "angles": 3, "seed": 0}
     for name, bound in least.items():
         whole(name, settings[name], bound)
     if settings["angles"] % 2 == 0:
         raise ValueError(f"angles={settings['angles']}: expected an odd number, so that angle 0 is one of them")
-    widths = [whole("widths", width) for width in settings["widths"]]
-    if len(widths) < 2 or widths != sorted(set(widths)):
-        raise ValueError(f"widths={widths}: expected at least two, increasing")
+    increasing("widths", [whole("widths", width) for width in settings["widths"]], 2)
     finite("learning_rate", settings["learning_rate"], above=0.0)
     return settings
 
@@ -190,17 +178,9 @@ def compute(settings: dict) -> dict:
     theory = limit(settings)
     rows = summarise(curves, theory)
     return {
-        "settings": settings,
         "loss": "1/(2n) sum_i (f(x_i) - y_i)^2",
         "claims": judge(rows, theory),
         "summary": rows,
-        "seconds": round(time.perf_counter() - start, 1),
-        "made with": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "backend": jax.default_backend(),
-            "cpus": os.cpu_count(),
-        },
         "limit": [round(float(v), 10) for v in theory],
         "curves": curves,
     }
@@ -208,24 +188,7 @@ def compute(settings: dict) -> dict:
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="figure/jacot_fig1")
 def main(cfg: DictConfig) -> None:
-    root = Path(cfg.results_dir)
-    table = root / "tables" / "jacot_fig1.json"
-    for folder in ("tables", "figures"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    if cfg.draw:
-        if not table.exists():
-            sys.exit(f"{table} does not exist: run without draw=true first")
-        stored = json.loads(table.read_text())
-    else:
-        stored = compute(check(cfg))
-        text = json.dumps(results.plain(stored), indent=1, allow_nan=False)
-        text = re.sub(r"\[\s+([-+.\deE,\s]+?)\s+\]", lambda row: "[" + re.sub(r"\s+", " ", row[1]) + "]", text)  # a curve a line
-        table.write_text(text + "\n")
-        table.with_suffix(".md").write_text(markdown(stored))
-    draw(stored).savefig(root / "figures" / "jacot_fig1.png", dpi=150)
-    print(markdown(stored))
-    if not all(claim["holds"] for claim in stored["claims"]):
-        sys.exit(1)
+    publish(cfg, "jacot_fig1", check, compute, markdown, draw)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@ not with another. `joint` is one network trained on the shuffled images of all t
 Every run is kept in results/tables/learners.runs.jsonl as soon as it has ended, and not repeated. From these runs: results/tables/
 learners.{json,md} and results/figures/learners.png; exit code 1 if a claim fails.
 
-    python scripts/learners.py [RESULTS]
+    python scripts/learners.py [RESULTS] [--draw]
 """
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -23,8 +22,8 @@ import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
-from figure_files import claims_list, show
 from matplotlib.figure import Figure
+from publish import claims_list, publish_runs
 from scipy import stats
 
 from ntkcl import experiment, metrics
@@ -96,6 +95,13 @@ def accuracies(stream: str, method: str, settings: dict, seed: int) -> np.ndarra
         for j, task in enumerate(tasks):
             R[i, j] = np.mean(metrics.correct(f[rows[j]], np.asarray(task.test.y), np.asarray(task.head)))
     return R
+
+
+def gather(root: Path) -> dict:
+    """What is stored: a row for each stream and method, and the claims."""
+    jax.config.update("jax_enable_x64", True)  # as the command does: networks keep their precision
+    rows = compute(Kept(root / "tables" / "learners.runs.jsonl"))
+    return {"claims": judge(rows), "rows": rows}
 
 
 class Kept:
@@ -227,16 +233,7 @@ def draw(stored: dict) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="folder of results (results)")
-    root = parser.parse_args().results
-    for folder in ("tables", "figures"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_enable_x64", True)  # as the command does: networks keep the configured precision
-    rows = compute(Kept(root / "tables" / "learners.runs.jsonl"))
-    stored = {"claims": judge(rows), "rows": rows}
-    (root / "tables" / "learners.json").write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n")
-    show(root, "learners", stored, markdown, draw)
+    publish_runs(__doc__, "learners", gather, markdown, draw)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
-from figure_files import claims_list, increasing, publish, settings_of
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
+from publish import claims_list, increasing, joined, on_images, publish, settings_of
 from scipy import stats
 
 from ntkcl import forecast, kernels, losses, networks, optimizers
@@ -127,20 +127,14 @@ def judge(settings: dict, summary: dict) -> list[dict]:
     for name, by_width in summary.items():
         gap = by_width[width]["last"]
         printed = gaps(PUBLISHED[name])[-1]
-        told = (
-            f"{name}: relative gap at step {last}, width {width}, {_list(gap, '.1%')}, below {LARGEST_GAP:.0%} (printed: {printed:.1%})"
-        )
+        told = f"{name}: relative gap at step {last}, width {width}, {joined(gap, '.1%')}, below {LARGEST_GAP:.0%} (printed: {printed:.1%})"
         claims.append({"claim": told, "holds": max(gap) < LARGEST_GAP})
     for name, by_width in summary.items():
         mean = [float(np.mean(row["mean"])) for row in by_width.values()]
         slope = stats.linregress(np.log([int(w) for w in by_width]), np.log(mean)).slope
-        told = f"{name}: the gap over all steps, mean of the seeds, shrinks with width: {_list(mean, '.2%')}, slope {slope:.2f}"
+        told = f"{name}: the gap over all steps, mean of the seeds, shrinks with width: {joined(mean, '.2%')}, slope {slope:.2f}"
         claims.append({"claim": told, "holds": bool(all(np.diff(mean) < 0))})
     return claims
-
-
-def _list(values, form):
-    return " / ".join(format(v, form) for v in values)
 
 
 def markdown(stored: dict) -> str:
@@ -206,7 +200,7 @@ def draw(stored: dict) -> Figure:
 
 def check(cfg: DictConfig) -> dict:
     """The settings, or ValueError for one that cannot be meant."""
-    settings = settings_of(cfg)
+    settings = settings_of(cfg, without=["source"])
     for name in ("samples", "width", "steps", "every"):
         whole(name, settings[name])
     increasing("widths", [whole("widths", width) for width in settings["widths"]], 2)
@@ -233,7 +227,7 @@ def compute(settings: dict, source: Source) -> dict:
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="figure/lee_linearisation")
 def main(cfg: DictConfig) -> None:
-    publish(cfg, "lee_linearisation", check, compute, markdown, draw)
+    publish(cfg, "lee_linearisation", check, on_images(cfg.source, compute), markdown, draw)
 
 
 if __name__ == "__main__":

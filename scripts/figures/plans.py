@@ -3,12 +3,12 @@
 python scripts/plans.py [RESULTS]      after `ntkcl experiment=orders_rotated` and the other presets of jobs
 """
 
-import argparse
-import json
 import shutil
 from pathlib import Path
 
-from ntkcl import results
+from publish import publish_runs
+
+from ntkcl.results import load_plan
 
 PRESETS = ("orders_rotated", "orders_permuted", "orders_split", "methods_rotated")
 
@@ -21,7 +21,7 @@ def collect(root: Path) -> list[dict]:
         if not folders:
             continue
         folder = folders[-1].parent
-        summary, candidates = results.load_plan(folder)
+        summary, candidates = load_plan(folder)
         name = f"{summary['score']}_{summary['part']}"
         measured = candidates[f"measured_{name}"].dropna()
         rows.append(
@@ -66,13 +66,7 @@ def markdown(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, nargs="?", default=Path("results"))
-    root = parser.parse_args().results
-    rows = collect(root)
-    (root / "tables" / "plans.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (root / "tables" / "plans.md").write_text(markdown(rows))
-    print(markdown(rows))
+    publish_runs(__doc__, "plans", collect, markdown)
 
 
 if __name__ == "__main__":

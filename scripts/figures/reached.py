@@ -5,13 +5,9 @@
 Exit code 1 if a claim fails.
 """
 
-import argparse
-import json
-import sys
 from pathlib import Path
 
-from figure_files import claims_list
-from preset_runs import as_it_stands
+from publish import as_it_stands, claims_list, publish_runs
 
 CLAIMS = (  # of a preset's runs at a width: the command, the anchor and its least R2
     ("rotated_fashion", 4096, "ntkcl experiment=rotated_fashion network.width=4096 seed=0", "init", 0.99),
@@ -19,6 +15,12 @@ CLAIMS = (  # of a preset's runs at a width: the command, the anchor and its lea
     ("integrated_permuted", 256, "ntkcl experiment=integrated_permuted", "boundary", 0.98),
     ("integrated_permuted", 64, "ntkcl experiment=integrated_permuted", "boundary", 0.95),
 )
+
+
+def gather(root: Path) -> dict:
+    """What is stored: a row for each run and anchor, and the claims."""
+    rows = collect(root)
+    return {"claims": judge(rows), "rows": rows}
 
 
 def collect(root: Path) -> list[dict]:
@@ -71,16 +73,7 @@ def markdown(stored: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="folder of results (results)")
-    root = parser.parse_args().results
-    rows = collect(root)
-    stored = {"claims": judge(rows), "rows": rows}
-    (root / "tables").mkdir(parents=True, exist_ok=True)
-    (root / "tables" / "reached.json").write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n")
-    (root / "tables" / "reached.md").write_text(markdown(stored))
-    print(markdown(stored))
-    sys.exit(0 if all(claim["holds"] for claim in stored["claims"]) else 1)
+    publish_runs(__doc__, "reached", gather, markdown)
 
 
 if __name__ == "__main__":

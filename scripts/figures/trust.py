@@ -3,13 +3,12 @@
 python scripts/trust.py [RESULTS]      after `ntkcl experiment=trust`
 """
 
-import argparse
-import json
+import sys
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from preset_runs import complete
+from publish import complete, publish_runs
 
 from ntkcl import forecast
 
@@ -30,6 +29,8 @@ def collect(root: Path) -> list[dict]:
             numbers = {key: told[key] for key in ("trial_r2", "halved_r2", "verdict", "drift_r2", "change_r2")}
             numbers["condition"] = max(told["condition"], key=lambda one: float("inf") if one is None else one)
             rows.append(place | {"seed": run.cell["seed"], "anchor": anchor} | numbers)
+    if not rows:
+        sys.exit(f"no runs in {root / 'runs' / 'trust'}: first `ntkcl experiment=trust`")
     return rows
 
 
@@ -116,18 +117,7 @@ def draw(rows: list[dict]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, nargs="?", default=Path("results"))
-    root = parser.parse_args().results
-    rows = collect(root)
-    if not rows:
-        parser.error(f"no runs in {root / 'runs' / 'trust'}; expected those of `ntkcl experiment=trust`")
-    for folder in ("tables", "figures"):
-        (root / folder).mkdir(exist_ok=True)
-    (root / "tables" / "trust.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (root / "tables" / "trust.md").write_text(markdown(rows))
-    draw(rows).savefig(root / "figures" / "trust.png", dpi=150)
-    print(markdown(rows))
+    publish_runs(__doc__, "trust", collect, markdown, draw)
 
 
 if __name__ == "__main__":

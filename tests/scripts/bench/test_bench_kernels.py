@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 STORED = ROOT / "results" / "bench" / "kernels.json"
 FORMS = {"structured", "contraction", "vector_products"}
 NUMBERS = ("seconds", "matmul_fraction", "peak_mib")

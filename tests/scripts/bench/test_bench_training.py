@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 BENCH = ROOT / "results" / "bench"
 KEYS = {
     "case", "method", "steps_per_second", "samples_per_second", "overhead_over_sgd",

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import figure_script
+from cases import script as load_script
 
 from ntkcl.forecast.budget import budget
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 TINY = ("source=digits", "widths=[4,8]", "seeds=[0]", "tasks=2", "per_class=1", "steps=5", "batch_size=3")
 
 
@@ -25,7 +25,7 @@ def test_the_terms_of_a_budget_by_hand():
 
 @pytest.fixture(scope="module")
 def script():
-    return figure_script("error_budget")
+    return load_script("figures/error_budget")
 
 
 def test_the_terms_add_up_to_the_error_of_a_run(run_figure, script, tmp_path):

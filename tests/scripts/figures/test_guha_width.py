@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from cases import figure_script
+from cases import script as load_script
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def script():
-    return figure_script("guha_width")
+    return load_script("figures/guha_width")
 
 
 def test_learning_accuracy_and_peaks_by_epochs_count_every_epoch_and_nothing_before_a_task_was_trained(script):

@@ -8,20 +8,20 @@ import hydra
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import figure_script, tiny_source
+from cases import script as load_script, tiny_source
 from flax import linen as nn
 
 from ntkcl import networks
 from ntkcl.types import Dataset, Task
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 CONF = ROOT / "conf"
 TINY = ("source=digits", "widths=[4,8]", "features=8", "samples=6", "steps=3", "seeds=[0,1]", "scenarios=[class]")
 
 
 @pytest.fixture(scope="module")
 def script():
-    return figure_script("hidekel_low_rank")
+    return load_script("figures/hidekel_low_rank")
 
 
 def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(run_figure, script, tmp_path, monkeypatch, capsys):
@@ -36,7 +36,7 @@ def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(run
     figure = tmp_path / "figures" / "hidekel_low_rank.png"
     figure.unlink()
     monkeypatch.setattr(script, "compute", lambda settings, source: pytest.fail("drawing trained"))
-    assert run_figure(script, *TINY, "draw=true") == code
+    assert run_figure(script, *TINY, "draw=true") == 0
     assert figure.stat().st_size > 10_000
 
 

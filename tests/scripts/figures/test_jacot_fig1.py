@@ -8,16 +8,16 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytest
-from cases import figure_script
+from cases import script as load_script
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 PRESET = ROOT / "conf" / "figure" / "jacot_fig1.yaml"
 TINY = ("widths=[4,64]", "initialisations=3", "inputs=5", "steps=3", "angles=5", "depth=1")
 
 
 @pytest.fixture(scope="module")
 def script():
-    return figure_script("jacot_fig1")
+    return load_script("figures/jacot_fig1")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(run
     figure = tmp_path / "figures" / "jacot_fig1.png"
     figure.unlink()
     monkeypatch.setattr(script, "compute", lambda settings: pytest.fail("drawing trained"))
-    assert run(*TINY, "draw=true") == code
+    assert run(*TINY, "draw=true") == 0
     assert figure.stat().st_size > 10_000
 
 
@@ -55,7 +55,7 @@ def test_redrawing_without_a_table_says_what_to_do(run):
     "override, told",
     [
         ("angles=4", "angles=4: expected an odd number"),
-        ("widths=[8]", "at least two"),
+        ("widths=[8]", "at least 2"),
         ("widths=[8,8]", "increasing"),
         ("initialisations=1", "initialisations=1"),
         ("learning_rate=-1", "learning_rate=-1"),

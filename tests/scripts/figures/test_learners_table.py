@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import figure_script
+from cases import script as load_script
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def script():
-    return figure_script("learners")
+    return load_script("figures/learners")
 
 
 def test_a_run_that_was_kept_is_not_repeated_and_another_seed_is(script, tmp_path, monkeypatch):

@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import figure_script, tiny_source
+from cases import script as load_script, tiny_source
 
 from ntkcl import kernels, networks
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 CONF = ROOT / "conf"
 TINY = ("source=digits", "widths=[4,8]", "width=8", "samples=6", "steps=20", "every=10", "seeds=[0,1]")
 
 
 @pytest.fixture(scope="module")
 def script():
-    return figure_script("lee_linearisation")
+    return load_script("figures/lee_linearisation")
 
 
 def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(run_figure, script, tmp_path, monkeypatch, capsys):
@@ -35,7 +35,7 @@ def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(run
     figure = tmp_path / "figures" / "lee_linearisation.png"
     figure.unlink()
     monkeypatch.setattr(script, "compute", lambda settings, source: pytest.fail("drawing trained"))
-    assert run_figure(script, *TINY, "draw=true") == code
+    assert run_figure(script, *TINY, "draw=true") == 0
     assert figure.stat().st_size > 10_000
 
 

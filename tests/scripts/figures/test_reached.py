@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from cases import figure_script
+from cases import script as load_script
 
-TABLES = Path(__file__).parents[1] / "results" / "tables"
+TABLES = Path(__file__).parents[3] / "results" / "tables"
 
 
 @pytest.fixture(scope="module")
 def script():
-    return figure_script("reached")
+    return load_script("figures/reached")
 
 
 def test_the_committed_table_holds_every_command_and_its_claims(script):

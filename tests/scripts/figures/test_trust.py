@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import figure_script
+from cases import script as load_script
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def script():
-    return figure_script("trust")
+    return load_script("figures/trust")
 
 
 def test_the_table_by_hand(script):
