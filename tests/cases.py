@@ -56,7 +56,7 @@ def tiny_source(classes=4, n=12, side=6, seed=0):
     return Source(dataset(n), dataset(n // 2), 0.5, 0.25)
 
 
-def script(name):
+def load_script(name):
     """scripts/`name`.py as a module, such as "figures/trust"; it finds its siblings as when it is run.
 
     Both folders have a `publish`: siblings are imported anew for each script, and forgotten after.

@@ -1,24 +1,21 @@
 """What a forecast costs beside what it forecasts: the R matrix of every cell of a grid of methods, and the training of one cell.
 
-    python scripts/bench_forecast.py            rotated Fashion-MNIST, 5 tasks x 200 images x 10 outputs, width 1024, 2,000 steps a task
-    python scripts/bench_forecast.py --quick    digits, width 16, a few steps, to see it run: writes forecast_quick.{json,md}
+    python scripts/bench/forecast.py            rotated Fashion-MNIST, 5 tasks x 200 images x 10 outputs, width 1024, 2,000 steps a task
+    python scripts/bench/forecast.py --quick    digits, width 16, a few steps, to see it run: writes forecast_quick.{json,md}
 
 Claim: the forecast of the whole grid of `plan.methods`, 31 cells, from loading the kernel's first tile to the last R matrix, takes less
 than training one cell. Both in one process, compilation included; then the training once more, compiled. The cell that is trained is
 plain sequential training, the cheapest of the grid. Writes forecast.{json,md} under results/bench.
 """
 
-import argparse
-import json
-import os
 import platform
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import hydra
 import jax
 from omegaconf import OmegaConf
+from publish import command, parser, publish, with_jax
 
 from ntkcl import experiment, planning, predict
 from ntkcl.configuration import CONF, build, grid_of
@@ -26,8 +23,13 @@ from ntkcl.meter import Meter
 from ntkcl.planning import jobs
 from ntkcl.planning.candidate import scores
 
-ROOT = Path(__file__).parents[1]
-FULL = ["source=fashion_mnist", "stream=rotated", "stream.same_images=false", "network.width=1024", "training.steps=2000"]
+FULL = [
+    "source=fashion_mnist",
+    "stream=rotated",
+    "stream.same_images=false",
+    "network.width=1024",
+    "training.steps=2000",
+]
 QUICK = [
     "stream=rotated",
     "stream.tasks=2",
@@ -51,7 +53,9 @@ def measure(overrides) -> dict:
     cells = []
     for candidate, outputs in jobs.methods(begun, ground, named["training"], grid):
         loss = scores(outputs, candidate, ground)["average_loss_train"]
-        cells.append(candidate.coordinates | {"predicted_average_loss_train": loss, **meter.read()._asdict()})
+        cells.append(
+            candidate.coordinates | {"predicted_average_loss_train": loss, **meter.read()._asdict()}
+        )
     plain = begun.setting.at(experiment.rate(named["training"], min(limits)))
     one = planning.Candidate({}, tuple(range(len(plain.tasks))), plain)
     trainings = []
@@ -97,32 +101,29 @@ def markdown(told: dict) -> str:
     ]
     hidden = ("seconds", "peak_mib", "predicted_average_loss_train", "learning_rate")
     for cell in told["each"]:
-        name = ", ".join(f"{value}" if key == "method" else f"{key} {value}" for key, value in cell.items() if key not in hidden)
-        lines.append(f"| {name} | {cell['seconds']:.2f} | {cell['predicted_average_loss_train']:.4f} |")
+        name = ", ".join(
+            f"{value}" if key == "method" else f"{key} {value}"
+            for key, value in cell.items()
+            if key not in hidden
+        )
+        lines.append(
+            f"| {name} | {cell['seconds']:.2f} | {cell['predicted_average_loss_train']:.4f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--folder", type=Path, default=Path("results/bench"))
-    arguments = parser.parse_args()
+    options = parser(__doc__, quick=True)
+    given = options.parse_args()
     jax.config.update("jax_enable_x64", True)
-    told = measure(QUICK if arguments.quick else FULL) | {
-        "command": "python scripts/bench_forecast.py" + (" --quick" if arguments.quick else ""),
-        "machine": {
-            "cores": os.cpu_count(),
-            "processor": platform.processor() or platform.machine(),
-            "device": jax.devices()[0].device_kind,
-        },
-        "versions": {name: version(name) for name in ("jax", "flax", "optax")} | {"python": platform.python_version()},
+    packages = {name: version(name) for name in ("jax", "flax", "optax")}
+    stored = measure(QUICK if given.quick else FULL) | {
+        "command": command("forecast", options, given),
+        "machine": with_jax(),
+        "versions": packages | {"python": platform.python_version()},
     }
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    name = "forecast_quick" if arguments.quick else "forecast"
-    (arguments.folder / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")
-    (arguments.folder / f"{name}.md").write_text(markdown(told))
-    print(markdown(told))
-    sys.exit(0 if arguments.quick or told["ratio"] < 1 else 1)
+    publish(given.folder, "forecast_quick" if given.quick else "forecast", stored, markdown)
+    sys.exit(0 if given.quick or stored["ratio"] < 1 else 1)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """Time and memory of the kernels, beside the machine's matrix products and beside neural-tangents on the same shapes.
 
     make bench                                                everything; builds an environment for neural-tangents first
-    python scripts/bench_kernels.py --without-peer            ours alone
-    python scripts/bench_kernels.py --side-python PATH        neural-tangents by a Python that has it
-    python scripts/bench_kernels.py --quick                   tiny sizes, to see it run: writes kernels_quick.{json,md}
+    python scripts/bench/kernels.py --without-peer            ours alone
+    python scripts/bench/kernels.py --side-python PATH        neural-tangents by a Python that has it
+    python scripts/bench/kernels.py --quick                   tiny sizes, to see it run: writes kernels_quick.{json,md}
 
 Each of our measurements has a process of its own; neural-tangents shares one, since it takes long to start. They take turns: peer,
 ours, peer, ours, a product of two matrices before each of ours, and medians are compared. Neither of neural-tangents' ways to treat
 a batch (`vmap_axes` 0 and None) is always faster: both are tried, the better is kept. Writes kernels.{json,md} under results/bench.
 """
 
-import argparse
 import contextlib
 import itertools
 import json
@@ -23,9 +22,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from bench_report import MATMUL, OURS, PEERS, facts, machine, markdown, memory_available, row, versions
+from kernels_report import MATMUL, OURS, PEERS, facts, markdown, row, versions
+from publish import command, machine, memory_available, parser, publish, write
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PINS = [
     "jax==0.4.25",
     "jaxlib==0.4.25",
@@ -51,7 +51,9 @@ class Group(NamedTuple):
     ours: tuple[str, ...] = OURS
 
     def members(self) -> list["Member"]:
-        return [Member(name, False) for name in self.ours] + [Member(self.ours[0], True)] * self.symmetric
+        return [Member(name, False) for name in self.ours] + [
+            Member(self.ours[0], True)
+        ] * self.symmetric
 
 
 class Member(NamedTuple):
@@ -62,8 +64,16 @@ class Member(NamedTuple):
 
 
 PLAN = [
-    *(Group(f"mlp-{width}", n, n == 512) for width in (256, 1024, 4096) for n in (32, 128, 512, 1024)),
-    *(Group(case, n, n == 128) for case in ("cnn-32", "resnet-18-8", "transformer-2") for n in (32, 128)),
+    *(
+        Group(f"mlp-{width}", n, n == 512)
+        for width in (256, 1024, 4096)
+        for n in (32, 128, 512, 1024)
+    ),
+    *(
+        Group(case, n, n == 128)
+        for case in ("cnn-32", "resnet-18-8", "transformer-2")
+        for n in (32, 128)
+    ),
 ]
 QUICK = [Group("mlp-8", 6, True), Group("cnn-2", 3, ours=("structured",))]
 
@@ -73,10 +83,15 @@ class Failed(Exception):
 
 
 class Worker:
-    """A `bench_models.py` process: `ask` sends one request and waits for the reply; a dead or silent process is a `Failed`."""
+    """A `kernels_worker.py` process: `ask` sends one request and waits for the reply; a dead or silent process is a `Failed`."""
 
     def __init__(self, python: str, side: str):
-        self.command = [python, str(ROOT / "scripts" / "bench_models.py"), side, str(budget())]
+        self.command = [
+            python,
+            str(ROOT / "scripts" / "bench" / "kernels_worker.py"),
+            side,
+            str(budget()),
+        ]
         self.process: subprocess.Popen | None = None
 
     def ask(self, do: str, timeout: float = PATIENCE, **request) -> dict:
@@ -84,7 +99,9 @@ class Worker:
             environment = {"JAX_PLATFORMS": "cpu"} | os.environ
             self.errors = tempfile.TemporaryFile()  # noqa: SIM115
             pipe = subprocess.PIPE
-            self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=self.errors, env=environment)
+            self.process = subprocess.Popen(
+                self.command, stdin=pipe, stdout=pipe, stderr=self.errors, env=environment
+            )
         reply = b""
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps({"do": do, **request}).encode() + b"\n")
@@ -96,7 +113,9 @@ class Worker:
         if not reply:
             code = self.process.wait()
             self.errors.seek(0)
-            last = self.errors.read().decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+            last = self.errors.read().decode(errors="replace").strip().splitlines()[-1:] or [
+                "no message"
+            ]
             self.close()
             raise Failed(f"the process ended with code {code}: {last[0]}"[:200])
         told = json.loads(reply)
@@ -119,15 +138,25 @@ def budget() -> int:
     return int(SHARE_OF_MEMORY * memory_available())
 
 
-def foreseen(side: str, implementation: str, n: int, told: dict, rate: float, vmap_axes=0) -> str | None:
+def foreseen(
+    side: str, implementation: str, n: int, told: dict, rate: float, vmap_axes=0
+) -> str | None:
     """Why a measurement is not tried: memory and multiply-adds that its form needs, before anything is run."""
     c, p = told["outputs"], told["parameters"]
-    form = dict(zip(PEERS, ("contraction", "vector_products", "structured"), strict=True)).get(implementation, implementation)
+    form = dict(zip(PEERS, ("contraction", "vector_products", "structured"), strict=True)).get(
+        implementation, implementation
+    )
     seconds = told["needed"][form] / rate
-    numbers = {"contraction": 2 * n * c * p, "vector_products": n * c * p if side == "peer" else 0, "structured": 0}[form]
+    numbers = {
+        "contraction": 2 * n * c * p,
+        "vector_products": n * c * p if side == "peer" else 0,
+        "structured": 0,
+    }[form]
     if side == "peer" and vmap_axes is None:
         numbers = max(numbers, n * n * c * told["widest"])
-        seconds = max(seconds, 4 * n * n * c * told["forward"] / rate)  # the derivatives of every output by the whole batch
+        seconds = max(
+            seconds, 4 * n * n * c * told["forward"] / rate
+        )  # the derivatives of every output by the whole batch
     gib, limit = 4 * numbers / 2**30, budget() / 2**30
     if gib > limit:
         return f"needs {gib:.0f} GiB for its derivatives, {limit:.0f} are there"
@@ -155,11 +184,16 @@ def measure(group: Group, neighbour: Worker | None, repeats: int | None, known: 
             failed[one] = str(failure)
     if told and neighbour is not None:
         peers, missing = prepare_peers(group, neighbour, told[members[0]], rate, known)
-    seconds = in_turn({one: workers[one] for one in told}, peers, neighbour, failed, missing, repeats)
+    seconds = in_turn(
+        {one: workers[one] for one in told}, peers, neighbour, failed, missing, repeats
+    )
     for worker in workers.values():
         worker.close()
     peer_facts = facts(peers, missing, seconds) if neighbour is not None else None
-    return [row(group, one, told.get(one), failed.get(one), seconds, peers, peer_facts) for one in members]
+    return [
+        row(group, one, told.get(one), failed.get(one), seconds, peers, peer_facts)
+        for one in members
+    ]
 
 
 def refuse(reason: str | None) -> None:
@@ -179,7 +213,13 @@ def prepare_peers(group: Group, neighbour: Worker, counts: dict, rate: float, kn
     for vmap_axes, implementation in itertools.product((None, 0), PEERS):
         if vmap_axes is None and not known.get((group.case, implementation), True):
             continue
-        request = dict(name=group.case, n=group.n, symmetric=False, implementation=implementation, vmap_axes=vmap_axes)
+        request = dict(
+            name=group.case,
+            n=group.n,
+            symmetric=False,
+            implementation=implementation,
+            vmap_axes=vmap_axes,
+        )
         start = time.perf_counter()
         try:
             refuse(foreseen("peer", implementation, group.n, counts, rate, vmap_axes))
@@ -190,12 +230,23 @@ def prepare_peers(group: Group, neighbour: Worker, counts: dict, rate: float, kn
             said = str(failure)
             reasons[implementation].append(f"vmap_axes={vmap_axes}: {said}")
         say(f"           neural-tangents {implementation}, vmap_axes={vmap_axes}: {said}")
-    found = {name: min(tried[name], key=lambda one: one[0]["seconds"]) for name in PEERS if tried[name]}
-    known |= {(group.case, name): name in found and found[name][1]["vmap_axes"] is None for name in PEERS}
+    found = {
+        name: min(tried[name], key=lambda one: one[0]["seconds"]) for name in PEERS if tried[name]
+    }
+    known |= {
+        (group.case, name): name in found and found[name][1]["vmap_axes"] is None for name in PEERS
+    }
     return found, {name: "; ".join(reasons[name]) for name in PEERS if name not in found}
 
 
-def in_turn(workers: dict, peers: dict, neighbour: Worker | None, failed: dict, missing: dict, repeats: int | None) -> dict:
+def in_turn(
+    workers: dict,
+    peers: dict,
+    neighbour: Worker | None,
+    failed: dict,
+    missing: dict,
+    repeats: int | None,
+) -> dict:
     """{ours, or a peer's implementation: seconds by round}, and under (ours, "matmul") the product's. Who fails leaves the round."""
     seconds: dict = {}
 
@@ -211,7 +262,9 @@ def in_turn(workers: dict, peers: dict, neighbour: Worker | None, failed: dict, 
     for _ in range(repeats or (7 if slowest < 1 else 5 if slowest < 4 else 3)):
         for implementation, one in itertools.zip_longest(peers, workers):
             if implementation is not None:
-                turn(implementation, neighbour, implementation, do="time", **peers[implementation][1])
+                turn(
+                    implementation, neighbour, implementation, do="time", **peers[implementation][1]
+                )
             if one is not None:
                 turn(one, workers[one], (one, "matmul"), do="matmul")
                 turn(one, workers[one], one, do="time", implementation=one.implementation)
@@ -224,60 +277,59 @@ def side_environment(folder: Path, pins: list[str] = PINS) -> str:
     if not (stamp.exists() and stamp.read_text() == " ".join(pins)):
         say(f"building {folder}")
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pins], check=True)
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pins],
+            check=True,
+        )
         stamp.write_text(" ".join(pins))
     return str(python)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes")
-    parser.add_argument("--without-peer", action="store_true", help="no neural-tangents")
-    parser.add_argument("--side-python", metavar="PATH", help="a Python that has neural-tangents, instead of building one")
-    parser.add_argument("--case", metavar="NAME", help="only this case; written as kernels_NAME")
-    parser.add_argument("--repeats", type=int, help="rounds; by default 3 to 7, fewer where they take long")
-    parser.add_argument("--folder", type=Path, default=Path("results/bench"), help="where to write (results/bench)")
-    given = parser.parse_args()
-    side = None if given.without_peer else given.side_python or side_environment(ROOT / ".venv-neural-tangents")
+    options = parser(__doc__, quick=True)
+    options.add_argument("--without-peer", action="store_true", help="no neural-tangents")
+    text = "a Python that has neural-tangents, instead of building one"
+    options.add_argument("--side-python", metavar="PATH", help=text)
+    text = "only this case; written as kernels_NAME"
+    options.add_argument("--case", metavar="NAME", help=text)
+    text = "rounds; by default 3 to 7, fewer where they take long"
+    options.add_argument("--repeats", type=int, help=text)
+    given = options.parse_args()
+    side = (
+        None
+        if given.without_peer
+        else given.side_python or side_environment(ROOT / ".venv-neural-tangents")
+    )
     neighbour = None if side is None else Worker(side, "peer")
-    options = {
-        "--quick": given.quick,
-        "--without-peer": given.without_peer,
-        f"--case {given.case}": given.case,
-        f"--repeats {given.repeats}": given.repeats,
-    }
     told = dict(
-        command=" ".join(["python scripts/bench_kernels.py", *(option for option, on in options.items() if on)]),
+        command=command("kernels", options, given),
         machine=machine(),
         versions=versions(side),
     )
-    stem = "_".join(["kernels", *(["quick"] if given.quick else []), *([given.case] if given.case else [])])
+    stem = "_".join(
+        ["kernels", *(["quick"] if given.quick else []), *([given.case] if given.case else [])]
+    )
     start, rows, known = time.perf_counter(), [], {}
     for group in QUICK if given.quick else PLAN:
         if given.case in (None, group.case):
             say(f"{(time.perf_counter() - start) / 60:5.1f} min  {group.case} N = {group.n}")
             rows += measure(group, neighbour, given.repeats, known)
             stored = told | dict(minutes=(time.perf_counter() - start) / 60, rows=rows)
-            write(given.folder, f"{stem}_so_far", stored)
+            write(given.folder, f"{stem}_so_far", stored, markdown)
     if neighbour is not None:
         neighbour.close()
     if not rows:
-        parser.error(f"--case {given.case}: expected one of {', '.join(dict.fromkeys(group.case for group in PLAN))}")
+        options.error(
+            f"--case {given.case}: expected one of {', '.join(dict.fromkeys(group.case for group in PLAN))}"
+        )
     for unfinished in given.folder.glob(f"{stem}_so_far.*"):
         unfinished.unlink()
-    print(write(given.folder, stem, stored))
-    broken = {r["skipped"] for r in rows if r["implementation"] == "structured" and r["seconds"] is None}
+    publish(given.folder, stem, stored, markdown)
+    broken = {
+        r["skipped"] for r in rows if r["implementation"] == "structured" and r["seconds"] is None
+    }
     if broken:
         sys.exit("structured, which every case can afford, failed: " + "; ".join(sorted(broken)))
-
-
-def write(folder: Path, stem: str, stored: dict) -> str:
-    """Rows as JSON, and the table, which is returned."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.json").write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n")
-    table = markdown(stored)
-    (folder / f"{stem}.md").write_text(table)
-    return table
 
 
 def say(line: str) -> None:

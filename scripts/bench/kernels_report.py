@@ -1,14 +1,11 @@
-"""How `bench_kernels.py` tells its rows: the table, the ratios one looks for, the machine."""
+"""How `kernels.py` shows its rows: the table, the ratios one looks for, the machine."""
 
-import contextlib
 import itertools
 import json
-import os
 import platform
 import statistics
 import subprocess
 from importlib.metadata import version
-from pathlib import Path
 
 OURS = ("structured", "contraction", "vector_products")
 PEERS = ("1", "2", "3")
@@ -17,25 +14,42 @@ MATMUL = 4096 * 1024 * 4096  # multiply-adds of the product that rates are compa
 
 def facts(peers: dict, missing: dict, seconds: dict) -> dict:
     """What a row says of neural-tangents."""
-    times = {name: statistics.median(seconds[name]) if name in seconds and name not in missing else None for name in PEERS}
+    times = {
+        name: statistics.median(seconds[name]) if name in seconds and name not in missing else None
+        for name in PEERS
+    }
     return dict(
         neural_tangents=times,
         neural_tangents_skipped=missing,
-        neural_tangents_vmap_axes={name: request["vmap_axes"] for name, (_, request) in peers.items()},
+        neural_tangents_vmap_axes={
+            name: request["vmap_axes"] for name, (_, request) in peers.items()
+        },
     )
 
 
 def row(group, one, told, failed, seconds, peers, peer_facts) -> dict:
     """One line of the table; what could not be measured is null, with the reason under `skipped`."""
-    base = dict(case=group.case, n1=group.n, n2=group.n, symmetric=one.symmetric, implementation=one.implementation)
+    base = dict(
+        case=group.case,
+        n1=group.n,
+        n2=group.n,
+        symmetric=one.symmetric,
+        implementation=one.implementation,
+    )
     nothing = dict(neural_tangents=None, neural_tangents_skipped={}, neural_tangents_vmap_axes={})
     base |= nothing if one.symmetric or peer_facts is None else peer_facts
-    empty = dict(seconds=None, seconds_range=None, matmul_fraction=None, peak_mib=None, multiply_adds=None)
+    empty = dict(
+        seconds=None, seconds_range=None, matmul_fraction=None, peak_mib=None, multiply_adds=None
+    )
     if told is None or failed is not None:
         return base | empty | dict(max_relative_difference=None, skipped=failed)
     mine, rate = statistics.median(seconds[one]), MATMUL / statistics.median(seconds[one, "matmul"])
     needed = told["needed"][one.implementation]
-    gaps = [difference(told["values"], peer["values"]) for peer, _ in peers.values()] if not one.symmetric else []
+    gaps = (
+        [difference(told["values"], peer["values"]) for peer, _ in peers.values()]
+        if not one.symmetric
+        else []
+    )
     return base | dict(
         seconds=mine,
         seconds_range=[min(seconds[one]), max(seconds[one])],
@@ -55,18 +69,28 @@ def difference(values, others) -> float:
 
 def ratios(rows: list[dict]) -> list[str]:
     """The comparisons one looks for, read off the rows."""
-    found = {(r["case"], r["n1"], r["symmetric"]): r for r in rows if r["implementation"] == "structured" and r["seconds"]}
+    found = {
+        (r["case"], r["n1"], r["symmetric"]): r
+        for r in rows
+        if r["implementation"] == "structured" and r["seconds"]
+    }
     lines = []
     for (case, n, symmetric), r in found.items():
         peers = {name: s for name, s in (r["neural_tangents"] or {}).items() if s}
         if not symmetric:
             said = [f"{r['matmul_fraction']:.2f} of the matrix-product rate"]
             if "3" in peers:
-                said.append(f"{peers['3'] / r['seconds']:.2f} times as fast as neural-tangents' structured derivatives")
+                said.append(
+                    f"{peers['3'] / r['seconds']:.2f} times as fast as neural-tangents' structured derivatives"
+                )
             if peers:
-                said.append(f"{min(peers.values()) / r['seconds']:.2f} times as fast as the best of its three")
+                said.append(
+                    f"{min(peers.values()) / r['seconds']:.2f} times as fast as the best of its three"
+                )
             if (case, n, True) in found:
-                said.append(f"K(X, X) takes {found[case, n, True]['seconds'] / r['seconds']:.2f} of the time of K(X, Y)")
+                said.append(
+                    f"K(X, X) takes {found[case, n, True]['seconds'] / r['seconds']:.2f} of the time of K(X, Y)"
+                )
             lines.append(f"* {case}, N = {n}: " + "; ".join(said) + ".")
     return lines
 
@@ -85,52 +109,65 @@ not measured, for the reason in the JSON file."""
 
 def markdown(stored: dict) -> str:
     """The table, the ratios, and what was run where."""
-    title = "| case | N | " + " | ".join(f"{name.replace('_', ' ')}: s, share, peak MiB" for name in OURS)
+    title = "| case | N | " + " | ".join(
+        f"{name.replace('_', ' ')}: s, share, peak MiB" for name in OURS
+    )
     lines = [title + " | neural-tangents 1, s | 2, s | 3, s | ratio |", "|---" * 9 + "|"]
-    for (case, n, symmetric), group in itertools.groupby(stored["rows"], lambda r: (r["case"], r["n1"], r["symmetric"])):
+    for (case, n, symmetric), group in itertools.groupby(
+        stored["rows"], lambda r: (r["case"], r["n1"], r["symmetric"])
+    ):
         ours = {r["implementation"]: r for r in group}
         peers = next(iter(ours.values()))["neural_tangents"] or {}
-        mine, theirs = [r["seconds"] for r in ours.values() if r["seconds"]], [s for s in peers.values() if s]
-        entries = [cell(ours.get(name)) for name in OURS] + [number(peers.get(name)) for name in PEERS]
+        mine, theirs = (
+            [r["seconds"] for r in ours.values() if r["seconds"]],
+            [s for s in peers.values() if s],
+        )
+        entries = [cell(ours.get(name)) for name in OURS] + [
+            number(peers.get(name)) for name in PEERS
+        ]
         ratio = f"{min(theirs) / min(mine):.2f}" if mine and theirs else "-"
-        lines.append(f"| {case}{', K(X, X)' if symmetric else ''} | {n} | " + " | ".join([*entries, ratio]) + " |")
-    about = [f"* {name}: {fact}" for part in ("machine", "versions") for name, fact in stored[part].items()]
+        lines.append(
+            f"| {case}{', K(X, X)' if symmetric else ''} | {n} | "
+            + " | ".join([*entries, ratio])
+            + " |"
+        )
+    about = [
+        f"* {name}: {fact}"
+        for part in ("machine", "versions")
+        for name, fact in stored[part].items()
+    ]
     about = [f"`{stored['command']}`, {stored['minutes']:.0f} minutes", "", *about]
-    return "\n".join(["# Kernels", "", *ratios(stored["rows"]), "", *lines, "", COUNTED, "", *about]) + "\n"
+    return (
+        "\n".join(["# Kernels", "", *ratios(stored["rows"]), "", *lines, "", COUNTED, "", *about])
+        + "\n"
+    )
 
 
 def cell(r: dict | None) -> str:
-    return f"{number(r['seconds'])}, {r['matmul_fraction']:.2f}, {r['peak_mib']:.0f}" if r and r["seconds"] else "-"
+    return (
+        f"{number(r['seconds'])}, {r['matmul_fraction']:.2f}, {r['peak_mib']:.0f}"
+        if r and r["seconds"]
+        else "-"
+    )
 
 
 def number(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds:.3g}"
 
 
-def machine() -> dict:
-    """Facts that a time depends on."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line for line in lines if line.startswith("model name")).split(":")[1].strip()
-    memory = round(memory_available() / 2**30, 1)
-    return dict(cpu=cpu, cores=os.cpu_count(), memory_available_gib=memory, system=platform.system())
-
-
-def memory_available() -> int:
-    """Bytes."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
 def versions(python: str | None) -> dict:
     """Of both sides."""
     names = ("jax", "flax", "numpy", "neural-tangents")
     ask = f"import importlib.metadata as m, json; print(json.dumps({{p: m.version(p) for p in {names}}}))"
-    mine = dict(python=platform.python_version()) | {name: version(name) for name in ("ntkcl", "jax", "jaxlib", "flax", "numpy")}
+    mine = dict(python=platform.python_version()) | {
+        name: version(name) for name in ("ntkcl", "jax", "jaxlib", "flax", "numpy")
+    }
     if python is None:
         return mine
-    theirs = json.loads(subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout)
-    return mine | {f"neural-tangents' {name}" if name != "neural-tangents" else name: v for name, v in theirs.items()}
+    theirs = json.loads(
+        subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout
+    )
+    return mine | {
+        f"neural-tangents' {name}" if name != "neural-tangents" else name: v
+        for name, v in theirs.items()
+    }

@@ -1,13 +1,12 @@
-"""The process that `bench_kernels.py` measures in: one model, one kernel of ours or of neural-tangents, requests in, numbers out.
+"""The process that `kernels.py` measures in: one model, one kernel of ours or of neural-tangents, requests in, numbers out.
 
 It runs in this environment and in the one with neural-tangents, so nothing at the top imports ntkcl. Models are written for one
 input and for a batch alike; parameters and inputs come from NumPy, so both sides hold the same numbers whatever their JAX.
 
-    python scripts/bench_models.py (ours | peer) (bytes it may allocate)       one request, one JSON line; one reply, one JSON line
+    python scripts/bench/kernels_worker.py (ours | peer) (bytes it may allocate)       one request, one JSON line; one reply, one JSON line
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import resource
@@ -16,7 +15,7 @@ import time
 import zlib
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +67,10 @@ class ResNet(nn.Module):
                 width, stride = self.channels * 2**stage, 2 if stage and not block else 1
                 y = nn.relu(norm(conv(width, (3, 3), (stride, stride))(x)))
                 y = norm(conv(width, (3, 3))(y))
-                x = nn.relu(y + (x if x.shape == y.shape else norm(conv(width, (1, 1), (stride, stride))(x))))
+                x = nn.relu(
+                    y
+                    + (x if x.shape == y.shape else norm(conv(width, (1, 1), (stride, stride))(x)))
+                )
         return nn.Dense(OUTPUTS)(x.mean((-3, -2)))
 
 
@@ -112,12 +114,18 @@ def parameters(case: Case):
 
     Every leaf is drawn by its own path, so neither the order of the leaves nor JAX's generator matters.
     """
-    shapes = jax.eval_shape(lambda: case.module.init(jax.random.key(0), jnp.zeros(case.shape)))["params"]
+    shapes = jax.eval_shape(lambda: case.module.init(jax.random.key(0), jnp.zeros(case.shape)))[
+        "params"
+    ]
 
     def leaf(path, shape):
         kind = path[-1].key
-        draw = np.random.default_rng(zlib.crc32(jax.tree_util.keystr(path).encode())).standard_normal(shape.shape)
-        scale = {"bias": 0.1, "scale": 0.1}.get(kind, 1.0 if isinstance(case.module, MLP) else np.prod(shape.shape[:-1]) ** -0.5)
+        draw = np.random.default_rng(
+            zlib.crc32(jax.tree_util.keystr(path).encode())
+        ).standard_normal(shape.shape)
+        scale = {"bias": 0.1, "scale": 0.1}.get(
+            kind, 1.0 if isinstance(case.module, MLP) else np.prod(shape.shape[:-1]) ** -0.5
+        )
         return jnp.asarray(draw * scale + (kind == "scale"), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(leaf, shapes)
@@ -132,7 +140,11 @@ def ours(case: Case, implementation: str):
     from ntkcl import kernels, networks
 
     mlp = isinstance(case.module, MLP)
-    network = networks.mlp(outputs=OUTPUTS, width=case.module.width, depth=2) if mlp else networks.network(case.module)
+    network = (
+        networks.mlp(outputs=OUTPUTS, width=case.module.width, depth=2)
+        if mlp
+        else networks.network(case.module)
+    )
     kernel = getattr(kernels, implementation)(network)
 
     def counts(theta, x1, x2):
@@ -146,7 +158,9 @@ def peer(case: Case, implementation: str, vmap_axes):
     import neural_tangents as nt
 
     settings = dict(trace_axes=(), vmap_axes=vmap_axes, implementation=int(implementation))
-    kernel = jax.jit(nt.empirical_ntk_fn(lambda theta, x: case.module.apply({"params": theta}, x), **settings))
+    kernel = jax.jit(
+        nt.empirical_ntk_fn(lambda theta, x: case.module.apply({"params": theta}, x), **settings)
+    )
     return lambda theta, x1, x2: kernel(x1, x2, theta)
 
 
@@ -160,7 +174,9 @@ def multiply_adds(network, structured, theta, x1, x2):
     n1, n2, c = len(x1), len(x1 if x2 is None else x2), OUTPUTS
     pairs, samples = (n1 * (n1 + 1) / 2, n1) if x2 is None else (n1 * n2, n1 + n2)
     survey = network.taps.survey(theta, x1[0])
-    _, phi, z = jax.eval_shape(lambda theta: network.taps.read(survey.layers, theta, {}, x1[0]), theta)
+    _, phi, z = jax.eval_shape(
+        lambda theta: network.taps.read(survey.layers, theta, {}, x1[0]), theta
+    )
     shared = jax.eval_shape(structured.factors, theta, x1).shared
     leaves = [leaf.size for leaf in jax.tree_util.tree_leaves(theta)]
     gram, forward, widest = pairs * c**2 * sum(leaves[i] for i in survey.rest), 0, 0
@@ -172,21 +188,28 @@ def multiply_adds(network, structured, theta, x1, x2):
         gram += pairs * k if "/".join(layer) in shared else min(by_positions, by_gradients)
         forward += positions * groups * k * m
         widest = max(widest, positions * groups * m)
-    needed = dict(structured=gram, contraction=pairs * c**2 * sum(leaves), vector_products=pairs * c * 2 * forward)
+    needed = dict(
+        structured=gram,
+        contraction=pairs * c**2 * sum(leaves),
+        vector_products=pairs * c * 2 * forward,
+    )
     return dict(needed=needed, parameters=sum(leaves), forward=forward, widest=widest, outputs=c)
 
 
 def meter():
-    """ntkcl.meter, which needs nothing else of ntkcl, wherever ntkcl is not installed too."""
-    spec: Any = importlib.util.spec_from_file_location("meter", Path(__file__).parents[1] / "ntkcl" / "meter.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Meter()
+    """ntkcl's, from the repository where the environment has no ntkcl; it needs JAX alone."""
+    sys.path.append(str(Path(__file__).parents[2]))
+    from ntkcl.meter import Meter
+
+    return Meter()
 
 
 def matmul():
     m, k, n = MATMUL
-    a, b = (jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32) for shape in ((m, k), (k, n)))
+    a, b = (
+        jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+        for shape in ((m, k), (k, n))
+    )
     product = jax.jit(jnp.matmul)
     return lambda: product(a, b)
 
@@ -200,7 +223,9 @@ def timed(call) -> float:
 def corner(block, side):
     """The block at its first and last two samples as numbers, in our order of axes."""
     block = np.asarray(block) if side == "ours" else np.asarray(block).transpose(0, 2, 1, 3)
-    ends = [np.unique(np.clip([0, 1, n - 2, n - 1], 0, n - 1)) for n in (block.shape[0], block.shape[2])]
+    ends = [
+        np.unique(np.clip([0, 1, n - 2, n - 1], 0, n - 1)) for n in (block.shape[0], block.shape[2])
+    ]
     return block[ends[0]][:, :, ends[1]].astype(float).ravel().tolist()
 
 
@@ -210,7 +235,11 @@ def serve(side: str, receive, send):
 
     def prepare(name, n, symmetric, implementation, vmap_axes=None, **_):
         case = CASES[name]
-        kernel, counts = ours(case, implementation) if side == "ours" else (peer(case, implementation, vmap_axes), None)
+        kernel, counts = (
+            ours(case, implementation)
+            if side == "ours"
+            else (peer(case, implementation, vmap_axes), None)
+        )
         theta, x1 = parameters(case), inputs(case, n, 1)
         x2 = None if symmetric else inputs(case, n, 2)
         call = partial(kernel, theta, x1, x2)
@@ -246,13 +275,19 @@ def serve(side: str, receive, send):
         try:
             reply = orders[request.pop("do")](**request)
         except Exception as error:  # whatever a library raises is this measurement's result
-            reply = dict(error=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200])
+            reply = dict(
+                error=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[
+                    :200
+                ]
+            )
         print(json.dumps(reply), file=send, flush=True)
 
 
 def main() -> None:
     side, limit = sys.argv[1], int(sys.argv[2])
-    with contextlib.suppress(ValueError, OSError):  # an allocation that fails beats a system that looks for someone to end
+    with contextlib.suppress(
+        ValueError, OSError
+    ):  # an allocation that fails beats a system that looks for someone to end
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     send = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries that print must not disturb the replies

@@ -1,7 +1,7 @@
 """A run with checkpoints killed at random instants and started again, until it has been killed often enough: do its results differ?
 
-    python scripts/kill_runs.py                   30 kills
-    python scripts/kill_runs.py --kills 3 --steps 60 --folder PATH
+    python scripts/bench/kill_runs.py                   30 kills
+    python scripts/bench/kill_runs.py --kills 3 --steps 60 --folder PATH
 
 First the run is left alone. Then its process and all that it has started get SIGKILL after a time drawn evenly from nothing to the
 undisturbed run's, and the same command is given again; a run that completes is compared with the undisturbed one, deleted, and begun
@@ -10,7 +10,6 @@ momentum carried over five tasks of digits, so that parameters, momentum, buffer
 kill_runs.{json,md} under results/bench.
 """
 
-import argparse
 import json
 import os
 import random
@@ -22,13 +21,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench_report import machine
+from publish import command, machine, parser, publish
 
 COMPARED = ("config.yaml", "arrays.npz", "rows.parquet", "summary.json")
 UNTIMED = ("seconds", "peak_mib", "environment")
 
 
-def command(steps: int, every: int, root: Path) -> list[str]:
+def command_of(steps: int, every: int, root: Path) -> list[str]:
     run = [
         "stream=rotated",
         "method=der_plus_plus",
@@ -56,48 +55,75 @@ def compared(folder: Path) -> dict[str, bytes]:
     """The files that are compared, seconds and memory left out."""
     told = {name: (folder / name).read_bytes() for name in COMPARED}
     summary = json.loads(told["summary.json"])
-    return told | {"summary.json": json.dumps({key: value for key, value in summary.items() if key not in UNTIMED}).encode()}
+    return told | {
+        "summary.json": json.dumps(
+            {key: value for key, value in summary.items() if key not in UNTIMED}
+        ).encode()
+    }
 
 
 def differing(one: dict[str, bytes], other: dict[str, bytes]) -> int:
     """Bytes at which files differ, those that one has more than the other included."""
     return sum(
-        sum(a != b for a, b in zip(one[name], other[name], strict=False)) + abs(len(one[name]) - len(other[name])) for name in one
+        sum(a != b for a, b in zip(one[name], other[name], strict=False))
+        + abs(len(one[name]) - len(other[name]))
+        for name in one
     )
 
 
-def started(call: list[str], log) -> subprocess.Popen:
-    return subprocess.Popen(call, start_new_session=True, stdout=log, stderr=log)
+def completes(call: list[str], log: Path, limit: float | None = None) -> bool:
+    """Whether a command ends before `limit` seconds; then it and all that it has started get SIGKILL.
+
+    Its output is appended to `log`. SystemExit if it ends with an error.
+    """
+    with log.open("ab") as file:
+        process = subprocess.Popen(call, start_new_session=True, stdout=file, stderr=file)
+        try:
+            process.wait(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return False
+    if process.returncode:
+        sys.exit(
+            f"{' '.join(call[2:])} ended with code {process.returncode}:\n{log.read_text()[-3000:]}"
+        )
+    return True
 
 
 def measure(kills: int, steps: int, every: int, seed: int) -> dict:
     rng, deaths, completions = random.Random(seed), [], []
     with tempfile.TemporaryDirectory() as scratch:
-        root, log = Path(scratch), (Path(scratch) / "log").open("ab")
+        root, log = Path(scratch), Path(scratch) / "log"
         begun = time.perf_counter()
-        started(command(steps, every, root / "alone"), log).wait()
+        completes(command_of(steps, every, root / "alone"), log)
         whole, alone = time.perf_counter() - begun, contents(root / "alone")
         if alone is None:
-            sys.exit("the undisturbed run did not complete:\n" + (root / "log").read_text())
+            sys.exit("the undisturbed run left no result:\n" + log.read_text())
         place, lives = root / "killed", 0
         while len(deaths) < kills or lives:
-            process, lives, after = started(command(steps, every, place), log), lives + 1, rng.uniform(0, whole)
-            try:
-                process.wait(timeout=after if len(deaths) < kills else None)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                reached = sorted(path.name for path in (place / "checkpoints").glob("*/*/task*"))
-                deaths.append({"after": round(after, 2), "newest": reached[-1] if reached else None})
+            lives, after = lives + 1, rng.uniform(0, whole)
+            limit = after if len(deaths) < kills else None
+            if not completes(command_of(steps, every, place), log, limit):
+                reached = sorted(path.name for path in place.glob("checkpoints/*/*/task*"))
+                newest = reached[-1] if reached else None
+                deaths.append({"after": round(after, 2), "newest": newest})
                 continue
-            if process.returncode:
-                sys.exit(f"a run ended with code {process.returncode}:\n" + (root / "log").read_text()[-3000:])
-            completions.append({"lives": lives, "differing_bytes": differing(alone, contents(place))})
-            print(f"{len(deaths)} kills, complete after {lives} lives: {completions[-1]['differing_bytes']} bytes", file=sys.stderr)
+            count = differing(alone, contents(place))
+            completions.append({"lives": lives, "differing_bytes": count})
+            print(
+                f"{len(deaths)} kills, complete after {lives} lives: {count} bytes",
+                file=sys.stderr,
+            )
             shutil.rmtree(place)
             lives = 0
     sizes = {name: len(content) for name, content in alone.items()}
-    return {"seconds_alone": whole, "compared_bytes": sizes, "kills": deaths, "completions": completions}
+    return {
+        "seconds_alone": whole,
+        "compared_bytes": sizes,
+        "kills": deaths,
+        "completions": completions,
+    }
 
 
 def markdown(stored: dict) -> str:
@@ -113,25 +139,16 @@ def markdown(stored: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=30, help="(30)")
-    parser.add_argument("--steps", type=int, default=3000, help="a task (3000)")
-    parser.add_argument("--every", type=int, default=100, help="steps between checkpoints (100)")
-    parser.add_argument("--seed", type=int, default=0, help="of the instants (0)")
-    parser.add_argument("--folder", type=Path, default=Path("results/bench"), help="where to write (results/bench)")
-    given = parser.parse_args()
-    options = [
-        f"--{name} {getattr(given, name)}"
-        for name in ("kills", "steps", "every", "seed")
-        if getattr(given, name) != parser.get_default(name)
-    ]
-    stored = {"command": " ".join(["python scripts/kill_runs.py", *options]), "machine": machine()}
+    options = parser(__doc__)
+    options.add_argument("--kills", type=int, default=30, help="(30)")
+    options.add_argument("--steps", type=int, default=3000, help="a task (3000)")
+    options.add_argument("--every", type=int, default=100, help="steps between checkpoints (100)")
+    options.add_argument("--seed", type=int, default=0, help="of the instants (0)")
+    given = options.parse_args()
+    stored = {"command": command("kill_runs", options, given), "machine": machine()}
     stored |= measure(given.kills, given.steps, given.every, given.seed)
-    given.folder.mkdir(parents=True, exist_ok=True)
-    (given.folder / "kill_runs.json").write_text(json.dumps(stored, indent=1) + "\n")
-    (given.folder / "kill_runs.md").write_text(markdown(stored))
-    print(markdown(stored))
-    sys.exit(any(told["differing_bytes"] for told in stored["completions"]))
+    publish(given.folder, "kill_runs", stored, markdown)
+    sys.exit(any(run["differing_bytes"] for run in stored["completions"]))
 
 
 if __name__ == "__main__":

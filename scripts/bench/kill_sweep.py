@@ -1,7 +1,7 @@
 """A sweep of several workers killed at random instants and launched again, until it has been killed often enough: what is lost?
 
-    python scripts/kill_sweep.py                   24 runs, 2 workers, 20 kills
-    python scripts/kill_sweep.py --kills 2 --steps 20 --seeds 2 --folder PATH
+    python scripts/bench/kill_sweep.py                   24 runs, 2 workers, 20 kills
+    python scripts/bench/kill_sweep.py --kills 2 --steps 20 --seeds 2 --folder PATH
 
 First the sweep is left alone. Then all of its processes get SIGKILL at once, each time after a time drawn evenly from nothing to what
 the undisturbed sweep took, and the same command is given again; a sweep that completes is compared with the undisturbed one, deleted
@@ -9,26 +9,21 @@ and begun anew. A folder that has appeared must never change again: a run is the
 config.yaml, arrays.npz, rows.parquet, and summary.json but for seconds and memory. Writes kill_sweep.{json,md} under results/bench.
 """
 
-import argparse
-import json
-import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from bench_report import machine
-from kill_runs import compared, differing, started
+from kill_runs import compared, completes, differing
+from publish import command, machine, parser, publish
 
 METHODS = ("naive", "er", "ewc")
 WIDTHS = (32, 64)
 
 
-def command(seeds: int, steps: int, root: Path) -> list[str]:
+def command_of(seeds: int, steps: int, root: Path) -> list[str]:
     run = [
         "-m",
         f"method={','.join(METHODS)}",
@@ -54,7 +49,10 @@ def folders(root: Path) -> dict[str, Path]:
 def stamps(root: Path) -> dict[str, tuple]:
     """By run, what changes when it is written anew: the folder itself, and when its files were written."""
     return {
-        name: (path.stat().st_ino, *((file, (path / file).stat().st_mtime_ns) for file in ("summary.json", "arrays.npz")))
+        name: (
+            path.stat().st_ino,
+            *((file, (path / file).stat().st_mtime_ns) for file in ("summary.json", "arrays.npz")),
+        )
         for name, path in folders(root).items()
     }
 
@@ -62,35 +60,32 @@ def stamps(root: Path) -> dict[str, tuple]:
 def measure(seeds: int, steps: int, kills: int, draw: int) -> dict:
     rng, deaths, completions = random.Random(draw), [], []
     with tempfile.TemporaryDirectory() as scratch:
-        root, log = Path(scratch), (Path(scratch) / "log").open("ab")
-
-        def launched(place, limit=None):
-            process = started(command(seeds, steps, place), log)
-            try:
-                process.wait(timeout=limit)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                return False
-            if process.returncode:
-                sys.exit(f"a sweep ended with code {process.returncode}:\n" + (root / "log").read_text()[-3000:])
-            return True
-
+        root, log = Path(scratch), Path(scratch) / "log"
         begun = time.perf_counter()
-        launched(root / "alone")
-        whole, alone = time.perf_counter() - begun, {name: compared(path) for name, path in folders(root / "alone").items()}
+        completes(command_of(seeds, steps, root / "alone"), log)
+        whole, alone = (
+            time.perf_counter() - begun,
+            {name: compared(path) for name, path in folders(root / "alone").items()},
+        )
         place, lives, seen, rewritten = root / "killed", 0, {}, set()
         while len(deaths) < kills or lives:
             after, lives, begun = rng.uniform(0, whole), lives + 1, time.time()
-            complete = launched(place, after if len(deaths) < kills else None)
+            limit = after if len(deaths) < kills else None
+            complete = completes(command_of(seeds, steps, place), log, limit)
             now = stamps(place)
             rewritten |= {name for name, stamp in seen.items() if now.get(name) != stamp}
             seen = now
             if not complete:
                 # Those of earlier kills, which wait to be taken over, are older.
-                locks = sum(lock.stat().st_mtime > begun for lock in (place / "sweeps" / "main").glob("*.lock"))
+                locks = sum(
+                    lock.stat().st_mtime > begun
+                    for lock in (place / "sweeps" / "main").glob("*.lock")
+                )
                 deaths.append({"after": round(after, 2), "complete": len(now), "at_work": locks})
-                print(f"kill {len(deaths)} after {after:.0f} s: {len(now)} runs complete, {locks} at work", file=sys.stderr)
+                print(
+                    f"kill {len(deaths)} after {after:.0f} s: {len(now)} runs complete, {locks} at work",
+                    file=sys.stderr,
+                )
                 continue
             made = {name: compared(path) for name, path in folders(place).items()}
             completions.append(
@@ -99,14 +94,24 @@ def measure(seeds: int, steps: int, kills: int, draw: int) -> dict:
                     "runs": len(made),
                     "lost": len(alone.keys() - made.keys()),
                     "doubled": len(made.keys() - alone.keys()) + len(rewritten),
-                    "differing_bytes": sum(differing(alone[name], made[name]) for name in alone.keys() & made.keys()),
-                    "left_behind": sorted(path.name for path in (place / "sweeps" / "main").glob("*.lock")),
+                    "differing_bytes": sum(
+                        differing(alone[name], made[name]) for name in alone.keys() & made.keys()
+                    ),
+                    "left_behind": sorted(
+                        path.name for path in (place / "sweeps" / "main").glob("*.lock")
+                    ),
                 }
             )
             shutil.rmtree(place)
             lives, seen, rewritten = 0, {}, set()
     size = sum(len(content) for files in alone.values() for content in files.values())
-    return {"seconds_alone": whole, "runs": len(alone), "compared_bytes": size, "kills": deaths, "completions": completions}
+    return {
+        "seconds_alone": whole,
+        "runs": len(alone),
+        "compared_bytes": size,
+        "kills": deaths,
+        "completions": completions,
+    }
 
 
 def markdown(stored: dict) -> str:
@@ -123,22 +128,17 @@ def markdown(stored: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="(20)")
-    parser.add_argument("--seeds", type=int, default=4, help="of each of 6 cells (4)")
-    parser.add_argument("--steps", type=int, default=300, help="a task (300)")
-    parser.add_argument("--draw", type=int, default=0, help="seed of the instants (0)")
-    parser.add_argument("--folder", type=Path, default=Path("results/bench"), help="where to write (results/bench)")
-    given = parser.parse_args()
-    names = ("kills", "seeds", "steps", "draw")
-    options = [f"--{name} {getattr(given, name)}" for name in names if getattr(given, name) != parser.get_default(name)]
-    stored = {"command": " ".join(["python scripts/kill_sweep.py", *options]), "machine": machine()}
+    options = parser(__doc__)
+    options.add_argument("--kills", type=int, default=20, help="(20)")
+    options.add_argument("--seeds", type=int, default=4, help="of each of 6 cells (4)")
+    options.add_argument("--steps", type=int, default=300, help="a task (300)")
+    options.add_argument("--draw", type=int, default=0, help="seed of the instants (0)")
+    given = options.parse_args()
+    stored = {"command": command("kill_sweep", options, given), "machine": machine()}
     stored |= measure(given.seeds, given.steps, given.kills, given.draw)
-    given.folder.mkdir(parents=True, exist_ok=True)
-    (given.folder / "kill_sweep.json").write_text(json.dumps(stored, indent=1) + "\n")
-    (given.folder / "kill_sweep.md").write_text(markdown(stored))
-    print(markdown(stored))
-    sys.exit(any(t["lost"] or t["doubled"] or t["differing_bytes"] or t["left_behind"] for t in stored["completions"]))
+    publish(given.folder, "kill_sweep", stored, markdown)
+    failures = ("lost", "doubled", "differing_bytes", "left_behind")
+    sys.exit(any(sweep[key] for sweep in stored["completions"] for key in failures))
 
 
 if __name__ == "__main__":

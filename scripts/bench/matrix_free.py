@@ -1,32 +1,29 @@
 """K v over all of Fashion-MNIST without K: time beside one gradient on the same data, and memory.
 
-    python scripts/bench_matrix_free.py            60,000 images x 10 outputs, MLP 784-1024-10; some two minutes on 2 cores
-    python scripts/bench_matrix_free.py --quick    2,000 images at width 64, to see it run: writes matrix_free_quick.{json,md}
+    python scripts/bench/matrix_free.py            60,000 images x 10 outputs, MLP 784-1024-10; some two minutes on 2 cores
+    python scripts/bench/matrix_free.py --quick    2,000 images at width 64, to see it run: writes matrix_free_quick.{json,md}
 
 Claim: under 4 GiB, and a product within 4 times one gradient of the mean squared loss, the fastest of whole batch and two chunk sizes.
 Product and gradients take turns, medians are compared. Memory is the process's peak, data set and JAX included, in a first product
 before any gradient has run. Writes matrix_free.{json,md} under results/bench.
 """
 
-import argparse
-import json
 import os
-import platform
 import statistics
-import time
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import yaml
+from kernels_worker import timed
+from publish import parser, publish, with_jax
 
 from ntkcl import networks, sources
 from ntkcl.kernels.operator import CHUNK, operator
 from ntkcl.meter import Meter
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REPEATS = 7
 GRADIENT_CHUNKS = (500, 1000)  # they divide 60,000: the gradient has no ragged chunk to pay for
 BOUNDS = {"peak_gib": 4.0, "ratio": 4.0}
@@ -61,31 +58,27 @@ def gradient(apply, chunk: int | None):
     return jax.jit(chunked if chunk else whole)
 
 
-def seconds(f) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(f())
-    return time.perf_counter() - start
-
-
 def measure(n: int, width: int) -> dict:
     x, y = images(n)
     network = networks.mlp(outputs=10, width=width, depth=1)
     theta = network.init(jax.random.key(0), x[0])
     product, v = operator(network).product, jax.random.normal(jax.random.key(1), y.shape)
     meter = Meter()
-    seconds(lambda: product(theta, x, None, v))
+    timed(lambda: product(theta, x, None, v))
     peak_mib = meter.read().peak_mib
 
     members = {"product": lambda: product(theta, x, None, v)}
     for chunk in (None, *GRADIENT_CHUNKS):
         function = gradient(network.apply, chunk)
-        members[f"gradient, {f'chunks of {chunk}' if chunk else 'whole batch'}"] = lambda function=function: function(theta, x, y)
+        members[f"gradient, {f'chunks of {chunk}' if chunk else 'whole batch'}"] = (
+            lambda function=function: function(theta, x, y)
+        )
     for f in members.values():
-        seconds(f)  # compiles
+        timed(f)  # compiles
     times = {name: [] for name in members}
     for _ in range(REPEATS):
         for name, f in members.items():
-            times[name].append(seconds(f))
+            times[name].append(timed(f))
     medians = {name: statistics.median(t) for name, t in times.items()}
     fastest = min((name for name in medians if name != "product"), key=medians.get)
     return {
@@ -99,18 +92,11 @@ def measure(n: int, width: int) -> dict:
         "ratio": medians["product"] / medians[fastest],
         "peak_gib": peak_mib / 1024,
         "dense_kernel_gib": (n * 10) ** 2 * 4 / 2**30,
-        "machine": {
-            "cores": os.cpu_count(),
-            "processor": platform.machine(),
-            "device": jax.devices()[0].device_kind,
-            "python": platform.python_version(),
-            "jax": version("jax"),
-            "load_at_the_end": os.getloadavg()[0],
-        },
+        "machine": with_jax() | {"load_at_the_end": os.getloadavg()[0]},
     }
 
 
-def table(found: dict) -> str:
+def markdown(found: dict) -> str:
     machine = found["machine"]
     rows = "\n".join(
         f"| {name} | {median:.3f} | {min(found['seconds'][name]):.3f} | {max(found['seconds'][name]):.3f} |"
@@ -132,17 +118,11 @@ the dense kernel would take {found["dense_kernel_gib"]:,.0f} GiB.
 """
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see it run")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench", help="folder to write to")
-    arguments = parser.parse_args()
-    found = measure(2000, 64) if arguments.quick else measure(60_000, 1024)
-    stem = arguments.out / ("matrix_free_quick" if arguments.quick else "matrix_free")
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
-    stem.with_suffix(".md").write_text(table(found))
-    print(table(found))
+def main() -> None:
+    given = parser(__doc__, quick=True).parse_args()
+    stored = measure(2000, 64) if given.quick else measure(60_000, 1024)
+    stem = "matrix_free_quick" if given.quick else "matrix_free"
+    publish(given.folder, stem, stored, markdown)
 
 
 if __name__ == "__main__":

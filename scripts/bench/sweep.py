@@ -1,14 +1,13 @@
 """What a sweep costs beside its runs: launching, configuring and logging a run; the table and the report of many.
 
-    python scripts/bench_sweep.py                  200 tiny runs, 5 cold starts
-    python scripts/bench_sweep.py --runs 4 --cold 1 --folder PATH
+    python scripts/bench/sweep.py                  200 tiny runs, 5 cold starts
+    python scripts/bench/sweep.py --runs 4 --cold 1 --folder PATH
 
 Cold: the wall time of a process that makes one tiny run, less the `seconds.total` of its summary, what the run itself took. Shared: in
 one process, from one run's delivery to the next's, less the latter's `seconds.total`. With W&B offline, without artifacts, and with
 logging disabled. Table and report: whole processes over all runs, their imports included. Writes sweep.{json,md} under results/bench.
 """
 
-import argparse
 import itertools
 import json
 import os
@@ -19,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench_report import machine
+from publish import command, machine, parser, publish
 
 TINY = (
     "network.width=8", "stream.tasks=2", "stream.train_per_class=2", "stream.test_per_class=2", "training.steps=5",
@@ -29,7 +28,9 @@ TINY = (
 
 def timed(*arguments: str) -> float:
     begun = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "ntkcl", *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "ntkcl", *arguments], capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(done.stderr)
     return time.perf_counter() - begun
@@ -38,7 +39,10 @@ def timed(*arguments: str) -> float:
 def runs(root: Path) -> list[tuple[float, float]]:
     """When each run was delivered, and what it took, in order."""
     folders = [path for path in (root / "runs" / "main").iterdir() if not path.name.startswith(".")]
-    told = [(path / "summary.json", json.loads((path / "summary.json").read_text())["seconds"]["total"]) for path in folders]
+    told = [
+        (path / "summary.json", json.loads((path / "summary.json").read_text())["seconds"]["total"])
+        for path in folders
+    ]
     return sorted((path.stat().st_mtime, seconds) for path, seconds in told)
 
 
@@ -53,8 +57,15 @@ def launching(mode: str, many: int, cold: int, root: Path) -> tuple[dict, Path]:
     whole = timed("-m", *TINY, f"tracking={mode}", f"seed=range({many})", f"results_dir={place}")
     told = runs(place)
     between = [(later - earlier) - took for (earlier, _), (later, took) in itertools.pairwise(told)]
-    rows = {"case": f"tracking={mode}", "cold_seconds": statistics.median(alone[1:]), "cold_range": [min(alone[1:]), max(alone[1:])]}
-    rows |= {"shared_seconds": statistics.median(between), "shared_p90": sorted(between)[int(0.9 * len(between))]}
+    rows = {
+        "case": f"tracking={mode}",
+        "cold_seconds": statistics.median(alone[1:]),
+        "cold_range": [min(alone[1:]), max(alone[1:])],
+    }
+    rows |= {
+        "shared_seconds": statistics.median(between),
+        "shared_p90": sorted(between)[int(0.9 * len(between))],
+    }
     return rows | {"runs": many, "sweep_seconds": whole}, place
 
 
@@ -64,7 +75,11 @@ def looking(place: Path, repeats: int) -> dict:
     table = [timed("table", f"results_dir={place}") for _ in range(repeats)]
     report = [timed("report", f"results_dir={place}", f"out={out}") for _ in range(repeats)]
     size = os.stat(out).st_size / 1e6
-    return {"table_seconds": statistics.median(table), "report_seconds": statistics.median(report), "report_megabytes": size}
+    return {
+        "table_seconds": statistics.median(table),
+        "report_seconds": statistics.median(report),
+        "report_megabytes": size,
+    }
 
 
 def markdown(stored: dict) -> str:
@@ -87,26 +102,23 @@ def markdown(stored: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=200, help="of the sweep (200)")
-    parser.add_argument("--cold", type=int, default=5, help="cold starts (5)")
-    parser.add_argument("--looks", type=int, default=3, help="tables and reports (3)")
-    parser.add_argument("--folder", type=Path, default=Path("results/bench"), help="where to write (results/bench)")
-    given = parser.parse_args()
-    options = [
-        f"--{name} {getattr(given, name)}" for name in ("runs", "cold", "looks") if getattr(given, name) != parser.get_default(name)
-    ]
-    stored: dict = {"command": " ".join(["python scripts/bench_sweep.py", *options]), "machine": machine(), "launching": []}
+    options = parser(__doc__)
+    options.add_argument("--runs", type=int, default=200, help="of the sweep (200)")
+    options.add_argument("--cold", type=int, default=5, help="cold starts (5)")
+    options.add_argument("--looks", type=int, default=3, help="tables and reports (3)")
+    given = options.parse_args()
+    stored: dict = {
+        "command": command("sweep", options, given),
+        "machine": machine(),
+        "launching": [],
+    }
     with tempfile.TemporaryDirectory() as scratch:
         for mode, many in (("disabled", given.runs), ("offline", max(2, given.runs // 5))):
             row, place = launching(mode, many, given.cold, Path(scratch))
             stored["launching"].append(row)
             if mode == "disabled":
                 stored["looking"] = {"runs": many} | looking(place, given.looks)
-    given.folder.mkdir(parents=True, exist_ok=True)
-    (given.folder / "sweep.json").write_text(json.dumps(stored, indent=1) + "\n")
-    (given.folder / "sweep.md").write_text(markdown(stored))
-    print(markdown(stored))
+    publish(given.folder, "sweep", stored, markdown)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,20 @@
 """A block streamed to disk under a memory budget: the process's peak beside what it was allowed, a repeat, and a kill half way.
 
-    python scripts/bench_tiles.py            2,000 x 2,000 inputs, 10 outputs, budget 1,024 MiB; about a minute on 2 cores
-    python scripts/bench_tiles.py --quick    200 x 200 inputs, to see it run
+    python scripts/bench/tiles.py            2,000 x 2,000 inputs, 10 outputs, budget 1,024 MiB; about a minute on 2 cores
+    python scripts/bench/tiles.py --quick    200 x 200 inputs, to see it run
 
 Claim: peak resident memory, beyond what the process held before the call, at most 1.2 times the output and the budget together.
 Writes tiles.{json,md} under results/bench.
 """
 
-import argparse
-import json
-import os
-import platform
 import tempfile
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import jax
+from publish import parser, publish, with_jax
 
 from ntkcl import kernels, networks
 from ntkcl.meter import Meter
-
-ROOT = Path(__file__).parents[1]
 
 
 def measure(n: int, width: int, budget_mib: int) -> dict:
@@ -31,24 +24,31 @@ def measure(n: int, width: int, budget_mib: int) -> dict:
     tiles, found = [], {"n": n, "outputs": 10, "width": width, "budget_mib": budget_mib}
     with tempfile.TemporaryDirectory() as folder:
         kernel_fn = kernels.tiled(
-            kernels.structured(network), budget_mib=budget_mib, store=folder, progress=lambda todo: tiles.append(len(todo)) or todo
+            kernels.structured(network),
+            budget_mib=budget_mib,
+            store=folder,
+            progress=lambda todo: tiles.append(len(todo)) or todo,
         )
         meter = Meter()
         before = meter.read().peak_mib
         for name in ("first", "repeated"):
             start = time.perf_counter()
             block = kernel_fn(theta, x, y)
-            found[name] = {"seconds": time.perf_counter() - start, "tiles": tiles[-1], "peak_mib": meter.read().peak_mib}
+            found[name] = {
+                "seconds": time.perf_counter() - start,
+                "tiles": tiles[-1],
+                "peak_mib": meter.read().peak_mib,
+            }
         found["output_mib"] = block.nbytes / 2**20
         del block
     found["before_mib"] = before
     found["allowed_mib"] = 1.2 * (found["output_mib"] + budget_mib)
     found["used_mib"] = found["first"]["peak_mib"] - before
-    found["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "jax": version("jax")}
+    found["machine"] = with_jax()
     return found
 
 
-def table(found: dict) -> str:
+def markdown(found: dict) -> str:
     first, repeated, machine = found["first"], found["repeated"], found["machine"]
     return f"""# Blocks in tiles, streamed to disk
 
@@ -67,17 +67,10 @@ Repeated: {repeated["seconds"]:.1f} s, {repeated["tiles"]} tiles, every checksum
 """
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see it run")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench", help="folder to write to")
-    arguments = parser.parse_args()
-    found = measure(200, 64, 16) if arguments.quick else measure(2000, 1024, 1024)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    stem = arguments.out / ("tiles_quick" if arguments.quick else "tiles")
-    stem.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
-    stem.with_suffix(".md").write_text(table(found))
-    print(table(found))
+def main() -> None:
+    given = parser(__doc__, quick=True).parse_args()
+    stored = measure(200, 64, 16) if given.quick else measure(2000, 1024, 1024)
+    publish(given.folder, "tiles_quick" if given.quick else "tiles", stored, markdown)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Steps of training a second: ours, a plain PyTorch loop, our own loop without the machinery of methods, and every method.
 
-    python scripts/bench_training.py                      everything; builds an environment for PyTorch first
-    python scripts/bench_training.py --side-python PATH   PyTorch by a Python that has it
-    python scripts/bench_training.py --quick              tiny sizes, to see it run: writes training_quick.{json,md}
+    python scripts/bench/training.py                      everything; builds an environment for PyTorch first
+    python scripts/bench/training.py --side-python PATH   PyTorch by a Python that has it
+    python scripts/bench/training.py --quick              tiny sizes, to see it run: writes training_quick.{json,md}
 
 Minibatch SGD on cross-entropy, batches of 64, float32, images 28 x 28 drawn from a normal distribution. All take turns within one run,
 medians are compared; PyTorch with one and with two threads, the faster kept, once with batches from its `DataLoader`, as its tutorials
@@ -11,7 +11,6 @@ first one of 1,024 samples: `joint`, `ewc` and such go through all of them at ev
 the outputs of the true class. Writes training.{json,md} under results/bench.
 """
 
-import argparse
 import itertools
 import json
 import statistics
@@ -24,13 +23,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
-from bench_kernels import side_environment
-from bench_report import machine
+from kernels import side_environment
+from kernels_worker import timed
+from publish import command, machine, parser, publish
 
 from ntkcl import losses, methods, networks, train
 from ntkcl.types import Dataset, Task
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PINS = ["torch==2.13.0", "numpy"]
 CASES = {
     "mlp-100": (dict(kind="mlp", width=100, depth=2), 1000),
@@ -38,8 +38,12 @@ CASES = {
     "mlp-1024": (dict(kind="mlp", width=1024, depth=2), 200),
     "cnn-32": (dict(kind="cnn", width=32, strides=[1, 2, 1]), 40),
 }
-METHODS = {name: getattr(methods, name) for name in methods.__all__ if name not in ("naive", "together")}
-METHODS |= {name: partial(METHODS[name], outputs="true") for name in ("ogd", "ogd_plus", "pca_ogd")}  # a direction a kept sample
+METHODS = {
+    name: getattr(methods, name) for name in methods.__all__ if name not in ("naive", "together")
+}
+METHODS |= {
+    name: partial(METHODS[name], outputs="true") for name in ("ogd", "ogd_plus", "pca_ogd")
+}  # a direction a kept sample
 FEWER = "sgd of methods"  # as many steps as a method is timed for
 WITH_METHODS = ("mlp-256",)
 BATCH, SAMPLES, ROUNDS, FEWER_ROUNDS = 64, 1024, 7, 3
@@ -49,8 +53,12 @@ LOSS, SGD = losses.cross_entropy(), optax.sgd(0.01)
 
 def network(case: dict):
     if case["kind"] == "mlp":
-        return networks.mlp(outputs=10, width=case["width"], depth=case["depth"], b_std=0.1, centred=False)
-    return networks.cnn(outputs=10, width=case["width"], depth=3, stride=2, stride_every=2, b_std=0.1, centred=False)
+        return networks.mlp(
+            outputs=10, width=case["width"], depth=case["depth"], b_std=0.1, centred=False
+        )
+    return networks.cnn(
+        outputs=10, width=case["width"], depth=3, stride=2, stride_every=2, b_std=0.1, centred=False
+    )
 
 
 def bare(theta, x, y, order, *, apply):
@@ -64,7 +72,9 @@ def bare(theta, x, y, order, *, apply):
 
 @partial(jax.jit, static_argnames="apply")
 def bare_loop(theta, x, y, order, *, apply):
-    return jax.lax.scan(lambda theta, index: (bare_step(theta, x, y, index, apply=apply), None), theta, order)[0]
+    return jax.lax.scan(
+        lambda theta, index: (bare_step(theta, x, y, index, apply=apply), None), theta, order
+    )[0]
 
 
 @partial(jax.jit, static_argnames="apply")
@@ -92,31 +102,42 @@ def calls(name: str, case: dict, steps: int, samples: int) -> dict:
     theta, key = net.init(jax.random.key(1), first.train.x[0]), jax.random.key(2)
     settings = dict(apply=net.apply, loss=LOSS, transform=SGD, steps=steps, batch_size=BATCH)
     fit = partial(train.fit, key, theta, second.train, second.head, **settings)
-    timed = {
+    trainings = {
         "sgd": partial(fit, method=methods.naive()),
-        "bare": lambda: bare(theta, *second.train, train.batches(key, samples, BATCH, steps), apply=net.apply),
+        "bare": lambda: bare(
+            theta, *second.train, train.batches(key, samples, BATCH, steps), apply=net.apply
+        ),
     }
 
     def with_memory(method):
         memory = method.begin((), net, theta, first)
         begun = train.start(theta, SGD, memory)
         (seen,) = train.walk(key, begun, first.train, first.head, method=method, **settings)
-        memory = method.begin(method.consolidate(seen.state.memory, net, LOSS, seen.theta, first), net, theta, second)
+        memory = method.begin(
+            method.consolidate(seen.state.memory, net, LOSS, seen.theta, first), net, theta, second
+        )
         return partial(fit, method=method, memory=memory)
 
     if name not in WITH_METHODS:
-        return timed
+        return trainings
     settings["steps"] = max(steps // 10, 1)
     fit = partial(fit, steps=settings["steps"])
-    return timed | {name: with_memory(make()) for name, make in {FEWER: methods.naive, **METHODS}.items()}
+    return trainings | {
+        name: with_memory(make()) for name, make in {FEWER: methods.naive, **METHODS}.items()
+    }
 
 
 class Peer:
-    """A `bench_torch.py` process."""
+    """A `training_torch.py` process."""
 
     def __init__(self, python: str):
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen([python, str(ROOT / "scripts" / "bench_torch.py")], stdin=pipe, stdout=pipe, text=True)
+        self.process = subprocess.Popen(
+            [python, str(ROOT / "scripts" / "bench" / "training_torch.py")],
+            stdin=pipe,
+            stdout=pipe,
+            text=True,
+        )
 
     def __call__(self, **request) -> float:
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -124,18 +145,16 @@ class Peer:
         return json.loads(self.process.stdout.readline())["seconds"]
 
 
-def seconds(call) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
-
-
-def measure(name: str, case: dict, peer: Peer | None, steps: int, samples: int, rounds: int) -> list[dict]:
+def measure(
+    name: str, case: dict, peer: Peer | None, steps: int, samples: int, rounds: int
+) -> list[dict]:
     """Rows of one case, all in turn."""
-    timed = calls(name, case, steps, samples)
-    for call in timed.values():
-        seconds(call)  # compiles
-    taken: dict = {who: [] for who in (*timed, *(itertools.product(PEERS, (1, 2)) if peer else ()))}
+    trainings = calls(name, case, steps, samples)
+    for call in trainings.values():
+        timed(call)  # compiles
+    taken: dict = {
+        who: [] for who in (*trainings, *(itertools.product(PEERS, (1, 2)) if peer else ()))
+    }
     slow = (FEWER, *METHODS)
     for k in range(rounds):
         for who, times in taken.items():
@@ -143,14 +162,21 @@ def measure(name: str, case: dict, peer: Peer | None, steps: int, samples: int, 
                 continue
             if isinstance(who, tuple):
                 told = dict(
-                    case=case, loader=who[0] == "loader", threads=who[1], steps=max(steps // 4, 1), batch=BATCH, samples=samples
+                    case=case,
+                    loader=who[0] == "loader",
+                    threads=who[1],
+                    steps=max(steps // 4, 1),
+                    batch=BATCH,
+                    samples=samples,
                 )
                 times.append(peer(**told) * steps / told["steps"])
             else:
-                times.append(seconds(timed[who]))
+                times.append(timed(trainings[who]))
     counts = {who: max(steps // 10, 1) if who in slow else steps for who in taken}
     rate = {who: counts[who] / statistics.median(times) for who, times in taken.items()}
-    torch = {kind: max(rate[kind, threads] for threads in (1, 2)) if peer else None for kind in PEERS}
+    torch = {
+        kind: max(rate[kind, threads] for threads in (1, 2)) if peer else None for kind in PEERS
+    }
 
     def overhead(who, over):
         return statistics.median(a / b for a, b in zip(taken[who], taken[over], strict=True)) - 1
@@ -166,7 +192,7 @@ def measure(name: str, case: dict, peer: Peer | None, steps: int, samples: int, 
             overhead_over_sgd=overhead(who, FEWER if who in METHODS else "sgd"),
             overhead_over_bare=overhead(who, "bare") if counts[who] == steps else None,
         )
-        for who in timed
+        for who in trainings
         if who != FEWER
     ]
 
@@ -176,7 +202,12 @@ def matmul_gflops() -> float:
     square = jnp.ones((2048, 2048))
     product = jax.jit(jnp.dot)
     product(square, square).block_until_ready()
-    return 2 * 2048**3 / statistics.median(seconds(lambda: product(square, square)) for _ in range(ROUNDS)) / 1e9
+    return (
+        2
+        * 2048**3
+        / statistics.median(timed(lambda: product(square, square)) for _ in range(ROUNDS))
+        / 1e9
+    )
 
 
 def step_gflop(case: dict) -> float | None:
@@ -193,7 +224,16 @@ def percent(share: float | None) -> str:
 
 
 def markdown(stored: dict) -> str:
-    heads = ("case", "method", "steps a second", "of the product's rate", "PyTorch", "times", "with its DataLoader", "times")
+    heads = (
+        "case",
+        "method",
+        "steps a second",
+        "of the product's rate",
+        "PyTorch",
+        "times",
+        "with its DataLoader",
+        "times",
+    )
     heads += ("over sgd", "over bare")
     lines = [
         f"`{stored['command']}`, {stored['machine']['cores']} cores ({stored['machine']['cpu']}), {stored['minutes']:.0f} minutes; "
@@ -205,7 +245,10 @@ def markdown(stored: dict) -> str:
     for r in stored["rows"]:
         peers = (r[f"pytorch_{key}steps_per_second"] for key in ("", "loader_"))
         of_rate = "" if r["matmul_fraction"] is None else f"{r['matmul_fraction']:.2f}"
-        beside = " | ".join(" | " if one is None else f"{one:.0f} | {r['steps_per_second'] / one:.2f}" for one in peers)
+        beside = " | ".join(
+            " | " if one is None else f"{one:.0f} | {r['steps_per_second'] / one:.2f}"
+            for one in peers
+        )
         lines.append(
             f"| {r['case']} | {r['method']} | {r['steps_per_second']:.0f} | {of_rate} | {beside} "
             f"| {percent(r['overhead_over_sgd'])} | {percent(r['overhead_over_bare'])} |"
@@ -214,33 +257,46 @@ def markdown(stored: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes")
-    parser.add_argument("--without-peer", action="store_true", help="no PyTorch")
-    parser.add_argument("--side-python", metavar="PATH", help="a Python that has PyTorch, instead of building one")
-    parser.add_argument("--case", choices=tuple(CASES), help="only this case; written as training_NAME")
-    parser.add_argument("--folder", type=Path, default=Path("results/bench"), help="where to write (results/bench)")
-    given = parser.parse_args()
-    peer = None if given.without_peer else Peer(given.side_python or side_environment(ROOT / ".venv-torch", PINS))
+    options = parser(__doc__, quick=True)
+    options.add_argument("--without-peer", action="store_true", help="no PyTorch")
+    text = "a Python that has PyTorch, instead of building one"
+    options.add_argument("--side-python", metavar="PATH", help=text)
+    text = "only this case; written as training_NAME"
+    options.add_argument("--case", choices=tuple(CASES), help=text)
+    given = options.parse_args()
+    peer = (
+        None
+        if given.without_peer
+        else Peer(given.side_python or side_environment(ROOT / ".venv-torch", PINS))
+    )
     start, rows = time.perf_counter(), []
     for name, (case, steps) in CASES.items():
         if given.case in (None, name):
-            print(f"{(time.perf_counter() - start) / 60:5.1f} min  {name}", file=sys.stderr, flush=True)
+            print(
+                f"{(time.perf_counter() - start) / 60:5.1f} min  {name}",
+                file=sys.stderr,
+                flush=True,
+            )
             tiny = (case | {"width": 8}, peer, 4, 256, 1)
             rows += measure(name, *(tiny if given.quick else (case, peer, steps, SAMPLES, ROUNDS)))
-    stem = "_".join(["training", *(["quick"] if given.quick else []), *([given.case] if given.case else [])])
-    options = [option for option, on in (("--quick", given.quick), (f"--case {given.case}", given.case)) if on]
-    command = " ".join(["python scripts/bench_training.py", *options])
+    stem = "_".join(
+        ["training", *(["quick"] if given.quick else []), *([given.case] if given.case else [])]
+    )
     peak = matmul_gflops()
     for row in rows:
-        plain = row["method"] in ("sgd", "bare") and not given.quick  # methods do other work beside it
+        plain = (
+            row["method"] in ("sgd", "bare") and not given.quick
+        )  # methods do other work beside it
         work = step_gflop(CASES[row["case"]][0]) if plain else None
         row["matmul_fraction"] = work and row["steps_per_second"] * work / peak
-    stored = dict(command=command, machine=machine(), minutes=(time.perf_counter() - start) / 60, matmul_gflops=peak, rows=rows)
-    given.folder.mkdir(parents=True, exist_ok=True)
-    (given.folder / f"{stem}.json").write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n")
-    (given.folder / f"{stem}.md").write_text(markdown(stored))
-    print(markdown(stored))
+    stored = dict(
+        command=command("training", options, given),
+        machine=machine(),
+        minutes=(time.perf_counter() - start) / 60,
+        matmul_gflops=peak,
+        rows=rows,
+    )
+    publish(given.folder, stem, stored, markdown)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The plain PyTorch loops that `bench_training.py` compares with, in a process and an environment of their own.
+"""The plain PyTorch loops that `training.py` compares with, in a process and an environment of their own.
 
 Reads lines of JSON {case, threads, steps, batch, samples, loader} and answers each with {"seconds": ...}. Data lie in memory as one
 tensor; a batch comes from a shuffling `DataLoader`, as in PyTorch's tutorials, or is one `index_select`, which is faster.
@@ -17,13 +17,17 @@ from torch.utils.data import DataLoader, TensorDataset
 def model(case: dict) -> nn.Module:
     if case["kind"] == "mlp":
         sizes = [784, *[case["width"]] * case["depth"], 10]
-        layers = [part for m, n in itertools.pairwise(sizes) for part in (nn.Linear(m, n), nn.ReLU())]
+        layers = [
+            part for m, n in itertools.pairwise(sizes) for part in (nn.Linear(m, n), nn.ReLU())
+        ]
         return nn.Sequential(nn.Flatten(), *layers[:-1])
     channels, side, layers = 1, 28, []
     for stride in case["strides"]:
         layers += [nn.Conv2d(channels, case["width"], 3, stride, padding=1), nn.ReLU()]
         channels, side = case["width"], -(-side // stride)
-    return nn.Sequential(nn.Unflatten(1, (1, 28)), *layers, nn.Flatten(), nn.Linear(channels * side**2, 10))
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 28)), *layers, nn.Flatten(), nn.Linear(channels * side**2, 10)
+    )
 
 
 def measured(case: dict, threads: int, steps: int, batch: int, samples: int, loader: bool) -> float:
@@ -57,4 +61,7 @@ def measured(case: dict, threads: int, steps: int, batch: int, samples: int, loa
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        print(json.dumps({"seconds": measured(**json.loads(line)), "version": torch.__version__}), flush=True)
+        print(
+            json.dumps({"seconds": measured(**json.loads(line)), "version": torch.__version__}),
+            flush=True,
+        )

@@ -12,7 +12,7 @@ A narrow network is trained on minibatches. From the measurement down, each fore
 Settings in conf/figure/error_budget.yaml. Writes results/tables/error_budget.{json,md} and figures/error_budget.png; exit code 1 if a
 claim fails.
 
-    python scripts/error_budget.py [widths=[64,256,1024]] [draw=true]
+    python scripts/figures/error_budget.py [widths=[64,256,1024]] [draw=true]
 """
 
 import sys
@@ -25,7 +25,17 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from publish import claims_list, increasing, on_images, publish, settings_of
 
-from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers, predict, streams
+from ntkcl import (
+    experiment,
+    forecast,
+    kernels,
+    losses,
+    methods,
+    networks,
+    optimizers,
+    predict,
+    streams,
+)
 from ntkcl.configuration import CONF
 from ntkcl.forecast.budget import budget
 from ntkcl.settings import finite, seed, whole
@@ -45,7 +55,9 @@ def ladder(settings: dict, stream, width: int, number: int) -> dict[str, np.ndar
     """Drift of all old tasks' outputs at the end of the stream, as one vector: measured, then forecast by forecast."""
     shape = dict(depth=settings["depth"], activation="relu", w_std=2**0.5)
     training = experiment.Training(
-        steps=settings["steps"], batch_size=settings["batch_size"], learning_rate_fraction=settings["learning_rate_fraction"]
+        steps=settings["steps"],
+        batch_size=settings["batch_size"],
+        learning_rate_fraction=settings["learning_rate_fraction"],
     )
     begun = experiment.begin(
         jax.random.key(number),
@@ -60,21 +72,32 @@ def ladder(settings: dict, stream, width: int, number: int) -> dict[str, np.ndar
     )
     true = begun.setting.at(experiment.rate(training, predict.limit(begun.setting, begun.theta)))
     full = true._replace(batch_size=None)
-    flow = full._replace(optimizer=full.optimizer._replace(rule=lambda rate, steps: forecast.gradient_flow(rate, steps)))
+    flow = full._replace(
+        optimizer=full.optimizer._replace(
+            rule=lambda rate, steps: forecast.gradient_flow(rate, steps)
+        )
+    )
     limit = kernels.infinite(**shape).ntk
 
     c = stream[0].train.y.shape[1]
 
     def shared(theta, x1, x2=None):
-        return kernels.with_outputs(kernels.traced(jnp.asarray(begun.setting.kernel_fn(theta, x1, x2))), c)
+        return kernels.with_outputs(
+            kernels.traced(jnp.asarray(begun.setting.kernel_fn(theta, x1, x2))), c
+        )
 
-    start, count = predict.Anchor(begun.theta, (), (jnp.asarray(begun.outputs(begun.theta)),)), len(stream)
+    start, count = (
+        predict.Anchor(begun.theta, (), (jnp.asarray(begun.outputs(begun.theta)),)),
+        len(stream),
+    )
     told = {
         "init": predict.simulated(true, start, count),
         "full batches": predict.closed(full, start, count),
         "flow": predict.closed(flow, start, count),
         "one kernel": predict.closed(flow._replace(kernel_fn=shared), start, count),
-        "infinite width": predict.closed(flow._replace(kernel_fn=experiment.wide(limit, c)), start, count),
+        "infinite width": predict.closed(
+            flow._replace(kernel_fn=experiment.wide(limit, c)), start, count
+        ),
     }
     here, boundary, outputs = start, [], [np.asarray(start.history[0])]
     for t in range(count):
@@ -86,11 +109,17 @@ def ladder(settings: dict, stream, width: int, number: int) -> dict[str, np.ndar
     def drift(changes):
         rows = Rows.of(stream).train[:-1]
         return np.concatenate(
-            [np.sum(changes[s + 1 :], 0)[own][:, np.flatnonzero(stream[s].head)].ravel() for s, own in enumerate(rows)]
+            [
+                np.sum(changes[s + 1 :], 0)[own][:, np.flatnonzero(stream[s].head)].ravel()
+                for s, own in enumerate(rows)
+            ]
         )
 
     told = {"boundary": boundary} | told
-    foretold = {name: drift(np.stack([outcome.change for outcome in outcomes])) for name, outcomes in told.items()}
+    foretold = {
+        name: drift(np.stack([outcome.change for outcome in outcomes]))
+        for name, outcomes in told.items()
+    }
     return {"measured": drift(np.diff(np.stack(outputs), axis=0))} | foretold
 
 
@@ -110,14 +139,32 @@ def compute(settings: dict, source) -> dict:
     for width in settings["widths"]:
         for number in settings["seeds"]:
             stream = streams.rotated(
-                source, tasks=settings["tasks"], train_per_class=settings["per_class"], test_per_class=1, same_images=False, seed=number
+                source,
+                tasks=settings["tasks"],
+                train_per_class=settings["per_class"],
+                test_per_class=1,
+                same_images=False,
+                seed=number,
             )
             stream = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), stream)
             drifts = ladder(settings, stream, width, number)
             gap = drifts["measured"] - drifts["infinite width"]
-            terms = sum(a - b for a, b in zip(list(drifts.values()), list(drifts.values())[1:], strict=False))
-            cells.append({"width": width, "seed": number, "terms": budget(drifts), "left over": float(np.abs(gap - terms).max())})
-            print(f"width {width}, seed {number}: R2 of init {cells[-1]['terms'][1]['r2']:.3f}", file=sys.stderr)
+            terms = sum(
+                a - b
+                for a, b in zip(list(drifts.values()), list(drifts.values())[1:], strict=False)
+            )
+            cells.append(
+                {
+                    "width": width,
+                    "seed": number,
+                    "terms": budget(drifts),
+                    "left over": float(np.abs(gap - terms).max()),
+                }
+            )
+            print(
+                f"width {width}, seed {number}: R2 of init {cells[-1]['terms'][1]['r2']:.3f}",
+                file=sys.stderr,
+            )
     return {"cells": cells, "claims": claims(settings, cells)}
 
 
@@ -127,10 +174,15 @@ def mean(cells, width, k, key) -> float:
 
 def claims(settings, cells) -> list[dict]:
     narrow, wide = settings["widths"][0], settings["widths"][-1]
-    motion = {width: sum(mean(cells, width, k, "share") for k in (0, 1)) for width in (narrow, wide)}
+    motion = {
+        width: sum(mean(cells, width, k, "share") for k in (0, 1)) for width in (narrow, wide)
+    }
     less = narrow == wide or motion[wide] < motion[narrow]
     return [
-        {"claim": "the terms add up to the error", "holds": max(cell["left over"] for cell in cells) < 1e-9},
+        {
+            "claim": "the terms add up to the error",
+            "holds": max(cell["left over"] for cell in cells) < 1e-9,
+        },
         {"claim": f"kernel motion is smaller at width {wide} than at {narrow}", "holds": less},
     ]
 
@@ -144,11 +196,16 @@ def markdown(stored: dict) -> str:
         f"{settings['steps']} steps a task, seeds {settings['seeds']}; {stored['seconds']:.0f} s. Mean over seeds: the squares of each "
         "term as a share of those of the measured drift, and R2 of the forecast that leaves it out, and all above it.",
         "",
-        "| left out | forecast | " + " | ".join(f"width {width}: share, R2" for width in settings["widths"]) + " |",
+        "| left out | forecast | "
+        + " | ".join(f"width {width}: share, R2" for width in settings["widths"])
+        + " |",
         "|---|---|" + "---|" * len(settings["widths"]),
     ]
     for k, (name, meaning) in enumerate(MEANING.items()):
-        values = (f"{mean(cells, width, k, 'share'):.2g}, {mean(cells, width, k, 'r2'):.3f}" for width in settings["widths"])
+        values = (
+            f"{mean(cells, width, k, 'share'):.2g}, {mean(cells, width, k, 'r2'):.3f}"
+            for width in settings["widths"]
+        )
         lines.append(f"| {meaning} | {name} | " + " | ".join(values) + " |")
     return "\n".join([*lines, "", *claims_list(stored["claims"])]) + "\n"
 
@@ -161,7 +218,11 @@ def draw(stored: dict) -> Figure:
         shares = [mean(stored["cells"], width, k, "share") for k in range(len(MEANING))]
         places = np.arange(len(MEANING)) + (j - (len(widths) - 1) / 2) * 0.8 / len(widths)
         axis.bar(places, shares, 0.8 / len(widths), label=f"width {width}")
-    axis.set_xticks(range(len(MEANING)), [meaning.replace(" ", "\n", 2) for meaning in MEANING.values()], fontsize=9)
+    axis.set_xticks(
+        range(len(MEANING)),
+        [meaning.replace(" ", "\n", 2) for meaning in MEANING.values()],
+        fontsize=9,
+    )
     axis.set(yscale="log", ylabel="squares of the term / of the measured drift")
     axis.legend()
     return figure

@@ -4,7 +4,7 @@ Two tasks. Where the second begins, one kernel block and one solve foretell the 
 of its loss, to single new samples. The check trains anew: without the samples named most harmful, most harmless, or drawn at random.
 Writes results/tables/explain.{json,md} and, from the JSON alone, results/figures/explain.png; exit code 1 if a claim fails.
 
-    python scripts/explain.py [draw=true] [stream=rotated] [seeds=[0]] [results_dir=elsewhere]
+    python scripts/figures/explain.py [draw=true] [stream=rotated] [seeds=[0]] [results_dir=elsewhere]
 """
 
 import sys
@@ -48,7 +48,10 @@ class Scene(NamedTuple):
 
 def begin(cfg: DictConfig, seed: int) -> Scene:
     """The first task learned."""
-    stream = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), instantiate(cfg.stream, seed=seed)(instantiate(cfg.source)))
+    stream = jax.tree.map(
+        lambda a: jnp.asarray(a, jnp.float32),
+        instantiate(cfg.stream, seed=seed)(instantiate(cfg.source)),
+    )
     old, new = stream
     network = instantiate(cfg.network)(outputs=old.train.y.shape[1])
     theta = network.init(jax.random.key(seed), old.train.x[0])
@@ -57,7 +60,9 @@ def begin(cfg: DictConfig, seed: int) -> Scene:
 
     def limit(task):
         weights = np.broadcast_to(np.asarray(task.head), task.train.y.shape)
-        top = forecast.largest_eigenvalue(np.asarray(kernels.structured(network)(theta, task.train.x)), weights)
+        top = forecast.largest_eigenvalue(
+            np.asarray(kernels.structured(network)(theta, task.train.x)), weights
+        )
         return SGD.limit(top) / LOSS.rate(1.0, len(task.train.x), task.head)
 
     rate = cfg.learning_rate_fraction * min(map(limit, stream))
@@ -67,7 +72,16 @@ def begin(cfg: DictConfig, seed: int) -> Scene:
 
 
 def train(network, theta, task, transform, steps):
-    return fit(jax.random.key(0), theta, task.train, task.head, apply=network.apply, loss=LOSS, transform=transform, steps=steps).theta
+    return fit(
+        jax.random.key(0),
+        theta,
+        task.train,
+        task.head,
+        apply=network.apply,
+        loss=LOSS,
+        transform=transform,
+        steps=steps,
+    ).theta
 
 
 def outputs(network, theta, x) -> np.ndarray:
@@ -76,7 +90,13 @@ def outputs(network, theta, x) -> np.ndarray:
 
 def mean_loss(f, task) -> float:
     """On the train inputs."""
-    return float(np.mean(jax.vmap(LOSS.value, (0, 0, None))(jnp.asarray(f), jnp.asarray(task.train.y, jnp.float64), task.head)))
+    return float(
+        np.mean(
+            jax.vmap(LOSS.value, (0, 0, None))(
+                jnp.asarray(f), jnp.asarray(task.train.y, jnp.float64), task.head
+            )
+        )
+    )
 
 
 class Foretold(NamedTuple):
@@ -91,7 +111,10 @@ def foretell(scene: Scene, block, kept=None) -> Foretold:
     """The second task by the closed form, of all new samples or of those `kept`, with the same pull on each."""
     n_old, n_new = len(scene.f_old), len(scene.f_new)
     kept = np.arange(n_new) if kept is None else kept
-    y, weights = np.asarray(scene.new.train.y, np.float64), np.broadcast_to(np.asarray(scene.new.head), scene.f_new.shape)
+    y, weights = (
+        np.asarray(scene.new.train.y, np.float64),
+        np.broadcast_to(np.asarray(scene.new.head), scene.f_new.shape),
+    )
     step = forecast.Step(n_old + kept, jnp.asarray(y[kept]), weights[kept])
     rule = SGD.rule(LOSS.rate(scene.learning_rate, n_new, scene.new.head), scene.steps)
     f = jnp.asarray(np.concatenate([scene.f_old, scene.f_new]))
@@ -114,11 +137,19 @@ def judge(scene: Scene, block, kept) -> tuple[Judge, np.ndarray]:
     """
     n = len(scene.f_new)
     new = scene.new._replace(train=jax.tree.map(lambda a: a[kept], scene.new.train))
-    theta = train(scene.network, scene.theta, new, SGD.transform(scene.learning_rate * len(kept) / n), scene.steps)
+    theta = train(
+        scene.network,
+        scene.theta,
+        new,
+        SGD.transform(scene.learning_rate * len(kept) / n),
+        scene.steps,
+    )
     after = outputs(scene.network, theta, scene.old.train.x)
     before = mean_loss(scene.f_old, scene.old)
     told = mean_loss(scene.f_old + foretell(scene, block, kept).drift, scene.old) - before
-    right = metrics.correct(outputs(scene.network, theta, new.test.x), np.asarray(new.test.y), np.asarray(new.head)).mean()
+    right = metrics.correct(
+        outputs(scene.network, theta, new.test.x), np.asarray(new.test.y), np.asarray(new.head)
+    ).mean()
     return Judge(mean_loss(after, scene.old) - before, told, float(right)), after - scene.f_old
 
 
@@ -133,8 +164,12 @@ def measure(cfg: DictConfig, seed: int) -> dict:
 
     moved = attribution.by_sample(block[:n], told.alpha)
     residual = jnp.asarray(scene.old.train.y, jnp.float64) - scene.f_old
-    harm = np.asarray(attribution.loss_change(moved, residual, scene.old.head).sum(0)) / (n * len(active))
-    layers = attribution.by_layer(kernels.layers(scene.network)(scene.theta, x_old, x_new), told.alpha)
+    harm = np.asarray(attribution.loss_change(moved, residual, scene.old.head).sum(0)) / (
+        n * len(active)
+    )
+    layers = attribution.by_layer(
+        kernels.layers(scene.network)(scene.theta, x_old, x_new), told.alpha
+    )
 
     order = np.argsort(-harm)  # most harmful first
     everyone, k = np.arange(len(harm)), cfg.removed
@@ -142,28 +177,48 @@ def measure(cfg: DictConfig, seed: int) -> dict:
     chosen = {"harmful": [order[:k]], "harmless": [order[-k:]]}
     draws = np.random.default_rng(seed)
     chosen["random"] = [draws.choice(len(harm), k, replace=False) for _ in range(cfg.draws)]
-    check = {name: [judge(scene, block, np.setdiff1d(everyone, out))[0] for out in chosen[name]] for name in CHOICES}
+    check = {
+        name: [judge(scene, block, np.setdiff1d(everyone, out))[0] for out in chosen[name]]
+        for name in CHOICES
+    }
 
     gram = kernel(scene.theta, x_old)[:, active][..., active].astype(jnp.float64)
     energies = {"foretold": told.drift, "measured": drift}
-    energies = {name: attribution.mode_energies(gram, jnp.asarray(d[:, active])) for name, d in energies.items()}
+    energies = {
+        name: attribution.mode_energies(gram, jnp.asarray(d[:, active]))
+        for name, d in energies.items()
+    }
     extremes = {"harmful": order[: cfg.shown], "harmless": order[::-1][: cfg.shown]}
     rise = mean_loss(scene.f_old + told.drift, scene.old) - mean_loss(scene.f_old, scene.old)
     return {
         "drift R2": forecast.r2(drift[:, active].ravel(), told.drift[:, active].ravel()),
         "harm": harm.tolist(),
         "gaps": {
-            "samples - drift": float(np.abs(np.asarray(moved.sum(-1)) - told.drift).max() / np.abs(told.drift).max()),
-            "layers - drift": float(np.abs(np.asarray(sum(layers.values())) - told.drift).max() / np.abs(told.drift).max()),
+            "samples - drift": float(
+                np.abs(np.asarray(moved.sum(-1)) - told.drift).max() / np.abs(told.drift).max()
+            ),
+            "layers - drift": float(
+                np.abs(np.asarray(sum(layers.values())) - told.drift).max()
+                / np.abs(told.drift).max()
+            ),
             "harm - forgetting": abs(float(harm.sum()) - rise) / abs(rise),
         },
-        "shares by layer": {layer: float(share) for layer, share in attribution.shares(layers).items()},
+        "shares by layer": {
+            layer: float(share) for layer, share in attribution.shares(layers).items()
+        },
         "cumulative": {name: np.cumsum(e).round(6).tolist() for name, e in energies.items()},
-        "participation": {name: float(attribution.participation_rank(e)) for name, e in energies.items()},
+        "participation": {
+            name: float(attribution.participation_rank(e)) for name, e in energies.items()
+        },
         "all kept": whole_run._asdict(),
-        "removed harm": {name: float(np.mean([harm[out].sum() for out in chosen[name]])) for name in CHOICES},
+        "removed harm": {
+            name: float(np.mean([harm[out].sum() for out in chosen[name]])) for name in CHOICES
+        },
         "check": {name: [one._asdict() for one in check[name]] for name in CHOICES},
-        "shown": {name: [_sample(scene.new.train, harm, i) for i in picks] for name, picks in extremes.items()},
+        "shown": {
+            name: [_sample(scene.new.train, harm, i) for i in picks]
+            for name, picks in extremes.items()
+        },
     }
 
 
@@ -171,23 +226,39 @@ def _sample(data, harm, i) -> dict:
     """One new sample as the figure needs it: 0 to 255 over its own range, and its target."""
     x = np.asarray(data.x[i], float)
     grey = np.round(255 * (x - x.min()) / max(np.ptp(x), 1e-9)).astype(int)
-    return {"index": int(i), "harm": float(harm[i]), "target": np.asarray(data.y[i]).tolist(), "x": grey.tolist()}
+    return {
+        "index": int(i),
+        "harm": float(harm[i]),
+        "target": np.asarray(data.y[i]).tolist(),
+        "x": grey.tolist(),
+    }
 
 
 def judged(seeds: dict) -> list[dict]:
     """The claims, each with its numbers and whether they hold."""
-    gaps = {name: max(run["gaps"][name] for run in seeds.values()) for name in next(iter(seeds.values()))["gaps"]}
+    gaps = {
+        name: max(run["gaps"][name] for run in seeds.values())
+        for name in next(iter(seeds.values()))["gaps"]
+    }
     # Kernels come in float32, their terms by layers too.
     bounds = {"samples - drift": 1e-9, "layers - drift": 1e-4, "harm - forgetting": 1e-9}
     told = ", ".join(f"{name} {gap:.0e}" for name, gap in gaps.items())
-    claims = [{"claim": f"parts add up, relative gaps at most: {told}", "holds": all(gaps[name] < bounds[name] for name in gaps)}]
+    claims = [
+        {
+            "claim": f"parts add up, relative gaps at most: {told}",
+            "holds": all(gaps[name] < bounds[name] for name in gaps),
+        }
+    ]
     for seed, run in seeds.items():
         left = {name: [one["forgetting"] for one in run["check"][name]] for name in CHOICES}
         (harmful,), (harmless,), random = left["harmful"], left["harmless"], left["random"]
         told = f"{harmful:.4f} < {min(random):.4f} to {max(random):.4f} < {harmless:.4f}"
         text = f"seed {seed}: forgetting measured without harmful, each random draw, harmless: {told} (all kept: "
         claims.append(
-            {"claim": text + f"{run['all kept']['forgetting']:.4f})", "holds": harmful < min(random) <= max(random) < harmless}
+            {
+                "claim": text + f"{run['all kept']['forgetting']:.4f})",
+                "holds": harmful < min(random) <= max(random) < harmless,
+            }
         )
     return claims
 
@@ -199,21 +270,29 @@ def markdown(stored: dict) -> str:
         "|---|---|---|---|---|---|",
     ]
     for seed, run in stored["seeds"].items():
-        rows = {"nothing": (0.0, [run["all kept"]])} | {name: (run["removed harm"][name], run["check"][name]) for name in CHOICES}
+        rows = {"nothing": (0.0, [run["all kept"]])} | {
+            name: (run["removed harm"][name], run["check"][name]) for name in CHOICES
+        }
         for name, (harm, found) in rows.items():
             cells = [_spread([one[key] for one in found]) for key in Judge._fields]
             lines.append(f"| {seed} | {name} | {harm:+.4f} | " + " | ".join(cells) + " |")
     lines.append("")
     for seed, run in stored["seeds"].items():
-        shares = ", ".join(f"{layer} {share:.2f}" for layer, share in run["shares by layer"].items())
+        shares = ", ".join(
+            f"{layer} {share:.2f}" for layer, share in run["shares by layer"].items()
+        )
         ranks = " / ".join(f"{run['participation'][side]:.1f}" for side in ("foretold", "measured"))
         r2 = run["drift R2"]
-        lines.append(f"- seed {seed}: drift R² {r2:.3f}; participation rank foretold / measured {ranks}; by layer {shares}")
+        lines.append(
+            f"- seed {seed}: drift R² {r2:.3f}; participation rank foretold / measured {ranks}; by layer {shares}"
+        )
     return "\n".join([*lines, "", *claims_list(stored["claims"])]) + "\n"
 
 
 def _spread(values) -> str:
-    return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
+    return f"{np.mean(values):.4f}" + (
+        f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    )
 
 
 def check(cfg: DictConfig) -> dict:
@@ -227,7 +306,9 @@ def check(cfg: DictConfig) -> dict:
         whole("seeds", seed, 0)
     finite("learning_rate_fraction", settings["learning_rate_fraction"], above=0.0)
     if settings["stream"].get("tasks") != 2:  # a mixture has them one level down, and its seed
-        raise ValueError(f"stream.tasks={settings['stream'].get('tasks')}: expected 2, an old task and a new one")
+        raise ValueError(
+            f"stream.tasks={settings['stream'].get('tasks')}: expected 2, an old task and a new one"
+        )
     return settings
 
 

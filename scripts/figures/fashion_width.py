@@ -3,7 +3,7 @@
 Reads the runs of the presets rotated_fashion, permuted_fashion and split_fashion (run them first; nothing is trained here), writes
 results/tables/fashion_width.{json,md}, results/figures/fashion_width.png and results/figures/fashion_drift.png.
 
-    python scripts/fashion_width.py [results_dir]
+    python scripts/figures/fashion_width.py [results_dir]
 """
 
 import json
@@ -36,7 +36,9 @@ def gather(root: Path) -> dict:
     """
     runs, table = collect(root), root / "tables" / "fashion_width.json"
     if table.exists() and len(json.loads(table.read_text())["runs"]) > len(runs):
-        sys.exit(f"only {len(runs)} runs here and more in {table}: run what is missing, or delete that file to replace it")
+        sys.exit(
+            f"only {len(runs)} runs here and more in {table}: run what is missing, or delete that file to replace it"
+        )
     draw_drift(runs).savefig(root / "figures" / "fashion_drift.png", dpi=150)
     numbers = runs.drop(columns="folder").to_dict("records")
     return {"runs": numbers, "cells": cells(runs).to_dict("records")}
@@ -48,14 +50,24 @@ def collect(root: Path) -> pd.DataFrame:
     for stream in STREAMS:
         for run in as_it_stands(root, f"{stream}_fashion"):
             row = {"stream": stream} | run.cell | {"folder": str(run.folder)}
-            row |= {name: run.summary["forecast"][anchor][key] for name, (anchor, key) in NUMBERS.items()}
+            row |= {
+                name: run.summary["forecast"][anchor][key]
+                for name, (anchor, key) in NUMBERS.items()
+            }
             seconds = run.summary["seconds"]
-            row |= {"seconds forecast init": seconds["forecast_init"], "seconds train": seconds["train"]}
+            row |= {
+                "seconds forecast init": seconds["forecast_init"],
+                "seconds train": seconds["train"],
+            }
             table.append(row)
     if not table:
-        sys.exit(f"no runs under {root}/runs: first `ntkcl experiment=rotated_fashion`, and permuted_fashion, split_fashion")
+        sys.exit(
+            f"no runs under {root}/runs: first `ntkcl experiment=rotated_fashion`, and permuted_fashion, split_fashion"
+        )
     rank = {stream: k for k, stream in enumerate(STREAMS)}
-    return pd.DataFrame(table).sort_values(["stream", "width", "seed"], key=lambda c: c.map(rank) if c.name == "stream" else c)
+    return pd.DataFrame(table).sort_values(
+        ["stream", "width", "seed"], key=lambda c: c.map(rank) if c.name == "stream" else c
+    )
 
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:
@@ -74,7 +86,9 @@ def markdown(stored: dict) -> str:
     ]
     for row in stored["cells"]:
         entries = [_entry(row[f"{name} mean"], row[f"{name} std"]) for name in NUMBERS]
-        lines.append(f"| {row['stream']} | {row['width']} | {row['n']} | " + " | ".join(entries) + " |")
+        lines.append(
+            f"| {row['stream']} | {row['width']} | {row['n']} | " + " | ".join(entries) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -93,8 +107,20 @@ def draw(stored: dict) -> Figure:
         left.plot(mean.index, mean["R2 init"], color=COLOURS[stream], label=stream)
         right.plot(mean.index, mean["forgetting measured"], color=COLOURS[stream])
         right.plot(mean.index, mean["forgetting forecast"], "--", color=COLOURS[stream])
-    left.set(xscale="log", xlabel="width", ylabel="R² of the drift, train inputs", title="one kernel at initialisation", ylim=(None, 1))
-    right.set(xscale="log", yscale="log", xlabel="width", ylabel="mean forgetting (train loss)", title="forgetting over the stream")
+    left.set(
+        xscale="log",
+        xlabel="width",
+        ylabel="R² of the drift, train inputs",
+        title="one kernel at initialisation",
+        ylim=(None, 1),
+    )
+    right.set(
+        xscale="log",
+        yscale="log",
+        xlabel="width",
+        ylabel="mean forgetting (train loss)",
+        title="forgetting over the stream",
+    )
     ticks = sorted(runs["width"].unique())
     for axis in (left, right):
         axis.set_xticks(ticks, [str(t) for t in ticks])
@@ -120,7 +146,11 @@ def draw_drift(runs: pd.DataFrame) -> Figure:
             predicted = arrays["changes_init"][s + 1 :, own].sum(0).ravel()
             axis.plot(predicted, measured, ".", ms=2, alpha=0.4, label=f"task {s}")
         axis.axline((0, 0), slope=1, color="0.4", lw=0.8)
-        axis.set(xlabel="forecast drift", title=f"width {run['width']}, R² = {run['R2 init']:.3f}", aspect="equal")
+        axis.set(
+            xlabel="forecast drift",
+            title=f"width {run['width']}, R² = {run['R2 init']:.3f}",
+            aspect="equal",
+        )
     axes[0].set_ylabel("measured drift")
     axes[0].legend(fontsize=7, markerscale=4, loc="upper left")
     return figure

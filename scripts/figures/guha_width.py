@@ -7,7 +7,7 @@ Two ways of counting. *At the ends*: learning accuracy is that just after each t
 the paper says and its run.py does. *By epochs*: learning accuracy is the mean over all epochs of a task, the peak the best of all
 epochs, as an earlier script of the authors' repository, mnist_continual.py, counts.
 
-    python scripts/guha_width.py [RESULTS] [--draw]
+    python scripts/figures/guha_width.py [RESULTS] [--draw]
 """
 
 import sys
@@ -53,7 +53,11 @@ def collect(root: Path) -> list[dict]:
 
 
 def at_the_ends(R: np.ndarray) -> dict[str, float]:
-    scores = (metrics.average_accuracy(R), metrics.forgetting_peak_all_tasks(R), metrics.learning_accuracy(R))
+    scores = (
+        metrics.average_accuracy(R),
+        metrics.forgetting_peak_all_tasks(R),
+        metrics.learning_accuracy(R),
+    )
     return {name: 100 * float(score) for name, score in zip(NAMES, scores, strict=True)}
 
 
@@ -62,7 +66,10 @@ def by_epochs(curves: pd.DataFrame, R: np.ndarray) -> dict[str, float]:
     seen = curves[(curves["evaluated"] <= curves["training"]) & (curves["step"] > 0)]
     peak = seen.groupby("evaluated")["accuracy"].max().to_numpy()
     own = seen[seen["evaluated"] == seen["training"]]["accuracy"]
-    return {"AF by epochs": 100 * float(np.mean(peak - R[-1])), "LA by epochs": 100 * float(own.mean())}
+    return {
+        "AF by epochs": 100 * float(np.mean(peak - R[-1])),
+        "LA by epochs": 100 * float(own.mean()),
+    }
 
 
 def summarise(rows: list[dict]) -> list[dict]:
@@ -71,7 +78,10 @@ def summarise(rows: list[dict]) -> list[dict]:
     table = []
     for width in sorted({row["width"] for row in rows}):
         values = {key: [row[key] for row in rows if row["width"] == width] for key in scores}
-        told = {key: {"mean": float(np.mean(v)), "sd": float(np.std(v, ddof=1)) if len(v) > 1 else None} for key, v in values.items()}
+        told = {
+            key: {"mean": float(np.mean(v)), "sd": float(np.std(v, ddof=1)) if len(v) > 1 else None}
+            for key, v in values.items()
+        }
         table.append({"width": width, "seeds": len(values["AA"])} | told)
     return table
 
@@ -101,7 +111,10 @@ def markdown(stored: dict) -> str:
     lines += ["| width | seeds | AA | AF | LA | AF by epochs | LA by epochs |", "|---" * 7 + "|"]
     for row in stored["table"]:
         published = dict(zip(NAMES, PUBLISHED[row["width"]], strict=True))
-        cells = [f"{_entry(row[key])} ({published[key[:2]]})" for key in ("AA", "AF", "LA", "AF by epochs", "LA by epochs")]
+        cells = [
+            f"{_entry(row[key])} ({published[key[:2]]})"
+            for key in ("AA", "AF", "LA", "AF by epochs", "LA by epochs")
+        ]
         lines.append(f"| {row['width']} | {row['seeds']} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *claims_list(stored["claims"])]) + "\n"
 
@@ -115,12 +128,30 @@ def draw(stored: dict) -> Figure:
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     widths = [row["width"] for row in stored["table"]]
     for k, (axis, (key, name)) in enumerate(zip(figure.subplots(1, 3), NAMES.items(), strict=True)):
-        axis.plot(list(PUBLISHED), [row[k] for row in PUBLISHED.values()], color="black", marker="x", ms=5, lw=0.8, label="published")
+        axis.plot(
+            list(PUBLISHED),
+            [row[k] for row in PUBLISHED.values()],
+            color="black",
+            marker="x",
+            ms=5,
+            lw=0.8,
+            label="published",
+        )
         for counted, style in ((key, "-"), (f"{key} by epochs", "--")):
             if counted in stored["table"][0]:
-                label = "ours" + (", by epochs" if counted != key else ", at the ends" if key != "AA" else "")
-                axis.plot(widths, [row[counted]["mean"] for row in stored["table"]], style, color=COLOURS[key], label=label)
-                at, values = zip(*((row["width"], row[counted]) for row in stored["runs"]), strict=True)
+                label = "ours" + (
+                    ", by epochs" if counted != key else ", at the ends" if key != "AA" else ""
+                )
+                axis.plot(
+                    widths,
+                    [row[counted]["mean"] for row in stored["table"]],
+                    style,
+                    color=COLOURS[key],
+                    label=label,
+                )
+                at, values = zip(
+                    *((row["width"], row[counted]) for row in stored["runs"]), strict=True
+                )
                 axis.plot(at, values, ".", color=COLOURS[key], alpha=0.5)
         axis.set(xscale="log", xlabel="width", title=f"{name} ({key})")
         axis.set_xticks(widths, widths)

@@ -5,7 +5,7 @@ of descent that follow, of a ridge, or of training to the end; then B is trained
 conf/figure/hidekel_low_rank.yaml. Writes results/tables/hidekel_low_rank.{json,md} and, from the JSON alone,
 results/figures/hidekel_low_rank.png; exit code 1 if a claim fails.
 
-    python scripts/hidekel_low_rank.py [source=idx source.idx_dir=PATH] [source=digits] [draw=true] [widths=[64,256]]
+    python scripts/figures/hidekel_low_rank.py [source=idx source.idx_dir=PATH] [source=digits] [draw=true] [widths=[64,256]]
 """
 
 import sys
@@ -43,12 +43,24 @@ def standardised(source: Source) -> Source:
     return source._replace(mean=float(x.mean(dtype=np.float64)), sd=float(x.std(dtype=np.float64)))
 
 
-def tasks(source: Source, scenario: str, samples: int, number: int, dtype: type) -> tuple[Task, Task]:
+def tasks(
+    source: Source, scenario: str, samples: int, number: int, dtype: type
+) -> tuple[Task, Task]:
     """A and B with flat inputs."""
-    stream = streams.split(source, tasks=2, scenario=scenario, train_per_class=samples // 2, test_per_class=1, seed=number)
+    stream = streams.split(
+        source,
+        tasks=2,
+        scenario=scenario,
+        train_per_class=samples // 2,
+        test_per_class=1,
+        seed=number,
+    )
     flat = (task.train._replace(x=task.train.x.reshape(samples, -1)) for task in stream)
     trains = [Dataset(jnp.asarray(train.x, dtype), jnp.asarray(train.y, dtype)) for train in flat]
-    first, second = (task._replace(train=train, head=jnp.asarray(task.head, dtype)) for task, train in zip(stream, trains, strict=True))
+    first, second = (
+        task._replace(train=train, head=jnp.asarray(task.head, dtype))
+        for task, train in zip(stream, trains, strict=True)
+    )
     return first, second
 
 
@@ -56,7 +68,10 @@ def random_features(pair: tuple[Task, Task], features: int, number: int) -> tupl
     """Inputs x replaced by relu(R x / sqrt(n_0)), R ~ N(0, 1): the linear head's tangent features, which training does not move."""
     n0 = pair[0].train.x.shape[1]
     R = jax.random.normal(jax.random.key(number), (n0, features), jnp.float64)
-    first, second = (task._replace(train=task.train._replace(x=jax.nn.relu(task.train.x @ R / n0**0.5))) for task in pair)
+    first, second = (
+        task._replace(train=task.train._replace(x=jax.nn.relu(task.train.x @ R / n0**0.5)))
+        for task in pair
+    )
     return first, second
 
 
@@ -73,12 +88,24 @@ def measure(settings: dict, pair: tuple[Task, Task], net: Network, number: int) 
     kernel_fn, outputs = kernels.structured(net), jax.jit(jax.vmap(net.apply, (None, 0)))
     theta = net.init(key, x[0])
     k = np.asarray(kernel_fn(theta, x))
-    tops = [forecast.largest_eigenvalue(k[rows][:, :, rows], w) for rows, w in zip((old, new), weights, strict=True)]
+    tops = [
+        forecast.largest_eigenvalue(k[rows][:, :, rows], w)
+        for rows, w in zip((old, new), weights, strict=True)
+    ]
     rate = settings["learning_rate_fraction"] * optimizer.limit(max(tops))
     transform = optimizer.transform(rate / loss.rate(1.0, n, pair[0].head))
 
     def train(theta, task):
-        return fit(key, theta, task.train, task.head, apply=net.apply, loss=loss, transform=transform, steps=steps)
+        return fit(
+            key,
+            theta,
+            task.train,
+            task.head,
+            apply=net.apply,
+            loss=loss,
+            transform=transform,
+            steps=steps,
+        )
 
     boundary = train(theta, pair[0]).theta
     f = jnp.asarray(outputs(boundary, x), jnp.float64)
@@ -86,19 +113,30 @@ def measure(settings: dict, pair: tuple[Task, Task], net: Network, number: int) 
     step = Step(inputs=new, targets=jnp.asarray(pair[1].train.y, jnp.float64), weights=weights[1])
 
     def foretold(block, step, rule):
-        return np.asarray(forecast.one_task(lambda inputs: block[:, :, inputs], f, step, rule).change[old][:, active])
+        return np.asarray(
+            forecast.one_task(lambda inputs: block[:, :, inputs], f, step, rule).change[old][
+                :, active
+            ]
+        )
 
     descent, ended = forecast.gradient_descent(rate, steps), forecast.converged()
     predicted = {
         "steps": foretold(k, step, descent),
-        "ridge": foretold(k, step._replace(ridge=1.0 / (rate * steps)), ended),  # descent for a time t is much like a ridge 1/t
+        "ridge": foretold(
+            k, step._replace(ridge=1.0 / (rate * steps)), ended
+        ),  # descent for a time t is much like a ridge 1/t
         "converged": foretold(k, step, ended),
         "input cosine": foretold(input_cosine(x, k[new][:, :, new]), step, descent),
     }
     after = train(boundary, pair[1])
-    measured = np.asarray(outputs(after.theta, x), np.float64)[old][:, active] - np.asarray(f)[old][:, active]
+    measured = (
+        np.asarray(outputs(after.theta, x), np.float64)[old][:, active]
+        - np.asarray(f)[old][:, active]
+    )
     predicted["constant shift"] = np.broadcast_to(measured.mean(0), measured.shape)
-    modes = geometry.drift_modes(k[old][:, active][:, :, old][:, :, :, active], jnp.asarray(measured))
+    modes = geometry.drift_modes(
+        k[old][:, active][:, :, old][:, :, :, active], jnp.asarray(measured)
+    )
     return {
         "measured": measured,
         "predicted": predicted,
@@ -110,7 +148,9 @@ def measure(settings: dict, pair: tuple[Task, Task], net: Network, number: int) 
 
 def input_cosine(x: jax.Array, k_new: jax.Array) -> jax.Array:
     """cos(x, x') I_c in the kernel's place, scaled to the trace of K_BB so that the same steps train as fast."""
-    units = jnp.asarray(x, jnp.float64) / jnp.linalg.norm(jnp.asarray(x, jnp.float64), axis=1, keepdims=True)
+    units = jnp.asarray(x, jnp.float64) / jnp.linalg.norm(
+        jnp.asarray(x, jnp.float64), axis=1, keepdims=True
+    )
     n, c = k_new.shape[:2]
     scale = jnp.trace(k_new.reshape(n * c, n * c)) / (n * c)
     return scale * (units @ units.T)[:, None, :, None] * jnp.eye(c)[None, :, None, :]
@@ -130,7 +170,9 @@ def scores(told: dict) -> dict:
     energies = told["energies"]
     return {
         "miss": {name: miss(measured, p) for name, p in told["predicted"].items()},
-        "r2": {name: forecast.r2(measured.ravel(), p.ravel()) for name, p in told["predicted"].items()},
+        "r2": {
+            name: forecast.r2(measured.ravel(), p.ravel()) for name, p in told["predicted"].items()
+        },
         "modes": {f"{share:.0%}": modes_needed(energies, share) for share in SHARES},
         "leading": {f"{share:.0%}": leading_needed(energies, share) for share in SHARES},
         "rms drift": float(np.sqrt(np.mean(measured**2))),
@@ -156,7 +198,10 @@ def judge(settings: dict, by_scenario: dict, linear: dict) -> list[dict]:
     told = f"linear head on frozen features, float64: 1 - cosine {worst:.0e} at most, below {LARGEST_MISS:.0e}"
     claims.append({"claim": told, "holds": worst < LARGEST_MISS})
     for scenario, by_width in by_scenario.items():
-        mean = [float(np.mean([row["miss"]["steps"] for row in by_seed.values()])) for by_seed in by_width.values()]
+        mean = [
+            float(np.mean([row["miss"]["steps"] for row in by_seed.values()]))
+            for by_seed in by_width.values()
+        ]
         cosines = joined([1 - value for value in mean], ".4f")
         told = f"{HEADS[scenario]}: cosine, mean of the seeds, grows with width: {cosines} at {joined(by_width, '')}"
         claims.append({"claim": told, "holds": bool(all(np.diff(mean) < 0))})
@@ -170,9 +215,7 @@ def judge(settings: dict, by_scenario: dict, linear: dict) -> list[dict]:
         rows = [row["miss"] for by_seed in by_width.values() for row in by_seed.values()]
         ratios = {name: min(row[name] / row["steps"] for row in rows) for name in BASELINES}
         factors = ", ".join(f"{name} {ratio:.1f}" for name, ratio in ratios.items())
-        told = (
-            f"{HEADS[scenario]}: at every width and seed 1 - cosine is above the forecast's for the baselines, {factors} times at least"
-        )
+        told = f"{HEADS[scenario]}: at every width and seed 1 - cosine is above the forecast's for the baselines, {factors} times at least"
         claims.append({"claim": told, "holds": min(ratios.values()) > 1})
     return claims
 
@@ -193,9 +236,18 @@ def markdown(stored: dict) -> str:
         misses = {name: np.array([row["miss"][name] for row in rows]) for name in names}
         cells = [f"{misses['steps'].mean():.2e} ± {misses['steps'].std(ddof=1):.0e}"]
         cells += [f"{1 - misses[name].mean():.4f}" for name in names[1:]]
-        cells += [f"{np.mean([row['r2']['steps'] for row in rows]):.4f}", f"{np.mean([row['rms drift'] for row in rows]):.4f}"]
-        cells += [joined([row[kind][f"{share:.0%}"] for row in rows]) for kind in ("modes", "leading") for share in SHARES]
-        cells += [" → ".join(f"{np.mean([row['loss'][end] for row in rows]):.4f}" for end in (0, 1))]
+        cells += [
+            f"{np.mean([row['r2']['steps'] for row in rows]):.4f}",
+            f"{np.mean([row['rms drift'] for row in rows]):.4f}",
+        ]
+        cells += [
+            joined([row[kind][f"{share:.0%}"] for row in rows])
+            for kind in ("modes", "leading")
+            for share in SHARES
+        ]
+        cells += [
+            " → ".join(f"{np.mean([row['loss'][end] for row in rows]):.4f}" for end in (0, 1))
+        ]
         lines.append(f"| {scenario} | {width} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *claims_list(stored["claims"])]) + "\n"
 
@@ -213,35 +265,82 @@ def draw(stored: dict) -> Figure:
     settings, scenarios = stored["settings"], stored["settings"]["scenarios"]
     figure = Figure(figsize=(11.5, 7.2), layout="constrained")
     above, below = figure.subfigures(2, 1)
-    for axis, colour, scenario in zip(above.subplots(1, len(scenarios), squeeze=False)[0], COLOURS, scenarios, strict=False):
+    for axis, colour, scenario in zip(
+        above.subplots(1, len(scenarios), squeeze=False)[0], COLOURS, scenarios, strict=False
+    ):
         styles = (("x", "grey"), (".", colour))
-        for (marker, shade), (width, pair) in zip(styles, stored["scatter"][scenario].items(), strict=True):
-            axis.plot(pair["predicted"], pair["measured"], marker, ms=4, color=shade, alpha=0.6, label=f"width {width}", mew=0.8)
+        for (marker, shade), (width, pair) in zip(
+            styles, stored["scatter"][scenario].items(), strict=True
+        ):
+            axis.plot(
+                pair["predicted"],
+                pair["measured"],
+                marker,
+                ms=4,
+                color=shade,
+                alpha=0.6,
+                label=f"width {width}",
+                mew=0.8,
+            )
         axis.axline((0, 0), slope=1, color="black", lw=0.8)
         axis.set(title=HEADS[scenario], xlabel="foretold drift", ylabel="measured drift")
         axis.legend(fontsize=8, loc="upper left")
     energy, widths, bars = below.subplots(1, 3)
     for colour, scenario in zip(COLOURS, scenarios, strict=False):
         cumulative = np.cumsum(stored["energies"][scenario])
-        energy.plot(np.arange(1, len(cumulative) + 1), cumulative, color=colour, marker=".", ms=3, lw=1, label=HEADS[scenario])
-        misses = np.array([[row["miss"]["steps"] for row in by_seed.values()] for by_seed in stored["scores"][scenario].values()])
+        energy.plot(
+            np.arange(1, len(cumulative) + 1),
+            cumulative,
+            color=colour,
+            marker=".",
+            ms=3,
+            lw=1,
+            label=HEADS[scenario],
+        )
+        misses = np.array(
+            [
+                [row["miss"]["steps"] for row in by_seed.values()]
+                for by_seed in stored["scores"][scenario].values()
+            ]
+        )
         widths.plot(settings["widths"], misses.mean(1), color=colour, marker="o", ms=4)
         widths.plot(settings["widths"], misses, color=colour, ls="", marker=".", ms=3, alpha=0.6)
     for share in SHARES:
         energy.axhline(share, color="grey", lw=0.8, ls=":")
-    energy.set(xscale="log", ylim=(0, 1.02), xlabel="leading eigenmodes of $K_{AA}$", ylabel="share of the drift's energy")
+    energy.set(
+        xscale="log",
+        ylim=(0, 1.02),
+        xlabel="leading eigenmodes of $K_{AA}$",
+        ylabel="share of the drift's energy",
+    )
     energy.set_title(f"width {settings['widths'][-1]}, seed {settings['seeds'][0]}")
     energy.legend(fontsize=8, loc="lower right")
-    widths.set(xscale="log", yscale="log", xlabel="width", ylabel="1 - cosine", title="forecast by the steps of descent")
+    widths.set(
+        xscale="log",
+        yscale="log",
+        xlabel="width",
+        ylabel="1 - cosine",
+        title="forecast by the steps of descent",
+    )
     widths.set_xticks(settings["widths"], settings["widths"])
     widths.xaxis.minorticks_off()
     names = (*RULES, *BASELINES)
     for k, (colour, scenario) in enumerate(zip(COLOURS, scenarios, strict=False)):
         by_seed = stored["scores"][scenario][str(settings["widths"][-1])].values()
         means = [np.mean([row["miss"][name] for row in by_seed]) for name in names]
-        bars.bar(np.arange(len(names)) + 0.27 * (k - (len(scenarios) - 1) / 2), means, 0.25, color=colour)
-    bars.set(yscale="log", ylabel="1 - cosine", title=f"forecasts and baselines, width {settings['widths'][-1]}")
-    bars.set_xticks(range(len(names)), ["steps of\ndescent", "ridge", "to the\nend", "constant\nshift", "input\ncosine"], fontsize=8)
+        bars.bar(
+            np.arange(len(names)) + 0.27 * (k - (len(scenarios) - 1) / 2), means, 0.25, color=colour
+        )
+    bars.set(
+        yscale="log",
+        ylabel="1 - cosine",
+        title=f"forecasts and baselines, width {settings['widths'][-1]}",
+    )
+    bars.set_xticks(
+        range(len(names)),
+        ["steps of\ndescent", "ridge", "to the\nend", "constant\nshift", "input\ncosine"],
+        fontsize=8,
+    )
     return figure
 
 
@@ -251,15 +350,21 @@ def check(cfg: DictConfig) -> dict:
     for name, least in {"samples": 2, "features": 1, "steps": 1}.items():
         whole(name, settings[name], least)
     if settings["samples"] % 2:
-        raise ValueError(f"samples={settings['samples']}: expected an even number, half of each class")
+        raise ValueError(
+            f"samples={settings['samples']}: expected an even number, half of each class"
+        )
     for scenario in settings["scenarios"]:
         one_of("scenarios", scenario, HEADS)
     if not settings["scenarios"] or len(set(settings["scenarios"])) < len(settings["scenarios"]):
-        raise ValueError(f"scenarios={settings['scenarios']}: expected at least one, none of them twice")
+        raise ValueError(
+            f"scenarios={settings['scenarios']}: expected at least one, none of them twice"
+        )
     increasing("widths", [whole("widths", width) for width in settings["widths"]], 2)
     increasing("seeds", [seed("seeds", number) for number in settings["seeds"]], 2)
     if not finite("learning_rate_fraction", settings["learning_rate_fraction"], above=0.0) <= 1:
-        raise ValueError(f"learning_rate_fraction={settings['learning_rate_fraction']}: expected at most 1, beyond it descent diverges")
+        raise ValueError(
+            f"learning_rate_fraction={settings['learning_rate_fraction']}: expected at most 1, beyond it descent diverges"
+        )
     return settings
 
 
@@ -279,20 +384,36 @@ def compute(settings: dict, source: Source) -> dict:
                 by_seed[str(number)] = scores(made)
                 if number == first and width in (settings["widths"][0], settings["widths"][-1]):
                     sides = {"predicted": made["predicted"]["steps"], "measured": made["measured"]}
-                    told["scatter"][scenario][str(width)] = {side: d.ravel().round(6).tolist() for side, d in sides.items()}
+                    told["scatter"][scenario][str(width)] = {
+                        side: d.ravel().round(6).tolist() for side, d in sides.items()
+                    }
                 if number == first and width == settings["widths"][-1]:
                     told["energies"][scenario] = made["energies"].round(9).tolist()
             told["scores"][scenario][str(width)] = by_seed
-            print(f"{HEADS[scenario]}, width {width}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
-        if scenario != "task":  # heads of their own share nothing with a linear head: no drift, and none foretold
-            told["linear"][scenario] = {str(number): linear_head(settings, source, scenario, number) for number in settings["seeds"]}
+            print(
+                f"{HEADS[scenario]}, width {width}: {time.perf_counter() - start:.0f} s",
+                file=sys.stderr,
+            )
+        if (
+            scenario != "task"
+        ):  # heads of their own share nothing with a linear head: no drift, and none foretold
+            told["linear"][scenario] = {
+                str(number): linear_head(settings, source, scenario, number)
+                for number in settings["seeds"]
+            }
     return {"claims": judge(settings, told["scores"], told["linear"]), **told}
 
 
 def linear_head(settings: dict, source: Source, scenario: str, number: int) -> dict:
     """The scores of a linear head on frozen random features: its kernel does not move, so that the forecast is exact."""
-    pair = random_features(tasks(source, scenario, settings["samples"], number, np.float64), settings["features"], number)
-    return scores(measure(settings, pair, networks.network(networks.Dense(len(pair[0].head))), number))
+    pair = random_features(
+        tasks(source, scenario, settings["samples"], number, np.float64),
+        settings["features"],
+        number,
+    )
+    return scores(
+        measure(settings, pair, networks.network(networks.Dense(len(pair[0].head))), number)
+    )
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="figure/hidekel_low_rank")

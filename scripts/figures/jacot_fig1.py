@@ -3,7 +3,7 @@
 Theta(x_0, x) with x_0 = (1, 0), x = (cos g, sin g), for several widths and initialisations; settings in conf/figure/jacot_fig1.yaml.
 Writes results/tables/jacot_fig1.{json,md} and, from the JSON alone, results/figures/jacot_fig1.png; exit code 1 if a claim fails.
 
-    python scripts/jacot_fig1.py [draw=true] [widths=[64,256]] [results_dir=elsewhere]
+    python scripts/figures/jacot_fig1.py [draw=true] [widths=[64,256]] [results_dir=elsewhere]
 """
 
 import itertools
@@ -45,13 +45,23 @@ def limit(settings: dict) -> np.ndarray:
     g = circle(settings["angles"])[0]
     with jax.enable_x64(True):
         around = jnp.asarray(np.stack([np.cos(g), np.sin(g)], 1))
-        return np.asarray(infinite(depth=settings["depth"], b_std=settings["b_std"]).ntk(jnp.array([[1.0, 0.0]]), around)[0])
+        return np.asarray(
+            infinite(depth=settings["depth"], b_std=settings["b_std"]).ntk(
+                jnp.array([[1.0, 0.0]]), around
+            )[0]
+        )
 
 
 def measure(settings: dict, width: int) -> dict:
     """Curves [initialisations, angles] before and after training, and the mean loss at its start and end."""
-    net = networks.mlp(outputs=1, width=width, depth=settings["depth"], b_std=settings["b_std"], centred=False)
-    kernel_fn, loss, transform = kernels.structured(net), losses.squared_error(), optimizers.sgd().transform(settings["learning_rate"])
+    net = networks.mlp(
+        outputs=1, width=width, depth=settings["depth"], b_std=settings["b_std"], centred=False
+    )
+    kernel_fn, loss, transform = (
+        kernels.structured(net),
+        losses.squared_error(),
+        optimizers.sgd().transform(settings["learning_rate"]),
+    )
     key = jax.random.key(settings["seed"])
     x = jax.random.normal(key, (settings["inputs"], 2), jnp.float32)
     task, head = Dataset(x, x[:, :1] * x[:, 1:]), jnp.ones(1, jnp.float32)
@@ -59,11 +69,22 @@ def measure(settings: dict, width: int) -> dict:
     curves, ends = {t: [] for t in TIMES}, []
     for k in jax.random.split(jax.random.fold_in(key, width), settings["initialisations"]):
         theta = net.init(k, x[0])
-        trained = fit(k, theta, task, head, apply=net.apply, loss=loss, transform=transform, steps=settings["steps"])
+        trained = fit(
+            k,
+            theta,
+            task,
+            head,
+            apply=net.apply,
+            loss=loss,
+            transform=transform,
+            steps=settings["steps"],
+        )
         for t, parameters in zip(TIMES, (theta, trained.theta), strict=True):
             curves[t].append(np.asarray(kernel_fn(parameters, origin, around)[0, 0, :, 0], float))
         ends.append((float(trained.losses[0]), float(trained.losses[-1])))
-    return {t: np.array(c).round(6).tolist() for t, c in curves.items()} | {"loss": np.mean(ends, 0).round(6).tolist()}
+    return {t: np.array(c).round(6).tolist() for t, c in curves.items()} | {
+        "loss": np.mean(ends, 0).round(6).tolist()
+    }
 
 
 def summarise(curves: dict, theory: np.ndarray) -> dict[str, dict[str, float]]:
@@ -73,7 +94,9 @@ def summarise(curves: dict, theory: np.ndarray) -> dict[str, dict[str, float]]:
         before, after = (np.array(drawn[t]) for t in TIMES)
         n, middle = len(before), before.shape[1] // 2
         errors = before.std(0, ddof=1) / n**0.5
-        with np.errstate(divide="ignore", invalid="ignore"):  # where all units of all networks are off, nothing varies
+        with np.errstate(
+            divide="ignore", invalid="ignore"
+        ):  # where all units of all networks are off, nothing varies
             z = np.abs(before.mean(0) - theory) / errors
         growth = after.mean(1) / before.mean(1) - 1
         rows[width] = {
@@ -102,14 +125,26 @@ def judge(rows: dict, theory: np.ndarray) -> list[dict]:
         ratios = ", ".join(f"{a / b:.2f}" for a, b in itertools.pairwise(sd))
         expected = ", ".join(f"{(b / a) ** 0.5:.2f}" for a, b in itertools.pairwise(widths))
         falls = all(np.diff(sd) < 0) and abs(slope + 0.5) < SLOPE_SLACK
-        claims.append({"claim": f"{told}; ratios {ratios}, square roots of the width ratios {expected}", "holds": bool(falls)})
+        claims.append(
+            {
+                "claim": f"{told}; ratios {ratios}, square roots of the width ratios {expected}",
+                "holds": bool(falls),
+            }
+        )
     z = [row["largest z"] for row in by_width]
     told = f"mean before training on the analytic curve at every angle: {joined(z, '.1f')} standard errors at most, below {LARGEST_Z}"
     claims.append({"claim": told, "holds": max(z) < LARGEST_Z})
     for name, value in (("0", theory[middle]), ("pi", theory[-1])):
-        means = " / ".join(f"{row[f'mean at {name}']:.4f} +- {row[f'error at {name}']:.4f}" for row in by_width)
-        near = all(abs(row[f"mean at {name}"] - value) < LARGEST_Z * row[f"error at {name}"] for row in by_width)
-        claims.append({"claim": f"mean at angle {name}: {means}, limit {value:.10f}", "holds": bool(near)})
+        means = " / ".join(
+            f"{row[f'mean at {name}']:.4f} +- {row[f'error at {name}']:.4f}" for row in by_width
+        )
+        near = all(
+            abs(row[f"mean at {name}"] - value) < LARGEST_Z * row[f"error at {name}"]
+            for row in by_width
+        )
+        claims.append(
+            {"claim": f"mean at angle {name}: {means}, limit {value:.10f}", "holds": bool(near)}
+        )
     growth = [row["growth"] for row in by_width]
     told = f"the kernel grows in training, less at larger width: by {joined(growth, '.2%')}"
     claims.append({"claim": told, "holds": bool(min(growth) > 0 and all(np.diff(growth) < 0))})
@@ -143,11 +178,15 @@ def draw(stored: dict) -> Figure:
     axes = figure.subplots(1, 2, sharey=True)
     titles = ("at initialisation", f"after {settings['steps']} steps")
     for axis, t, title in zip(axes, TIMES, titles, strict=True):
-        for colour, (width, drawn) in zip(COLOURS * len(stored["curves"]), stored["curves"].items(), strict=False):
+        for colour, (width, drawn) in zip(
+            COLOURS * len(stored["curves"]), stored["curves"].items(), strict=False
+        ):
             lines = axis.plot(g, np.array(drawn[t]).T, color=colour, lw=0.7, alpha=0.7)
             lines[0].set_label(f"width {width}")
         axis.plot(g, stored["limit"], color="black", lw=1.8, label="infinite width")
-        axis.set_xticks(np.linspace(-np.pi, np.pi, 5), [r"$-\pi$", r"$-\pi/2$", "0", r"$\pi/2$", r"$\pi$"])
+        axis.set_xticks(
+            np.linspace(-np.pi, np.pi, 5), [r"$-\pi$", r"$-\pi/2$", "0", r"$\pi/2$", r"$\pi$"]
+        )
         axis.set(xlabel=r"angle $\gamma$ of $x = (\cos\gamma, \sin\gamma)$", title=title)
     axes[0].set_ylabel(rf"$\Theta^{settings['depth'] + 1}(x_0, x)$ with $x_0 = (1, 0)$")
     legend = axes[0].legend(fontsize=8, loc="upper right")
@@ -163,7 +202,9 @@ def check(cfg: DictConfig) -> dict:
     for name, bound in least.items():
         whole(name, settings[name], bound)
     if settings["angles"] % 2 == 0:
-        raise ValueError(f"angles={settings['angles']}: expected an odd number, so that angle 0 is one of them")
+        raise ValueError(
+            f"angles={settings['angles']}: expected an odd number, so that angle 0 is one of them"
+        )
     increasing("widths", [whole("widths", width) for width in settings["widths"]], 2)
     finite("learning_rate", settings["learning_rate"], above=0.0)
     return settings

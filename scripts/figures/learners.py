@@ -8,7 +8,7 @@ not with another. `joint` is one network trained on the shuffled images of all t
 Every run is kept in results/tables/learners.runs.jsonl as soon as it has ended, and not repeated. From these runs: results/tables/
 learners.{json,md} and results/figures/learners.png; exit code 1 if a claim fails.
 
-    python scripts/learners.py [RESULTS] [--draw]
+    python scripts/figures/learners.py [RESULTS] [--draw]
 """
 
 import hashlib
@@ -54,7 +54,9 @@ VALIDATION, SEEDS = 1000, (0, 1, 2, 3, 4)
 def combinations(method: str) -> list[dict]:
     """Every cell of a method's grid, the learning rate among its settings."""
     values = {"learning_rate": RATES, **GRID[method]}
-    return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+    return [
+        dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())
+    ]
 
 
 def overrides(stream: str, method: str, settings: dict, seed: int) -> list[str]:
@@ -72,7 +74,12 @@ def together(stream: Stream) -> Stream:
     """One task made of all: shuffled by the trainer as any other."""
 
     def joined(part):
-        return Dataset(*(jnp.concatenate(arrays) for arrays in zip(*(getattr(task, part) for task in stream), strict=True)))
+        return Dataset(
+            *(
+                jnp.concatenate(arrays)
+                for arrays in zip(*(getattr(task, part) for task in stream), strict=True)
+            )
+        )
 
     return (Task(joined("train"), joined("test"), stream[0].head),)
 
@@ -93,7 +100,9 @@ def accuracies(stream: str, method: str, settings: dict, seed: int) -> np.ndarra
     R = np.zeros((len(events) - 1 if method == "joint" else len(tasks), len(tasks)))
     for i, f in enumerate(outputs):
         for j, task in enumerate(tasks):
-            R[i, j] = np.mean(metrics.correct(f[rows[j]], np.asarray(task.test.y), np.asarray(task.head)))
+            R[i, j] = np.mean(
+                metrics.correct(f[rows[j]], np.asarray(task.test.y), np.asarray(task.head))
+            )
     return R
 
 
@@ -118,17 +127,30 @@ class Kept:
         asked = overrides(stream, method, settings, seed)
         preset = (Path(CONF) / "experiment" / f"learners_{stream}.yaml").read_text()
         lines = [line.split("#")[0].rstrip() for line in preset.splitlines()]
-        name = hashlib.sha256(json.dumps([asked, method, *filter(None, lines)]).encode()).hexdigest()[:16]
+        name = hashlib.sha256(
+            json.dumps([asked, method, *filter(None, lines)]).encode()
+        ).hexdigest()[:16]
         if name not in self.rows:
             start = time.perf_counter()
             R = accuracies(stream, method, settings, seed)
             seconds = time.perf_counter() - start
-            row = {"stream": stream, "method": method, **settings, "seed": seed, "seconds": round(seconds, 1), "run": name}
+            row = {
+                "stream": stream,
+                "method": method,
+                **settings,
+                "seed": seed,
+                "seconds": round(seconds, 1),
+                "run": name,
+            }
             self.rows[name] = row | {"R": R.round(6).tolist()}
             with self.path.open("a") as file:
                 file.write(json.dumps(self.rows[name]) + "\n")
             score = R[-1].mean()
-            print(f"{stream:9} {method:15} {settings} seed {seed}: {score:.4f} in {seconds:.1f} s", file=sys.stderr, flush=True)
+            print(
+                f"{stream:9} {method:15} {settings} seed {seed}: {score:.4f} in {seconds:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
         return np.array(self.rows[name]["R"])
 
 
@@ -137,7 +159,10 @@ def scores(R: np.ndarray) -> dict[str, float]:
     told = {"average_accuracy": float(R[-1].mean())}
     if len(R) == 1:
         return told
-    return told | {"learning_accuracy": metrics.learning_accuracy(R), "forgetting": metrics.forgetting_chaudhry(R)}
+    return told | {
+        "learning_accuracy": metrics.learning_accuracy(R),
+        "forgetting": metrics.forgetting_chaudhry(R),
+    }
 
 
 def compute(kept: Kept) -> list[dict]:
@@ -146,13 +171,26 @@ def compute(kept: Kept) -> list[dict]:
     for stream in STREAMS:
         tried, chosen, by_seed = {}, {}, {method: [] for method in GRID}
         for method in GRID:
-            tried[method] = [cell | scores(kept.run(stream, method, cell, VALIDATION)) for cell in combinations(method)]
+            tried[method] = [
+                cell | scores(kept.run(stream, method, cell, VALIDATION))
+                for cell in combinations(method)
+            ]
             chosen[method] = choice(method, tried[method])
-        for seed, method in itertools.product(SEEDS, GRID):  # by seed, so that all methods share its stream
+        for seed, method in itertools.product(
+            SEEDS, GRID
+        ):  # by seed, so that all methods share its stream
             by_seed[method].append(scores(kept.run(stream, method, chosen[method], seed)))
         for method, told in by_seed.items():
             measured = {key: [one[key] for one in told] for key in told[0]}
-            rows.append({"stream": stream, "method": method, "settings": chosen[method], "validation": tried[method], **measured})
+            rows.append(
+                {
+                    "stream": stream,
+                    "method": method,
+                    "settings": chosen[method],
+                    "validation": tried[method],
+                    **measured,
+                }
+            )
     return rows
 
 
@@ -163,8 +201,14 @@ def choice(method: str, tried: list[dict]) -> dict:
         if method not in STRENGTHS:
             return True
         name = STRENGTHS[method]
-        stronger = [told for told in tried if told["learning_rate"] == cell["learning_rate"] and told[name] > cell[name]]
-        return bool(stronger) and min(stronger, key=lambda told: told[name])["average_accuracy"] > 0  # 0: it diverged
+        stronger = [
+            told
+            for told in tried
+            if told["learning_rate"] == cell["learning_rate"] and told[name] > cell[name]
+        ]
+        return (
+            bool(stronger) and min(stronger, key=lambda told: told[name])["average_accuracy"] > 0
+        )  # 0: it diverged
 
     scored = zip(combinations(method), tried, strict=True)
     return max(scored, key=lambda pair: (room(pair[0]), pair[1]["average_accuracy"]))[0]
@@ -172,17 +216,25 @@ def choice(method: str, tried: list[dict]) -> dict:
 
 def interval(values) -> float:
     """Half the width of the 95 % confidence interval of a mean, by Student's t."""
-    return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return float(
+        stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    )
 
 
 def judge(rows: list[dict]) -> list[dict]:
     """Each method beats plain training, as paired differences by seed tell; replay comes near joint training."""
     claims = []
     for stream in STREAMS:
-        score = {row["method"]: np.array(row["average_accuracy"]) for row in rows if row["stream"] == stream}
+        score = {
+            row["method"]: np.array(row["average_accuracy"])
+            for row in rows
+            if row["stream"] == stream
+        }
         for method in BETTER:
             gain = score[method] - score["naive"]
-            told = f"{stream}: {method} ends above naive by {gain.mean():.1%} ± {interval(gain):.1%}"
+            told = (
+                f"{stream}: {method} ends above naive by {gain.mean():.1%} ± {interval(gain):.1%}"
+            )
             claims.append({"claim": told, "holds": bool(gain.mean() > interval(gain))})
         whole = score["joint"].mean() - score["naive"].mean()
         for method in NEAR_JOINT:
@@ -195,14 +247,20 @@ def judge(rows: list[dict]) -> list[dict]:
 def markdown(stored: dict) -> str:
     lines = []
     for stream in STREAMS:
-        lines += [f"{stream.capitalize()}, {len(SEEDS)} seeds, mean ± half of the 95 % confidence interval:", ""]
+        lines += [
+            f"{stream.capitalize()}, {len(SEEDS)} seeds, mean ± half of the 95 % confidence interval:",
+            "",
+        ]
         lines += [
             "| method | average accuracy | learning accuracy | forgetting | settings, chosen on the validation stream |",
             "|---|---|---|---|---|",
         ]
         for row in stored["rows"]:
             if row["stream"] == stream:
-                cells = [_entry(row.get(key)) for key in ("average_accuracy", "learning_accuracy", "forgetting")]
+                cells = [
+                    _entry(row.get(key))
+                    for key in ("average_accuracy", "learning_accuracy", "forgetting")
+                ]
                 settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
                 lines.append(f"| {row['method']} | {' | '.join(cells)} | {settings} |")
         lines.append("")
@@ -219,13 +277,19 @@ def draw(stored: dict) -> Figure:
     for axis, stream in zip(figure.subplots(1, 2, sharey=True), STREAMS, strict=True):
         own = [row for row in stored["rows"] if row["stream"] == stream]
         for row, colour in ((own[0], "tab:red"), (own[1], "tab:green")):
-            axis.axhline(100 * np.mean(row["average_accuracy"]), color=colour, lw=1, label=row["method"])
+            axis.axhline(
+                100 * np.mean(row["average_accuracy"]), color=colour, lw=1, label=row["method"]
+            )
         shown = sorted(own[2:], key=lambda row: np.mean(row["average_accuracy"]))
         for k, row in enumerate(shown):
             values = 100 * np.array(row["average_accuracy"])
-            axis.errorbar(k, values.mean(), interval(values), color="tab:blue", marker="s", ms=5, capsize=4)
+            axis.errorbar(
+                k, values.mean(), interval(values), color="tab:blue", marker="s", ms=5, capsize=4
+            )
             axis.plot(np.full(len(values), k), values, ".", color="0.4", ms=4)
-        axis.set_xticks(range(len(shown)), [row["method"].replace("_", "\n", 1) for row in shown], fontsize=8)
+        axis.set_xticks(
+            range(len(shown)), [row["method"].replace("_", "\n", 1) for row in shown], fontsize=8
+        )
         axis.set(title=f"{stream} Fashion-MNIST, 10 tasks")
         axis.legend(fontsize=8)
     figure.axes[0].set_ylabel("average accuracy in %, after all tasks")

@@ -5,7 +5,7 @@ parameters of the one before, and the kernel stays that of the first initialisat
 Writes results/tables/lee_linearisation.{json,md} and, from the JSON alone, results/figures/lee_linearisation.png; exit code 1 if a
 claim fails.
 
-    python scripts/lee_linearisation.py [source=idx source.idx_dir=PATH] [source=digits] [draw=true] [widths=[64,256]]
+    python scripts/figures/lee_linearisation.py [source=idx source.idx_dir=PATH] [source=digits] [draw=true] [widths=[64,256]]
 """
 
 import sys
@@ -36,15 +36,48 @@ ROUNDING = 1e-5
 PUBLISHED = {
     "GD, MSE": {
         "true": [0.2444, 0.1231, 0.0854, 0.0652, 0.0523, 0.0434, 0.0367, 0.0315, 0.0273, 0.0239],
-        "linearised": [0.2444, 0.1234, 0.0855, 0.0649, 0.0519, 0.0427, 0.0359, 0.0306, 0.0263, 0.0229],
+        "linearised": [
+            0.2444,
+            0.1234,
+            0.0855,
+            0.0649,
+            0.0519,
+            0.0427,
+            0.0359,
+            0.0306,
+            0.0263,
+            0.0229,
+        ],
     },
     "GD, CE": {
         "true": [0.1696, 0.1497, 0.1336, 0.1204, 0.1093, 0.0998, 0.0916, 0.0845, 0.0783, 0.0728],
-        "linearised": [0.1696, 0.1493, 0.1329, 0.1195, 0.1083, 0.0987, 0.0906, 0.0835, 0.0773, 0.0719],
+        "linearised": [
+            0.1696,
+            0.1493,
+            0.1329,
+            0.1195,
+            0.1083,
+            0.0987,
+            0.0906,
+            0.0835,
+            0.0773,
+            0.0719,
+        ],
     },
     "heavy ball, CE": {
         "true": [0.0680, 0.0399, 0.0262, 0.0191, 0.0148, 0.0120, 0.0101, 0.0086, 0.0075, 0.0067],
-        "linearised": [0.0680, 0.0401, 0.0266, 0.0195, 0.0153, 0.0126, 0.0106, 0.0092, 0.0081, 0.0072],
+        "linearised": [
+            0.0680,
+            0.0401,
+            0.0266,
+            0.0195,
+            0.0153,
+            0.0126,
+            0.0106,
+            0.0092,
+            0.0081,
+            0.0072,
+        ],
     },
 }
 
@@ -62,7 +95,15 @@ def columns(momentum: float, outputs: int) -> dict[str, Column]:
     descent, ball = optimizers.sgd(), optimizers.sgd(momentum=momentum)
     squares, entropy = losses.squared_error(), losses.cross_entropy()
     return dict(
-        zip(PUBLISHED, (Column(squares, descent, 1), Column(entropy, descent, outputs), Column(entropy, ball, outputs)), strict=True)
+        zip(
+            PUBLISHED,
+            (
+                Column(squares, descent, 1),
+                Column(entropy, descent, outputs),
+                Column(entropy, ball, outputs),
+            ),
+            strict=True,
+        )
     )
 
 
@@ -70,10 +111,14 @@ def chunk(source: Source, samples: int, number: int) -> Dataset:
     """`samples` train images drawn by seed `number`, flattened and standardised by the mean and standard deviation of them all."""
     order = np.random.default_rng(number).permutation(len(source.train.x))[:samples]
     x = source.train.x[order].reshape(samples, -1).astype(np.float64)
-    return Dataset(*(jnp.asarray(a, jnp.float32) for a in ((x - x.mean()) / x.std(), source.train.y[order])))
+    return Dataset(
+        *(jnp.asarray(a, jnp.float32) for a in ((x - x.mean()) / x.std(), source.train.y[order]))
+    )
 
 
-def measure(settings: dict, source: Source, width: int, number: int, rules: dict[str, Column]) -> dict:
+def measure(
+    settings: dict, source: Source, width: int, number: int, rules: dict[str, Column]
+) -> dict:
     """By column the `true` and the `linearised` losses [steps / every] at steps 0, every, 2 every, ..."""
     data = chunk(source, settings["samples"], number)
     c = data.y.shape[1]
@@ -91,13 +136,29 @@ def measure(settings: dict, source: Source, width: int, number: int, rules: dict
         for steps in range(0, settings["steps"], settings["every"]):
             alpha = jnp.zeros_like(f)
             if steps:
-                alpha = forecast.simulate(k, f, y, head, loss=loss, transform=transform, steps=steps)
+                alpha = forecast.simulate(
+                    k, f, y, head, loss=loss, transform=transform, steps=steps
+                )
             now = f + forecast.read_out(k, alpha)
-            linearised.append(float(jnp.mean(jax.vmap(loss.value, (0, 0, None))(now, y, head))) / divisor)
-        fitted = fit(key, theta, data, head, apply=net.apply, loss=loss, transform=transform, steps=settings["steps"])
+            linearised.append(
+                float(jnp.mean(jax.vmap(loss.value, (0, 0, None))(now, y, head))) / divisor
+            )
+        fitted = fit(
+            key,
+            theta,
+            data,
+            head,
+            apply=net.apply,
+            loss=loss,
+            transform=transform,
+            steps=settings["steps"],
+        )
         theta = fitted.theta
         true = np.asarray(fitted.losses, float)[:: settings["every"]] / divisor
-        told[name] = {"true": true.round(9).tolist(), "linearised": np.round(linearised, 9).tolist()}
+        told[name] = {
+            "true": true.round(9).tolist(),
+            "linearised": np.round(linearised, 9).tolist(),
+        }
     return told
 
 
@@ -114,16 +175,28 @@ def summarise(drawn: dict) -> dict:
         table[name] = {}
         for width, by_seed in drawn.items():
             rows = np.array([gaps(told[name]) for told in by_seed.values()])
-            table[name][width] = {"first": rows[:, 0].tolist(), "last": rows[:, -1].tolist(), "mean": rows[:, 1:].mean(1).tolist()}
+            table[name][width] = {
+                "first": rows[:, 0].tolist(),
+                "last": rows[:, -1].tolist(),
+                "mean": rows[:, 1:].mean(1).tolist(),
+            }
     return table
 
 
 def judge(settings: dict, summary: dict) -> list[dict]:
     """The claims, each with its numbers and whether they hold."""
     claims = []
-    width, last = str(settings["width"]), settings["every"] * ((settings["steps"] - 1) // settings["every"])
+    width, last = (
+        str(settings["width"]),
+        settings["every"] * ((settings["steps"] - 1) // settings["every"]),
+    )
     first = max(max(row["first"]) for by_width in summary.values() for row in by_width.values())
-    claims.append({"claim": f"true and linearised loss agree at step 0: relative gap {first:.0e} at most", "holds": first < ROUNDING})
+    claims.append(
+        {
+            "claim": f"true and linearised loss agree at step 0: relative gap {first:.0e} at most",
+            "holds": first < ROUNDING,
+        }
+    )
     for name, by_width in summary.items():
         gap = by_width[width]["last"]
         printed = gaps(PUBLISHED[name])[-1]
@@ -157,10 +230,17 @@ def markdown(stored: dict) -> str:
                 printed = f" ({PUBLISHED[name]['true'][row]:.4f} / {PUBLISHED[name]['linearised'][row]:.4f})"
             cells.append(f"{column['true'][s]:.4f} / {column['linearised'][s]:.4f}{printed}")
         lines.append(f"| {s * every} | " + " | ".join(cells) + " |")
-    lines += ["", "Relative gap, mean over all stored steps after 0, mean ± standard deviation over seeds:", ""]
+    lines += [
+        "",
+        "Relative gap, mean over all stored steps after 0, mean ± standard deviation over seeds:",
+        "",
+    ]
     lines += ["| width | " + " | ".join(summary) + " |", "|---" * (1 + len(summary)) + "|"]
     for width in stored["losses"]:
-        cells = [f"{np.mean(row):.2%} ± {np.std(row, ddof=1):.2%}" for row in (by[width]["mean"] for by in summary.values())]
+        cells = [
+            f"{np.mean(row):.2%} ± {np.std(row, ddof=1):.2%}"
+            for row in (by[width]["mean"] for by in summary.values())
+        ]
         lines.append(f"| {width} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *claims_list(stored["claims"])]) + "\n"
 
@@ -174,22 +254,49 @@ def draw(stored: dict) -> Figure:
         for number, told in stored["losses"][str(settings["width"])].items():
             steps = k * settings["steps"] + settings["every"] * np.arange(len(told[name]["true"]))
             own = number == str(settings["seeds"][0])
-            left.plot(steps, told[name]["true"], color=colour, lw=1.2, label=f"{name}: true" if own else None)
+            left.plot(
+                steps,
+                told[name]["true"],
+                color=colour,
+                lw=1.2,
+                label=f"{name}: true" if own else None,
+            )
             style = dict(color="black", ls="", marker="o", ms=5, mfc="none", mew=0.8)
-            left.plot(steps, told[name]["linearised"], **style, label="linearised" if own and not k else None)
+            left.plot(
+                steps,
+                told[name]["linearised"],
+                **style,
+                label="linearised" if own and not k else None,
+            )
         at = np.arange(0, min(settings["steps"], 1000), 100)
         printed = PUBLISHED[name]["true"][: len(at)]
         style = dict(color="tab:red", ls="", marker="x", ms=4, mew=0.9)
-        left.plot(k * settings["steps"] + at, printed, **style, label="published, true" if k == 2 else None)
+        left.plot(
+            k * settings["steps"] + at,
+            printed,
+            **style,
+            label="published, true" if k == 2 else None,
+        )
         if k:
             left.axvline(k * settings["steps"], color="grey", lw=0.8, ls=":")
         widths = [int(w) for w in summary[name]]
         rows = np.array([row["mean"] for row in summary[name].values()])
         right.plot(widths, rows.mean(1), color=colour, marker="o", ms=4, label=name)
         right.plot(widths, rows, color=colour, ls="", marker=".", ms=3, alpha=0.6)
-    left.set(yscale="log", xlabel="step", ylabel="loss", title=f"width {settings['width']}, {len(settings['seeds'])} seeds")
+    left.set(
+        yscale="log",
+        xlabel="step",
+        ylabel="loss",
+        title=f"width {settings['width']}, {len(settings['seeds'])} seeds",
+    )
     left.legend(fontsize=8)
-    right.set(xscale="log", yscale="log", xlabel="width", ylabel="|linearised - true| / true", title="gap, mean over steps")
+    right.set(
+        xscale="log",
+        yscale="log",
+        xlabel="width",
+        ylabel="|linearised - true| / true",
+        title="gap, mean over steps",
+    )
     right.set_xticks(widths, widths)
     right.xaxis.minorticks_off()
     guide = 0.6 * rows.mean(1)[0] * widths[0] / np.array(widths, float)
@@ -208,7 +315,9 @@ def check(cfg: DictConfig) -> dict:
     if settings["width"] not in settings["widths"]:
         raise ValueError(f"width={settings['width']}: expected one of widths={settings['widths']}")
     if settings["every"] >= settings["steps"]:
-        raise ValueError(f"every={settings['every']}: expected fewer than steps={settings['steps']}")
+        raise ValueError(
+            f"every={settings['every']}: expected fewer than steps={settings['steps']}"
+        )
     finite("learning_rate", settings["learning_rate"], above=0.0)
     share("momentum", settings["momentum"])
     return settings
@@ -219,7 +328,10 @@ def compute(settings: dict, source: Source) -> dict:
     start, drawn = time.perf_counter(), {}
     rules = columns(settings["momentum"], source.train.y.shape[1])
     for width in settings["widths"]:
-        drawn[str(width)] = {str(number): measure(settings, source, width, number, rules) for number in settings["seeds"]}
+        drawn[str(width)] = {
+            str(number): measure(settings, source, width, number, rules)
+            for number in settings["seeds"]
+        }
         print(f"width {width}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
     summary = summarise(drawn)
     return {"claims": judge(settings, summary), "summary": summary, "losses": drawn}

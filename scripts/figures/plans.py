@@ -1,6 +1,6 @@
 """The table of stored plans: how right the rankings were, tables/plans.{json,md} and a figure of each, from the plans' folders.
 
-python scripts/plans.py [RESULTS]      after `ntkcl experiment=orders_rotated` and the other presets of jobs
+python scripts/figures/plans.py [RESULTS]      after `ntkcl experiment=orders_rotated` and the other presets of jobs
 """
 
 import shutil
@@ -17,7 +17,10 @@ def collect(root: Path) -> list[dict]:
     """A row for each preset's newest plan."""
     rows = []
     for preset in PRESETS:
-        folders = sorted((root / "plans" / preset).glob("[!.]*/summary.json"), key=lambda path: path.stat().st_mtime)
+        folders = sorted(
+            (root / "plans" / preset).glob("[!.]*/summary.json"),
+            key=lambda path: path.stat().st_mtime,
+        )
         if not folders:
             continue
         folder = folders[-1].parent
@@ -29,14 +32,29 @@ def collect(root: Path) -> list[dict]:
                 "preset": preset,
                 **{
                     key: summary[key]
-                    for key in ("job", "score", "part", "candidates", "verified", "spearman", "regret", "regret_share", "seconds")
+                    for key in (
+                        "job",
+                        "score",
+                        "part",
+                        "candidates",
+                        "verified",
+                        "spearman",
+                        "regret",
+                        "regret_share",
+                        "seconds",
+                    )
                 },
                 "measured_best": float(measured.min()),
                 "measured_worst": float(measured.max()),
-                "pairs": candidates[[f"predicted_{name}", f"measured_{name}"]].dropna().to_numpy().tolist(),
+                "pairs": candidates[[f"predicted_{name}", f"measured_{name}"]]
+                .dropna()
+                .to_numpy()
+                .tolist(),
             }
         )
-        shutil.copy(folder / "figures" / f"{summary['job']}.png", root / "figures" / f"{preset}.png")
+        shutil.copy(
+            folder / "figures" / f"{summary['job']}.png", root / "figures" / f"{preset}.png"
+        )
     return rows
 
 

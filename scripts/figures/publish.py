@@ -88,7 +88,9 @@ def publish_runs(
 
     `doc`, the script's docstring, is its help. Exit code 1 if a claim of gathered numbers fails.
     """
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     text = "folder of results (results)"
     parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help=text)
     parser.add_argument("--draw", action="store_true", help="from the stored table, no runs needed")
@@ -134,7 +136,9 @@ def finish(root: Path, name: str, markdown: Callable, draw: Callable | None) -> 
         sys.exit(1)
 
 
-def show(root: Path, name: str, stored: dict | list, markdown: Callable, draw: Callable | None) -> None:
+def show(
+    root: Path, name: str, stored: dict | list, markdown: Callable, draw: Callable | None
+) -> None:
     """tables/`name`.md, printed too, and figures/`name`.png."""
     table = markdown(stored)
     (root / "tables" / f"{name}.md").write_text(table)

@@ -1,6 +1,6 @@
 """What the forecasts of some presets reached: drift R2 of every anchor, run by run, from the runs' folders.
 
-    python scripts/reached.py [RESULTS]     after the commands that the table names; writes tables/reached.{json,md}
+    python scripts/figures/reached.py [RESULTS]     after the commands that the table names; writes tables/reached.{json,md}
 
 Exit code 1 if a claim fails.
 """
@@ -10,7 +10,13 @@ from pathlib import Path
 from publish import as_it_stands, claims_list, publish_runs
 
 CLAIMS = (  # of a preset's runs at a width: the command, the anchor and its least R2
-    ("rotated_fashion", 4096, "ntkcl experiment=rotated_fashion network.width=4096 seed=0", "init", 0.99),
+    (
+        "rotated_fashion",
+        4096,
+        "ntkcl experiment=rotated_fashion network.width=4096 seed=0",
+        "init",
+        0.99,
+    ),
     ("minibatch_split", 1024, "ntkcl experiment=minibatch_split", "boundary", 0.97),
     ("integrated_permuted", 256, "ntkcl experiment=integrated_permuted", "boundary", 0.98),
     ("integrated_permuted", 64, "ntkcl experiment=integrated_permuted", "boundary", 0.95),
@@ -25,12 +31,21 @@ def gather(root: Path) -> dict:
 
 def collect(root: Path) -> list[dict]:
     """A row for each run and anchor, in the order of the claims."""
-    rows, runs = [], {preset: list(as_it_stands(root, preset)) for preset in dict.fromkeys(preset for preset, *_ in CLAIMS)}
+    rows, runs = (
+        [],
+        {
+            preset: list(as_it_stands(root, preset))
+            for preset in dict.fromkeys(preset for preset, *_ in CLAIMS)
+        },
+    )
     for preset, width, *_ in CLAIMS:
         for run in runs[preset]:
             if run.cell["width"] == width:
                 told = {"preset": preset} | run.cell
-                rows += [told | {"anchor": anchor} | _numbers(run.summary, anchor) for anchor in run.summary["forecast"]]
+                rows += [
+                    told | {"anchor": anchor} | _numbers(run.summary, anchor)
+                    for anchor in run.summary["forecast"]
+                ]
     return rows
 
 
@@ -50,9 +65,18 @@ def judge(rows: list[dict]) -> list[dict]:
     """Every run of a command reaches what is claimed of its anchor."""
     claims = []
     for preset, width, command, anchor, least in CLAIMS:
-        own = [row["drift_r2"] for row in rows if (row["preset"], row["width"], row["anchor"]) == (preset, width, anchor)]
+        own = [
+            row["drift_r2"]
+            for row in rows
+            if (row["preset"], row["width"], row["anchor"]) == (preset, width, anchor)
+        ]
         told = f"`{command}`: {anchor}, width {width}, R2 {', '.join(map(_number, own))}, at least {least}"
-        claims.append({"claim": told, "holds": bool(own) and all(value is not None and value >= least for value in own)})
+        claims.append(
+            {
+                "claim": told,
+                "holds": bool(own) and all(value is not None and value >= least for value in own),
+            }
+        )
     return claims
 
 
@@ -66,9 +90,18 @@ def markdown(stored: dict) -> str:
         "|" + "---|" * 9,
     ]
     for row in stored["rows"]:
-        several = [", ".join(map(str, row[key])) if len(set(row[key])) > 1 else str(row[key][0]) for key in ("kernels", "gradients")]
-        cells = [*(str(row[key]) for key in ("preset", "width", "seed", "anchor")), _number(row["drift_r2"]), *several]
-        lines.append(f"| {' | '.join(cells)} | {row['forecast_seconds']:.1f} | {row['train_seconds']:.1f} |")
+        several = [
+            ", ".join(map(str, row[key])) if len(set(row[key])) > 1 else str(row[key][0])
+            for key in ("kernels", "gradients")
+        ]
+        cells = [
+            *(str(row[key]) for key in ("preset", "width", "seed", "anchor")),
+            _number(row["drift_r2"]),
+            *several,
+        ]
+        lines.append(
+            f"| {' | '.join(cells)} | {row['forecast_seconds']:.1f} | {row['train_seconds']:.1f} |"
+        )
     return "\n".join([*lines, "", *claims_list(stored["claims"])]) + "\n"
 
 

@@ -1,6 +1,6 @@
 """How well the verdict, and the trial it rests on, foretold the error: tables/trust.{json,md} and figures/trust.png.
 
-python scripts/trust.py [RESULTS]      after `ntkcl experiment=trust`
+python scripts/figures/trust.py [RESULTS]      after `ntkcl experiment=trust`
 """
 
 import sys
@@ -14,7 +14,11 @@ from ntkcl import forecast
 
 VERDICTS = ("good", "fair", "poor")
 WORST = -1e300  # of a sign that is null in the summary: a trial that blew up, a kernel that is singular, either of them not known
-SIGNS = {"trial_r2": 1, "halved_r2": 1, "condition": -1}  # known before training, and whether more of it should mean a better forecast
+SIGNS = {
+    "trial_r2": 1,
+    "halved_r2": 1,
+    "condition": -1,
+}  # known before training, and whether more of it should mean a better forecast
 SUMMARY = {"lowest": np.min, "median": np.median, "highest": np.max}
 MARKS = {"rotated": "o", "permuted": "s", "split": "^"}
 
@@ -25,9 +29,18 @@ def collect(root: Path) -> list[dict]:
     for run in complete(root, "trust"):
         for anchor, told in run.summary["forecast"].items():
             stream = run.config["stream"]["_target_"].rsplit(".", 1)[-1]
-            place = {"stream": stream, "width": run.cell["width"], "steps": run.config["training"]["steps"]}
-            numbers = {key: told[key] for key in ("trial_r2", "halved_r2", "verdict", "drift_r2", "change_r2")}
-            numbers["condition"] = max(told["condition"], key=lambda one: float("inf") if one is None else one)
+            place = {
+                "stream": stream,
+                "width": run.cell["width"],
+                "steps": run.config["training"]["steps"],
+            }
+            numbers = {
+                key: told[key]
+                for key in ("trial_r2", "halved_r2", "verdict", "drift_r2", "change_r2")
+            }
+            numbers["condition"] = max(
+                told["condition"], key=lambda one: float("inf") if one is None else one
+            )
             rows.append(place | {"seed": run.cell["seed"], "anchor": anchor} | numbers)
     if not rows:
         sys.exit(f"no runs in {root / 'runs' / 'trust'}: first `ntkcl experiment=trust`")
@@ -42,9 +55,15 @@ def told(rows: list[dict]) -> list[dict]:
         for verdict in VERDICTS:
             same = [row for row in mine if row["verdict"] == verdict]
             if same:
-                r2 = {key: np.array([row[key] for row in same]) for key in ("drift_r2", "change_r2")}
-                numbers = {f"{key}_{name}": float(f(r2[key])) for key in r2 for name, f in SUMMARY.items()}
-                table.append({"anchor": anchor, "verdict": verdict, "forecasts": len(same)} | numbers)
+                r2 = {
+                    key: np.array([row[key] for row in same]) for key in ("drift_r2", "change_r2")
+                }
+                numbers = {
+                    f"{key}_{name}": float(f(r2[key])) for key in r2 for name, f in SUMMARY.items()
+                }
+                table.append(
+                    {"anchor": anchor, "verdict": verdict, "forecasts": len(same)} | numbers
+                )
     return table
 
 
@@ -57,14 +76,21 @@ def ranked(rows: list[dict]) -> list[dict]:
     table = []
     for anchor in anchors(rows):
         mine = [row for row in rows if row["anchor"] == anchor]
-        streams = {"all": mine} | {name: [row for row in mine if row["stream"] == name] for name in MARKS}
+        streams = {"all": mine} | {
+            name: [row for row in mine if row["stream"] == name] for name in MARKS
+        }
         for sign, better in SIGNS.items():
             ranks = {}
             for name, same in streams.items():
                 values = [WORST if row[sign] is None else better * row[sign] for row in same]
                 if len(same) > 2:
-                    ranks[name] = forecast.spearman(np.array([row["drift_r2"] for row in same]), np.array(values))
-            table.append({"anchor": anchor, "sign": sign, "null": sum(row[sign] is None for row in mine)} | ranks)
+                    ranks[name] = forecast.spearman(
+                        np.array([row["drift_r2"] for row in same]), np.array(values)
+                    )
+            table.append(
+                {"anchor": anchor, "sign": sign, "null": sum(row[sign] is None for row in mine)}
+                | ranks
+            )
     return table
 
 
@@ -76,8 +102,13 @@ def markdown(rows: list[dict]) -> str:
         "|---|---|---|---|---|",
     ]
     for row in told(rows):
-        drift, ahead = (", ".join(f"{row[f'{key}_{name}']:.3f}" for name in SUMMARY) for key in ("drift_r2", "change_r2"))
-        lines.append(f"| {row['anchor']} | {row['verdict']} | {row['forecasts']} | {drift} | {ahead} |")
+        drift, ahead = (
+            ", ".join(f"{row[f'{key}_{name}']:.3f}" for name in SUMMARY)
+            for key in ("drift_r2", "change_r2")
+        )
+        lines.append(
+            f"| {row['anchor']} | {row['verdict']} | {row['forecasts']} | {drift} | {ahead} |"
+        )
     lines += [
         "",
         f"| anchor | sign | null | Spearman with the drift R2 | {' | '.join(MARKS)} |",
@@ -88,15 +119,20 @@ def markdown(rows: list[dict]) -> str:
         lines.append(f"| {row['anchor']} | {row['sign']} | {row['null']} | {' | '.join(numbers)} |")
     said = "Signs from before training; `condition`: the largest of a run's kernels, smaller being better. Null, and counted as the "
     said += "worst: a trial that blew up, a singular kernel, or a sign that is not known. "
-    said += "`ntkcl experiment=trust`, then `python scripts/trust.py`."
+    said += "`ntkcl experiment=trust`, then `python scripts/figures/trust.py`."
     return "\n".join([*lines, "", said]) + "\n"
 
 
 def draw(rows: list[dict]) -> Figure:
     """A panel for each anchor and each sign that has units of R2; at the left edge what blew up or is not known."""
-    names = {"trial_r2": "R² of forecast and trial, before training", "halved_r2": "R² of one stride and two, before training"}
+    names = {
+        "trial_r2": "R² of forecast and trial, before training",
+        "halved_r2": "R² of one stride and two, before training",
+    }
     figure = Figure(figsize=(9, 7.5), layout="constrained")
-    panels = figure.subplots(len(names), len(anchors(rows)), sharex=True, sharey=True, squeeze=False)
+    panels = figure.subplots(
+        len(names), len(anchors(rows)), sharex=True, sharey=True, squeeze=False
+    )
     for line, sign in zip(panels, names, strict=True):
         for axes, anchor in zip(line, anchors(rows), strict=True):
             for stream, mark in MARKS.items():

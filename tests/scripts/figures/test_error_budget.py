@@ -5,16 +5,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import script as load_script
+from cases import load_script
 
 from ntkcl.forecast.budget import budget
 
 ROOT = Path(__file__).parents[3]
-TINY = ("source=digits", "widths=[4,8]", "seeds=[0]", "tasks=2", "per_class=1", "steps=5", "batch_size=3")
+TINY = (
+    "source=digits",
+    "widths=[4,8]",
+    "seeds=[0]",
+    "tasks=2",
+    "per_class=1",
+    "steps=5",
+    "batch_size=3",
+)
 
 
 def test_the_terms_of_a_budget_by_hand():
-    ladder = {"measured": np.array([3.0, -1.0]), "near": np.array([2.0, -1.0]), "far": np.array([2.0, 1.0])}
+    ladder = {
+        "measured": np.array([3.0, -1.0]),
+        "near": np.array([2.0, -1.0]),
+        "far": np.array([2.0, 1.0]),
+    }
     near, far = budget(ladder)
     assert (near["name"], far["name"]) == ("near", "far")
     assert near["rms"] == pytest.approx(0.5**0.5) and far["rms"] == pytest.approx(2**0.5)
@@ -35,7 +47,9 @@ def test_the_terms_add_up_to_the_error_of_a_run(run_figure, script, tmp_path):
     for cell in stored["cells"]:
         assert [term["name"] for term in cell["terms"]] == list(script.MEANING)
         assert sum(term["along"] for term in cell["terms"]) == pytest.approx(1.0)
-        assert all(term["rms"] > 0 for term in cell["terms"])  # each experiment leaves out something
+        assert all(
+            term["rms"] > 0 for term in cell["terms"]
+        )  # each experiment leaves out something
     assert (tmp_path / "figures" / "error_budget.png").stat().st_size > 10_000
 
 

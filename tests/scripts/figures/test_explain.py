@@ -8,13 +8,21 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytest
-from cases import script as load_script, tiny_source
+from cases import load_script, tiny_source
 
 from ntkcl import figures
 from ntkcl.identity import YOUNGER
 
 ROOT = Path(__file__).parents[3]
-TINY = ("seeds=[0]", "network.width=8", "stream.train_per_class=6", "stream.test_per_class=2", "steps=20", "removed=3", "draws=2")
+TINY = (
+    "seeds=[0]",
+    "network.width=8",
+    "stream.train_per_class=6",
+    "stream.test_per_class=2",
+    "steps=20",
+    "removed=3",
+    "draws=2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +34,17 @@ def script():
 def run(script, monkeypatch, run_figure):
     """The script with overrides on random images, results in tmp_path: its exit code."""
     real = script.instantiate
-    monkeypatch.setattr(script, "instantiate", lambda node, **more: tiny_source() if "idx_dir" in node else real(node, **more))
+    monkeypatch.setattr(
+        script,
+        "instantiate",
+        lambda node, **more: tiny_source() if "idx_dir" in node else real(node, **more),
+    )
     return partial(run_figure, script)
 
 
-def test_the_script_explains_and_redraws_from_the_table_alone(run, tmp_path, monkeypatch, script, capsys):
+def test_the_script_explains_and_redraws_from_the_table_alone(
+    run, tmp_path, monkeypatch, script, capsys
+):
     code = run(*TINY)
     stored = json.loads((tmp_path / "tables" / "explain.json").read_text())
     assert code == (0 if all(claim["holds"] for claim in stored["claims"]) else 1)
@@ -49,14 +63,22 @@ def test_the_script_explains_and_redraws_from_the_table_alone(run, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("override", "told"), [("stream.tasks=3", "stream.tasks=3: expected 2"), ("removed=0", "removed=0"), ("seeds=[]", "seeds=")]
+    ("override", "told"),
+    [
+        ("stream.tasks=3", "stream.tasks=3: expected 2"),
+        ("removed=0", "removed=0"),
+        ("seeds=[]", "seeds="),
+    ],
 )
 def test_settings_that_cannot_be_meant_are_named(run, override, told):
     with pytest.raises(ValueError, match=re.escape(told)):
         run(*TINY, override)
 
 
-@pytest.mark.parametrize(("shape", "image"), [((5, 7), (5, 7)), ((9,), (3, 3)), ((4, 4, 1), (4, 4)), ((8,), None), ((2, 2, 2), None)])
+@pytest.mark.parametrize(
+    ("shape", "image"),
+    [((5, 7), (5, 7)), ((9,), (3, 3)), ((4, 4, 1), (4, 4)), ((8,), None), ((2, 2, 2), None)],
+)
 def test_inputs_are_shown_where_they_are_images(shape, image):
     shown = figures.as_image(np.zeros(shape))
     assert (None if shown is None else shown.shape) == image
@@ -70,17 +92,24 @@ def stored():
 def test_the_committed_table_was_made_with_the_preset_and_backs_every_claim(script, stored):
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         settings = script.check(hydra.compose("figure/explain"))
-    made = stored["settings"] | {"network": YOUNGER["network"] | stored["settings"]["network"]}  # settings that had no other value then
+    made = stored["settings"] | {
+        "network": YOUNGER["network"] | stored["settings"]["network"]
+    }  # settings that had no other value then
     assert settings == made
     header = (ROOT / "conf" / "figure" / "explain.yaml").read_text()
     for word in ("claim", "command", "expect", "time", "source"):
         assert re.search(rf"^# {word} +\S", header, re.M), word
-    assert script.judged(stored["seeds"]) == stored["claims"] and all(claim["holds"] for claim in stored["claims"])
+    assert script.judged(stored["seeds"]) == stored["claims"] and all(
+        claim["holds"] for claim in stored["claims"]
+    )
     assert (ROOT / "results" / "tables" / "explain.md").read_text() == script.markdown(stored)
 
 
 def test_a_choice_that_does_no_better_than_chance_fails_its_claim(script, stored):
     seed, told = next(iter(stored["seeds"].items()))
-    swapped = told | {"check": told["check"] | {"harmful": told["check"]["harmless"], "harmless": told["check"]["harmful"]}}
+    swapped = told | {
+        "check": told["check"]
+        | {"harmful": told["check"]["harmless"], "harmless": told["check"]["harmful"]}
+    }
     sums, order = script.judged({seed: swapped})
     assert sums["holds"] and not order["holds"]

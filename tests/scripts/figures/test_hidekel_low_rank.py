@@ -8,7 +8,7 @@ import hydra
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import script as load_script, tiny_source
+from cases import load_script, tiny_source
 from flax import linen as nn
 
 from ntkcl import networks
@@ -16,7 +16,15 @@ from ntkcl.types import Dataset, Task
 
 ROOT = Path(__file__).parents[3]
 CONF = ROOT / "conf"
-TINY = ("source=digits", "widths=[4,8]", "features=8", "samples=6", "steps=3", "seeds=[0,1]", "scenarios=[class]")
+TINY = (
+    "source=digits",
+    "widths=[4,8]",
+    "features=8",
+    "samples=6",
+    "steps=3",
+    "seeds=[0,1]",
+    "scenarios=[class]",
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +32,17 @@ def script():
     return load_script("figures/hidekel_low_rank")
 
 
-def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(run_figure, script, tmp_path, monkeypatch, capsys):
+def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(
+    run_figure, script, tmp_path, monkeypatch, capsys
+):
     code = run_figure(script, *TINY)
     stored = json.loads((tmp_path / "tables" / "hidekel_low_rank.json").read_text())
     assert code == (0 if all(claim["holds"] for claim in stored["claims"]) else 1)
-    assert len(stored["scatter"]["class"]["8"]["measured"]) == 6 * 4 == len(stored["energies"]["class"])
+    assert (
+        len(stored["scatter"]["class"]["8"]["measured"])
+        == 6 * 4
+        == len(stored["energies"]["class"])
+    )
     assert "source" not in stored["settings"] and stored["images"]["train set"] == 1437
     told = (tmp_path / "tables" / "hidekel_low_rank.md").read_text()
     assert told in capsys.readouterr().out and "linear head" in told
@@ -62,16 +76,25 @@ def test_two_tasks_worked_out_by_hand(script):
     targets = ([[1.0], [-1]], [[0.0], [2]])
     trains = [Dataset(jnp.array(x), jnp.array(y)) for x, y in zip(inputs, targets, strict=True)]
     pair = tuple(Task(train, train, jnp.ones(1)) for train in trains)
-    net = networks.network(nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, param_dtype=jnp.float64))
+    net = networks.network(
+        nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, param_dtype=jnp.float64)
+    )
 
     told = script.measure({"steps": 200, "learning_rate_fraction": 0.5}, pair, net, 0)
-    for drift in (told["measured"], told["predicted"]["steps"], told["predicted"]["converged"], told["predicted"]["constant shift"]):
+    for drift in (
+        told["measured"],
+        told["predicted"]["steps"],
+        told["predicted"]["converged"],
+        told["predicted"]["constant shift"],
+    ):
         np.testing.assert_allclose(drift, np.ones((2, 1)), atol=1e-8)
     np.testing.assert_allclose(told["energies"], [0.5, 0.5], atol=1e-8)
     rate = 0.5 * 2 / 3  # half the limit, lam_max of K_BB being 3
     assert told["learning rate"] == pytest.approx(rate * 2)
     ridge = 1 / (rate * 200)
-    np.testing.assert_allclose(told["predicted"]["ridge"], np.full((2, 1), 3 / (3 + ridge)), atol=1e-8)
+    np.testing.assert_allclose(
+        told["predicted"]["ridge"], np.full((2, 1), 3 / (3 + ridge)), atol=1e-8
+    )
 
     early = script.measure({"steps": 7, "learning_rate_fraction": 0.15}, pair, net, 0)  # h = .1
     np.testing.assert_allclose(early["predicted"]["steps"], early["measured"], atol=1e-12)
@@ -84,20 +107,27 @@ def test_the_linear_head_is_foretold_to_rounding(script):
     assert told["miss"]["steps"] < script.LARGEST_MISS < told["miss"]["input cosine"]
 
 
-def test_separate_heads_drift_through_the_hidden_layer_and_are_compared_on_the_old_head_alone(script):
+def test_separate_heads_drift_through_the_hidden_layer_and_are_compared_on_the_old_head_alone(
+    script,
+):
     settings = {"steps": 20, "learning_rate_fraction": 0.5}
     pair = script.tasks(script.standardised(tiny_source()), "task", 6, 0, np.float64)
     told = script.measure(settings, pair, networks.mlp(outputs=4, width=64, centred=False), 0)
     assert told["measured"].shape == (6, 2) and told["energies"].shape == (12,)
     assert np.abs(told["measured"]).max() > 1e-3
-    assert not told["predicted"]["input cosine"].any() and script.scores(told)["miss"]["input cosine"] == 1
+    assert (
+        not told["predicted"]["input cosine"].any()
+        and script.scores(told)["miss"]["input cosine"] == 1
+    )
 
 
 def test_a_miss_is_one_minus_the_cosine_to_all_digits(script):
     a, b = np.array([[3.0, 4.0]]), np.array([[4.0, 3.0]])
     assert script.miss(a, b) == pytest.approx(1 - 24 / 25)
     assert script.miss(a, -a) == pytest.approx(2) and script.miss(a, 0 * a) == 1
-    assert script.miss(a, 2 * a * (1 + np.array([[0.0, 1e-10]]))) == pytest.approx(0.5 * (0.48e-10) ** 2, rel=1e-4)
+    assert script.miss(a, 2 * a * (1 + np.array([[0.0, 1e-10]]))) == pytest.approx(
+        0.5 * (0.48e-10) ** 2, rel=1e-4
+    )
 
 
 def test_modes_are_counted_to_the_share(script):
@@ -112,7 +142,10 @@ def test_claims_are_judged_by_the_numbers(script, holds):
 
     def row(width):
         steps = 1 / width if holds else width / 100
-        return {"miss": {"steps": steps, "constant shift": 0.6, "input cosine": 0.3}, "modes": {"50%": 2 if holds else 7, "90%": 30}}
+        return {
+            "miss": {"steps": steps, "constant shift": 0.6, "input cosine": 0.3},
+            "modes": {"50%": 2 if holds else 7, "90%": 30},
+        }
 
     scored = {"domain": {str(width): {"0": row(width), "1": row(width)} for width in (16, 64)}}
     linear = {"domain": {"0": {"miss": {"steps": 1e-20 if holds else 1e-9}}}}
@@ -139,7 +172,9 @@ def test_the_committed_scores_back_the_claims_but_for_the_modes_of_separate_head
     assert claims == stored["claims"]
     (failed,) = (claim["claim"] for claim in claims if not claim["holds"])
     assert failed.startswith("separate heads: 1 to 8 eigenmodes of K_AA hold half")
-    assert (ROOT / "results" / "tables" / "hidekel_low_rank.md").read_text() == script.markdown(stored)
+    assert (ROOT / "results" / "tables" / "hidekel_low_rank.md").read_text() == script.markdown(
+        stored
+    )
     assert (ROOT / "results" / "figures" / "hidekel_low_rank.png").exists()
 
 
@@ -153,5 +188,10 @@ def test_the_committed_drifts_have_the_scores_beside_them(script, stored):
             row = stored["scores"][scenario][width][first]
             assert script.miss(measured, predicted) == pytest.approx(row["miss"]["steps"], rel=1e-3)
             assert np.sqrt(np.mean(measured**2)) == pytest.approx(row["rms drift"], rel=1e-3)
-        energies, row = np.array(stored["energies"][scenario]), stored["scores"][scenario][widest][first]
-        assert row["modes"] == {f"{share:.0%}": script.modes_needed(energies, share) for share in script.SHARES}
+        energies, row = (
+            np.array(stored["energies"][scenario]),
+            stored["scores"][scenario][widest][first],
+        )
+        assert row["modes"] == {
+            f"{share:.0%}": script.modes_needed(energies, share) for share in script.SHARES
+        }

@@ -8,7 +8,7 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytest
-from cases import script as load_script
+from cases import load_script
 
 ROOT = Path(__file__).parents[3]
 PRESET = ROOT / "conf" / "figure" / "jacot_fig1.yaml"
@@ -25,7 +25,9 @@ def run(script, run_figure):
     return partial(run_figure, script)
 
 
-def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(run, tmp_path, monkeypatch, script, capsys):
+def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(
+    run, tmp_path, monkeypatch, script, capsys
+):
     code = run(*TINY)
     stored = json.loads((tmp_path / "tables" / "jacot_fig1.json").read_text())
     assert code == (0 if all(claim["holds"] for claim in stored["claims"]) else 1)
@@ -75,7 +77,10 @@ def test_claims_are_judged_by_the_numbers(script, scale, holds):
         noise = rng.standard_normal((10, 1))
         before = limit + (noise - noise.mean() + scale - 1) / noise.std() * width**-0.5
         spread = 1 if holds else width
-        curves[str(width)] = {"before": before * spread, "after": before * spread * (1 + (10 if holds else -10) / width)}
+        curves[str(width)] = {
+            "before": before * spread,
+            "after": before * spread * (1 + (10 if holds else -10) / width),
+        }
     claims = script.judge(script.summarise(curves, limit), limit)
     assert [claim["holds"] for claim in claims] == [holds] * 6
 
@@ -109,4 +114,6 @@ def test_the_stored_kernels_are_those_of_the_networks(script, stored):
     """The narrowest width again: the curves before training come from this code and not from elsewhere."""
     settings = stored["settings"] | {"steps": 1}
     again = script.measure(settings, stored["settings"]["widths"][0])["before"]
-    np.testing.assert_allclose(again, stored["curves"][str(stored["settings"]["widths"][0])]["before"], atol=5e-6)
+    np.testing.assert_allclose(
+        again, stored["curves"][str(stored["settings"]["widths"][0])]["before"], atol=5e-6
+    )

@@ -9,13 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import script as load_script, tiny_source
+from cases import load_script, tiny_source
 
 from ntkcl import kernels, networks
 
 ROOT = Path(__file__).parents[3]
 CONF = ROOT / "conf"
-TINY = ("source=digits", "widths=[4,8]", "width=8", "samples=6", "steps=20", "every=10", "seeds=[0,1]")
+TINY = (
+    "source=digits",
+    "widths=[4,8]",
+    "width=8",
+    "samples=6",
+    "steps=20",
+    "every=10",
+    "seeds=[0,1]",
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +31,9 @@ def script():
     return load_script("figures/lee_linearisation")
 
 
-def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(run_figure, script, tmp_path, monkeypatch, capsys):
+def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(
+    run_figure, script, tmp_path, monkeypatch, capsys
+):
     code = run_figure(script, *TINY)
     stored = json.loads((tmp_path / "tables" / "lee_linearisation.json").read_text())
     assert code == (0 if all(claim["holds"] for claim in stored["claims"]) else 1)
@@ -71,7 +81,9 @@ def test_losses_are_those_of_descent_written_by_hand_with_means_over_samples_and
 
     net = networks.mlp(outputs=c, width=8, activation="erf", b_std=0.05, centred=False)
     x, y = (jnp.asarray(a, jnp.float64) for a in script.chunk(source, n, 3))
-    theta = jax.tree.map(lambda a: a.astype(jnp.float64), net.init(jax.random.key(3), x[0].astype(jnp.float32)))
+    theta = jax.tree.map(
+        lambda a: a.astype(jnp.float64), net.init(jax.random.key(3), x[0].astype(jnp.float32))
+    )
     k = kernels.contraction(net.apply)(theta, x).reshape(n * c, n * c)
 
     def squares(f):
@@ -81,13 +93,24 @@ def test_losses_are_those_of_descent_written_by_hand_with_means_over_samples_and
         return -jnp.sum(y * jax.nn.log_softmax(f)) / (n * c)
 
     outputs = jax.jit(jax.vmap(net.apply, (None, 0)))
-    for name, loss, momentum in (("GD, MSE", squares, 0.0), ("GD, CE", entropy, 0.0), ("heavy ball, CE", entropy, 0.9)):
-        slope, pull = jax.jit(jax.grad(loss)), jax.jit(jax.grad(lambda p, loss=loss: loss(outputs(p, x))))
+    for name, loss, momentum in (
+        ("GD, MSE", squares, 0.0),
+        ("GD, CE", entropy, 0.0),
+        ("heavy ball, CE", entropy, 0.9),
+    ):
+        slope, pull = (
+            jax.jit(jax.grad(loss)),
+            jax.jit(jax.grad(lambda p, loss=loss: loss(outputs(p, x)))),
+        )
         f, v_f, v = outputs(theta, x), np.zeros((n, c)), jax.tree.map(jnp.zeros_like, theta)
         for step in range(3):
             if step % 2 == 0:
-                assert told[name]["true"][step // 2] == pytest.approx(float(loss(outputs(theta, x))), rel=1e-5)
-                assert told[name]["linearised"][step // 2] == pytest.approx(float(loss(f)), rel=1e-5)
+                assert told[name]["true"][step // 2] == pytest.approx(
+                    float(loss(outputs(theta, x))), rel=1e-5
+                )
+                assert told[name]["linearised"][step // 2] == pytest.approx(
+                    float(loss(f)), rel=1e-5
+                )
             v_f = momentum * v_f + (k @ slope(f).ravel()).reshape(n, c)
             f = f - 0.7 * v_f
             v = jax.tree.map(lambda a, g, b=momentum: b * a + g, v, pull(theta))
@@ -96,7 +119,9 @@ def test_losses_are_those_of_descent_written_by_hand_with_means_over_samples_and
 
 def test_images_are_standardised_together_and_drawn_by_the_seed(script):
     first, again, other = (script.chunk(tiny_source(), 6, number) for number in (0, 0, 1))
-    assert float(first.x.mean()) == pytest.approx(0, abs=1e-6) and float(first.x.std()) == pytest.approx(1, abs=1e-6)
+    assert float(first.x.mean()) == pytest.approx(0, abs=1e-6) and float(
+        first.x.std()
+    ) == pytest.approx(1, abs=1e-6)
     np.testing.assert_array_equal(first.x, again.x)
     assert not np.array_equal(first.x, other.x)
 
@@ -107,9 +132,14 @@ def test_claims_are_judged_by_the_numbers(script, holds):
     settings, drawn = {"width": 64, "steps": 300, "every": 100}, {}
     for width in (16, 64):
         gap = np.array([0, 0.5, 0.5]) / width if holds else np.array([0.1, 0.2, 0.2 * width / 64])
-        column = {"true": [0.3, 0.2, 0.1], "linearised": (np.array([0.3, 0.2, 0.1]) * (1 + gap)).tolist()}
+        column = {
+            "true": [0.3, 0.2, 0.1],
+            "linearised": (np.array([0.3, 0.2, 0.1]) * (1 + gap)).tolist(),
+        }
         drawn[str(width)] = {number: dict.fromkeys(script.PUBLISHED, column) for number in "01"}
-    assert [claim["holds"] for claim in script.judge(settings, script.summarise(drawn))] == [holds] * 7
+    assert [claim["holds"] for claim in script.judge(settings, script.summarise(drawn))] == [
+        holds
+    ] * 7
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +161,22 @@ def test_the_committed_losses_back_the_claims_but_for_one_seed_of_the_heavy_ball
     summary = script.summarise(stored["losses"])
     for name, by_width in stored["summary"].items():
         for width, row in by_width.items():
-            assert all(summary[name][width][kind] == pytest.approx(values) for kind, values in row.items())
+            assert all(
+                summary[name][width][kind] == pytest.approx(values) for kind, values in row.items()
+            )
     claims = script.judge(stored["settings"], summary)
     assert claims == stored["claims"]
     (failed,) = (claim["claim"] for claim in claims if not claim["holds"])
     assert failed.startswith("heavy ball, CE: relative gap at step 900, width 512, 10.6%")
-    assert (ROOT / "results" / "tables" / "lee_linearisation.md").read_text() == script.markdown(stored)
+    assert (ROOT / "results" / "tables" / "lee_linearisation.md").read_text() == script.markdown(
+        stored
+    )
     assert (ROOT / "results" / "figures" / "lee_linearisation.png").exists()
 
 
 def test_the_gaps_of_the_printed_losses_are_those_quoted(script):
-    assert [round(float(script.gaps(column)[-1]), 3) for column in script.PUBLISHED.values()] == [0.042, 0.012, 0.075]
+    assert [round(float(script.gaps(column)[-1]), 3) for column in script.PUBLISHED.values()] == [
+        0.042,
+        0.012,
+        0.075,
+    ]
