@@ -1,11 +1,15 @@
-"""What a forecast costs beside what it forecasts: the R matrix of every cell of a grid of methods, and the training of one cell.
+"""What a forecast costs beside what it forecasts.
 
-    python scripts/bench/forecast.py            rotated Fashion-MNIST, 5 tasks x 200 images x 10 outputs, width 1024, 2,000 steps a task
-    python scripts/bench/forecast.py --quick    digits, width 16, a few steps, to see it run: writes forecast_quick.{json,md}
+    python scripts/bench/forecast.py            rotated Fashion-MNIST, 5 tasks x 200 images x 10
+                                                outputs, width 1024, 2,000 steps a task
+    python scripts/bench/forecast.py --quick    digits, width 16, a few steps, to see it run: writes
+                                                forecast_quick.{json,md}
 
-Claim: the forecast of the whole grid of `plan.methods`, 31 cells, from loading the kernel's first tile to the last R matrix, takes less
-than training one cell. Both in one process, compilation included; then the training once more, compiled. The cell that is trained is
-plain sequential training, the cheapest of the grid. Writes forecast.{json,md} under results/bench.
+Measured: the R matrix of every cell of a grid of methods, and the training of one cell. Claim: the
+forecast of the whole grid of `plan.methods`, 31 cells, from loading the kernel's first tile to the
+last R matrix, takes less than training one cell. Both in one process, compilation included; then
+the training once more, compiled. The cell that is trained is plain sequential training, the
+cheapest of the grid. Writes forecast.{json,md} under results/bench; exit code 1 if the claim fails.
 """
 
 import platform
@@ -41,18 +45,21 @@ QUICK = [
 
 
 def measure(overrides) -> dict:
-    """Seconds of the limits and the kernel, of each cell's forecast and scores, of training one cell, first and second time."""
+    """Seconds of the limits and the kernel, of each cell's forecast and scores, of a training.
+
+    One cell is trained twice.
+    """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", overrides=overrides)
     named = build(cfg)
     grid = list(grid_of(OmegaConf.to_container(cfg.plan.methods)))
     begun, meter = experiment.begin(**named), Meter()
-    ground = planning.ground(begun)
-    limits = predict.limits(begun.setting, begun.theta, ground.tangent, ground.prepare)
+    shared = planning.ground(begun)
+    limits = predict.limits(begun.setting, begun.theta, shared.tangent, shared.prepare)
     kernel = meter.read()
     cells = []
-    for candidate, outputs in jobs.methods(begun, ground, named["training"], grid):
-        loss = scores(outputs, candidate, ground)["average_loss_train"]
+    for candidate, outputs in jobs.methods(begun, shared, named["training"], grid):
+        loss = scores(outputs, candidate, shared)["average_loss_train"]
         cells.append(
             candidate.coordinates | {"predicted_average_loss_train": loss, **meter.read()._asdict()}
         )
@@ -60,7 +67,7 @@ def measure(overrides) -> dict:
     one = planning.Candidate({}, tuple(range(len(plain.tasks))), plain)
     trainings = []
     for _ in range(2):
-        measured = scores(planning.trained(one, ground), one, ground)["average_loss_train"]
+        measured = scores(planning.trained(one, shared), one, shared)["average_loss_train"]
         trainings.append(meter.read().seconds)
     forecast = kernel.seconds + sum(cell["seconds"] for cell in cells)
     return {
@@ -79,28 +86,30 @@ def measure(overrides) -> dict:
     }
 
 
-def markdown(told: dict) -> str:
-    seconds = told["seconds"]
+def markdown(stored: dict) -> str:
+    seconds = stored["seconds"]
     lines = [
         "# The price of a forecast",
         "",
-        f"`{told['command']}`: {' '.join(told['overrides'])}; {told['machine']['cores']} cores, {told['machine']['processor']}, "
-        f"JAX {told['versions']['jax']}.",
+        f"`{stored['command']}`: {' '.join(stored['overrides'])}; "
+        f"{stored['machine']['cores']} cores, {stored['machine']['processor']}, "
+        f"JAX {stored['versions']['jax']}.",
         "",
         "| what | seconds |",
         "|---|---|",
         f"| kernel and limits of the untrained network | {seconds['kernel']:.1f} |",
-        f"| with it, the R matrices of {told['cells']} cells | {seconds['forecast']:.1f} |",
+        f"| with it, the R matrices of {stored['cells']} cells | {seconds['forecast']:.1f} |",
         f"| training one cell, compilation included | {seconds['train_one_cell']:.1f} |",
         f"| training one cell once more | {seconds['train_one_cell_again']:.1f} |",
         "",
-        f"All forecasts / one training, compiled: {told['ratio']:.2f}. Peak memory {told['peak_mib']:.0f} MiB.",
+        f"All forecasts / one training, compiled: {stored['ratio']:.2f}. "
+        f"Peak memory {stored['peak_mib']:.0f} MiB.",
         "",
         "| cell | seconds | predicted average loss |",
         "|---|---|---|",
     ]
     hidden = ("seconds", "peak_mib", "predicted_average_loss_train", "learning_rate")
-    for cell in told["each"]:
+    for cell in stored["each"]:
         name = ", ".join(
             f"{value}" if key == "method" else f"{key} {value}"
             for key, value in cell.items()

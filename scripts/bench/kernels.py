@@ -1,13 +1,16 @@
-"""Time and memory of the kernels, beside the machine's matrix products and beside neural-tangents on the same shapes.
+"""Time and memory of the kernels, beside matrix products and beside neural-tangents.
 
-    make bench                                                everything; builds an environment for neural-tangents first
-    python scripts/bench/kernels.py --without-peer            ours alone
-    python scripts/bench/kernels.py --side-python PATH        neural-tangents by a Python that has it
-    python scripts/bench/kernels.py --quick                   tiny sizes, to see it run: writes kernels_quick.{json,md}
+    python scripts/bench/kernels.py                       everything; builds an environment for
+                                                          neural-tangents first
+    python scripts/bench/kernels.py --without-peer        ours alone
+    python scripts/bench/kernels.py --side-python PATH    neural-tangents by a Python that has it
+    python scripts/bench/kernels.py --quick               tiny sizes, to see it run: writes
+                                                          kernels_quick.{json,md}
 
-Each of our measurements has a process of its own; neural-tangents shares one, since it takes long to start. They take turns: peer,
-ours, peer, ours, a product of two matrices before each of ours, and medians are compared. Neither of neural-tangents' ways to treat
-a batch (`vmap_axes` 0 and None) is always faster: both are tried, the better is kept. Writes kernels.{json,md} under results/bench.
+Each of our measurements has a process of its own; neural-tangents shares one, since it takes long
+to start. They take turns: peer, ours, peer, ours, a product of two matrices before each of ours,
+and medians are compared. Neither of neural-tangents' ways to treat a batch (`vmap_axes` 0 and None)
+is always faster: both are tried, the better is kept. Writes kernels.{json,md} under results/bench.
 """
 
 import contextlib
@@ -37,13 +40,17 @@ PINS = [
     "optax==0.2.2",
 ]
 SHARE_OF_MEMORY = 0.8  # of what is free at the start, for one worker
-# Seconds at the rate of a matrix product that a call may promise to be tried at all: vector products stay far below that rate.
+# Seconds at the rate of a matrix product that a call may promise to be tried at all: vector
+# products stay far below that rate.
 LONGEST = {"structured": 16.0, "contraction": 6.0, "vector_products": 1.5}
 PATIENCE = 60.0  # seconds for compilation and two calls
 
 
 class Group(NamedTuple):
-    """One case and size, whose measurements take turns: `ours`, K(X, X) too where `symmetric`, and neural-tangents' three."""
+    """One case and size, whose measurements take turns.
+
+    `ours`, K(X, X) too where `symmetric`, and neural-tangents' three.
+    """
 
     case: str
     n: int
@@ -83,7 +90,10 @@ class Failed(Exception):
 
 
 class Worker:
-    """A `kernels_worker.py` process: `ask` sends one request and waits for the reply; a dead or silent process is a `Failed`."""
+    """A `kernels_worker.py` process: `ask` sends one request and waits for the reply.
+
+    A dead or silent process is a `Failed`.
+    """
 
     def __init__(self, python: str, side: str):
         self.command = [
@@ -118,10 +128,10 @@ class Worker:
             ]
             self.close()
             raise Failed(f"the process ended with code {code}: {last[0]}"[:200])
-        told = json.loads(reply)
-        if "error" in told:
-            raise Failed(told["error"])
-        return told
+        answer = json.loads(reply)
+        if "error" in answer:
+            raise Failed(answer["error"])
+        return answer
 
     def close(self):
         if self.process is not None:
@@ -139,59 +149,62 @@ def budget() -> int:
 
 
 def foreseen(
-    side: str, implementation: str, n: int, told: dict, rate: float, vmap_axes=0
+    side: str, implementation: str, n: int, counts: dict, rate: float, vmap_axes=0
 ) -> str | None:
-    """Why a measurement is not tried: memory and multiply-adds that its form needs, before anything is run."""
-    c, p = told["outputs"], told["parameters"]
+    """Why a measurement is not tried: memory and multiply-adds that its form needs."""
+    c, p = counts["outputs"], counts["parameters"]
     form = dict(zip(PEERS, ("contraction", "vector_products", "structured"), strict=True)).get(
         implementation, implementation
     )
-    seconds = told["needed"][form] / rate
+    seconds = counts["needed"][form] / rate
     numbers = {
         "contraction": 2 * n * c * p,
         "vector_products": n * c * p if side == "peer" else 0,
         "structured": 0,
     }[form]
     if side == "peer" and vmap_axes is None:
-        numbers = max(numbers, n * n * c * told["widest"])
-        seconds = max(
-            seconds, 4 * n * n * c * told["forward"] / rate
-        )  # the derivatives of every output by the whole batch
+        numbers = max(numbers, n * n * c * counts["widest"])
+        # The derivatives of every output by the whole batch.
+        seconds = max(seconds, 4 * n * n * c * counts["forward"] / rate)
     gib, limit = 4 * numbers / 2**30, budget() / 2**30
     if gib > limit:
         return f"needs {gib:.0f} GiB for its derivatives, {limit:.0f} are there"
     if seconds > LONGEST[form]:
-        return f"needs {seconds * rate:.1e} multiply-adds, {seconds:.0f} s at the rate of a matrix product"
+        needed = f"{seconds * rate:.1e} multiply-adds"
+        return f"needs {needed}, {seconds:.0f} s at the rate of a matrix product"
     return None
 
 
-def measure(group: Group, neighbour: Worker | None, repeats: int | None, known: dict) -> list[dict]:
-    """The rows of one group. Structured goes first: its process counts what every form needs. `known`: see `prepare_peers`."""
+def measure(group: Group, neighbour: Worker | None, repeats: int | None, won: dict) -> list[dict]:
+    """The rows of one group. `won`: see `prepare_peers`.
+
+    Structured goes first: its process counts what every form needs.
+    """
     members = group.members()
     workers = {one: Worker(sys.executable, "ours") for one in members}
-    told, failed, peers, missing, seconds = {}, {}, {}, {}, {}
+    prepared, failed, peers, missing, seconds = {}, {}, {}, {}, {}
     rate = float("inf")
     for one in members:
         try:
-            if told:
-                refuse(foreseen("ours", one.implementation, group.n, told[members[0]], rate))
+            if prepared:
+                refuse(foreseen("ours", one.implementation, group.n, prepared[members[0]], rate))
             elif failed:
                 raise Failed("the structured form failed, whose process counts what this one needs")
-            told[one] = workers[one].ask("prepare", name=group.case, n=group.n, **one._asdict())
+            prepared[one] = workers[one].ask("prepare", name=group.case, n=group.n, **one._asdict())
             if one == members[0]:
                 rate = MATMUL / min(workers[one].ask("matmul")["seconds"] for _ in range(3))
         except Failed as failure:
             failed[one] = str(failure)
-    if told and neighbour is not None:
-        peers, missing = prepare_peers(group, neighbour, told[members[0]], rate, known)
+    if prepared and neighbour is not None:
+        peers, missing = prepare_peers(group, neighbour, prepared[members[0]], rate, won)
     seconds = in_turn(
-        {one: workers[one] for one in told}, peers, neighbour, failed, missing, repeats
+        {one: workers[one] for one in prepared}, peers, neighbour, failed, missing, repeats
     )
     for worker in workers.values():
         worker.close()
     peer_facts = facts(peers, missing, seconds) if neighbour is not None else None
     return [
-        row(group, one, told.get(one), failed.get(one), seconds, peers, peer_facts)
+        row(group, one, prepared.get(one), failed.get(one), seconds, peers, peer_facts)
         for one in members
     ]
 
@@ -201,17 +214,18 @@ def refuse(reason: str | None) -> None:
         raise Failed(reason)
 
 
-def prepare_peers(group: Group, neighbour: Worker, counts: dict, rate: float, known: dict):
-    """{implementation: request and reply of the faster vmap_axes}, {implementation: why there is none}.
+def prepare_peers(group: Group, neighbour: Worker, counts: dict, rate: float, won: dict):
+    """{implementation: request and reply of the faster vmap_axes}, {implementation: why none}.
 
-    None costs n times the derivatives or memory of 0: only where it won at this case's smallest N is it tried again at larger ones. It
-    goes first, since running out of time takes along what the process had prepared.
+    `vmap_axes` None costs n times the derivatives or memory of 0: only where it `won` at this
+    case's smallest N is it tried again at larger ones. It goes first, since running out of time
+    takes along what the process had prepared.
     """
     tried, reasons = {name: [] for name in PEERS}, {name: [] for name in PEERS}
     with contextlib.suppress(Failed):
         neighbour.ask("forget")
     for vmap_axes, implementation in itertools.product((None, 0), PEERS):
-        if vmap_axes is None and not known.get((group.case, implementation), True):
+        if vmap_axes is None and not won.get((group.case, implementation), True):
             continue
         request = dict(
             name=group.case,
@@ -223,17 +237,19 @@ def prepare_peers(group: Group, neighbour: Worker, counts: dict, rate: float, kn
         start = time.perf_counter()
         try:
             refuse(foreseen("peer", implementation, group.n, counts, rate, vmap_axes))
-            told = neighbour.ask("prepare", PATIENCE if vmap_axes == 0 else PATIENCE / 2, **request)
-            tried[implementation].append((told, request))
-            said = f"{told['seconds']:.3g} s, ready after {time.perf_counter() - start:.0f} s"
+            answer = neighbour.ask(
+                "prepare", PATIENCE if vmap_axes == 0 else PATIENCE / 2, **request
+            )
+            tried[implementation].append((answer, request))
+            outcome = f"{answer['seconds']:.3g} s, ready after {time.perf_counter() - start:.0f} s"
         except Failed as failure:
-            said = str(failure)
-            reasons[implementation].append(f"vmap_axes={vmap_axes}: {said}")
-        say(f"           neural-tangents {implementation}, vmap_axes={vmap_axes}: {said}")
+            outcome = str(failure)
+            reasons[implementation].append(f"vmap_axes={vmap_axes}: {outcome}")
+        say(f"           neural-tangents {implementation}, vmap_axes={vmap_axes}: {outcome}")
     found = {
         name: min(tried[name], key=lambda one: one[0]["seconds"]) for name in PEERS if tried[name]
     }
-    known |= {
+    won |= {
         (group.case, name): name in found and found[name][1]["vmap_axes"] is None for name in PEERS
     }
     return found, {name: "; ".join(reasons[name]) for name in PEERS if name not in found}
@@ -247,7 +263,10 @@ def in_turn(
     missing: dict,
     repeats: int | None,
 ) -> dict:
-    """{ours, or a peer's implementation: seconds by round}, and under (ours, "matmul") the product's. Who fails leaves the round."""
+    """{ours, or a peer's implementation: seconds by round}; under (ours, "matmul") the product's.
+
+    Who fails leaves the round.
+    """
     seconds: dict = {}
 
     def turn(who, worker, into, **request):
@@ -258,7 +277,7 @@ def in_turn(
         except Failed as failure:
             (missing if who in peers else failed)[who] = str(failure)
 
-    slowest = max([told["seconds"] for told, _ in peers.values()], default=0.0)
+    slowest = max([answer["seconds"] for answer, _ in peers.values()], default=0.0)
     for _ in range(repeats or (7 if slowest < 1 else 5 if slowest < 4 else 3)):
         for implementation, one in itertools.zip_longest(peers, workers):
             if implementation is not None:
@@ -272,7 +291,10 @@ def in_turn(
 
 
 def side_environment(folder: Path, pins: list[str] = PINS) -> str:
-    """A Python with what we compare with, such as neural-tangents, which wants an older JAX: built once, again when the pins change."""
+    """A Python with what we compare with, such as neural-tangents, which wants an older JAX.
+
+    Built once, again when the pins change.
+    """
     python, stamp = folder / "bin" / "python", folder / "pins"
     if not (stamp.exists() and stamp.read_text() == " ".join(pins)):
         say(f"building {folder}")
@@ -301,7 +323,7 @@ def main() -> None:
         else given.side_python or side_environment(ROOT / ".venv-neural-tangents")
     )
     neighbour = None if side is None else Worker(side, "peer")
-    told = dict(
+    record = dict(
         command=command("kernels", options, given),
         machine=machine(),
         versions=versions(side),
@@ -309,18 +331,19 @@ def main() -> None:
     stem = "_".join(
         ["kernels", *(["quick"] if given.quick else []), *([given.case] if given.case else [])]
     )
-    start, rows, known = time.perf_counter(), [], {}
+    start, rows, won = time.perf_counter(), [], {}
     for group in QUICK if given.quick else PLAN:
         if given.case in (None, group.case):
             say(f"{(time.perf_counter() - start) / 60:5.1f} min  {group.case} N = {group.n}")
-            rows += measure(group, neighbour, given.repeats, known)
-            stored = told | dict(minutes=(time.perf_counter() - start) / 60, rows=rows)
+            rows += measure(group, neighbour, given.repeats, won)
+            stored = record | dict(minutes=(time.perf_counter() - start) / 60, rows=rows)
             write(given.folder, f"{stem}_so_far", stored, markdown)
     if neighbour is not None:
         neighbour.close()
     if not rows:
         options.error(
-            f"--case {given.case}: expected one of {', '.join(dict.fromkeys(group.case for group in PLAN))}"
+            f"--case {given.case}: expected one of "
+            f"{', '.join(dict.fromkeys(group.case for group in PLAN))}"
         )
     for unfinished in given.folder.glob(f"{stem}_so_far.*"):
         unfinished.unlink()

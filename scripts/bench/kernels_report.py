@@ -1,4 +1,4 @@
-"""How `kernels.py` shows its rows: the table, the ratios one looks for, the machine."""
+"""How `kernels.py` shows its rows: the table, the ratios to compare, the versions."""
 
 import itertools
 import json
@@ -27,8 +27,8 @@ def facts(peers: dict, missing: dict, seconds: dict) -> dict:
     )
 
 
-def row(group, one, told, failed, seconds, peers, peer_facts) -> dict:
-    """One line of the table; what could not be measured is null, with the reason under `skipped`."""
+def row(group, one, answer, failed, seconds, peers, peer_facts) -> dict:
+    """One line of the table; what was not measured is null, with the reason under `skipped`."""
     base = dict(
         case=group.case,
         n1=group.n,
@@ -41,12 +41,12 @@ def row(group, one, told, failed, seconds, peers, peer_facts) -> dict:
     empty = dict(
         seconds=None, seconds_range=None, matmul_fraction=None, peak_mib=None, multiply_adds=None
     )
-    if told is None or failed is not None:
+    if answer is None or failed is not None:
         return base | empty | dict(max_relative_difference=None, skipped=failed)
     mine, rate = statistics.median(seconds[one]), MATMUL / statistics.median(seconds[one, "matmul"])
-    needed = told["needed"][one.implementation]
+    needed = answer["needed"][one.implementation]
     gaps = (
-        [difference(told["values"], peer["values"]) for peer, _ in peers.values()]
+        [difference(answer["values"], peer["values"]) for peer, _ in peers.values()]
         if not one.symmetric
         else []
     )
@@ -56,7 +56,7 @@ def row(group, one, told, failed, seconds, peers, peer_facts) -> dict:
         matmul_fraction=needed / mine / rate,
         multiply_adds=needed,
         matmul_rate=rate,
-        peak_mib=told["peak_mib"],
+        peak_mib=answer["peak_mib"],
         max_relative_difference=max(gaps, default=None),
         skipped=None,
     )
@@ -68,7 +68,7 @@ def difference(values, others) -> float:
 
 
 def ratios(rows: list[dict]) -> list[str]:
-    """The comparisons one looks for, read off the rows."""
+    """The comparisons of the rows, a line of Markdown each."""
     found = {
         (r["case"], r["n1"], r["symmetric"]): r
         for r in rows
@@ -78,33 +78,36 @@ def ratios(rows: list[dict]) -> list[str]:
     for (case, n, symmetric), r in found.items():
         peers = {name: s for name, s in (r["neural_tangents"] or {}).items() if s}
         if not symmetric:
-            said = [f"{r['matmul_fraction']:.2f} of the matrix-product rate"]
+            parts = [f"{r['matmul_fraction']:.2f} of the matrix-product rate"]
             if "3" in peers:
-                said.append(
-                    f"{peers['3'] / r['seconds']:.2f} times as fast as neural-tangents' structured derivatives"
+                times = peers["3"] / r["seconds"]
+                parts.append(
+                    f"{times:.2f} times as fast as neural-tangents' structured derivatives"
                 )
             if peers:
-                said.append(
-                    f"{min(peers.values()) / r['seconds']:.2f} times as fast as the best of its three"
-                )
+                times = min(peers.values()) / r["seconds"]
+                parts.append(f"{times:.2f} times as fast as the best of its three")
             if (case, n, True) in found:
-                said.append(
-                    f"K(X, X) takes {found[case, n, True]['seconds'] / r['seconds']:.2f} of the time of K(X, Y)"
-                )
-            lines.append(f"* {case}, N = {n}: " + "; ".join(said) + ".")
+                share = found[case, n, True]["seconds"] / r["seconds"]
+                parts.append(f"K(X, X) takes {share:.2f} of the time of K(X, Y)")
+            lines.append(f"* {case}, N = {n}: " + "; ".join(parts) + ".")
     return lines
 
 
-COUNTED = """Seconds are medians, all of a row's measurements in turn. Share = (multiply-adds the form needs / seconds) / (multiply-
-adds of a 4096 x 1024 x 4096 float32 product / its seconds), the product measured in the same process, in turn as well. Counted,
-with k inputs, m outputs, P positions, G groups, c = 10 outputs of the network and p parameters, for each pair of samples (n (n + 1)
-/ 2 pairs where x2 = x1): structured: a dense layer k + c^2 m, the readout k, layers of many positions the smaller of P^2 G (k + c^2
-m) and c^2 G k m, the latter with c P G k m for each sample, other leaves c^2 each; contraction: c^2 p; vector products: 2 c forward
-passes through the layers with parameters. The plain form is counted where the code gets by with less, too (half of a Gram that is
-symmetric in its outputs), so that a share says how fast the block came, not how busy the processor was. Forward and backward passes
-for the factors are in the seconds, not in the count. Peak is the high-water mark of a process of its own over one call, with the
-runtime (about 0.3 GiB), inputs, parameters and the block. The last column is neural-tangents' best of three over our best; - was
-not measured, for the reason in the JSON file."""
+COUNTED = """\
+Seconds are medians, all of a row's measurements in turn. Share = (multiply-adds the form needs /
+seconds) / (multiply-adds of a 4096 x 1024 x 4096 float32 product / its seconds), the product
+measured in the same process, in turn as well. Counted, with k inputs, m outputs, P positions, G
+groups, c = 10 outputs of the network and p parameters, for each pair of samples (n (n + 1) / 2
+pairs where x2 = x1): structured: a dense layer k + c^2 m, the readout k, layers of many positions
+the smaller of P^2 G (k + c^2 m) and c^2 G k m, the latter with c P G k m for each sample, other
+leaves c^2 each; contraction: c^2 p; vector products: 2 c forward passes through the layers with
+parameters. The plain form is counted where the code gets by with less, too (half of a Gram that is
+symmetric in its outputs), so that a share says how fast the block came, not how busy the processor
+was. Forward and backward passes for the factors are in the seconds, not in the count. Peak is the
+high-water mark of a process of its own over one call, with the runtime (about 0.3 GiB), inputs,
+parameters and the block. The last column is neural-tangents' best of three over our best; - was not
+measured, for the reason in the JSON file."""
 
 
 def markdown(stored: dict) -> str:
@@ -158,7 +161,8 @@ def number(seconds: float | None) -> str:
 def versions(python: str | None) -> dict:
     """Of both sides."""
     names = ("jax", "flax", "numpy", "neural-tangents")
-    ask = f"import importlib.metadata as m, json; print(json.dumps({{p: m.version(p) for p in {names}}}))"
+    ask = "import importlib.metadata as m, json; "
+    ask += f"print(json.dumps({{p: m.version(p) for p in {names}}}))"
     mine = dict(python=platform.python_version()) | {
         name: version(name) for name in ("ntkcl", "jax", "jaxlib", "flax", "numpy")
     }

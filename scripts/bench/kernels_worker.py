@@ -1,9 +1,11 @@
-"""The process that `kernels.py` measures in: one model, one kernel of ours or of neural-tangents, requests in, numbers out.
+"""The process that `kernels.py` measures in: one model, one kernel, requests in, numbers out.
 
-It runs in this environment and in the one with neural-tangents, so nothing at the top imports ntkcl. Models are written for one
-input and for a batch alike; parameters and inputs come from NumPy, so both sides hold the same numbers whatever their JAX.
+The kernel is ours or neural-tangents'. The process runs in this environment and in the one with
+neural-tangents, so nothing at the top imports ntkcl. Models are written for one input and for a
+batch alike; parameters and inputs come from NumPy, so both sides hold the same numbers whatever
+their JAX. A request is one line of JSON, and so is its reply.
 
-    python scripts/bench/kernels_worker.py (ours | peer) (bytes it may allocate)       one request, one JSON line; one reply, one JSON line
+    python scripts/bench/kernels_worker.py (ours | peer) (bytes it may allocate)
 """
 
 import contextlib
@@ -27,7 +29,7 @@ OUTPUTS = 10
 
 
 class MLP(nn.Module):
-    """Two hidden layers in NTK parametrization, without biases: `ntkcl.networks.mlp`, for the other side."""
+    """Two hidden layers in NTK parametrization, without biases: as `ntkcl.networks.mlp`."""
 
     width: int
 
@@ -51,7 +53,10 @@ class CNN(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-18's four stages of two blocks, narrow, with group norm in place of batch norm and no pooling at the stem."""
+    """ResNet-18's four stages of two blocks, narrow.
+
+    With group norm in place of batch norm, and no pooling at the stem.
+    """
 
     channels: int
 
@@ -110,9 +115,10 @@ CASES = {
 
 
 def parameters(case: Case):
-    """Weights of unit output variance (of unit variance in the MLP, whose forward pass scales them), norms and biases near their start.
+    """Weights of unit output variance, norms and biases near their start.
 
-    Every leaf is drawn by its own path, so neither the order of the leaves nor JAX's generator matters.
+    The MLP's weights have unit variance, for its forward pass scales them. Every leaf is drawn by
+    its own path, so neither the order of the leaves nor JAX's generator matters.
     """
     shapes = jax.eval_shape(lambda: case.module.init(jax.random.key(0), jnp.zeros(case.shape)))[
         "params"
@@ -154,7 +160,10 @@ def ours(case: Case, implementation: str):
 
 
 def peer(case: Case, implementation: str, vmap_axes):
-    """neural-tangents' kernel in our order of arguments and axes; the axes are moved outside of the timed part."""
+    """neural-tangents' kernel in our order of arguments and axes.
+
+    The axes are moved outside of the timed part.
+    """
     import neural_tangents as nt
 
     settings = dict(trace_axes=(), vmap_axes=vmap_axes, implementation=int(implementation))
@@ -165,10 +174,12 @@ def peer(case: Case, implementation: str, vmap_axes):
 
 
 def multiply_adds(network, structured, theta, x1, x2):
-    """What each form needs, from the shapes of the layers; symmetric blocks count their n (n + 1) / 2 different pairs.
+    """What each form needs, from the shapes of the layers.
 
-    structured: a dense layer k + c^2 m a pair, a readout (whose signals all inputs share) k, any other the smaller of
-    P^2 G (k + c^2 m) and c^2 G k m, the latter with c P G k m a sample to build the gradients; the other leaves c^2 each.
+    Symmetric blocks count their n (n + 1) / 2 different pairs.
+    structured: a dense layer k + c^2 m a pair, a readout (whose signals all inputs share) k, any
+    other the smaller of P^2 G (k + c^2 m) and c^2 G k m, the latter with c P G k m a sample to
+    build the gradients; the other leaves c^2 each.
     contraction: c^2 p a pair. vector products: two passes over all layers a pair and output.
     """
     n1, n2, c = len(x1), len(x1 if x2 is None else x2), OUTPUTS
@@ -230,7 +241,11 @@ def corner(block, side):
 
 
 def serve(side: str, receive, send):
-    """prepare: compile, run once for the values, once for time and peak memory. time, matmul: one call each. forget: start afresh."""
+    """Answers requests, by what they ask to do.
+
+    prepare: compile, run once for the values, once for time and peak memory. time, matmul: one
+    call each. forget: drop what is prepared.
+    """
     ready: dict = {}
 
     def prepare(name, n, symmetric, implementation, vmap_axes=None, **_):
@@ -244,13 +259,15 @@ def serve(side: str, receive, send):
         x2 = None if symmetric else inputs(case, n, 2)
         call = partial(kernel, theta, x1, x2)
         block = jax.block_until_ready(call())
-        told = dict(values=corner(block, side)) | ({} if counts is None else counts(theta, x1, x2))
+        answer = dict(values=corner(block, side)) | (
+            {} if counts is None else counts(theta, x1, x2)
+        )
         del block
         gauge = meter()
-        told["seconds"] = timed(call)
-        told["peak_mib"] = gauge.read().peak_mib
+        answer["seconds"] = timed(call)
+        answer["peak_mib"] = gauge.read().peak_mib
         ready[implementation, vmap_axes] = call
-        return told
+        return answer
 
     def forget(**_):
         ready.clear()
@@ -285,9 +302,8 @@ def serve(side: str, receive, send):
 
 def main() -> None:
     side, limit = sys.argv[1], int(sys.argv[2])
-    with contextlib.suppress(
-        ValueError, OSError
-    ):  # an allocation that fails beats a system that looks for someone to end
+    # An allocation that fails is better than a system that ends some process for want of memory.
+    with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     send = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries that print must not disturb the replies

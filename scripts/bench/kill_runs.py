@@ -1,13 +1,15 @@
-"""A run with checkpoints killed at random instants and started again, until it has been killed often enough: do its results differ?
+"""A run with checkpoints killed at random instants and started again: do its results differ?
 
     python scripts/bench/kill_runs.py                   30 kills
     python scripts/bench/kill_runs.py --kills 3 --steps 60 --folder PATH
 
-First the run is left alone. Then its process and all that it has started get SIGKILL after a time drawn evenly from nothing to the
-undisturbed run's, and the same command is given again; a run that completes is compared with the undisturbed one, deleted, and begun
-anew. Compared byte by byte: config.yaml, arrays.npz, rows.parquet, and summary.json but for seconds and memory. The run: DER++ with
-momentum carried over five tasks of digits, so that parameters, momentum, buffer and counts must all come back. Writes
-kill_runs.{json,md} under results/bench.
+First the run goes undisturbed. Then its process and all that it has started get SIGKILL after a
+time drawn evenly from nothing to the undisturbed run's, and the same command is given again, until
+it has been killed often enough; a run that completes is compared with the undisturbed one, deleted,
+and started from nothing. Compared byte by byte: config.yaml, arrays.npz, rows.parquet, and
+summary.json but for seconds and memory. The run: DER++ with momentum carried over five tasks of
+digits, so that parameters, momentum, buffer and counts must all come back. Writes
+kill_runs.{json,md} under results/bench; exit code 1 if a byte differs.
 """
 
 import json
@@ -52,10 +54,10 @@ def contents(root: Path) -> dict[str, bytes] | None:
 
 
 def compared(folder: Path) -> dict[str, bytes]:
-    """The files that are compared, seconds and memory left out."""
-    told = {name: (folder / name).read_bytes() for name in COMPARED}
-    summary = json.loads(told["summary.json"])
-    return told | {
+    """The files that are compared, without seconds and memory."""
+    files = {name: (folder / name).read_bytes() for name in COMPARED}
+    summary = json.loads(files["summary.json"])
+    return files | {
         "summary.json": json.dumps(
             {key: value for key, value in summary.items() if key not in UNTIMED}
         ).encode()
@@ -72,9 +74,10 @@ def differing(one: dict[str, bytes], other: dict[str, bytes]) -> int:
 
 
 def completes(call: list[str], log: Path, limit: float | None = None) -> bool:
-    """Whether a command ends before `limit` seconds; then it and all that it has started get SIGKILL.
+    """Whether a command ends before `limit` seconds.
 
-    Its output is appended to `log`. SystemExit if it ends with an error.
+    If not, it and all that it has started get SIGKILL. Its output is appended to `log`. SystemExit
+    if it ends with an error.
     """
     with log.open("ab") as file:
         process = subprocess.Popen(call, start_new_session=True, stdout=file, stderr=file)
@@ -95,9 +98,9 @@ def measure(kills: int, steps: int, every: int, seed: int) -> dict:
     rng, deaths, completions = random.Random(seed), [], []
     with tempfile.TemporaryDirectory() as scratch:
         root, log = Path(scratch), Path(scratch) / "log"
-        begun = time.perf_counter()
+        start = time.perf_counter()
         completes(command_of(steps, every, root / "alone"), log)
-        whole, alone = time.perf_counter() - begun, contents(root / "alone")
+        whole, alone = time.perf_counter() - start, contents(root / "alone")
         if alone is None:
             sys.exit("the undisturbed run left no result:\n" + log.read_text())
         place, lives = root / "killed", 0
@@ -128,13 +131,16 @@ def measure(kills: int, steps: int, every: int, seed: int) -> dict:
 
 def markdown(stored: dict) -> str:
     midst = sum(kill["newest"] is not None for kill in stored["kills"])
-    told, about = stored["completions"], stored["machine"]
+    completions, about = stored["completions"], stored["machine"]
     return (
-        f"`{stored['command']}`, {about['cores']} cores ({about['cpu']}). Undisturbed, the run takes {stored['seconds_alone']:.0f} s; "
+        f"`{stored['command']}`, {about['cores']} cores ({about['cpu']}). "
+        f"Undisturbed, the run takes {stored['seconds_alone']:.0f} s; "
         f"compared are {sum(stored['compared_bytes'].values()):,} bytes.\n\n"
-        "| kills | of them after the first checkpoint | complete runs | lives they took | differing bytes |\n|---|---|---|---|---|\n"
-        f"| {len(stored['kills'])} | {midst} | {len(told)} | {', '.join(str(t['lives']) for t in told)} "
-        f"| {sum(t['differing_bytes'] for t in told)} |\n"
+        "| kills | of them after the first checkpoint | complete runs | lives they took "
+        "| differing bytes |\n|---|---|---|---|---|\n"
+        f"| {len(stored['kills'])} | {midst} | {len(completions)} "
+        f"| {', '.join(str(t['lives']) for t in completions)} "
+        f"| {sum(t['differing_bytes'] for t in completions)} |\n"
     )
 
 

@@ -1,12 +1,15 @@
-"""A sweep of several workers killed at random instants and launched again, until it has been killed often enough: what is lost?
+"""A sweep of several workers killed at random instants and launched again: what is lost?
 
     python scripts/bench/kill_sweep.py                   24 runs, 2 workers, 20 kills
     python scripts/bench/kill_sweep.py --kills 2 --steps 20 --seeds 2 --folder PATH
 
-First the sweep is left alone. Then all of its processes get SIGKILL at once, each time after a time drawn evenly from nothing to what
-the undisturbed sweep took, and the same command is given again; a sweep that completes is compared with the undisturbed one, deleted
-and begun anew. A folder that has appeared must never change again: a run is then complete once, and made once. Compared byte by byte:
-config.yaml, arrays.npz, rows.parquet, and summary.json but for seconds and memory. Writes kill_sweep.{json,md} under results/bench.
+First the sweep goes undisturbed. Then all of its processes get SIGKILL at once, each time after a
+time drawn evenly from nothing to what the undisturbed sweep took, and the same command is given
+again, until it has been killed often enough; a sweep that completes is compared with the
+undisturbed one, deleted and started from nothing. A folder that has appeared must never change
+again: a run is then complete once, and made once. Compared byte by byte: config.yaml, arrays.npz,
+rows.parquet, and summary.json but for seconds and memory. Writes kill_sweep.{json,md} under
+results/bench; exit code 1 if anything is lost, doubled, different or left behind.
 """
 
 import random
@@ -47,7 +50,7 @@ def folders(root: Path) -> dict[str, Path]:
 
 
 def stamps(root: Path) -> dict[str, tuple]:
-    """By run, what changes when it is written anew: the folder itself, and when its files were written."""
+    """By run, what changes when it is written again: the folder, and its files' times."""
     return {
         name: (
             path.stat().st_ino,
@@ -83,7 +86,8 @@ def measure(seeds: int, steps: int, kills: int, draw: int) -> dict:
                 )
                 deaths.append({"after": round(after, 2), "complete": len(now), "at_work": locks})
                 print(
-                    f"kill {len(deaths)} after {after:.0f} s: {len(now)} runs complete, {locks} at work",
+                    f"kill {len(deaths)} after {after:.0f} s: "
+                    f"{len(now)} runs complete, {locks} at work",
                     file=sys.stderr,
                 )
                 continue
@@ -115,15 +119,19 @@ def measure(seeds: int, steps: int, kills: int, draw: int) -> dict:
 
 
 def markdown(stored: dict) -> str:
-    told, about = stored["completions"], stored["machine"]
+    completions, about = stored["completions"], stored["machine"]
     columns = ("lost", "doubled", "differing_bytes")
     return (
-        f"`{stored['command']}`, {about['cores']} cores ({about['cpu']}). A sweep of {stored['runs']} runs, 2 workers; undisturbed it "
-        f"takes {stored['seconds_alone']:.0f} s; compared are {stored['compared_bytes']:,} bytes.\n\n"
-        "| kills | complete sweeps | launches they took | runs lost | runs doubled | differing bytes |\n"
+        f"`{stored['command']}`, {about['cores']} cores ({about['cpu']}). "
+        f"A sweep of {stored['runs']} runs, 2 workers; undisturbed it "
+        f"takes {stored['seconds_alone']:.0f} s; "
+        f"compared are {stored['compared_bytes']:,} bytes.\n\n"
+        "| kills | complete sweeps | launches they took | runs lost | runs doubled "
+        "| differing bytes |\n"
         "|---|---|---|---|---|---|\n"
-        f"| {len(stored['kills'])} | {len(told)} "
-        f"| {', '.join(str(t['lives']) for t in told)} | {' | '.join(str(sum(t[c] for t in told)) for c in columns)} |\n"
+        f"| {len(stored['kills'])} | {len(completions)} "
+        f"| {', '.join(str(t['lives']) for t in completions)} "
+        f"| {' | '.join(str(sum(t[c] for t in completions)) for c in columns)} |\n"
     )
 
 

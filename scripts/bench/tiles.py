@@ -1,10 +1,11 @@
-"""A block streamed to disk under a memory budget: the process's peak beside what it was allowed, a repeat, and a kill half way.
+"""A block streamed to disk under a memory budget: the process's peak, and a repeat.
 
-    python scripts/bench/tiles.py            2,000 x 2,000 inputs, 10 outputs, budget 1,024 MiB; about a minute on 2 cores
+    python scripts/bench/tiles.py            2,000 x 2,000 inputs, 10 outputs, budget 1,024 MiB;
+                                             about a minute on 2 cores
     python scripts/bench/tiles.py --quick    200 x 200 inputs, to see it run
 
-Claim: peak resident memory, beyond what the process held before the call, at most 1.2 times the output and the budget together.
-Writes tiles.{json,md} under results/bench.
+Claim: peak resident memory, beyond what the process held before the call, at most 1.2 times the
+output and the budget together. Writes tiles.{json,md} under results/bench.
 """
 
 import tempfile
@@ -50,9 +51,11 @@ def measure(n: int, width: int, budget_mib: int) -> dict:
 
 def markdown(found: dict) -> str:
     first, repeated, machine = found["first"], found["repeated"], found["machine"]
+    network = f"MLP 784-{found['width']}-{found['width']}-10"
+    peak = f"peak resident {first['peak_mib']:,.0f} less {found['before_mib']:,.0f} before"
     return f"""# Blocks in tiles, streamed to disk
 
-{found["n"]:,} x {found["n"]:,} inputs, 10 outputs, MLP 784-{found["width"]}-{found["width"]}-10, float32.
+{found["n"]:,} x {found["n"]:,} inputs, 10 outputs, {network}, float32.
 {machine["cores"]} cores, JAX {machine["jax"]}, Python {machine["python"]}.
 
 | | MiB |
@@ -60,7 +63,7 @@ def markdown(found: dict) -> str:
 | the block | {found["output_mib"]:,.0f} |
 | budget | {found["budget_mib"]:,} |
 | allowed: both and 20 % | {found["allowed_mib"]:,.0f} |
-| used: peak resident {first["peak_mib"]:,.0f} less {found["before_mib"]:,.0f} before | {found["used_mib"]:,.0f} |
+| used: {peak} | {found["used_mib"]:,.0f} |
 
 First: {first["seconds"]:.1f} s, {first["tiles"]} tiles, compilation and writing included.
 Repeated: {repeated["seconds"]:.1f} s, {repeated["tiles"]} tiles, every checksum read.

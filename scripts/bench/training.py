@@ -1,14 +1,18 @@
-"""Steps of training a second: ours, a plain PyTorch loop, our own loop without the machinery of methods, and every method.
+"""Steps of training a second: every method, a plain PyTorch loop, and a bare loop of our own.
 
-    python scripts/bench/training.py                      everything; builds an environment for PyTorch first
+    python scripts/bench/training.py                      everything; builds an environment for
+                                                          PyTorch first
     python scripts/bench/training.py --side-python PATH   PyTorch by a Python that has it
-    python scripts/bench/training.py --quick              tiny sizes, to see it run: writes training_quick.{json,md}
+    python scripts/bench/training.py --quick              tiny sizes, to see it run: writes
+                                                          training_quick.{json,md}
 
-Minibatch SGD on cross-entropy, batches of 64, float32, images 28 x 28 drawn from a normal distribution. All take turns within one run,
-medians are compared; PyTorch with one and with two threads, the faster kept, once with batches from its `DataLoader`, as its tutorials
-have it, and once with batches indexed by hand. A method is timed on its second task, its memory that of a
-first one of 1,024 samples: `joint`, `ewc` and such go through all of them at every step; OGD keeps
-the outputs of the true class. Writes training.{json,md} under results/bench.
+Minibatch SGD on cross-entropy, batches of 64, float32, images 28 x 28 drawn from a normal
+distribution. All take turns within one run, medians are compared; PyTorch with one and with two
+threads, the faster kept, once with batches from its `DataLoader`, as its tutorials have it, and
+once with batches indexed by hand. The bare loop has none of the machinery of methods. A method is
+timed on its second task, its memory that of a first one of 1,024 samples: `joint`, `ewc` and such
+go through all of them at every step; OGD keeps the outputs of the true class. Writes
+training.{json,md} under results/bench.
 """
 
 import itertools
@@ -41,9 +45,8 @@ CASES = {
 METHODS = {
     name: getattr(methods, name) for name in methods.__all__ if name not in ("naive", "together")
 }
-METHODS |= {
-    name: partial(METHODS[name], outputs="true") for name in ("ogd", "ogd_plus", "pca_ogd")
-}  # a direction a kept sample
+ONE_DIRECTION = ("ogd", "ogd_plus", "pca_ogd")  # for each sample they keep
+METHODS |= {name: partial(METHODS[name], outputs="true") for name in ONE_DIRECTION}
 FEWER = "sgd of methods"  # as many steps as a method is timed for
 WITH_METHODS = ("mlp-256",)
 BATCH, SAMPLES, ROUNDS, FEWER_ROUNDS = 64, 1024, 7, 3
@@ -62,7 +65,10 @@ def network(case: dict):
 
 
 def bare(theta, x, y, order, *, apply):
-    """Nothing but SGD: what the machinery is measured against. Convolutions step by step, as `train.walk` takes them."""
+    """Nothing but SGD: what the machinery is measured against.
+
+    Convolutions step by step, as `train.walk` takes them.
+    """
     if not train.convolves(apply, theta, x):
         return bare_loop(theta, x, y, order, apply=apply)
     for index in order:
@@ -96,7 +102,10 @@ def tasks(samples: int) -> list[Task]:
 
 
 def calls(name: str, case: dict, steps: int, samples: int) -> dict:
-    """What is timed of ours: name -> a function that trains `steps` steps; "sgd of methods" for a tenth of them, as each method."""
+    """What is timed of ours: name -> a function that trains `steps` steps.
+
+    "sgd of methods" and each method: a tenth of them.
+    """
     net = network(case)
     first, second = tasks(samples)
     theta, key = net.init(jax.random.key(1), first.train.x[0]), jax.random.key(2)
@@ -111,8 +120,8 @@ def calls(name: str, case: dict, steps: int, samples: int) -> dict:
 
     def with_memory(method):
         memory = method.begin((), net, theta, first)
-        begun = train.start(theta, SGD, memory)
-        (seen,) = train.walk(key, begun, first.train, first.head, method=method, **settings)
+        state = train.start(theta, SGD, memory)
+        (seen,) = train.walk(key, state, first.train, first.head, method=method, **settings)
         memory = method.begin(
             method.consolidate(seen.state.memory, net, LOSS, seen.theta, first), net, theta, second
         )
@@ -161,7 +170,7 @@ def measure(
             if who in slow and k >= FEWER_ROUNDS:
                 continue
             if isinstance(who, tuple):
-                told = dict(
+                request = dict(
                     case=case,
                     loader=who[0] == "loader",
                     threads=who[1],
@@ -169,7 +178,7 @@ def measure(
                     batch=BATCH,
                     samples=samples,
                 )
-                times.append(peer(**told) * steps / told["steps"])
+                times.append(peer(**request) * steps / request["steps"])
             else:
                 times.append(timed(trainings[who]))
     counts = {who: max(steps // 10, 1) if who in slow else steps for who in taken}
@@ -198,7 +207,10 @@ def measure(
 
 
 def matmul_gflops() -> float:
-    """Billions of multiply-adds a second, twice, of a large matrix product: what no training on this machine exceeds."""
+    """Of a large matrix product, a second: what no training on this machine exceeds.
+
+    A multiply-add counts as two.
+    """
     square = jnp.ones((2048, 2048))
     product = jax.jit(jnp.dot)
     product(square, square).block_until_ready()
@@ -211,7 +223,10 @@ def matmul_gflops() -> float:
 
 
 def step_gflop(case: dict) -> float | None:
-    """Of the products in one step of an MLP: outputs, gradients by weights, and by the inputs of all layers but the first."""
+    """Of the products in one step of an MLP.
+
+    Outputs, gradients by weights, and by the inputs of all layers but the first.
+    """
     if case["kind"] != "mlp":
         return None
     sizes = [784, *[case["width"]] * case["depth"], 10]
@@ -236,7 +251,8 @@ def markdown(stored: dict) -> str:
     )
     heads += ("over sgd", "over bare")
     lines = [
-        f"`{stored['command']}`, {stored['machine']['cores']} cores ({stored['machine']['cpu']}), {stored['minutes']:.0f} minutes; "
+        f"`{stored['command']}`, {stored['machine']['cores']} cores "
+        f"({stored['machine']['cpu']}), {stored['minutes']:.0f} minutes; "
         f"a product of 2048 x 2048 matrices runs at {stored['matmul_gflops']:.0f} GFLOP a second.",
         "",
         f"| {' | '.join(heads)} |",
@@ -284,9 +300,8 @@ def main() -> None:
     )
     peak = matmul_gflops()
     for row in rows:
-        plain = (
-            row["method"] in ("sgd", "bare") and not given.quick
-        )  # methods do other work beside it
+        # Methods do other work beside it.
+        plain = row["method"] in ("sgd", "bare") and not given.quick
         work = step_gflop(CASES[row["case"]][0]) if plain else None
         row["matmul_fraction"] = work and row["steps_per_second"] * work / peak
     stored = dict(

@@ -1,7 +1,8 @@
-"""The plain PyTorch loops that `training.py` compares with, in a process and an environment of their own.
+"""The plain PyTorch loops that `training.py` compares with, in a process of their own.
 
-Reads lines of JSON {case, threads, steps, batch, samples, loader} and answers each with {"seconds": ...}. Data lie in memory as one
-tensor; a batch comes from a shuffling `DataLoader`, as in PyTorch's tutorials, or is one `index_select`, which is faster.
+Reads lines of JSON {case, threads, steps, batch, samples, loader} and answers each with
+{"seconds": ...}. Data lie in memory as one tensor; a batch comes from a shuffling `DataLoader`, as
+in PyTorch's tutorials, or is one `index_select`, which is faster.
 """
 
 import itertools
@@ -31,7 +32,10 @@ def model(case: dict) -> nn.Module:
 
 
 def measured(case: dict, threads: int, steps: int, batch: int, samples: int, loader: bool) -> float:
-    """Seconds of `steps` steps of SGD on cross-entropy, after one warm-up of 20; batches from a `DataLoader`, or by indexing."""
+    """Seconds of `steps` steps of SGD on cross-entropy, after a warm-up of 20.
+
+    Batches come from a `DataLoader`, or by indexing.
+    """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     x, y = torch.randn(samples, 28, 28), torch.randint(0, 10, (samples,))

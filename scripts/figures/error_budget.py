@@ -1,16 +1,20 @@
-"""Where the error of a forecast comes from: measured - predicted as a sum of terms, each from an experiment of its own.
+"""Where the error of a forecast comes from: measured - predicted as a sum of terms.
 
-A narrow network is trained on minibatches. From the measurement down, each forecast of the same drift leaves out one thing more:
+Each term comes from an experiment of its own. A narrow network is trained on minibatches. From the
+measurement down, each forecast of the same drift leaves out one thing more:
 
-    boundary        kernel motion within a task: the kernel of each task's start, the true batches followed step by step
-    init            kernel motion in earlier tasks: the kernel of the untrained network, still the true batches
+    boundary        kernel motion within a task: the kernel of each task's start, the true batches
+                    followed step by step
+    init            kernel motion in earlier tasks: the kernel of the untrained network, still the
+                    true batches
     full batches    minibatch noise: gradient descent on the whole task, in closed form
     flow            discretisation: gradient flow in place of steps
-    one kernel      approximation: the mean kernel of all outputs for each of them, none between two outputs
+    one kernel      approximation: the mean kernel of all outputs for each of them, none between
+                    two outputs
     infinite width  finite width: the limit of that kernel
 
-Settings in conf/figure/error_budget.yaml. Writes results/tables/error_budget.{json,md} and figures/error_budget.png; exit code 1 if a
-claim fails.
+Settings in conf/figure/error_budget.yaml. Writes results/tables/error_budget.{json,md} and
+results/figures/error_budget.png; exit code 1 if a claim fails.
 
     python scripts/figures/error_budget.py [widths=[64,256,1024]] [draw=true]
 """
@@ -52,7 +56,10 @@ MEANING = {
 
 
 def ladder(settings: dict, stream, width: int, number: int) -> dict[str, np.ndarray]:
-    """Drift of all old tasks' outputs at the end of the stream, as one vector: measured, then forecast by forecast."""
+    """Drift of all old tasks' outputs at the end of the stream: measured, then by each forecast.
+
+    Every drift is one vector.
+    """
     shape = dict(depth=settings["depth"], activation="relu", w_std=2**0.5)
     training = experiment.Training(
         steps=settings["steps"],
@@ -90,7 +97,7 @@ def ladder(settings: dict, stream, width: int, number: int) -> dict[str, np.ndar
         predict.Anchor(begun.theta, (), (jnp.asarray(begun.outputs(begun.theta)),)),
         len(stream),
     )
-    told = {
+    outcomes_of = {
         "init": predict.simulated(true, start, count),
         "full batches": predict.closed(full, start, count),
         "flow": predict.closed(flow, start, count),
@@ -115,12 +122,12 @@ def ladder(settings: dict, stream, width: int, number: int) -> dict[str, np.ndar
             ]
         )
 
-    told = {"boundary": boundary} | told
-    foretold = {
+    outcomes_of = {"boundary": boundary} | outcomes_of
+    predicted = {
         name: drift(np.stack([outcome.change for outcome in outcomes]))
-        for name, outcomes in told.items()
+        for name, outcomes in outcomes_of.items()
     }
-    return {"measured": drift(np.diff(np.stack(outputs), axis=0))} | foretold
+    return {"measured": drift(np.diff(np.stack(outputs), axis=0))} | predicted
 
 
 def check(cfg: DictConfig) -> dict:
@@ -192,9 +199,11 @@ def markdown(stored: dict) -> str:
     lines = [
         "# Error budget",
         "",
-        f"Rotated, {settings['tasks']} tasks x {settings['per_class']} images a class, batches of {settings['batch_size']}, "
-        f"{settings['steps']} steps a task, seeds {settings['seeds']}; {stored['seconds']:.0f} s. Mean over seeds: the squares of each "
-        "term as a share of those of the measured drift, and R2 of the forecast that leaves it out, and all above it.",
+        f"Rotated, {settings['tasks']} tasks x {settings['per_class']} images a class, "
+        f"batches of {settings['batch_size']}, {settings['steps']} steps a task, "
+        f"seeds {settings['seeds']}; {stored['seconds']:.0f} s. "
+        "Mean over seeds: the squares of each term as a share of those of the measured drift, "
+        "and R2 of the forecast that leaves it out, and all above it.",
         "",
         "| left out | forecast | "
         + " | ".join(f"width {width}: share, R2" for width in settings["widths"])

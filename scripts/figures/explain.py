@@ -1,10 +1,12 @@
-"""Which new samples make a network forget, in which eigenmodes and layers, and whether leaving them out keeps it from forgetting.
+"""Which new samples make a network forget, in which eigenmodes and layers.
 
-Two tasks. Where the second begins, one kernel block and one solve foretell the drift of the first task and attribute it, and the rise
-of its loss, to single new samples. The check trains anew: without the samples named most harmful, most harmless, or drawn at random.
-Writes results/tables/explain.{json,md} and, from the JSON alone, results/figures/explain.png; exit code 1 if a claim fails.
+Two tasks. At their boundary, one kernel block and one solve predict the drift of the first task and
+attribute it, and the rise of its loss, to single new samples. The check trains again without the
+samples named most harmful, most harmless, or drawn at random: leaving out the harmful ones should
+keep the network from forgetting. Writes results/tables/explain.{json,md} and, from the JSON file
+alone, results/figures/explain.png; exit code 1 if a claim fails.
 
-    python scripts/figures/explain.py [draw=true] [stream=rotated] [seeds=[0]] [results_dir=elsewhere]
+    python scripts/figures/explain.py [draw=true] [stream=rotated] [seeds=[0]] [results_dir=PATH]
 """
 
 import sys
@@ -30,11 +32,15 @@ from ntkcl.train import fit
 
 LOSS, SGD = losses.squared_error(), optimizers.sgd()
 CHOICES = ("harmful", "random", "harmless")
+KEYS = ("forgetting", "foretold", "accuracy")  # of an outcome in the stored table
 
 
-class Scene(NamedTuple):
-    """Where the second task begins: the network (`apply` centred where that is asked for), theta after the first task, both tasks,
-    the rate h in function space, steps, and the old outputs and the new ones as they are, float64."""
+class Boundary(NamedTuple):
+    """Where the second task begins.
+
+    The network (`apply` centred if its settings say so), theta after the first task, both tasks,
+    the learning rate, the steps, and the outputs [n, c] on old and new train inputs, float64.
+    """
 
     network: object
     theta: object
@@ -46,7 +52,7 @@ class Scene(NamedTuple):
     f_new: np.ndarray
 
 
-def begin(cfg: DictConfig, seed: int) -> Scene:
+def learn_first_task(cfg: DictConfig, seed: int) -> Boundary:
     """The first task learned."""
     stream = jax.tree.map(
         lambda a: jnp.asarray(a, jnp.float32),
@@ -68,7 +74,7 @@ def begin(cfg: DictConfig, seed: int) -> Scene:
     rate = cfg.learning_rate_fraction * min(map(limit, stream))
     fitted = train(network, theta, old, SGD.transform(rate), cfg.steps)
     f_old, f_new = (outputs(network, fitted, task.train.x) for task in stream)
-    return Scene(network, fitted, old, new, float(rate), cfg.steps, f_old, f_new)
+    return Boundary(network, fitted, old, new, float(rate), cfg.steps, f_old, f_new)
 
 
 def train(network, theta, task, transform, steps):
@@ -99,107 +105,122 @@ def mean_loss(f, task) -> float:
     )
 
 
-class Foretold(NamedTuple):
-    """K(both, new) of the train inputs, old ones first; coefficients of the new samples; drift of the old outputs."""
+class Prediction(NamedTuple):
+    """The second task by the closed form.
+
+    K(both, new) of the train inputs, old ones first; coefficients of the new samples; drift of the
+    old outputs.
+    """
 
     block: jnp.ndarray
     alpha: jnp.ndarray
     drift: np.ndarray
 
 
-def foretell(scene: Scene, block, kept=None) -> Foretold:
-    """The second task by the closed form, of all new samples or of those `kept`, with the same pull on each."""
-    n_old, n_new = len(scene.f_old), len(scene.f_new)
+def predict(boundary: Boundary, block, kept=None) -> Prediction:
+    """The second task from all new samples, or from those `kept`, with the same pull on each."""
+    n_old, n_new = len(boundary.f_old), len(boundary.f_new)
     kept = np.arange(n_new) if kept is None else kept
     y, weights = (
-        np.asarray(scene.new.train.y, np.float64),
-        np.broadcast_to(np.asarray(scene.new.head), scene.f_new.shape),
+        np.asarray(boundary.new.train.y, np.float64),
+        np.broadcast_to(np.asarray(boundary.new.head), boundary.f_new.shape),
     )
     step = forecast.Step(n_old + kept, jnp.asarray(y[kept]), weights[kept])
-    rule = SGD.rule(LOSS.rate(scene.learning_rate, n_new, scene.new.head), scene.steps)
-    f = jnp.asarray(np.concatenate([scene.f_old, scene.f_new]))
+    rule = SGD.rule(LOSS.rate(boundary.learning_rate, n_new, boundary.new.head), boundary.steps)
+    f = jnp.asarray(np.concatenate([boundary.f_old, boundary.f_new]))
     solve = forecast.one_task(lambda inputs: block[:, :, inputs - n_old], f, step, rule)
-    return Foretold(block, solve.alpha, np.asarray(solve.change[:n_old]))
+    return Prediction(block, solve.alpha, np.asarray(solve.change[:n_old]))
 
 
-class Judge(NamedTuple):
-    """Forgetting of the old task (rise of its mean train loss) and accuracy on the new one's tests, when only `kept` are trained on."""
+class Outcome(NamedTuple):
+    """Training on some of the new samples: how the old task fares, and the new one.
+
+    Forgetting, the rise of the old task's mean train loss, measured and predicted; accuracy on the
+    new task's test inputs.
+    """
 
     forgetting: float
-    foretold: float
+    predicted: float
     accuracy: float
 
 
-def judge(scene: Scene, block, kept) -> tuple[Judge, np.ndarray]:
-    """Trained and foretold; the learning rate shrinks with the number of samples, so that each of the others pulls as before.
+def judge(boundary: Boundary, block, kept) -> tuple[Outcome, np.ndarray]:
+    """The outcome of training on the new samples `kept`, and the measured drift.
 
-    Also the measured drift.
+    The learning rate shrinks with their number, so that each of them pulls as before.
     """
-    n = len(scene.f_new)
-    new = scene.new._replace(train=jax.tree.map(lambda a: a[kept], scene.new.train))
+    n = len(boundary.f_new)
+    new = boundary.new._replace(train=jax.tree.map(lambda a: a[kept], boundary.new.train))
     theta = train(
-        scene.network,
-        scene.theta,
+        boundary.network,
+        boundary.theta,
         new,
-        SGD.transform(scene.learning_rate * len(kept) / n),
-        scene.steps,
+        SGD.transform(boundary.learning_rate * len(kept) / n),
+        boundary.steps,
     )
-    after = outputs(scene.network, theta, scene.old.train.x)
-    before = mean_loss(scene.f_old, scene.old)
-    told = mean_loss(scene.f_old + foretell(scene, block, kept).drift, scene.old) - before
+    after = outputs(boundary.network, theta, boundary.old.train.x)
+    before = mean_loss(boundary.f_old, boundary.old)
+    predicted = (
+        mean_loss(boundary.f_old + predict(boundary, block, kept).drift, boundary.old) - before
+    )
     right = metrics.correct(
-        outputs(scene.network, theta, new.test.x), np.asarray(new.test.y), np.asarray(new.head)
+        outputs(boundary.network, theta, new.test.x), np.asarray(new.test.y), np.asarray(new.head)
     ).mean()
-    return Judge(mean_loss(after, scene.old) - before, told, float(right)), after - scene.f_old
+    return Outcome(
+        mean_loss(after, boundary.old) - before, predicted, float(right)
+    ), after - boundary.f_old
 
 
 def measure(cfg: DictConfig, seed: int) -> dict:
     """One seed: the attribution, what the check found, and the samples shown."""
-    scene = begin(cfg, seed)
-    x_old, x_new = scene.old.train.x, scene.new.train.x
-    kernel = kernels.structured(scene.network)
-    block = kernel(scene.theta, jnp.concatenate([x_old, x_new]), x_new)
-    told = foretell(scene, block)
-    n, active = len(x_old), np.flatnonzero(scene.old.head)
+    boundary = learn_first_task(cfg, seed)
+    x_old, x_new = boundary.old.train.x, boundary.new.train.x
+    kernel = kernels.structured(boundary.network)
+    block = kernel(boundary.theta, jnp.concatenate([x_old, x_new]), x_new)
+    predicted = predict(boundary, block)
+    n, active = len(x_old), np.flatnonzero(boundary.old.head)
 
-    moved = attribution.by_sample(block[:n], told.alpha)
-    residual = jnp.asarray(scene.old.train.y, jnp.float64) - scene.f_old
-    harm = np.asarray(attribution.loss_change(moved, residual, scene.old.head).sum(0)) / (
+    moved = attribution.by_sample(block[:n], predicted.alpha)
+    residual = jnp.asarray(boundary.old.train.y, jnp.float64) - boundary.f_old
+    harm = np.asarray(attribution.loss_change(moved, residual, boundary.old.head).sum(0)) / (
         n * len(active)
     )
     layers = attribution.by_layer(
-        kernels.layers(scene.network)(scene.theta, x_old, x_new), told.alpha
+        kernels.layers(boundary.network)(boundary.theta, x_old, x_new), predicted.alpha
     )
 
     order = np.argsort(-harm)  # most harmful first
     everyone, k = np.arange(len(harm)), cfg.removed
-    whole_run, drift = judge(scene, block, everyone)
+    whole_run, drift = judge(boundary, block, everyone)
     chosen = {"harmful": [order[:k]], "harmless": [order[-k:]]}
     draws = np.random.default_rng(seed)
     chosen["random"] = [draws.choice(len(harm), k, replace=False) for _ in range(cfg.draws)]
     check = {
-        name: [judge(scene, block, np.setdiff1d(everyone, out))[0] for out in chosen[name]]
+        name: [judge(boundary, block, np.setdiff1d(everyone, out))[0] for out in chosen[name]]
         for name in CHOICES
     }
 
-    gram = kernel(scene.theta, x_old)[:, active][..., active].astype(jnp.float64)
-    energies = {"foretold": told.drift, "measured": drift}
+    gram = kernel(boundary.theta, x_old)[:, active][..., active].astype(jnp.float64)
+    energies = {"foretold": predicted.drift, "measured": drift}
     energies = {
         name: attribution.mode_energies(gram, jnp.asarray(d[:, active]))
         for name, d in energies.items()
     }
     extremes = {"harmful": order[: cfg.shown], "harmless": order[::-1][: cfg.shown]}
-    rise = mean_loss(scene.f_old + told.drift, scene.old) - mean_loss(scene.f_old, scene.old)
+    rise = mean_loss(boundary.f_old + predicted.drift, boundary.old) - mean_loss(
+        boundary.f_old, boundary.old
+    )
     return {
-        "drift R2": forecast.r2(drift[:, active].ravel(), told.drift[:, active].ravel()),
+        "drift R2": forecast.r2(drift[:, active].ravel(), predicted.drift[:, active].ravel()),
         "harm": harm.tolist(),
         "gaps": {
             "samples - drift": float(
-                np.abs(np.asarray(moved.sum(-1)) - told.drift).max() / np.abs(told.drift).max()
+                np.abs(np.asarray(moved.sum(-1)) - predicted.drift).max()
+                / np.abs(predicted.drift).max()
             ),
             "layers - drift": float(
-                np.abs(np.asarray(sum(layers.values())) - told.drift).max()
-                / np.abs(told.drift).max()
+                np.abs(np.asarray(sum(layers.values())) - predicted.drift).max()
+                / np.abs(predicted.drift).max()
             ),
             "harm - forgetting": abs(float(harm.sum()) - rise) / abs(rise),
         },
@@ -210,16 +231,21 @@ def measure(cfg: DictConfig, seed: int) -> dict:
         "participation": {
             name: float(attribution.participation_rank(e)) for name, e in energies.items()
         },
-        "all kept": whole_run._asdict(),
+        "all kept": by_key(whole_run),
         "removed harm": {
             name: float(np.mean([harm[out].sum() for out in chosen[name]])) for name in CHOICES
         },
-        "check": {name: [one._asdict() for one in check[name]] for name in CHOICES},
+        "check": {name: [by_key(one) for one in check[name]] for name in CHOICES},
         "shown": {
-            name: [_sample(scene.new.train, harm, i) for i in picks]
+            name: [_sample(boundary.new.train, harm, i) for i in picks]
             for name, picks in extremes.items()
         },
     }
+
+
+def by_key(outcome: Outcome) -> dict:
+    """As it is stored."""
+    return dict(zip(KEYS, outcome, strict=True))
 
 
 def _sample(data, harm, i) -> dict:
@@ -242,18 +268,23 @@ def judged(seeds: dict) -> list[dict]:
     }
     # Kernels come in float32, their terms by layers too.
     bounds = {"samples - drift": 1e-9, "layers - drift": 1e-4, "harm - forgetting": 1e-9}
-    told = ", ".join(f"{name} {gap:.0e}" for name, gap in gaps.items())
+    text = ", ".join(f"{name} {gap:.0e}" for name, gap in gaps.items())
     claims = [
         {
-            "claim": f"parts add up, relative gaps at most: {told}",
+            "claim": f"parts add up, relative gaps at most: {text}",
             "holds": all(gaps[name] < bounds[name] for name in gaps),
         }
     ]
     for seed, run in seeds.items():
-        left = {name: [one["forgetting"] for one in run["check"][name]] for name in CHOICES}
-        (harmful,), (harmless,), random = left["harmful"], left["harmless"], left["random"]
-        told = f"{harmful:.4f} < {min(random):.4f} to {max(random):.4f} < {harmless:.4f}"
-        text = f"seed {seed}: forgetting measured without harmful, each random draw, harmless: {told} (all kept: "
+        forgetting = {name: [one["forgetting"] for one in run["check"][name]] for name in CHOICES}
+        (harmful,), (harmless,), random = (
+            forgetting[name] for name in ("harmful", "harmless", "random")
+        )
+        order = f"{harmful:.4f} < {min(random):.4f} to {max(random):.4f} < {harmless:.4f}"
+        text = (
+            f"seed {seed}: forgetting measured without harmful, each random draw, harmless: "
+            f"{order} (all kept: "
+        )
         claims.append(
             {
                 "claim": text + f"{run['all kept']['forgetting']:.4f})",
@@ -266,7 +297,8 @@ def judged(seeds: dict) -> list[dict]:
 def markdown(stored: dict) -> str:
     """A row for each seed and choice, then the claims."""
     lines = [
-        "| seed | left out | their harm | forgetting measured | forgetting foretold | accuracy on the new task |",
+        "| seed | left out | their harm | forgetting measured | forgetting predicted "
+        "| accuracy on the new task |",
         "|---|---|---|---|---|---|",
     ]
     for seed, run in stored["seeds"].items():
@@ -274,7 +306,7 @@ def markdown(stored: dict) -> str:
             name: (run["removed harm"][name], run["check"][name]) for name in CHOICES
         }
         for name, (harm, found) in rows.items():
-            cells = [_spread([one[key] for one in found]) for key in Judge._fields]
+            cells = [_spread([one[key] for one in found]) for key in KEYS]
             lines.append(f"| {seed} | {name} | {harm:+.4f} | " + " | ".join(cells) + " |")
     lines.append("")
     for seed, run in stored["seeds"].items():
@@ -284,7 +316,8 @@ def markdown(stored: dict) -> str:
         ranks = " / ".join(f"{run['participation'][side]:.1f}" for side in ("foretold", "measured"))
         r2 = run["drift R2"]
         lines.append(
-            f"- seed {seed}: drift R² {r2:.3f}; participation rank foretold / measured {ranks}; by layer {shares}"
+            f"- seed {seed}: drift R² {r2:.3f}; participation rank predicted / measured {ranks}; "
+            f"by layer {shares}"
         )
     return "\n".join([*lines, "", *claims_list(stored["claims"])]) + "\n"
 

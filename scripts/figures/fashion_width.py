@@ -1,9 +1,11 @@
-"""Forecast against measurement over width on Fashion-MNIST: the table and the two figures of README.
+"""Forecast against measurement over width on Fashion-MNIST: the README's table and two figures.
 
-Reads the runs of the presets rotated_fashion, permuted_fashion and split_fashion (run them first; nothing is trained here), writes
-results/tables/fashion_width.{json,md}, results/figures/fashion_width.png and results/figures/fashion_drift.png.
+Reads the runs of the presets rotated_fashion, permuted_fashion and split_fashion (run them first;
+nothing is trained here). Writes results/tables/fashion_width.{json,md},
+results/figures/fashion_width.png and results/figures/fashion_drift.png; the latter needs the runs'
+arrays, and --draw leaves it as it is.
 
-    python scripts/figures/fashion_width.py [results_dir]
+    python scripts/figures/fashion_width.py [RESULTS] [--draw]
 """
 
 import json
@@ -37,7 +39,8 @@ def gather(root: Path) -> dict:
     runs, table = collect(root), root / "tables" / "fashion_width.json"
     if table.exists() and len(json.loads(table.read_text())["runs"]) > len(runs):
         sys.exit(
-            f"only {len(runs)} runs here and more in {table}: run what is missing, or delete that file to replace it"
+            f"only {len(runs)} runs here and more in {table}: run what is missing, "
+            "or delete that file to replace it"
         )
     draw_drift(runs).savefig(root / "figures" / "fashion_drift.png", dpi=150)
     numbers = runs.drop(columns="folder").to_dict("records")
@@ -62,7 +65,8 @@ def collect(root: Path) -> pd.DataFrame:
             table.append(row)
     if not table:
         sys.exit(
-            f"no runs under {root}/runs: first `ntkcl experiment=rotated_fashion`, and permuted_fashion, split_fashion"
+            f"no runs under {root}/runs: first `ntkcl experiment=rotated_fashion`, "
+            "and permuted_fashion, split_fashion"
         )
     rank = {stream: k for k, stream in enumerate(STREAMS)}
     return pd.DataFrame(table).sort_values(
@@ -97,7 +101,7 @@ def _entry(mean, std):
 
 
 def draw(stored: dict) -> Figure:
-    """R2 of the forecast at initialisation, every run a dot, and forgetting as forecast and measured."""
+    """R2 of the forecast at initialisation, every run a dot; forgetting, forecast and measured."""
     runs = pd.DataFrame(stored["runs"])
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)

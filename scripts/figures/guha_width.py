@@ -1,11 +1,14 @@
-"""Guha, Lakshman 2024: accuracy and forgetting against width on five rotations of Fashion-MNIST, beside their table.
+"""Guha, Lakshman 2024: accuracy and forgetting against width, beside their table.
 
-Reads the runs of the preset guha_width (`ntkcl experiment=guha_width` first; nothing is trained here) and writes
-results/tables/guha_width.{json,md} and results/figures/guha_width.png; exit code 1 if a claim fails.
+Five rotations of Fashion-MNIST. Reads the runs of the preset guha_width (first
+`ntkcl experiment=guha_width`; nothing is trained here) and writes
+results/tables/guha_width.{json,md} and results/figures/guha_width.png; exit code 1 if a claim
+fails.
 
-Two ways of counting. *At the ends*: learning accuracy is that just after each task, and a task's peak the best of those after tasks, as
-the paper says and its run.py does. *By epochs*: learning accuracy is the mean over all epochs of a task, the peak the best of all
-epochs, as an earlier script of the authors' repository, mnist_continual.py, counts.
+Two ways of counting. *At the ends*: learning accuracy is that just after each task, and a task's
+peak the best of those after tasks, as the paper says and its run.py does. *By epochs*: learning
+accuracy is the mean over all epochs of a task, the peak the best of all epochs, as an earlier
+script of the authors' repository, mnist_continual.py, counts.
 
     python scripts/figures/guha_width.py [RESULTS] [--draw]
 """
@@ -78,11 +81,11 @@ def summarise(rows: list[dict]) -> list[dict]:
     table = []
     for width in sorted({row["width"] for row in rows}):
         values = {key: [row[key] for row in rows if row["width"] == width] for key in scores}
-        told = {
+        scores_by_name = {
             key: {"mean": float(np.mean(v)), "sd": float(np.std(v, ddof=1)) if len(v) > 1 else None}
             for key, v in values.items()
         }
-        table.append({"width": width, "seeds": len(values["AA"])} | told)
+        table.append({"width": width, "seeds": len(values["AA"])} | scores_by_name)
     return table
 
 
@@ -91,18 +94,20 @@ def judge(table: list[dict]) -> list[dict]:
     claims = []
     for key, k in (("AA", 0), ("AF", 1), ("LA", 2), ("AF by epochs", 1), ("LA by epochs", 2)):
         off = {row["width"]: row[key]["mean"] - PUBLISHED[row["width"]][k] for row in table}
-        told = ", ".join(f"{value:+.1f}" for value in off.values())
+        text = ", ".join(f"{value:+.1f}" for value in off.values())
         widths = ", ".join(map(str, off))
         claims.append(
             {
-                "claim": f"{key} within {WITHIN} points of the published: {told} at widths {widths}",
+                "claim": f"{key} within {WITHIN} points of the published: {text} "
+                f"at widths {widths}",
                 "holds": bool(max(map(abs, off.values())) <= WITHIN),
             }
         )
     for key, sign, word in (("AA", 1, "rises"), ("LA", 1, "rises"), ("AF", -1, "falls")):
         first, last = (table[k][key]["mean"] for k in (0, -1))
-        told = f"{key} {word} with width: {first:.1f} at {table[0]['width']}, {last:.1f} at {table[-1]['width']}"
-        claims.append({"claim": told, "holds": sign * (last - first) > 0})
+        narrow, wide = (table[k]["width"] for k in (0, -1))
+        text = f"{key} {word} with width: {first:.1f} at {narrow}, {last:.1f} at {wide}"
+        claims.append({"claim": text, "holds": sign * (last - first) > 0})
     return claims
 
 
@@ -119,8 +124,8 @@ def markdown(stored: dict) -> str:
     return "\n".join([*lines, "", *claims_list(stored["claims"])]) + "\n"
 
 
-def _entry(told: dict) -> str:
-    return f"{told['mean']:.1f}" + ("" if told["sd"] is None else f" ± {told['sd']:.1f}")
+def _entry(score: dict) -> str:
+    return f"{score['mean']:.1f}" + ("" if score["sd"] is None else f" ± {score['sd']:.1f}")
 
 
 def draw(stored: dict) -> Figure:

@@ -1,11 +1,13 @@
-"""Hidekel, Raviv 2026: the drift of an old task, foretold by the kernel at the boundary of two tasks, and the few modes it lies in.
+"""Hidekel, Raviv 2026: the drift of an old task, predicted at the boundary, and its few modes.
 
-Task A (classes 0, 1), then task B (2, 3). At the boundary, before B is trained, d_A = K_AB g(K_BB) (y_B - f_B), with g of the steps
-of descent that follow, of a ridge, or of training to the end; then B is trained and the drift measured. Settings in
-conf/figure/hidekel_low_rank.yaml. Writes results/tables/hidekel_low_rank.{json,md} and, from the JSON alone,
-results/figures/hidekel_low_rank.png; exit code 1 if a claim fails.
+Task A (classes 0, 1), then task B (2, 3). At the boundary, before B is trained,
+d_A = K_AB g(K_BB) (y_B - f_B), with g of the steps of descent that follow, of a ridge, or of
+training to the end; then B is trained and the drift measured. Settings in
+conf/figure/hidekel_low_rank.yaml. Writes results/tables/hidekel_low_rank.{json,md} and, from the
+JSON file alone, results/figures/hidekel_low_rank.png; exit code 1 if a claim fails.
 
-    python scripts/figures/hidekel_low_rank.py [source=idx source.idx_dir=PATH] [source=digits] [draw=true] [widths=[64,256]]
+    python scripts/figures/hidekel_low_rank.py [source=idx source.idx_dir=PATH] [source=digits]
+                                               [draw=true] [widths=[64,256]]
 """
 
 import sys
@@ -38,7 +40,7 @@ SHARES = (0.5, 0.9)
 
 
 def standardised(source: Source) -> Source:
-    """The source with the mean and standard deviation of its own train pixels, whatever they are."""
+    """The source with the mean and standard deviation of its own train pixels."""
     x = source.train.x
     return source._replace(mean=float(x.mean(dtype=np.float64)), sd=float(x.std(dtype=np.float64)))
 
@@ -65,7 +67,10 @@ def tasks(
 
 
 def random_features(pair: tuple[Task, Task], features: int, number: int) -> tuple[Task, Task]:
-    """Inputs x replaced by relu(R x / sqrt(n_0)), R ~ N(0, 1): the linear head's tangent features, which training does not move."""
+    """Inputs x replaced by relu(R x / sqrt(n_0)), R ~ N(0, 1).
+
+    These are the linear head's tangent features, which training does not move.
+    """
     n0 = pair[0].train.x.shape[1]
     R = jax.random.normal(jax.random.key(number), (n0, features), jnp.float64)
     first, second = (
@@ -76,7 +81,10 @@ def random_features(pair: tuple[Task, Task], features: int, number: int) -> tupl
 
 
 def measure(settings: dict, pair: tuple[Task, Task], net: Network, number: int) -> dict:
-    """Drift of A's active outputs [samples, a], measured and as each rule and baseline foretells it; learning rate; modes of K_AA."""
+    """Drift of A's active outputs [samples, a], measured and predicted by each rule and baseline.
+
+    Also the learning rate, the energies of the measured drift in the modes of K_AA, and B's loss.
+    """
     loss, optimizer, steps = losses.squared_error(), optimizers.sgd(), settings["steps"]
     key = jax.random.key(number)
     x = jnp.concatenate([task.train.x for task in pair])
@@ -112,7 +120,7 @@ def measure(settings: dict, pair: tuple[Task, Task], net: Network, number: int) 
     k = jnp.asarray(kernel_fn(boundary, x), jnp.float64)
     step = Step(inputs=new, targets=jnp.asarray(pair[1].train.y, jnp.float64), weights=weights[1])
 
-    def foretold(block, step, rule):
+    def forecast_by(block, step, rule):
         return np.asarray(
             forecast.one_task(lambda inputs: block[:, :, inputs], f, step, rule).change[old][
                 :, active
@@ -121,12 +129,12 @@ def measure(settings: dict, pair: tuple[Task, Task], net: Network, number: int) 
 
     descent, ended = forecast.gradient_descent(rate, steps), forecast.converged()
     predicted = {
-        "steps": foretold(k, step, descent),
-        "ridge": foretold(
+        "steps": forecast_by(k, step, descent),
+        "ridge": forecast_by(
             k, step._replace(ridge=1.0 / (rate * steps)), ended
         ),  # descent for a time t is much like a ridge 1/t
-        "converged": foretold(k, step, ended),
-        "input cosine": foretold(input_cosine(x, k[new][:, :, new]), step, descent),
+        "converged": forecast_by(k, step, ended),
+        "input cosine": forecast_by(input_cosine(x, k[new][:, :, new]), step, descent),
     }
     after = train(boundary, pair[1])
     measured = (
@@ -147,7 +155,10 @@ def measure(settings: dict, pair: tuple[Task, Task], net: Network, number: int) 
 
 
 def input_cosine(x: jax.Array, k_new: jax.Array) -> jax.Array:
-    """cos(x, x') I_c in the kernel's place, scaled to the trace of K_BB so that the same steps train as fast."""
+    """cos(x, x') I_c in the kernel's place, scaled to the trace of K_BB.
+
+    With that scale the same steps train as fast.
+    """
     units = jnp.asarray(x, jnp.float64) / jnp.linalg.norm(
         jnp.asarray(x, jnp.float64), axis=1, keepdims=True
     )
@@ -157,32 +168,36 @@ def input_cosine(x: jax.Array, k_new: jax.Array) -> jax.Array:
 
 
 def miss(measured: np.ndarray, predicted: np.ndarray) -> float:
-    """1 - cosine as |u - v|^2 / 2 of the unit vectors, which keeps the digits that 1 - u . v rounds away; 1 for a forecast of zero."""
+    """1 - cosine as |u - v|^2 / 2 of the unit vectors; 1 for a forecast of zero.
+
+    The form keeps the digits that 1 - u . v rounds away.
+    """
     m, p = measured.ravel(), predicted.ravel()
     if not p.any():
         return 1.0
     return float(0.5 * np.sum((m / np.linalg.norm(m) - p / np.linalg.norm(p)) ** 2))
 
 
-def scores(told: dict) -> dict:
+def scores(drifts: dict) -> dict:
     """1 - cosine and R2 by rule and baseline, modes needed, learning rate, loss of B."""
-    measured = told["measured"]
-    energies = told["energies"]
+    measured = drifts["measured"]
+    energies = drifts["energies"]
     return {
-        "miss": {name: miss(measured, p) for name, p in told["predicted"].items()},
+        "miss": {name: miss(measured, p) for name, p in drifts["predicted"].items()},
         "r2": {
-            name: forecast.r2(measured.ravel(), p.ravel()) for name, p in told["predicted"].items()
+            name: forecast.r2(measured.ravel(), p.ravel())
+            for name, p in drifts["predicted"].items()
         },
         "modes": {f"{share:.0%}": modes_needed(energies, share) for share in SHARES},
         "leading": {f"{share:.0%}": leading_needed(energies, share) for share in SHARES},
         "rms drift": float(np.sqrt(np.mean(measured**2))),
-        "learning rate": told["learning rate"],
-        "loss": told["loss"],
+        "learning rate": drifts["learning rate"],
+        "loss": drifts["loss"],
     }
 
 
 def modes_needed(energies: np.ndarray, share: float) -> int:
-    """The fewest eigenmodes, wherever they stand in the spectrum, that hold a share of the energy."""
+    """The fewest eigenmodes, anywhere in the spectrum, that hold a share of the energy."""
     return leading_needed(np.sort(energies)[::-1], share)
 
 
@@ -195,28 +210,39 @@ def judge(settings: dict, by_scenario: dict, linear: dict) -> list[dict]:
     """The claims, each with its numbers and whether they hold."""
     claims = []
     worst = max(row["miss"]["steps"] for by_seed in linear.values() for row in by_seed.values())
-    told = f"linear head on frozen features, float64: 1 - cosine {worst:.0e} at most, below {LARGEST_MISS:.0e}"
-    claims.append({"claim": told, "holds": worst < LARGEST_MISS})
+    text = (
+        f"linear head on frozen features, float64: 1 - cosine {worst:.0e} at most, "
+        f"below {LARGEST_MISS:.0e}"
+    )
+    claims.append({"claim": text, "holds": worst < LARGEST_MISS})
     for scenario, by_width in by_scenario.items():
         mean = [
             float(np.mean([row["miss"]["steps"] for row in by_seed.values()]))
             for by_seed in by_width.values()
         ]
         cosines = joined([1 - value for value in mean], ".4f")
-        told = f"{HEADS[scenario]}: cosine, mean of the seeds, grows with width: {cosines} at {joined(by_width, '')}"
-        claims.append({"claim": told, "holds": bool(all(np.diff(mean) < 0))})
+        text = (
+            f"{HEADS[scenario]}: cosine, mean of the seeds, grows with width: {cosines} "
+            f"at {joined(by_width)}"
+        )
+        claims.append({"claim": text, "holds": bool(all(np.diff(mean) < 0))})
     for scenario, by_width in by_scenario.items():
         rows = [row for by_seed in by_width.values() for row in by_seed.values()]
         half, most = ([row["modes"][f"{share:.0%}"] for row in rows] for share in SHARES)
-        told = f"{min(half)} to {max(half)} eigenmodes of K_AA hold half of the drift's energy, at most {FEW_MODES}"
-        told = f"{HEADS[scenario]}: {told} ({min(most)} to {max(most)} hold 90 %)"
-        claims.append({"claim": told, "holds": max(half) <= FEW_MODES})
+        text = (
+            f"{HEADS[scenario]}: {min(half)} to {max(half)} eigenmodes of K_AA hold half of the "
+            f"drift's energy, at most {FEW_MODES} ({min(most)} to {max(most)} hold 90 %)"
+        )
+        claims.append({"claim": text, "holds": max(half) <= FEW_MODES})
     for scenario, by_width in by_scenario.items():
         rows = [row["miss"] for by_seed in by_width.values() for row in by_seed.values()]
         ratios = {name: min(row[name] / row["steps"] for row in rows) for name in BASELINES}
         factors = ", ".join(f"{name} {ratio:.1f}" for name, ratio in ratios.items())
-        told = f"{HEADS[scenario]}: at every width and seed 1 - cosine is above the forecast's for the baselines, {factors} times at least"
-        claims.append({"claim": told, "holds": min(ratios.values()) > 1})
+        text = (
+            f"{HEADS[scenario]}: at every width and seed 1 - cosine is above the forecast's "
+            f"for the baselines, {factors} times at least"
+        )
+        claims.append({"claim": text, "holds": min(ratios.values()) > 1})
     return claims
 
 
@@ -224,10 +250,12 @@ def markdown(stored: dict) -> str:
     """A row a scenario and width, means over the seeds; then the linear head; then the claims."""
     names = (*RULES, *BASELINES)
     lines = [
-        "Cosine of foretold and measured drift; descent: the filter of the steps taken, ridge and converged: the solves. Means over "
+        "Cosine of predicted and measured drift; descent: the filter of the steps taken, "
+        "ridge and converged: the solves. Means over "
         f"{len(stored['settings']['seeds'])} seeds, 1 - cosine ± standard deviation for the first.",
         "",
-        "| heads | width | 1 - cosine, descent | ridge | converged | constant shift (oracle) | input cosine | R2, descent "
+        "| heads | width | 1 - cosine, descent | ridge | converged "
+        "| constant shift (oracle) | input cosine | R2, descent "
         "| rms drift | modes for 50 % | 90 % | leading modes for 50 % | 90 % | loss of B |",
         "|---" * 14 + "|",
     ]
@@ -261,7 +289,10 @@ def _cells(stored):
 
 
 def draw(stored: dict) -> Figure:
-    """Above: drift entry by entry, one panel a scenario. Below: energy in the leading modes, 1 - cosine against width, baselines."""
+    """Above: drift entry by entry, one panel a scenario.
+
+    Below: energy in the leading modes, 1 - cosine against width, baselines.
+    """
     settings, scenarios = stored["settings"], stored["settings"]["scenarios"]
     figure = Figure(figsize=(11.5, 7.2), layout="constrained")
     above, below = figure.subfigures(2, 1)
@@ -283,7 +314,7 @@ def draw(stored: dict) -> Figure:
                 mew=0.8,
             )
         axis.axline((0, 0), slope=1, color="black", lw=0.8)
-        axis.set(title=HEADS[scenario], xlabel="foretold drift", ylabel="measured drift")
+        axis.set(title=HEADS[scenario], xlabel="predicted drift", ylabel="measured drift")
         axis.legend(fontsize=8, loc="upper left")
     energy, widths, bars = below.subplots(1, 3)
     for colour, scenario in zip(COLOURS, scenarios, strict=False):
@@ -363,7 +394,8 @@ def check(cfg: DictConfig) -> dict:
     increasing("seeds", [seed("seeds", number) for number in settings["seeds"]], 2)
     if not finite("learning_rate_fraction", settings["learning_rate_fraction"], above=0.0) <= 1:
         raise ValueError(
-            f"learning_rate_fraction={settings['learning_rate_fraction']}: expected at most 1, beyond it descent diverges"
+            f"learning_rate_fraction={settings['learning_rate_fraction']}: expected at most 1, "
+            "beyond it descent diverges"
         )
     return settings
 
@@ -371,10 +403,10 @@ def check(cfg: DictConfig) -> dict:
 def compute(settings: dict, source: Source) -> dict:
     """Everything the table and the figure are made from."""
     start, source, first = time.perf_counter(), standardised(source), settings["seeds"][0]
-    told: dict = {"scores": {}, "linear": {}, "scatter": {}, "energies": {}}
+    parts: dict = {"scores": {}, "linear": {}, "scatter": {}, "energies": {}}
     for scenario in settings["scenarios"]:
         for part in ("scores", "scatter"):
-            told[part][scenario] = {}
+            parts[part][scenario] = {}
         for width in settings["widths"]:
             by_seed = {}
             for number in settings["seeds"]:
@@ -384,28 +416,30 @@ def compute(settings: dict, source: Source) -> dict:
                 by_seed[str(number)] = scores(made)
                 if number == first and width in (settings["widths"][0], settings["widths"][-1]):
                     sides = {"predicted": made["predicted"]["steps"], "measured": made["measured"]}
-                    told["scatter"][scenario][str(width)] = {
+                    parts["scatter"][scenario][str(width)] = {
                         side: d.ravel().round(6).tolist() for side, d in sides.items()
                     }
                 if number == first and width == settings["widths"][-1]:
-                    told["energies"][scenario] = made["energies"].round(9).tolist()
-            told["scores"][scenario][str(width)] = by_seed
+                    parts["energies"][scenario] = made["energies"].round(9).tolist()
+            parts["scores"][scenario][str(width)] = by_seed
             print(
                 f"{HEADS[scenario]}, width {width}: {time.perf_counter() - start:.0f} s",
                 file=sys.stderr,
             )
-        if (
-            scenario != "task"
-        ):  # heads of their own share nothing with a linear head: no drift, and none foretold
-            told["linear"][scenario] = {
+        # Separate heads share nothing with a linear head: no drift, and none predicted.
+        if scenario != "task":
+            parts["linear"][scenario] = {
                 str(number): linear_head(settings, source, scenario, number)
                 for number in settings["seeds"]
             }
-    return {"claims": judge(settings, told["scores"], told["linear"]), **told}
+    return {"claims": judge(settings, parts["scores"], parts["linear"]), **parts}
 
 
 def linear_head(settings: dict, source: Source, scenario: str, number: int) -> dict:
-    """The scores of a linear head on frozen random features: its kernel does not move, so that the forecast is exact."""
+    """The scores of a linear head on frozen random features.
+
+    Its kernel does not move, so that the forecast is exact.
+    """
     pair = random_features(
         tasks(source, scenario, settings["samples"], number, np.float64),
         settings["features"],

@@ -1,9 +1,11 @@
-"""Jacot, Gabriel, Hongler 2018, Fig. 1: the kernel of ReLU networks on the circle, before and after training, against its limit.
+"""Jacot, Gabriel, Hongler 2018, Fig. 1: the kernel of ReLU networks on the circle and its limit.
 
-Theta(x_0, x) with x_0 = (1, 0), x = (cos g, sin g), for several widths and initialisations; settings in conf/figure/jacot_fig1.yaml.
-Writes results/tables/jacot_fig1.{json,md} and, from the JSON alone, results/figures/jacot_fig1.png; exit code 1 if a claim fails.
+Theta(x_0, x) with x_0 = (1, 0), x = (cos g, sin g), before and after training, for several widths
+and initialisations; settings in conf/figure/jacot_fig1.yaml. Writes
+results/tables/jacot_fig1.{json,md} and, from the JSON file alone, results/figures/jacot_fig1.png;
+exit code 1 if a claim fails.
 
-    python scripts/figures/jacot_fig1.py [draw=true] [widths=[64,256]] [results_dir=elsewhere]
+    python scripts/figures/jacot_fig1.py [draw=true] [widths=[64,256]] [results_dir=PATH]
 """
 
 import itertools
@@ -28,9 +30,11 @@ from ntkcl.types import Dataset
 
 TIMES = ("before", "after")
 COLOURS = ("tab:orange", "tab:green", "tab:blue", "tab:purple", "tab:red")
-# The standard deviation of 10 draws is good to 1/sqrt(2 x 9) = .24, so the slope of its logarithm over a factor 16 of width to .12.
+# The standard deviation of 10 draws is good to 1/sqrt(2 x 9) = .24, so the slope of its logarithm
+# over a factor 16 of width to .12.
 SLOPE_SLACK = 0.25
-# Means over 10 draws in standard errors: Student's t with 9 degrees of freedom stays below 4.8 in 99.9 % of all cases.
+# Means over 10 draws in standard errors: Student's t with 9 degrees of freedom stays below 4.8 in
+# 99.9 % of all cases.
 LARGEST_Z = 4.8
 
 
@@ -53,7 +57,7 @@ def limit(settings: dict) -> np.ndarray:
 
 
 def measure(settings: dict, width: int) -> dict:
-    """Curves [initialisations, angles] before and after training, and the mean loss at its start and end."""
+    """Curves [initialisations, angles] before and after training; mean loss at start and end."""
     net = networks.mlp(
         outputs=1, width=width, depth=settings["depth"], b_std=settings["b_std"], centred=False
     )
@@ -88,15 +92,14 @@ def measure(settings: dict, width: int) -> dict:
 
 
 def summarise(curves: dict, theory: np.ndarray) -> dict[str, dict[str, float]]:
-    """What is claimed about, by width: spreads, means at angle 0 and pi, distance to the limit, growth in training."""
+    """By width: spreads, means at angle 0 and pi, distance to the limit, growth in training."""
     rows = {}
     for width, drawn in curves.items():
         before, after = (np.array(drawn[t]) for t in TIMES)
         n, middle = len(before), before.shape[1] // 2
         errors = before.std(0, ddof=1) / n**0.5
-        with np.errstate(
-            divide="ignore", invalid="ignore"
-        ):  # where all units of all networks are off, nothing varies
+        # Where all units of all networks are off, nothing varies.
+        with np.errstate(divide="ignore", invalid="ignore"):
             z = np.abs(before.mean(0) - theory) / errors
         growth = after.mean(1) / before.mean(1) - 1
         rows[width] = {
@@ -121,19 +124,25 @@ def judge(rows: dict, theory: np.ndarray) -> list[dict]:
     for t in TIMES:
         sd = [row[f"sd {t}"] for row in by_width]
         slope = float(stats.linregress(np.log(widths), np.log(sd)).slope)
-        told = f"spread over initialisations {t} training, against width: slope {slope:.2f} of -0.50 +- {SLOPE_SLACK}"
+        text = (
+            f"spread over initialisations {t} training, against width: "
+            f"slope {slope:.2f} of -0.50 +- {SLOPE_SLACK}"
+        )
         ratios = ", ".join(f"{a / b:.2f}" for a, b in itertools.pairwise(sd))
         expected = ", ".join(f"{(b / a) ** 0.5:.2f}" for a, b in itertools.pairwise(widths))
         falls = all(np.diff(sd) < 0) and abs(slope + 0.5) < SLOPE_SLACK
         claims.append(
             {
-                "claim": f"{told}; ratios {ratios}, square roots of the width ratios {expected}",
+                "claim": f"{text}; ratios {ratios}, square roots of the width ratios {expected}",
                 "holds": bool(falls),
             }
         )
     z = [row["largest z"] for row in by_width]
-    told = f"mean before training on the analytic curve at every angle: {joined(z, '.1f')} standard errors at most, below {LARGEST_Z}"
-    claims.append({"claim": told, "holds": max(z) < LARGEST_Z})
+    text = (
+        "mean before training on the analytic curve at every angle: "
+        f"{joined(z, '.1f')} standard errors at most, below {LARGEST_Z}"
+    )
+    claims.append({"claim": text, "holds": max(z) < LARGEST_Z})
     for name, value in (("0", theory[middle]), ("pi", theory[-1])):
         means = " / ".join(
             f"{row[f'mean at {name}']:.4f} +- {row[f'error at {name}']:.4f}" for row in by_width
@@ -146,15 +155,16 @@ def judge(rows: dict, theory: np.ndarray) -> list[dict]:
             {"claim": f"mean at angle {name}: {means}, limit {value:.10f}", "holds": bool(near)}
         )
     growth = [row["growth"] for row in by_width]
-    told = f"the kernel grows in training, less at larger width: by {joined(growth, '.2%')}"
-    claims.append({"claim": told, "holds": bool(min(growth) > 0 and all(np.diff(growth) < 0))})
+    text = f"the kernel grows in training, less at larger width: by {joined(growth, '.2%')}"
+    claims.append({"claim": text, "holds": bool(min(growth) > 0 and all(np.diff(growth) < 0))})
     return claims
 
 
 def markdown(stored: dict) -> str:
     """A row a width, then the claims."""
     lines = [
-        "| width | sd over initialisations, t = 0 | after training | mean at angle 0 | mean at angle pi | growth in training | loss |",
+        "| width | sd over initialisations, t = 0 | after training | mean at angle 0 "
+        "| mean at angle pi | growth in training | loss |",
         "|---|---|---|---|---|---|---|",
     ]
     for width, row in stored["summary"].items():

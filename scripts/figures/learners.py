@@ -1,12 +1,14 @@
-"""Every method against forgetting on ten tasks of Fashion-MNIST, rotated and permuted: tuned, run with several seeds, put in a table.
+"""Every method against forgetting on ten tasks of Fashion-MNIST, rotated and permuted.
 
-Streams, network and training are those of the presets learners_rotated and learners_permuted. Each method tries every combination of
-its settings below on a validation stream: another seed, so other images, permutations and
-initialisation. The combination with the highest average accuracy there is run with the seeds of the table; of penalties, whose steps
-blow up beyond some strength, one whose next stronger value in the grid trained as well, for what is stable with one seed by a hair is
-not with another. `joint` is one network trained on the shuffled images of all tasks, as many steps as the others take in all.
-Every run is kept in results/tables/learners.runs.jsonl as soon as it has ended, and not repeated. From these runs: results/tables/
-learners.{json,md} and results/figures/learners.png; exit code 1 if a claim fails.
+Streams, network and training are those of the presets learners_rotated and learners_permuted. Each
+method tries every combination of its settings below on a validation stream: another seed, so other
+images, permutations and initialisation. The combination with the highest average accuracy there is
+run with the seeds of the table; of penalties, whose steps diverge beyond some strength, one whose
+next stronger value in the grid trained as well, for what is barely stable with one seed is not with
+another. `joint` is one network trained on the shuffled images of all tasks, as many steps as the
+others take in all. Every run is kept in results/tables/learners.runs.jsonl as soon as it has ended,
+and not repeated. From these runs: results/tables/learners.{json,md} and
+results/figures/learners.png; exit code 1 if a claim fails.
 
     python scripts/figures/learners.py [RESULTS] [--draw]
 """
@@ -70,7 +72,7 @@ def overrides(stream: str, method: str, settings: dict, seed: int) -> list[str]:
     ]
 
 
-def together(stream: Stream) -> Stream:
+def as_one_task(stream: Stream) -> Stream:
     """One task made of all: shuffled by the trainer as any other."""
 
     def joined(part):
@@ -85,12 +87,12 @@ def together(stream: Stream) -> Stream:
 
 
 def accuracies(stream: str, method: str, settings: dict, seed: int) -> np.ndarray:
-    """R [T, T] on test images; for `joint` [1, T], after all. Zeros from where training diverged."""
+    """R [T, T] on test images; for `joint` [1, T], after all tasks. Zeros once it diverged."""
     with hydra.initialize_config_dir(CONF, version_base="1.3"):
         named = build(hydra.compose("config", overrides=overrides(stream, method, settings, seed)))
     tasks = named["stream"]
     if method == "joint":
-        named["stream"] = together(tasks)
+        named["stream"] = as_one_task(tasks)
     events = [e for e in experiment.run(**named, anchors=[]) if isinstance(e, Measurement)]
     outputs = [e.outputs for e in events[1:] if not e.diverged]
     rows = Rows.of(named["stream"]).test
@@ -155,18 +157,21 @@ class Kept:
 
 
 def scores(R: np.ndarray) -> dict[str, float]:
-    """Average accuracy, learning accuracy and forgetting; of `joint`, that has one row, the first alone."""
-    told = {"average_accuracy": float(R[-1].mean())}
+    """Average accuracy, learning accuracy and forgetting; of `joint`, with one row, the first."""
+    row = {"average_accuracy": float(R[-1].mean())}
     if len(R) == 1:
-        return told
-    return told | {
+        return row
+    return row | {
         "learning_accuracy": metrics.learning_accuracy(R),
         "forgetting": metrics.forgetting_chaudhry(R),
     }
 
 
 def compute(kept: Kept) -> list[dict]:
-    """A row for each stream and method: the settings chosen, what every combination gave on the validation stream, scores by seed."""
+    """A row for each stream and method.
+
+    The settings chosen, what every combination gave on the validation stream, scores by seed.
+    """
     rows = []
     for stream in STREAMS:
         tried, chosen, by_seed = {}, {}, {method: [] for method in GRID}
@@ -176,12 +181,11 @@ def compute(kept: Kept) -> list[dict]:
                 for cell in combinations(method)
             ]
             chosen[method] = choice(method, tried[method])
-        for seed, method in itertools.product(
-            SEEDS, GRID
-        ):  # by seed, so that all methods share its stream
+        # By seed, so that all methods share its stream.
+        for seed, method in itertools.product(SEEDS, GRID):
             by_seed[method].append(scores(kept.run(stream, method, chosen[method], seed)))
-        for method, told in by_seed.items():
-            measured = {key: [one[key] for one in told] for key in told[0]}
+        for method, scored in by_seed.items():
+            measured = {key: [one[key] for one in scored] for key in scored[0]}
             rows.append(
                 {
                     "stream": stream,
@@ -195,20 +199,23 @@ def compute(kept: Kept) -> list[dict]:
 
 
 def choice(method: str, tried: list[dict]) -> dict:
-    """The cell of the method's grid with the best average accuracy of those `tried`, of a strength with room for a stronger one."""
+    """The cell of the method's grid with the best average accuracy of those `tried`.
+
+    Of a strength, one with room for a stronger one.
+    """
 
     def room(cell):
         if method not in STRENGTHS:
             return True
         name = STRENGTHS[method]
         stronger = [
-            told
-            for told in tried
-            if told["learning_rate"] == cell["learning_rate"] and told[name] > cell[name]
+            one
+            for one in tried
+            if one["learning_rate"] == cell["learning_rate"] and one[name] > cell[name]
         ]
-        return (
-            bool(stronger) and min(stronger, key=lambda told: told[name])["average_accuracy"] > 0
-        )  # 0: it diverged
+        if not stronger:
+            return False
+        return min(stronger, key=lambda one: one[name])["average_accuracy"] > 0  # 0: it diverged
 
     scored = zip(combinations(method), tried, strict=True)
     return max(scored, key=lambda pair: (room(pair[0]), pair[1]["average_accuracy"]))[0]
@@ -222,7 +229,7 @@ def interval(values) -> float:
 
 
 def judge(rows: list[dict]) -> list[dict]:
-    """Each method beats plain training, as paired differences by seed tell; replay comes near joint training."""
+    """Each method beats plain training, in paired differences by seed; replay is near joint."""
     claims = []
     for stream in STREAMS:
         score = {
@@ -232,15 +239,18 @@ def judge(rows: list[dict]) -> list[dict]:
         }
         for method in BETTER:
             gain = score[method] - score["naive"]
-            told = (
+            text = (
                 f"{stream}: {method} ends above naive by {gain.mean():.1%} ± {interval(gain):.1%}"
             )
-            claims.append({"claim": told, "holds": bool(gain.mean() > interval(gain))})
+            claims.append({"claim": text, "holds": bool(gain.mean() > interval(gain))})
         whole = score["joint"].mean() - score["naive"].mean()
         for method in NEAR_JOINT:
             closed = (score[method].mean() - score["naive"].mean()) / whole
-            told = f"{stream}: {method} closes {closed:.0%} of the way from naive to joint, more than half"
-            claims.append({"claim": told, "holds": bool(closed > 0.5)})
+            text = (
+                f"{stream}: {method} closes {closed:.0%} of the way from naive to joint, "
+                "more than half"
+            )
+            claims.append({"claim": text, "holds": bool(closed > 0.5)})
     return claims
 
 
@@ -248,11 +258,13 @@ def markdown(stored: dict) -> str:
     lines = []
     for stream in STREAMS:
         lines += [
-            f"{stream.capitalize()}, {len(SEEDS)} seeds, mean ± half of the 95 % confidence interval:",
+            f"{stream.capitalize()}, {len(SEEDS)} seeds, "
+            "mean ± half of the 95 % confidence interval:",
             "",
         ]
         lines += [
-            "| method | average accuracy | learning accuracy | forgetting | settings, chosen on the validation stream |",
+            "| method | average accuracy | learning accuracy | forgetting "
+            "| settings, chosen on the validation stream |",
             "|---|---|---|---|---|",
         ]
         for row in stored["rows"]:
@@ -272,7 +284,10 @@ def _entry(values) -> str:
 
 
 def draw(stored: dict) -> Figure:
-    """Average accuracy by method with its confidence interval, every seed a dot; naive and joint as lines."""
+    """Average accuracy by method with its confidence interval, every seed a dot.
+
+    Naive and joint training are lines.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axis, stream in zip(figure.subplots(1, 2, sharey=True), STREAMS, strict=True):
         own = [row for row in stored["rows"] if row["stream"] == stream]

@@ -1,11 +1,13 @@
-"""Lee et al. 2019: true against linearised training, as in the table of neural-tangents' notebook function_space_linearization.
+"""Lee et al. 2019: true against linearised training.
 
-Descent on the squared error, descent on cross-entropy, heavy ball on cross-entropy, one after the other: each column continues the
-parameters of the one before, and the kernel stays that of the first initialisation. Settings in conf/figure/lee_linearisation.yaml.
-Writes results/tables/lee_linearisation.{json,md} and, from the JSON alone, results/figures/lee_linearisation.png; exit code 1 if a
-claim fails.
+The table of neural-tangents' notebook function_space_linearization: descent on the squared error,
+descent on cross-entropy, heavy ball on cross-entropy, one after the other. Each column continues
+the parameters of the one before, and the kernel stays that of the first initialisation. Settings in
+conf/figure/lee_linearisation.yaml. Writes results/tables/lee_linearisation.{json,md} and, from the
+JSON file alone, results/figures/lee_linearisation.png; exit code 1 if a claim fails.
 
-    python scripts/figures/lee_linearisation.py [source=idx source.idx_dir=PATH] [source=digits] [draw=true] [widths=[64,256]]
+    python scripts/figures/lee_linearisation.py [source=idx source.idx_dir=PATH] [source=digits]
+                                                [draw=true] [widths=[64,256]]
 """
 
 import sys
@@ -29,10 +31,12 @@ from ntkcl.types import Dataset, Loss, Optimizer, Source
 
 COLOURS = ("tab:blue", "tab:orange", "tab:green")
 LARGEST_GAP = 0.1
-# True losses are sums in float32 inside of training, linearised ones in float64: at step 0 they differ by rounding alone.
+# True losses are sums in float32 inside of training, linearised ones in float64: at step 0 they
+# differ by rounding alone.
 ROUNDING = 1e-5
-# Printed by the notebook at steps 0, 100, ..., 900; width 512, one draw of images and initialisation. Its linearised losses are of
-# continuous time, with a kernel averaged over outputs; ours take the steps of the trainer, with the whole kernel.
+# Printed by the notebook at steps 0, 100, ..., 900; width 512, one draw of images and
+# initialisation. Its linearised losses are of continuous time, with a kernel averaged over outputs;
+# ours take the steps of the trainer, with the whole kernel.
 PUBLISHED = {
     "GD, MSE": {
         "true": [0.2444, 0.1231, 0.0854, 0.0652, 0.0523, 0.0434, 0.0367, 0.0315, 0.0273, 0.0239],
@@ -83,7 +87,10 @@ PUBLISHED = {
 
 
 class Column(NamedTuple):
-    """A loss, a rule, and by how much the notebook divides the loss further: its means run over outputs too."""
+    """A loss, a rule, and by how much the notebook divides the loss further.
+
+    Its means run over outputs too.
+    """
 
     loss: Loss
     optimizer: Optimizer
@@ -91,7 +98,10 @@ class Column(NamedTuple):
 
 
 def columns(momentum: float, outputs: int) -> dict[str, Column]:
-    """In the order of training. `squared_error` divides by its outputs already, `cross_entropy` does not."""
+    """In the order of training.
+
+    `squared_error` divides by its outputs already, `cross_entropy` does not.
+    """
     descent, ball = optimizers.sgd(), optimizers.sgd(momentum=momentum)
     squares, entropy = losses.squared_error(), losses.cross_entropy()
     return dict(
@@ -108,7 +118,10 @@ def columns(momentum: float, outputs: int) -> dict[str, Column]:
 
 
 def chunk(source: Source, samples: int, number: int) -> Dataset:
-    """`samples` train images drawn by seed `number`, flattened and standardised by the mean and standard deviation of them all."""
+    """`samples` train images drawn by seed `number`, flattened.
+
+    They are standardised by the mean and standard deviation of them all.
+    """
     order = np.random.default_rng(number).permutation(len(source.train.x))[:samples]
     x = source.train.x[order].reshape(samples, -1).astype(np.float64)
     return Dataset(
@@ -119,7 +132,10 @@ def chunk(source: Source, samples: int, number: int) -> Dataset:
 def measure(
     settings: dict, source: Source, width: int, number: int, rules: dict[str, Column]
 ) -> dict:
-    """By column the `true` and the `linearised` losses [steps / every] at steps 0, every, 2 every, ..."""
+    """By column the `true` and the `linearised` losses [steps / every].
+
+    At steps 0, every, 2 every, ...
+    """
     data = chunk(source, settings["samples"], number)
     c = data.y.shape[1]
     head = jnp.ones(c, jnp.float32)
@@ -128,7 +144,7 @@ def measure(
     key = jax.random.key(number)
     theta, outputs = net.init(key, data.x[0]), jax.jit(jax.vmap(net.apply, (None, 0)))
     k = jnp.asarray(kernels.structured(net)(theta, data.x), jnp.float64)
-    told = {}
+    by_column = {}
     for name, (loss, optimizer, divisor) in rules.items():
         transform = optimizer.transform(settings["learning_rate"] / divisor)
         f, y = (jnp.asarray(a, jnp.float64) for a in (outputs(theta, data.x), data.y))
@@ -155,11 +171,11 @@ def measure(
         )
         theta = fitted.theta
         true = np.asarray(fitted.losses, float)[:: settings["every"]] / divisor
-        told[name] = {
+        by_column[name] = {
             "true": true.round(9).tolist(),
             "linearised": np.round(linearised, 9).tolist(),
         }
-    return told
+    return by_column
 
 
 def gaps(column: dict) -> np.ndarray:
@@ -169,12 +185,15 @@ def gaps(column: dict) -> np.ndarray:
 
 
 def summarise(drawn: dict) -> dict:
-    """By column and width, a number a seed: the gap at step 0, at the last stored step, and its mean over all stored steps after 0."""
+    """By column and width, a number a seed.
+
+    The gap at step 0, at the last stored step, and its mean over all stored steps after 0.
+    """
     table: dict = {}
     for name in PUBLISHED:
         table[name] = {}
         for width, by_seed in drawn.items():
-            rows = np.array([gaps(told[name]) for told in by_seed.values()])
+            rows = np.array([gaps(by_column[name]) for by_column in by_seed.values()])
             table[name][width] = {
                 "first": rows[:, 0].tolist(),
                 "last": rows[:, -1].tolist(),
@@ -200,13 +219,19 @@ def judge(settings: dict, summary: dict) -> list[dict]:
     for name, by_width in summary.items():
         gap = by_width[width]["last"]
         printed = gaps(PUBLISHED[name])[-1]
-        told = f"{name}: relative gap at step {last}, width {width}, {joined(gap, '.1%')}, below {LARGEST_GAP:.0%} (printed: {printed:.1%})"
-        claims.append({"claim": told, "holds": max(gap) < LARGEST_GAP})
+        text = (
+            f"{name}: relative gap at step {last}, width {width}, {joined(gap, '.1%')}, "
+            f"below {LARGEST_GAP:.0%} (printed: {printed:.1%})"
+        )
+        claims.append({"claim": text, "holds": max(gap) < LARGEST_GAP})
     for name, by_width in summary.items():
         mean = [float(np.mean(row["mean"])) for row in by_width.values()]
         slope = stats.linregress(np.log([int(w) for w in by_width]), np.log(mean)).slope
-        told = f"{name}: the gap over all steps, mean of the seeds, shrinks with width: {joined(mean, '.2%')}, slope {slope:.2f}"
-        claims.append({"claim": told, "holds": bool(all(np.diff(mean) < 0))})
+        text = (
+            f"{name}: the gap over all steps, mean of the seeds, shrinks with width: "
+            f"{joined(mean, '.2%')}, slope {slope:.2f}"
+        )
+        claims.append({"claim": text, "holds": bool(all(np.diff(mean) < 0))})
     return claims
 
 
@@ -214,20 +239,22 @@ def markdown(stored: dict) -> str:
     """Losses by step beside the printed ones, gaps by width, the claims."""
     settings, summary = stored["settings"], stored["summary"]
     number, every, printed_at = str(settings["seeds"][0]), settings["every"], range(0, 1000, 100)
-    told = stored["losses"][str(settings["width"])][number]
+    by_column = stored["losses"][str(settings["width"])][number]
     lines = [
-        f"Loss true / linearised, width {settings['width']}, seed {number}; in brackets the notebook's, of width 512 and its own draw:",
+        f"Loss true / linearised, width {settings['width']}, seed {number}; "
+        "in brackets the notebook's, of width 512 and its own draw:",
         "",
-        "| step | " + " | ".join(told) + " |",
-        "|---" * (1 + len(told)) + "|",
+        "| step | " + " | ".join(by_column) + " |",
+        "|---" * (1 + len(by_column)) + "|",
     ]
-    for s in range(len(told["GD, MSE"]["true"])):
+    for s in range(len(by_column["GD, MSE"]["true"])):
         cells = []
-        for name, column in told.items():
+        for name, column in by_column.items():
             printed = ""
             if s * every in printed_at:
                 row = printed_at.index(s * every)
-                printed = f" ({PUBLISHED[name]['true'][row]:.4f} / {PUBLISHED[name]['linearised'][row]:.4f})"
+                true, linearised = (PUBLISHED[name][key][row] for key in ("true", "linearised"))
+                printed = f" ({true:.4f} / {linearised:.4f})"
             cells.append(f"{column['true'][s]:.4f} / {column['linearised'][s]:.4f}{printed}")
         lines.append(f"| {s * every} | " + " | ".join(cells) + " |")
     lines += [
@@ -251,12 +278,14 @@ def draw(stored: dict) -> Figure:
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
     for k, (colour, name) in enumerate(zip(COLOURS, PUBLISHED, strict=True)):
-        for number, told in stored["losses"][str(settings["width"])].items():
-            steps = k * settings["steps"] + settings["every"] * np.arange(len(told[name]["true"]))
+        for number, by_column in stored["losses"][str(settings["width"])].items():
+            steps = k * settings["steps"] + settings["every"] * np.arange(
+                len(by_column[name]["true"])
+            )
             own = number == str(settings["seeds"][0])
             left.plot(
                 steps,
-                told[name]["true"],
+                by_column[name]["true"],
                 color=colour,
                 lw=1.2,
                 label=f"{name}: true" if own else None,
@@ -264,7 +293,7 @@ def draw(stored: dict) -> Figure:
             style = dict(color="black", ls="", marker="o", ms=5, mfc="none", mew=0.8)
             left.plot(
                 steps,
-                told[name]["linearised"],
+                by_column[name]["linearised"],
                 **style,
                 label="linearised" if own and not k else None,
             )

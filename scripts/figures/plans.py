@@ -1,6 +1,12 @@
-"""The table of stored plans: how right the rankings were, tables/plans.{json,md} and a figure of each, from the plans' folders.
+"""The table of stored plans: how right the rankings were.
 
-python scripts/figures/plans.py [RESULTS]      after `ntkcl experiment=orders_rotated` and the other presets of jobs
+Writes results/tables/plans.{json,md}, and copies a figure of each from the plans' folders to
+results/figures.
+
+    python scripts/figures/plans.py [RESULTS] [--draw]
+
+Needs the plans of `ntkcl experiment=orders_rotated` and the other presets of jobs; --draw needs the
+stored table alone, and leaves the figures as they are.
 """
 
 import shutil
@@ -62,13 +68,15 @@ def markdown(rows: list[dict]) -> str:
     lines = [
         "# Plans: rankings from one kernel, and how right they were",
         "",
-        "| preset | candidates | trained | Spearman | regret, share of the range | measured, best to worst | forecast s | training s |",
+        "| preset | candidates | trained | Spearman | regret, share of the range "
+        "| measured, best to worst | forecast s | training s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
-            f"| `ntkcl experiment={row['preset']}` | {row['candidates']} | {row['verified']} | {row['spearman']:.3f} "
-            f"| {row['regret_share']:.4f} | {row['measured_best']:.4f} to {row['measured_worst']:.4f} "
+            f"| `ntkcl experiment={row['preset']}` | {row['candidates']} | {row['verified']} "
+            f"| {row['spearman']:.3f} | {row['regret_share']:.4f} "
+            f"| {row['measured_best']:.4f} to {row['measured_worst']:.4f} "
             f"| {row['seconds']['forecast']:.0f} | {row['seconds']['train']:.0f} |"
         )
     return (
@@ -76,7 +84,8 @@ def markdown(rows: list[dict]) -> str:
             [
                 *lines,
                 "",
-                "Score: average loss on train inputs after all tasks. Regret: measured(best predicted) - measured(best trained).",
+                "Score: average loss on train inputs after all tasks. "
+                "Regret: measured(best predicted) - measured(best trained).",
             ]
         )
         + "\n"

@@ -1,7 +1,7 @@
-"""The frame of the scripts in this folder: numbers computed or read, then table, figure and exit code.
+"""The frame of the scripts in this folder: numbers computed or read, then table and figure.
 
 A script says how its numbers come about and how they are shown; the files are written here.
-`publish` serves scripts with a preset under conf/figure, `publish_runs` those that gather runs which
+`publish` serves scripts with a preset under conf/figure, `publish_runs` those that gather what
 `ntkcl experiment=PRESET` has made. Both write results/tables/NAME.json, and from it NAME.md and
 results/figures/NAME.png; with draw=true, or --draw, they read the JSON file and compute nothing.
 """
@@ -55,7 +55,7 @@ def publish(
     markdown: Callable[[dict], str],
     draw: Callable[[dict], Figure],
 ) -> None:
-    """Table and figure of a preset under conf/figure: cfg -> check -> settings -> compute -> stored.
+    """Table and figure of a preset under conf/figure: cfg -> check -> settings -> compute.
 
     Exit code 1 if a claim of newly computed numbers fails.
     """
@@ -170,7 +170,7 @@ def increasing(name: str, values: list, least: int = 1) -> None:
 
 
 def on_images(node: DictConfig, compute: Callable[[dict, Source], dict]) -> Callable[[dict], dict]:
-    """`compute` with the source that `node` describes, and a record of its images beside the result.
+    """`compute` with the source that `node` describes, and a record of its images.
 
     Solves are in float64; networks keep the type of the images.
     """
@@ -193,7 +193,7 @@ def on_images(node: DictConfig, compute: Callable[[dict, Source], dict]) -> Call
 
 
 def complete(root: Path, preset: str) -> Iterator[Run]:
-    """The runs under the preset's name, its sweeps included; one that is being written is hidden."""
+    """The runs under the preset's name, sweeps included; one being written is hidden."""
     for path in sorted((root / "runs" / preset).glob("[!.]*/summary.json")):
         folder = path.parent
         config = yaml.safe_load((folder / "config.yaml").read_text())

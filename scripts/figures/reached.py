@@ -1,8 +1,9 @@
-"""What the forecasts of some presets reached: drift R2 of every anchor, run by run, from the runs' folders.
+"""What the forecasts of some presets reached: drift R2 of every anchor, run by run.
 
-    python scripts/figures/reached.py [RESULTS]     after the commands that the table names; writes tables/reached.{json,md}
+    python scripts/figures/reached.py [RESULTS] [--draw]
 
-Exit code 1 if a claim fails.
+Reads the runs of the commands that the table names; writes results/tables/reached.{json,md}. Exit
+code 1 if a claim fails.
 """
 
 from pathlib import Path
@@ -41,9 +42,9 @@ def collect(root: Path) -> list[dict]:
     for preset, width, *_ in CLAIMS:
         for run in runs[preset]:
             if run.cell["width"] == width:
-                told = {"preset": preset} | run.cell
+                place = {"preset": preset} | run.cell
                 rows += [
-                    told | {"anchor": anchor} | _numbers(run.summary, anchor)
+                    place | {"anchor": anchor} | _numbers(run.summary, anchor)
                     for anchor in run.summary["forecast"]
                 ]
     return rows
@@ -70,10 +71,11 @@ def judge(rows: list[dict]) -> list[dict]:
             for row in rows
             if (row["preset"], row["width"], row["anchor"]) == (preset, width, anchor)
         ]
-        told = f"`{command}`: {anchor}, width {width}, R2 {', '.join(map(_number, own))}, at least {least}"
+        numbers = ", ".join(map(_number, own))
+        text = f"`{command}`: {anchor}, width {width}, R2 {numbers}, at least {least}"
         claims.append(
             {
-                "claim": told,
+                "claim": text,
                 "holds": bool(own) and all(value is not None and value >= least for value in own),
             }
         )
@@ -86,7 +88,8 @@ def _number(value) -> str:
 
 def markdown(stored: dict) -> str:
     lines = [
-        "| preset | width | seed | anchor | drift R2 | kernels a task | gradients a task | forecast s | training s |",
+        "| preset | width | seed | anchor | drift R2 | kernels a task | gradients a task "
+        "| forecast s | training s |",
         "|" + "---|" * 9,
     ]
     for row in stored["rows"]:

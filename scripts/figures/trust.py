@@ -1,6 +1,8 @@
-"""How well the verdict, and the trial it rests on, foretold the error: tables/trust.{json,md} and figures/trust.png.
+"""How well the verdict, and the trial it rests on, predicted the error.
 
-python scripts/figures/trust.py [RESULTS]      after `ntkcl experiment=trust`
+Writes results/tables/trust.{json,md} and results/figures/trust.png.
+
+    python scripts/figures/trust.py [RESULTS] [--draw]      after `ntkcl experiment=trust`
 """
 
 import sys
@@ -13,12 +15,10 @@ from publish import complete, publish_runs
 from ntkcl import forecast
 
 VERDICTS = ("good", "fair", "poor")
-WORST = -1e300  # of a sign that is null in the summary: a trial that blew up, a kernel that is singular, either of them not known
-SIGNS = {
-    "trial_r2": 1,
-    "halved_r2": 1,
-    "condition": -1,
-}  # known before training, and whether more of it should mean a better forecast
+# Of a sign that is null in the summary: a trial that diverged, a singular kernel, or not known.
+WORST = -1e300
+# Known before training, and whether more of it should mean a better forecast.
+SIGNS = {"trial_r2": 1, "halved_r2": 1, "condition": -1}
 SUMMARY = {"lowest": np.min, "median": np.median, "highest": np.max}
 MARKS = {"rotated": "o", "permuted": "s", "split": "^"}
 
@@ -27,7 +27,7 @@ def collect(root: Path) -> list[dict]:
     """A row for each anchor of each run."""
     rows = []
     for run in complete(root, "trust"):
-        for anchor, told in run.summary["forecast"].items():
+        for anchor, entry in run.summary["forecast"].items():
             stream = run.config["stream"]["_target_"].rsplit(".", 1)[-1]
             place = {
                 "stream": stream,
@@ -35,11 +35,11 @@ def collect(root: Path) -> list[dict]:
                 "steps": run.config["training"]["steps"],
             }
             numbers = {
-                key: told[key]
+                key: entry[key]
                 for key in ("trial_r2", "halved_r2", "verdict", "drift_r2", "change_r2")
             }
             numbers["condition"] = max(
-                told["condition"], key=lambda one: float("inf") if one is None else one
+                entry["condition"], key=lambda one: float("inf") if one is None else one
             )
             rows.append(place | {"seed": run.cell["seed"], "anchor": anchor} | numbers)
     if not rows:
@@ -47,7 +47,7 @@ def collect(root: Path) -> list[dict]:
     return rows
 
 
-def told(rows: list[dict]) -> list[dict]:
+def by_verdict(rows: list[dict]) -> list[dict]:
     """For each anchor and verdict the R2 that came, of the drift and one task ahead."""
     table = []
     for anchor in anchors(rows):
@@ -72,7 +72,10 @@ def anchors(rows: list[dict]) -> list[str]:
 
 
 def ranked(rows: list[dict]) -> list[dict]:
-    """For each anchor and sign its rank correlation with the drift R2 that came: over all streams, and within each."""
+    """For each anchor and sign its rank correlation with the measured drift R2.
+
+    Over all streams, and within each.
+    """
     table = []
     for anchor in anchors(rows):
         mine = [row for row in rows if row["anchor"] == anchor]
@@ -98,10 +101,11 @@ def markdown(rows: list[dict]) -> str:
     lines = [
         "# Verdicts from before training, and the drift R2 that came",
         "",
-        "| anchor | verdict | forecasts | drift R2: lowest, median, highest | one task ahead: lowest, median, highest |",
+        "| anchor | verdict | forecasts | drift R2: lowest, median, highest "
+        "| one task ahead: lowest, median, highest |",
         "|---|---|---|---|---|",
     ]
-    for row in told(rows):
+    for row in by_verdict(rows):
         drift, ahead = (
             ", ".join(f"{row[f'{key}_{name}']:.3f}" for name in SUMMARY)
             for key in ("drift_r2", "change_r2")
@@ -117,14 +121,16 @@ def markdown(rows: list[dict]) -> str:
     for row in ranked(rows):
         numbers = (f"{row[name]:.3f}" if name in row else "-" for name in ("all", *MARKS))
         lines.append(f"| {row['anchor']} | {row['sign']} | {row['null']} | {' | '.join(numbers)} |")
-    said = "Signs from before training; `condition`: the largest of a run's kernels, smaller being better. Null, and counted as the "
-    said += "worst: a trial that blew up, a singular kernel, or a sign that is not known. "
-    said += "`ntkcl experiment=trust`, then `python scripts/figures/trust.py`."
-    return "\n".join([*lines, "", said]) + "\n"
+    note = (
+        "Signs from before training; `condition`: the largest of a run's kernels, smaller being "
+        "better. Null, and counted as the worst: a trial that blew up, a singular kernel, or a "
+        "sign that is not known. `ntkcl experiment=trust`, then `python scripts/figures/trust.py`."
+    )
+    return "\n".join([*lines, "", note]) + "\n"
 
 
 def draw(rows: list[dict]) -> Figure:
-    """A panel for each anchor and each sign that has units of R2; at the left edge what blew up or is not known."""
+    """A panel for each anchor and each sign that has units of R2; at the left edge what is null."""
     names = {
         "trial_r2": "R² of forecast and trial, before training",
         "halved_r2": "R² of one stride and two, before training",

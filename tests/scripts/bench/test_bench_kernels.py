@@ -1,4 +1,4 @@
-"""The benchmark runs and keeps to its schema, and the stored table says what the documentation claims."""
+"""The benchmark runs and keeps to its schema; the stored table backs the documentation."""
 
 import json
 import math
@@ -101,7 +101,8 @@ def test_the_counted_multiply_adds_are_those_of_the_forms_by_hand(quick):
     assert counted["mlp-8", False, "contraction"] == n * n * c**2 * p
     assert counted["mlp-8", False, "vector_products"] == n * n * c * 2 * p
 
-    # 8x8 inputs: 64, 16 and 4 positions, 3x3 patches of 1, 2 and 2 channels with their bias, then 8 numbers and a bias to the readout.
+    # 8x8 inputs: 64, 16 and 4 positions, 3x3 patches of 1, 2 and 2 channels with their bias, then 8
+    # numbers and a bias to the readout.
     n, layers = 3, [(64, 10, 2), (16, 19, 2), (4, 19, 2)]
     by_positions = [n * n * P**2 * (k + c**2 * m) for P, k, m in layers]
     by_gradients = [n * n * c**2 * k * m + 2 * n * c * P * k * m for P, k, m in layers]
@@ -152,8 +153,8 @@ def test_a_small_cnn_is_faster_than_the_best_of_three_elsewhere(n, row_of):
 
 
 def test_forecasts_of_a_grid_of_methods_cost_less_than_training_one_of_them():
-    told = json.loads((STORED.parent / "forecast.json").read_text())
-    assert told["cells"] >= 30 and told["ratio"] == pytest.approx(
-        told["seconds"]["forecast"] / told["seconds"]["train_one_cell_again"]
+    record = json.loads((STORED.parent / "forecast.json").read_text())
+    assert record["cells"] >= 30 and record["ratio"] == pytest.approx(
+        record["seconds"]["forecast"] / record["seconds"]["train_one_cell_again"]
     )
-    assert told["ratio"] < 1
+    assert record["ratio"] < 1

@@ -39,13 +39,13 @@ def test_the_tables_are_those_of_the_stored_numbers(name):
 
 
 def test_nothing_was_lost_doubled_or_changed_by_twenty_kills():
-    told = STORED["kill_sweep"]
-    assert told["runs"] == 24 and len(told["kills"]) == 20
-    assert all(one["runs"] == 24 and not one["left_behind"] for one in told["completions"])
+    record = STORED["kill_sweep"]
+    assert record["runs"] == 24 and len(record["kills"]) == 20
+    assert all(one["runs"] == 24 and not one["left_behind"] for one in record["completions"])
     assert (
         sum(
             one[key]
-            for one in told["completions"]
+            for one in record["completions"]
             for key in ("lost", "doubled", "differing_bytes")
         )
         == 0
@@ -55,11 +55,11 @@ def test_nothing_was_lost_doubled_or_changed_by_twenty_kills():
 def test_a_run_costs_little_beside_itself():
     for row in STORED["sweep"]["launching"]:
         assert row["cold_seconds"] < 3 and row["shared_seconds"] < 0.3, row
-    looks = STORED["sweep"]["looking"]
+    evaluations = STORED["sweep"]["looking"]
     assert (
-        looks["table_seconds"] < 5
-        and looks["report_seconds"] < 10
-        and looks["report_megabytes"] < 20
+        evaluations["table_seconds"] < 5
+        and evaluations["report_seconds"] < 10
+        and evaluations["report_megabytes"] < 20
     )
 
 
@@ -90,7 +90,7 @@ def test_a_small_run_of_the_benchmark_writes_its_rows(tmp_path):
         "3",
         "--cold",
         "1",
-        "--looks",
+        "--evaluations",
         "1",
         "--folder",
         tmp_path,
@@ -99,7 +99,7 @@ def test_a_small_run_of_the_benchmark_writes_its_rows(tmp_path):
     assert done.returncode == 0, done.stderr
     stored = json.loads((tmp_path / "sweep.json").read_text())
     assert (
-        stored["command"] == "python scripts/bench/sweep.py --runs 3 --cold 1 --looks 1"
+        stored["command"] == "python scripts/bench/sweep.py --runs 3 --cold 1 --evaluations 1"
         and len(stored["launching"]) == 2
     )
     assert all(row["cold_seconds"] > 0 and row["shared_seconds"] > 0 for row in stored["launching"])

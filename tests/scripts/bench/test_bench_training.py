@@ -1,4 +1,4 @@
-"""The benchmark of training and the test by kills run at tiny sizes, and what is stored says what the documentation claims."""
+"""The benchmark of training and the test by kills run at tiny sizes; stored ones hold."""
 
 import json
 import math
@@ -59,7 +59,7 @@ def test_the_stored_benchmark_holds_every_case_and_its_claims():
     assert ours["overhead_over_bare"] < 0.05
     for key, times in (("pytorch_steps_per_second", 1.4), ("pytorch_loader_steps_per_second", 1.7)):
         assert ours["steps_per_second"] > times * ours[key]
-    # Five times PyTorch, as once hoped for, is more than the matrix products of a step allow on that machine.
+    # Five times PyTorch is more than the matrix products of a step allow on that machine.
     assert (
         5 * ours["pytorch_steps_per_second"] * ours["matmul_fraction"] / ours["steps_per_second"]
         > 1
@@ -67,13 +67,13 @@ def test_the_stored_benchmark_holds_every_case_and_its_claims():
 
 
 def test_a_run_that_was_killed_and_started_again_ends_as_one_that_was_not(tmp_path):
-    told = run("kill_runs", "--kills", "1", "--steps", "40", "--every", "10", folder=tmp_path)
+    table = run("kill_runs", "--kills", "1", "--steps", "40", "--every", "10", folder=tmp_path)
     stored = json.loads((tmp_path / "kill_runs.json").read_text())
     assert (
         len(stored["kills"]) == 1
         and [run["differing_bytes"] for run in stored["completions"]][-1] == 0
     )
-    assert stored["compared_bytes"]["arrays.npz"] > 10_000 and "| 1 |" in told
+    assert stored["compared_bytes"]["arrays.npz"] > 10_000 and "| 1 |" in table
 
 
 def test_in_the_stored_figures_thirty_kills_changed_no_byte():

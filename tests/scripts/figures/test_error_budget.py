@@ -1,4 +1,4 @@
-"""An error taken apart: the terms by hand, the script on a few images, the committed table behind its claims."""
+"""The error budget: terms by hand, the script on a few images, the table behind its claims."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The explanation of a forgetting: the script runs on anything with two tasks, and the committed table backs what is claimed."""
+"""Attribution of forgetting: the script runs on two tasks, the committed table backs the claims."""
 
 import json
 import re
@@ -48,12 +48,12 @@ def test_the_script_explains_and_redraws_from_the_table_alone(
     code = run(*TINY)
     stored = json.loads((tmp_path / "tables" / "explain.json").read_text())
     assert code == (0 if all(claim["holds"] for claim in stored["claims"]) else 1)
-    (told,) = stored["seeds"].values()
-    assert stored["claims"][0]["holds"] and len(told["harm"]) == 12
-    ranked = [sample["harm"] for sample in told["shown"]["harmful"]]
-    assert ranked == sorted(told["harm"], reverse=True)[: len(ranked)]
-    assert told["shown"]["harmless"][0]["harm"] == min(told["harm"])
-    assert sum(told["harm"]) == pytest.approx(told["all kept"]["foretold"])
+    (run_of_seed,) = stored["seeds"].values()
+    assert stored["claims"][0]["holds"] and len(run_of_seed["harm"]) == 12
+    ranked = [sample["harm"] for sample in run_of_seed["shown"]["harmful"]]
+    assert ranked == sorted(run_of_seed["harm"], reverse=True)[: len(ranked)]
+    assert run_of_seed["shown"]["harmless"][0]["harm"] == min(run_of_seed["harm"])
+    assert sum(run_of_seed["harm"]) == pytest.approx(run_of_seed["all kept"]["foretold"])
     assert (tmp_path / "tables" / "explain.md").read_text() in capsys.readouterr().out
 
     figure = tmp_path / "figures" / "explain.png"
@@ -63,15 +63,15 @@ def test_the_script_explains_and_redraws_from_the_table_alone(
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("stream.tasks=3", "stream.tasks=3: expected 2"),
         ("removed=0", "removed=0"),
         ("seeds=[]", "seeds="),
     ],
 )
-def test_settings_that_cannot_be_meant_are_named(run, override, told):
-    with pytest.raises(ValueError, match=re.escape(told)):
+def test_settings_that_cannot_be_meant_are_named(run, override, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         run(*TINY, override)
 
 
@@ -106,10 +106,10 @@ def test_the_committed_table_was_made_with_the_preset_and_backs_every_claim(scri
 
 
 def test_a_choice_that_does_no_better_than_chance_fails_its_claim(script, stored):
-    seed, told = next(iter(stored["seeds"].items()))
-    swapped = told | {
-        "check": told["check"]
-        | {"harmful": told["check"]["harmless"], "harmless": told["check"]["harmful"]}
+    seed, run_of_seed = next(iter(stored["seeds"].items()))
+    swapped = run_of_seed | {
+        "check": run_of_seed["check"]
+        | {"harmful": run_of_seed["check"]["harmless"], "harmless": run_of_seed["check"]["harmful"]}
     }
     sums, order = script.judged({seed: swapped})
     assert sums["holds"] and not order["holds"]

@@ -1,4 +1,4 @@
-"""The two ways of counting by hand, and the committed table behind what README of the results says."""
+"""The two ways of counting by hand, and the committed table behind the README of the results."""
 
 import json
 from pathlib import Path
@@ -16,11 +16,11 @@ def script():
     return load_script("figures/guha_width")
 
 
-def test_learning_accuracy_and_peaks_by_epochs_count_every_epoch_and_nothing_before_a_task_was_trained(
+def test_scores_by_epochs_count_every_epoch_and_nothing_before_a_task_was_trained(
     script,
 ):
     """Two tasks, two epochs each; accuracies in the order (training, step, evaluated)."""
-    told = {
+    accuracies = {
         (0, 0): (0.1, 0.9),
         (0, 1): (0.5, 0.95),
         (0, 2): (0.4, 0.99),
@@ -29,7 +29,7 @@ def test_learning_accuracy_and_peaks_by_epochs_count_every_epoch_and_nothing_bef
     }
     curves = pd.DataFrame(
         {"training": t, "step": step, "evaluated": j, "accuracy": value}
-        for (t, step), values in told.items()
+        for (t, step), values in accuracies.items()
         for j, value in enumerate(values)
     )
     R = np.array([[0.4, 0.99], [0.2, 0.8]])

@@ -1,4 +1,4 @@
-"""The forecast of Hidekel, Raviv 2026: the script runs, two tasks worked out by hand come out, the committed table backs the claims."""
+"""The forecast of Hidekel, Raviv 2026: two tasks by hand, the committed table backs the claims."""
 
 import json
 import re
@@ -44,8 +44,8 @@ def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(
         == len(stored["energies"]["class"])
     )
     assert "source" not in stored["settings"] and stored["images"]["train set"] == 1437
-    told = (tmp_path / "tables" / "hidekel_low_rank.md").read_text()
-    assert told in capsys.readouterr().out and "linear head" in told
+    table = (tmp_path / "tables" / "hidekel_low_rank.md").read_text()
+    assert table in capsys.readouterr().out and "linear head" in table
 
     figure = tmp_path / "figures" / "hidekel_low_rank.png"
     figure.unlink()
@@ -55,7 +55,7 @@ def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(
 
 
 @pytest.mark.parametrize(
-    "override, told",
+    "override, message",
     [
         ("samples=5", "samples=5: expected an even number"),
         ("scenarios=[both]", "scenarios=both: expected domain, class or task"),
@@ -65,13 +65,16 @@ def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(
         ("learning_rate_fraction=1.5", "learning_rate_fraction=1.5: expected at most 1"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_named(run_figure, script, override, told):
-    with pytest.raises(ValueError, match=told):
+def test_settings_that_cannot_be_meant_are_named(run_figure, script, override, message):
+    with pytest.raises(ValueError, match=message):
         run_figure(script, *TINY, override)
 
 
 def test_two_tasks_worked_out_by_hand(script):
-    """Phi_A = [[1,0,1],[0,1,0]], y_A = (1,-1), Phi_B = [[1,1,0],[0,1,1]], y_B = (0,2): drift (1, 1), half in each mode of K_AA."""
+    """Phi_A = [[1,0,1],[0,1,0]], y_A = (1,-1), Phi_B = [[1,1,0],[0,1,1]], y_B = (0,2).
+
+    Then the drift is (1, 1), half in each mode of K_AA.
+    """
     inputs = ([[1.0, 0, 1], [0, 1, 0]], [[1.0, 1, 0], [0, 1, 1]])
     targets = ([[1.0], [-1]], [[0.0], [2]])
     trains = [Dataset(jnp.array(x), jnp.array(y)) for x, y in zip(inputs, targets, strict=True)]
@@ -80,20 +83,20 @@ def test_two_tasks_worked_out_by_hand(script):
         nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, param_dtype=jnp.float64)
     )
 
-    told = script.measure({"steps": 200, "learning_rate_fraction": 0.5}, pair, net, 0)
+    made = script.measure({"steps": 200, "learning_rate_fraction": 0.5}, pair, net, 0)
     for drift in (
-        told["measured"],
-        told["predicted"]["steps"],
-        told["predicted"]["converged"],
-        told["predicted"]["constant shift"],
+        made["measured"],
+        made["predicted"]["steps"],
+        made["predicted"]["converged"],
+        made["predicted"]["constant shift"],
     ):
         np.testing.assert_allclose(drift, np.ones((2, 1)), atol=1e-8)
-    np.testing.assert_allclose(told["energies"], [0.5, 0.5], atol=1e-8)
+    np.testing.assert_allclose(made["energies"], [0.5, 0.5], atol=1e-8)
     rate = 0.5 * 2 / 3  # half the limit, lam_max of K_BB being 3
-    assert told["learning rate"] == pytest.approx(rate * 2)
+    assert made["learning rate"] == pytest.approx(rate * 2)
     ridge = 1 / (rate * 200)
     np.testing.assert_allclose(
-        told["predicted"]["ridge"], np.full((2, 1), 3 / (3 + ridge)), atol=1e-8
+        made["predicted"]["ridge"], np.full((2, 1), 3 / (3 + ridge)), atol=1e-8
     )
 
     early = script.measure({"steps": 7, "learning_rate_fraction": 0.15}, pair, net, 0)  # h = .1
@@ -101,10 +104,10 @@ def test_two_tasks_worked_out_by_hand(script):
     assert not np.allclose(early["predicted"]["converged"], early["measured"], atol=0.01)
 
 
-def test_the_linear_head_is_foretold_to_rounding(script):
+def test_the_linear_head_is_predicted_to_rounding(script):
     settings = {"samples": 6, "features": 16, "steps": 20, "learning_rate_fraction": 0.5}
-    told = script.linear_head(settings, script.standardised(tiny_source()), "class", 0)
-    assert told["miss"]["steps"] < script.LARGEST_MISS < told["miss"]["input cosine"]
+    made = script.linear_head(settings, script.standardised(tiny_source()), "class", 0)
+    assert made["miss"]["steps"] < script.LARGEST_MISS < made["miss"]["input cosine"]
 
 
 def test_separate_heads_drift_through_the_hidden_layer_and_are_compared_on_the_old_head_alone(
@@ -112,12 +115,12 @@ def test_separate_heads_drift_through_the_hidden_layer_and_are_compared_on_the_o
 ):
     settings = {"steps": 20, "learning_rate_fraction": 0.5}
     pair = script.tasks(script.standardised(tiny_source()), "task", 6, 0, np.float64)
-    told = script.measure(settings, pair, networks.mlp(outputs=4, width=64, centred=False), 0)
-    assert told["measured"].shape == (6, 2) and told["energies"].shape == (12,)
-    assert np.abs(told["measured"]).max() > 1e-3
+    made = script.measure(settings, pair, networks.mlp(outputs=4, width=64, centred=False), 0)
+    assert made["measured"].shape == (6, 2) and made["energies"].shape == (12,)
+    assert np.abs(made["measured"]).max() > 1e-3
     assert (
-        not told["predicted"]["input cosine"].any()
-        and script.scores(told)["miss"]["input cosine"] == 1
+        not made["predicted"]["input cosine"].any()
+        and script.scores(made)["miss"]["input cosine"] == 1
     )
 
 
@@ -167,7 +170,7 @@ def test_the_committed_table_was_made_with_the_preset(script, stored):
 
 
 def test_the_committed_scores_back_the_claims_but_for_the_modes_of_separate_heads(script, stored):
-    """Up to 8 modes for half of their drift where the claim says 6: README of the results says so too."""
+    """Up to 8 modes for half of their drift where the claim says 6, as the README says too."""
     claims = script.judge(stored["settings"], stored["scores"], stored["linear"])
     assert claims == stored["claims"]
     (failed,) = (claim["claim"] for claim in claims if not claim["holds"])

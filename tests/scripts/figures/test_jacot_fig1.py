@@ -1,4 +1,4 @@
-"""Fig. 1 of Jacot, Gabriel, Hongler 2018: the script runs, and the committed table backs what is claimed."""
+"""Fig. 1 of Jacot, Gabriel, Hongler 2018: the script runs, the committed table backs the claims."""
 
 import json
 import re
@@ -33,8 +33,8 @@ def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(
     assert code == (0 if all(claim["holds"] for claim in stored["claims"]) else 1)
     assert np.array(stored["curves"]["64"]["after"]).shape == (3, 5)
     assert stored["settings"]["steps"] == 3 and stored["settings"]["widths"] == [4, 64]
-    told = (tmp_path / "tables" / "jacot_fig1.md").read_text()
-    assert told in capsys.readouterr().out and "| 64 |" in told
+    table = (tmp_path / "tables" / "jacot_fig1.md").read_text()
+    assert table in capsys.readouterr().out and "| 64 |" in table
 
     figure = tmp_path / "figures" / "jacot_fig1.png"
     figure.unlink()
@@ -54,7 +54,7 @@ def test_redrawing_without_a_table_says_what_to_do(run):
 
 
 @pytest.mark.parametrize(
-    "override, told",
+    "override, message",
     [
         ("angles=4", "angles=4: expected an odd number"),
         ("widths=[8]", "at least 2"),
@@ -63,14 +63,17 @@ def test_redrawing_without_a_table_says_what_to_do(run):
         ("learning_rate=-1", "learning_rate=-1"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_named(run, override, told):
-    with pytest.raises(ValueError, match=told):
+def test_settings_that_cannot_be_meant_are_named(run, override, message):
+    with pytest.raises(ValueError, match=message):
         run(*TINY, override)
 
 
 @pytest.mark.parametrize("scale, holds", [(1.0, True), (3.0, False)])
 def test_claims_are_judged_by_the_numbers(script, scale, holds):
-    """Curves made up to keep every claim, and the same with a spread that does not fall fast enough, off the limit and shrinking."""
+    """Curves made up to keep every claim, and curves made up to fail each of them.
+
+    The latter spread too far at large width, are off the limit, and shrink in training.
+    """
     rng, limit = np.random.default_rng(0), np.array([0.1, 0.2, 0.3, 0.2, 0.1])
     curves = {}
     for width in (100, 400, 1600):
@@ -111,7 +114,7 @@ def test_the_committed_curves_back_every_claim(script, stored):
 
 
 def test_the_stored_kernels_are_those_of_the_networks(script, stored):
-    """The narrowest width again: the curves before training come from this code and not from elsewhere."""
+    """The narrowest width again: the curves before training come from this code."""
     settings = stored["settings"] | {"steps": 1}
     again = script.measure(settings, stored["settings"]["widths"][0])["before"]
     np.testing.assert_allclose(

@@ -104,7 +104,7 @@ def test_training_all_tasks_together_is_one_task_of_all_their_images(script):
         )
         for t in (0, 1)
     )
-    (joined,) = script.together(tasks)
+    (joined,) = script.as_one_task(tasks)
     np.testing.assert_array_equal(joined.train.x[:, 0], [0, 0, 0, 1, 1, 1])
     np.testing.assert_array_equal(joined.test.x[:, 0], [10, 10, 11, 11])
     assert joined.train.y.shape == (6, 3)

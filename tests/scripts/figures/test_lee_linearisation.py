@@ -1,4 +1,4 @@
-"""The table of Lee et al. 2019: the script runs, its losses are those of loops written by hand, the committed table backs claims."""
+"""The table of Lee et al. 2019: losses by hand-written loops, the committed table backs claims."""
 
 import json
 import re
@@ -39,8 +39,8 @@ def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(
     assert code == (0 if all(claim["holds"] for claim in stored["claims"]) else 1)
     assert np.array(stored["losses"]["4"]["1"]["GD, CE"]["linearised"]).shape == (2,)
     assert "source" not in stored["settings"] and stored["images"]["train set"] == 1437
-    told = (tmp_path / "tables" / "lee_linearisation.md").read_text()
-    assert told in capsys.readouterr().out and "| 4 |" in told
+    table = (tmp_path / "tables" / "lee_linearisation.md").read_text()
+    assert table in capsys.readouterr().out and "| 4 |" in table
 
     figure = tmp_path / "figures" / "lee_linearisation.png"
     figure.unlink()
@@ -51,12 +51,12 @@ def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(
 
 def test_without_a_table_or_images_it_says_what_to_do(run_figure, script, tmp_path):
     assert "run without draw=true first" in run_figure(script, "draw=true")
-    told = run_figure(script, "source=idx", f"source.idx_dir={tmp_path}/nowhere")
-    assert "no such folder" in told and told.endswith("source=digits needs no files")
+    message = run_figure(script, "source=idx", f"source.idx_dir={tmp_path}/nowhere")
+    assert "no such folder" in message and message.endswith("source=digits needs no files")
 
 
 @pytest.mark.parametrize(
-    "override, told",
+    "override, message",
     [
         ("widths=[8]", "widths=\\[8\\]: expected at least 2, increasing"),
         ("widths=[8,4]", "increasing"),
@@ -67,17 +67,20 @@ def test_without_a_table_or_images_it_says_what_to_do(run_figure, script, tmp_pa
         ("learning_rate=-1", "learning_rate=-1"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_named(run_figure, script, override, told):
-    with pytest.raises(ValueError, match=told):
+def test_settings_that_cannot_be_meant_are_named(run_figure, script, override, message):
+    with pytest.raises(ValueError, match=message):
         run_figure(script, *TINY, override)
 
 
 def test_losses_are_those_of_descent_written_by_hand_with_means_over_samples_and_outputs(script):
-    """All three columns, each from where the one before ended, learning rate and momentum as they stand in the notebook."""
+    """All three columns, each from where the one before ended.
+
+    Learning rate and momentum as they are in the notebook.
+    """
     settings = {"samples": 6, "steps": 3, "every": 2, "learning_rate": 0.7, "momentum": 0.9}
     settings |= {"activation": "erf", "w_std": 1.0, "b_std": 0.05}
     source, n, c = tiny_source(), 6, 4
-    told = script.measure(settings, source, 8, 3, script.columns(0.9, c))
+    made = script.measure(settings, source, 8, 3, script.columns(0.9, c))
 
     net = networks.mlp(outputs=c, width=8, activation="erf", b_std=0.05, centred=False)
     x, y = (jnp.asarray(a, jnp.float64) for a in script.chunk(source, n, 3))
@@ -105,10 +108,10 @@ def test_losses_are_those_of_descent_written_by_hand_with_means_over_samples_and
         f, v_f, v = outputs(theta, x), np.zeros((n, c)), jax.tree.map(jnp.zeros_like, theta)
         for step in range(3):
             if step % 2 == 0:
-                assert told[name]["true"][step // 2] == pytest.approx(
+                assert made[name]["true"][step // 2] == pytest.approx(
                     float(loss(outputs(theta, x))), rel=1e-5
                 )
-                assert told[name]["linearised"][step // 2] == pytest.approx(
+                assert made[name]["linearised"][step // 2] == pytest.approx(
                     float(loss(f)), rel=1e-5
                 )
             v_f = momentum * v_f + (k @ slope(f).ravel()).reshape(n, c)
@@ -128,7 +131,10 @@ def test_images_are_standardised_together_and_drawn_by_the_seed(script):
 
 @pytest.mark.parametrize("holds", [True, False])
 def test_claims_are_judged_by_the_numbers(script, holds):
-    """Losses made up to keep every claim, and the same with gaps at the start, of 20 %, that grow with width."""
+    """Losses made up to keep every claim, and losses made up to fail each of them.
+
+    The latter have gaps at the start, of 20 %, that grow with width.
+    """
     settings, drawn = {"width": 64, "steps": 300, "every": 100}, {}
     for width in (16, 64):
         gap = np.array([0, 0.5, 0.5]) / width if holds else np.array([0.1, 0.2, 0.2 * width / 64])

@@ -29,7 +29,7 @@ def test_the_table_by_hand(script):
         for verdict, values in drift.items()
         for value in values
     ]
-    good, poor = script.told(rows)
+    good, poor = script.by_verdict(rows)
     assert (
         good["forecasts"],
         good["drift_r2_lowest"],
@@ -53,7 +53,7 @@ def test_good_forecasts_from_initialisation_came_out_better_than_fair_and_poor_o
     )  # else it is singular
     medians = {
         row["verdict"]: row["drift_r2_median"]
-        for row in script.told(rows)
+        for row in script.by_verdict(rows)
         if row["anchor"] == "init"
     }
     assert medians["good"] > medians["fair"] > medians["poor"]
