@@ -19,7 +19,7 @@ from importlib.metadata import version
 import hydra
 import jax
 from omegaconf import OmegaConf
-from publish import command, parser, publish, with_jax
+from publish import command, parser, publish, stem, with_jax
 
 from ntkcl import experiment, planning, predict
 from ntkcl.configuration import CONF, build, grid_of
@@ -131,7 +131,7 @@ def main() -> None:
         "machine": with_jax(),
         "versions": packages | {"python": platform.python_version()},
     }
-    publish(given.folder, "forecast_quick" if given.quick else "forecast", stored, markdown)
+    publish(given.folder, stem("forecast", given), stored, markdown)
     sys.exit(0 if given.quick or stored["ratio"] < 1 else 1)
 
 

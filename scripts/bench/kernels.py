@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kernels_report import MATMUL, OURS, PEERS, facts, markdown, row, versions
-from publish import command, machine, memory_available, parser, publish, write
+from publish import command, machine, memory_available, parser, publish, stem, write
 
 ROOT = Path(__file__).parents[2]
 PINS = [
@@ -328,16 +328,14 @@ def main() -> None:
         machine=machine(),
         versions=versions(side),
     )
-    stem = "_".join(
-        ["kernels", *(["quick"] if given.quick else []), *([given.case] if given.case else [])]
-    )
+    files = stem("kernels", given)
     start, rows, won = time.perf_counter(), [], {}
     for group in QUICK if given.quick else PLAN:
         if given.case in (None, group.case):
             say(f"{(time.perf_counter() - start) / 60:5.1f} min  {group.case} N = {group.n}")
             rows += measure(group, neighbour, given.repeats, won)
             stored = record | dict(minutes=(time.perf_counter() - start) / 60, rows=rows)
-            write(given.folder, f"{stem}_so_far", stored, markdown)
+            write(given.folder, f"{files}_so_far", stored, markdown)
     if neighbour is not None:
         neighbour.close()
     if not rows:
@@ -345,9 +343,9 @@ def main() -> None:
             f"--case {given.case}: expected one of "
             f"{', '.join(dict.fromkeys(group.case for group in PLAN))}"
         )
-    for unfinished in given.folder.glob(f"{stem}_so_far.*"):
+    for unfinished in given.folder.glob(f"{files}_so_far.*"):
         unfinished.unlink()
-    publish(given.folder, stem, stored, markdown)
+    publish(given.folder, files, stored, markdown)
     broken = {
         r["skipped"] for r in rows if r["implementation"] == "structured" and r["seconds"] is None
     }

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import yaml
 from kernels_worker import timed
-from publish import parser, publish, with_jax
+from publish import parser, publish, stem, with_jax
 
 from ntkcl import networks, sources
 from ntkcl.kernels.operator import CHUNK, operator
@@ -133,8 +133,7 @@ the dense kernel would take {found["dense_kernel_gib"]:,.0f} GiB.
 def main() -> None:
     given = parser(__doc__, quick=True).parse_args()
     stored = measure(2000, 64) if given.quick else measure(60_000, 1024)
-    stem = "matrix_free_quick" if given.quick else "matrix_free"
-    publish(given.folder, stem, stored, markdown)
+    publish(given.folder, stem("matrix_free", given), stored, markdown)
 
 
 if __name__ == "__main__":

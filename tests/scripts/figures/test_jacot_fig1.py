@@ -1,7 +1,6 @@
 """Fig. 1 of Jacot, Gabriel, Hongler 2018: the script runs, the committed table backs the claims."""
 
 import json
-import re
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from cases import load_script
 
 ROOT = Path(__file__).parents[3]
-PRESET = ROOT / "conf" / "figure" / "jacot_fig1.yaml"
 TINY = ("widths=[4,64]", "initialisations=3", "inputs=5", "steps=3", "angles=5", "depth=1")
 
 
@@ -96,9 +94,6 @@ def stored():
 def test_the_committed_table_was_made_with_the_preset(script, stored):
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         assert script.check(hydra.compose("figure/jacot_fig1")) == stored["settings"]
-    header = PRESET.read_text()
-    for word in ("claim", "command", "expect", "time", "source"):
-        assert re.search(rf"^# {word} +\S", header, re.M), word
 
 
 def test_the_committed_curves_back_every_claim(script, stored):

@@ -43,6 +43,14 @@ def test_a_stored_table_gives_its_files_again(run_figure, main, tmp_path, name):
     assert not figure.exists() if name in WITHOUT_FIGURE else figure.stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_states_its_claim_command_time_and_numbers_to_expect(name):
+    header = (ROOT / "conf" / "figure" / f"{name}.yaml").read_text()
+    for word in ("claim", "command", "expect", "time", "source"):
+        assert re.search(rf"^# {word} +\S", header, re.M), word
+    assert "TBD" not in header and f"python scripts/figures/{name}.py" in header
+
+
 def test_make_redraws_every_figure_and_runs_every_benchmark():
     makefile = (ROOT / "Makefile").read_text()
     listed = {key: names.split() for key, names in re.findall(r"^(\w+) := (.*)$", makefile, re.M)}
