@@ -15,7 +15,8 @@ lint: setup
 	$(BIN)/ruff format --check ntkcl scripts tests
 	$(BIN)/mypy
 
-# From the stored tables, nothing is trained. fashion_drift.png and the figures of plans need their runs and stay as they are.
+# From the stored tables, nothing is trained. fashion_drift.png and the figures of plans need their
+# runs and stay as they are.
 FIGURES := jacot_fig1 explain lee_linearisation hidekel_low_rank error_budget
 TABLES := fashion_width guha_width learners trust reached plans
 
