@@ -15,17 +15,19 @@ lint: setup
 	$(BIN)/ruff format --check ntkcl scripts tests
 	$(BIN)/mypy
 
+# From the stored tables, nothing is trained. fashion_drift.png and the figures of plans need their
+# runs and stay as they are.
+FIGURES := jacot_fig1 explain lee_linearisation hidekel_low_rank error_budget
+TABLES := fashion_width guha_width learners trust reached plans
+
 figures: setup
-	$(BIN)/python scripts/fashion_width.py
+	set -e; for name in $(FIGURES); do $(BIN)/python scripts/figures/$$name.py draw=true; done
+	set -e; for name in $(TABLES); do $(BIN)/python scripts/figures/$$name.py --draw; done
+
+BENCHMARKS := kernels forecast matrix_free tiles training sweep kill_runs kill_sweep
 
 bench: setup
-	$(BIN)/python scripts/bench_kernels.py
-	$(BIN)/python scripts/bench_matrix_free.py
-	$(BIN)/python scripts/bench_tiles.py
-	$(BIN)/python scripts/bench_training.py
-	$(BIN)/python scripts/kill_runs.py
-	$(BIN)/python scripts/kill_sweep.py
-	$(BIN)/python scripts/bench_sweep.py
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python scripts/bench/$$name.py; done
 
 setup: .venv/.installed
 

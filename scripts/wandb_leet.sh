@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows the offline runs of an experiment, or of all, in `wandb leet`, W&B's dashboard in the terminal.
+# Shows the offline runs of an experiment, or of all, in `wandb leet`, W&B's terminal dashboard.
 #
 #   scripts/wandb_leet.sh [EXPERIMENT] [RESULTS_DIR]
 set -euo pipefail

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Sends the offline runs of an experiment, or of all, to Weights & Biases; those that have been sent are left out.
+# Sends the offline runs of an experiment, or of all, to Weights & Biases, but for those sent before.
 #
 #   scripts/wandb_sync.sh [EXPERIMENT] [RESULTS_DIR]      ENTITY=team PROJECT=name DRY=1 if need be
 #
-# Only whole logs go: a run that was killed while it logged is left to the command that made it, which logs it again.
+# Only whole logs go: a run that was killed while it logged is left to the command that made it,
+# which logs it again.
 set -euo pipefail
 
 experiment=${1:-*} root=${2:-results}

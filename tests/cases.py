@@ -56,18 +56,26 @@ def tiny_source(classes=4, n=12, side=6, seed=0):
     return Source(dataset(n), dataset(n // 2), 0.5, 0.25)
 
 
-def figure_script(name):
-    """scripts/`name`.py as a module; its siblings are found as they are when it is run."""
+def load_script(name):
+    """scripts/`name`.py as a module, such as "figures/trust"; it finds its siblings as when it is run.
+
+    Both folders have a `publish`: siblings are imported anew for each script, and forgotten after.
+    """
     import importlib.util
     import sys
     from pathlib import Path
 
     path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
+    siblings = {sibling.stem for sibling in path.parent.glob("*.py")}
+    aside = {stem: sys.modules.pop(stem) for stem in siblings & sys.modules.keys()}
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.parent))
+        for stem in siblings & sys.modules.keys():
+            del sys.modules[stem]
+        sys.modules.update(aside)
     return module

@@ -1,0 +1,139 @@
+"""What a forecast costs beside what it forecasts.
+
+    python scripts/bench/forecast.py            rotated Fashion-MNIST, 5 tasks x 200 images x 10
+                                                outputs, width 1024, 2,000 steps a task
+    python scripts/bench/forecast.py --quick    digits, width 16, a few steps, to see it run: writes
+                                                forecast_quick.{json,md}
+
+Measured: the R matrix of every cell of a grid of methods, and the training of one cell. Claim: the
+forecast of the whole grid of `plan.methods`, 31 cells, from loading the kernel's first tile to the
+last R matrix, takes less than training one cell. Both in one process, compilation included; then
+the training once more, compiled. The cell that is trained is plain sequential training, the
+cheapest of the grid. Writes forecast.{json,md} under results/bench; exit code 1 if the claim fails.
+"""
+
+import platform
+import sys
+from importlib.metadata import version
+
+import hydra
+import jax
+from omegaconf import OmegaConf
+from publish import command, parser, publish, stem, with_jax
+
+from ntkcl import experiment, planning, predict
+from ntkcl.configuration import CONF, build, grid_of
+from ntkcl.meter import Meter
+from ntkcl.planning import jobs
+from ntkcl.planning.candidate import scores
+
+FULL = [
+    "source=fashion_mnist",
+    "stream=rotated",
+    "stream.same_images=false",
+    "network.width=1024",
+    "training.steps=2000",
+]
+QUICK = [
+    "stream=rotated",
+    "stream.tasks=2",
+    "stream.train_per_class=2",
+    "stream.test_per_class=1",
+    "network.width=16",
+    "training.steps=5",
+]
+
+
+def measure(overrides) -> dict:
+    """Seconds of the limits and the kernel, of each cell's forecast and scores, of a training.
+
+    One cell is trained twice.
+    """
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", overrides=overrides)
+    named = build(cfg)
+    grid = list(grid_of(OmegaConf.to_container(cfg.plan.methods)))
+    begun, meter = experiment.begin(**named), Meter()
+    shared = planning.ground(begun)
+    limits = predict.limits(begun.setting, begun.theta, shared.tangent, shared.prepare)
+    kernel = meter.read()
+    cells = []
+    for candidate, outputs in jobs.methods(begun, shared, named["training"], grid):
+        loss = scores(outputs, candidate, shared)["average_loss_train"]
+        cells.append(
+            candidate.coordinates | {"predicted_average_loss_train": loss, **meter.read()._asdict()}
+        )
+    plain = begun.setting.at(experiment.rate(named["training"], min(limits)))
+    one = planning.Candidate({}, tuple(range(len(plain.tasks))), plain)
+    trainings = []
+    for _ in range(2):
+        measured = scores(planning.trained(one, shared), one, shared)["average_loss_train"]
+        trainings.append(meter.read().seconds)
+    forecast = kernel.seconds + sum(cell["seconds"] for cell in cells)
+    return {
+        "overrides": overrides,
+        "cells": len(cells),
+        "seconds": {
+            "kernel": kernel.seconds,
+            "forecast": forecast,
+            "train_one_cell": trainings[0],
+            "train_one_cell_again": trainings[1],
+        },
+        "ratio": forecast / trainings[1],
+        "peak_mib": max(kernel.peak_mib, *(cell["peak_mib"] for cell in cells)),
+        "naive": {"predicted": cells[0]["predicted_average_loss_train"], "measured": measured},
+        "each": cells,
+    }
+
+
+def markdown(stored: dict) -> str:
+    seconds = stored["seconds"]
+    lines = [
+        "# The price of a forecast",
+        "",
+        f"`{stored['command']}`: {' '.join(stored['overrides'])}; "
+        f"{stored['machine']['cores']} cores, {stored['machine']['processor']}, "
+        f"JAX {stored['versions']['jax']}.",
+        "",
+        "| what | seconds |",
+        "|---|---|",
+        f"| kernel and limits of the untrained network | {seconds['kernel']:.1f} |",
+        f"| with it, the R matrices of {stored['cells']} cells | {seconds['forecast']:.1f} |",
+        f"| training one cell, compilation included | {seconds['train_one_cell']:.1f} |",
+        f"| training one cell once more | {seconds['train_one_cell_again']:.1f} |",
+        "",
+        f"All forecasts / one training, compiled: {stored['ratio']:.2f}. "
+        f"Peak memory {stored['peak_mib']:.0f} MiB.",
+        "",
+        "| cell | seconds | predicted average loss |",
+        "|---|---|---|",
+    ]
+    hidden = ("seconds", "peak_mib", "predicted_average_loss_train", "learning_rate")
+    for cell in stored["each"]:
+        name = ", ".join(
+            f"{value}" if key == "method" else f"{key} {value}"
+            for key, value in cell.items()
+            if key not in hidden
+        )
+        lines.append(
+            f"| {name} | {cell['seconds']:.2f} | {cell['predicted_average_loss_train']:.4f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    options = parser(__doc__, quick=True)
+    given = options.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    packages = {name: version(name) for name in ("jax", "flax", "optax")}
+    stored = measure(QUICK if given.quick else FULL) | {
+        "command": command("forecast", options, given),
+        "machine": with_jax(),
+        "versions": packages | {"python": platform.python_version()},
+    }
+    publish(given.folder, stem("forecast", given), stored, markdown)
+    sys.exit(0 if given.quick or stored["ratio"] < 1 else 1)
+
+
+if __name__ == "__main__":
+    main()

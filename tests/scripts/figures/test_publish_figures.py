@@ -1,0 +1,85 @@
+"""The frame of the figures' scripts: a stored table gives its files again, nothing is computed."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from cases import load_script
+
+ROOT = Path(__file__).parents[3]
+TABLES = ROOT / "results" / "tables"
+PRESETS = ("jacot_fig1", "explain", "lee_linearisation", "hidekel_low_rank", "error_budget")
+RUNS = ("fashion_width", "guha_width", "learners", "trust", "reached", "plans")
+WITHOUT_FIGURE = ("reached", "plans")
+
+
+@pytest.fixture
+def main(monkeypatch):
+    """The main of a script with a command line: its exit code, or what it says as it gives up."""
+
+    def call(script, *arguments):
+        monkeypatch.setattr("sys.argv", ["script", *map(str, arguments)])
+        try:
+            script.main()
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return call
+
+
+@pytest.mark.parametrize("name", PRESETS + RUNS)
+def test_a_stored_table_gives_its_files_again(run_figure, main, tmp_path, name):
+    """Also those whose claims do not all hold: that is for the run that computes to say."""
+    script, stored = load_script(f"figures/{name}"), (TABLES / f"{name}.json").read_bytes()
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / f"{name}.json").write_bytes(stored)
+    code = run_figure(script, "draw=true") if name in PRESETS else main(script, tmp_path, "--draw")
+    assert code == 0
+    assert (tmp_path / "tables" / f"{name}.json").read_bytes() == stored
+    assert (tmp_path / "tables" / f"{name}.md").read_text() == (TABLES / f"{name}.md").read_text()
+    figure = tmp_path / "figures" / f"{name}.png"
+    assert not figure.exists() if name in WITHOUT_FIGURE else figure.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_states_its_claim_command_time_and_numbers_to_expect(name):
+    header = (ROOT / "conf" / "figure" / f"{name}.yaml").read_text()
+    for word in ("claim", "command", "expect", "time", "source"):
+        assert re.search(rf"^# {word} +\S", header, re.M), word
+    assert "TBD" not in header and f"python scripts/figures/{name}.py" in header
+
+
+def test_make_redraws_every_figure_and_runs_every_benchmark():
+    makefile = (ROOT / "Makefile").read_text()
+    listed = {key: names.split() for key, names in re.findall(r"^(\w+) := (.*)$", makefile, re.M)}
+    figures = {path.stem for path in (ROOT / "scripts" / "figures").glob("*.py")} - {"publish"}
+    assert set(listed["FIGURES"]) == set(PRESETS) and set(listed["TABLES"]) == set(RUNS)
+    assert figures == set(PRESETS + RUNS)
+    benchmarks = (ROOT / "scripts" / "bench").glob("*.py")
+    helpers = {"publish", "kernels_worker", "kernels_report", "training_torch"}
+    assert set(listed["BENCHMARKS"]) == {path.stem for path in benchmarks} - helpers
+
+
+def test_without_a_stored_table_it_says_what_to_do(main, tmp_path):
+    assert "run without --draw first" in main(load_script("figures/trust"), tmp_path, "--draw")
+
+
+def test_without_runs_it_says_which_command_makes_them(main, tmp_path):
+    for name, command in (
+        ("trust", "ntkcl experiment=trust"),
+        ("guha_width", "ntkcl experiment=guha_width"),
+        ("fashion_width", "ntkcl experiment=rotated_fashion"),
+    ):
+        assert command in main(load_script(f"figures/{name}"), tmp_path)
+        assert not (tmp_path / "tables" / f"{name}.json").exists()
+
+
+@pytest.mark.parametrize("holds, code", [(True, 0), (False, 1)])
+def test_a_claim_that_fails_ends_the_run_that_computes_it(main, monkeypatch, tmp_path, holds, code):
+    script = load_script("figures/reached")
+    rows = json.loads((TABLES / "reached.json").read_text())["rows"]
+    monkeypatch.setattr(script, "collect", lambda root: rows if holds else rows[2:])
+    assert main(script, tmp_path) == code
+    assert json.loads((tmp_path / "tables" / "reached.json").read_text())["rows"]
