@@ -222,5 +222,5 @@ def ewc_diagonal(
         return task_step(tasks[t])._replace(ridge=penalty * tasks[t].scale, columns=tangent.scaled(metric))
 
     twin = labels == "all" and online
-    parts = dict(begin=begin, objective=objective, consolidate=consolidate)
+    parts: dict = dict(begin=begin, objective=objective, consolidate=consolidate)
     return custom(**parts, step=step if twin else None, converged=twin)

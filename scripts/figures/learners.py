@@ -298,14 +298,8 @@ def draw(stored: dict) -> Figure:
         shown = sorted(own[2:], key=lambda row: np.mean(row["average_accuracy"]))
         for k, row in enumerate(shown):
             values = 100 * np.array(row["average_accuracy"])
-<<<<<<< HEAD:scripts/learners.py
             spread = interval(values) if len(values) > 2 else None  # of two, their dots tell more
             axis.errorbar(k, values.mean(), spread, color="tab:blue", marker="s", ms=5, capsize=4)
-=======
-            axis.errorbar(
-                k, values.mean(), interval(values), color="tab:blue", marker="s", ms=5, capsize=4
-            )
->>>>>>> wt-d:scripts/figures/learners.py
             axis.plot(np.full(len(values), k), values, ".", color="0.4", ms=4)
         axis.set_xticks(
             range(len(shown)), [row["method"].replace("_", "\n", 1) for row in shown], fontsize=8
