@@ -1,4 +1,4 @@
-"""`python -m ntkcl` and the command `ntkcl`: starts and ends `ntkcl.command` quickly."""
+"""`python -m ntkcl` and the command `ntkcl`: starts and ends `ntkcl.cli.command` quickly."""
 
 import gc
 import os
@@ -36,13 +36,13 @@ def main() -> None:
 
 
 def _imported():
-    """`ntkcl.command.main`. While it is imported, an interruption ends the process itself: as an
+    """`ntkcl.cli.command.main`. While it is imported, an interruption ends the process itself: as an
     exception it would leave other libraries' imports as theirs, or be swallowed there, and nothing
     is open yet that has to be closed."""
     before = _on_interrupt(_ended)
     gc.disable()
     try:
-        from ntkcl.command import main as command
+        from ntkcl.cli.command import main as command
     finally:
         gc.freeze()
         gc.enable()

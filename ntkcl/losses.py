@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl.reuse import once
+from ntkcl.compilation import once
 from ntkcl.types import Loss
 
 

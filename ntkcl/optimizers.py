@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ntkcl import forecast
-from ntkcl.reuse import once
-from ntkcl.settings import finite, flag, share
+from ntkcl import dynamics
+from ntkcl.compilation import once
 from ntkcl.types import Optimizer
+from ntkcl.validation import finite, flag, share
 
 
 @once
@@ -26,8 +26,14 @@ def sgd(momentum: float | int = 0.0, nesterov: bool = False) -> Optimizer:
     """
     b = share("optimizer.momentum", momentum)
     if flag("optimizer.nesterov", nesterov) and b == 0:
-        raise ValueError("optimizer.nesterov=true with optimizer.momentum=0: expected a momentum above 0")
-    rule = partial(forecast.nesterov if nesterov else forecast.heavy_ball, momentum=b) if b else forecast.gradient_descent
+        raise ValueError(
+            "optimizer.nesterov=true with optimizer.momentum=0: expected a momentum above 0"
+        )
+    rule = (
+        partial(dynamics.nesterov if nesterov else dynamics.heavy_ball, momentum=b)
+        if b
+        else dynamics.gradient_descent
+    )
     top = 2.0 * (1.0 + b) / (1.0 + 2.0 * b if nesterov else 1.0)
     return Optimizer(
         partial(optax.sgd, momentum=b or None, nesterov=nesterov),
@@ -53,7 +59,11 @@ def by_name(name: str, settings: Mapping[str, Any] | None = None) -> Optimizer:
     def step(theta):
         return transform(0.1).update(theta, transform(0.1).init(theta), theta)
 
-    _tried(lambda: jax.eval_shape(step, jnp.zeros((2, 2))), f"optimizer.name={name}, optimizer.settings={settings}", make)
+    _tried(
+        lambda: jax.eval_shape(step, jnp.zeros((2, 2))),
+        f"optimizer.name={name}, optimizer.settings={settings}",
+        make,
+    )
     return Optimizer(transform, None, lambda lam_max: float("inf"))
 
 
@@ -76,27 +86,47 @@ def schedule(name: str, **settings: Any) -> optax.Schedule:
 
     Raises ValueError for a name that is no schedule's, with the nearest ones, and for settings that it does not take.
     """
-    names = [name for name in dir(optax.schedules) if name.endswith(("_schedule", "_decay")) and not name.startswith("_")]
+    names = [
+        name
+        for name in dir(optax.schedules)
+        if name.endswith(("_schedule", "_decay")) and not name.startswith("_")
+    ]
     make = _named("training.schedule.name", name, "schedule", names)
     takes = inspect.signature(make).parameters
     ours = {"init_value": 0.0, "peak_value": 1.0} if "peak_value" in takes else {"init_value": 1.0}
     made = partial(make, **{key: value for key, value in ours.items() if key in takes} | settings)
-    _tried(lambda: made()(jnp.zeros((), jnp.int32)), f"training.schedule={ {'name': name, **settings} }", make)
+    _tried(
+        lambda: made()(jnp.zeros((), jnp.int32)),
+        f"training.schedule={ {'name': name, **settings} }",
+        make,
+    )
     factor = made()
-    return lambda step: factor(jnp.asarray(step, float))  # of a whole one some make float32, whose rounding differs when compiled
+    return lambda step: factor(
+        jnp.asarray(step, float)
+    )  # of a whole one some make float32, whose rounding differs when compiled
 
 
 def _optimizers() -> list[str]:
     """What in Optax makes a rule of a learning rate; its parts, `scale_by_...`, are none."""
-    functions = [name for name, make in vars(optax).items() if inspect.isfunction(make) or isinstance(make, partial)]
+    functions = [
+        name
+        for name, make in vars(optax).items()
+        if inspect.isfunction(make) or isinstance(make, partial)
+    ]
     public = [name for name in functions if not name.startswith(("_", "scale_by_"))]
-    return [name for name in public if "learning_rate" in inspect.signature(getattr(optax, name)).parameters]
+    return [
+        name
+        for name in public
+        if "learning_rate" in inspect.signature(getattr(optax, name)).parameters
+    ]
 
 
 def _named(setting: str, name: str, kind: str, names: Iterable[str]) -> Callable[..., Any]:
     if name not in (names := tuple(names)):
         near = difflib.get_close_matches(str(name), names, cutoff=0.0)
-        raise ValueError(f"{setting}={name}: no {kind} of Optax; the nearest names are {', '.join(near)}")
+        raise ValueError(
+            f"{setting}={name}: no {kind} of Optax; the nearest names are {', '.join(near)}"
+        )
     return getattr(optax, name)
 
 

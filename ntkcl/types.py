@@ -154,7 +154,7 @@ class Method(NamedTuple):
       `project(memory, apply, loss, theta, gradient) -> gradient`;
       `observe(memory, apply, theta, batch, head, gradient, update) -> memory` after every step, the gradient being that of the
         objective at theta, before the projection; None for a memory that no step changes.
-    In kernel space: `step(tangent, tasks, t, fs) -> ntkcl.forecast.Step` of task t, given the outputs [f_0, ..., f_t] before and after
+    In kernel space: `step(tangent, tasks, t, fs) -> ntkcl.dynamics.Step` of task t, given the outputs [f_0, ..., f_t] before and after
     the tasks so far; None where no such step is known before training: then forecasts train the linearised network, and the stability
     limit is that of the task alone. `converged`: the twin holds for training to the end alone, not for a number of steps. `step_is_of`:
     the (begin, objective, project, consolidate, observe) that `step` was written for, see `ntkcl.methods.custom`, which makes methods.

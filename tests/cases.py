@@ -37,9 +37,15 @@ def random_stream(key, sizes, d=5, c=2, heads=None, dtype=jnp.float64):
     tasks = []
     for t, n in enumerate(sizes):
         k = jax.random.split(jax.random.fold_in(key, t), 4)
-        train = Dataset(jax.random.normal(k[0], (n, d), dtype), jax.random.normal(k[1], (n, c), dtype))
-        test = Dataset(jax.random.normal(k[2], (3, d), dtype), jax.random.normal(k[3], (3, c), dtype))
-        tasks.append(Task(train, test, jnp.ones(c, dtype) if heads is None else jnp.asarray(heads[t], dtype)))
+        train = Dataset(
+            jax.random.normal(k[0], (n, d), dtype), jax.random.normal(k[1], (n, c), dtype)
+        )
+        test = Dataset(
+            jax.random.normal(k[2], (3, d), dtype), jax.random.normal(k[3], (3, c), dtype)
+        )
+        tasks.append(
+            Task(train, test, jnp.ones(c, dtype) if heads is None else jnp.asarray(heads[t], dtype))
+        )
     return tuple(tasks)
 
 
@@ -51,7 +57,10 @@ def tiny_source(classes=4, n=12, side=6, seed=0):
 
     def dataset(n):
         labels = np.arange(n * classes) % classes
-        return Dataset(rng.random((n * classes, side, side), np.float32), np.eye(classes, dtype=np.float32)[labels])
+        return Dataset(
+            rng.random((n * classes, side, side), np.float32),
+            np.eye(classes, dtype=np.float32)[labels],
+        )
 
     return Source(dataset(n), dataset(n // 2), 0.5, 0.25)
 

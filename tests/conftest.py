@@ -45,7 +45,9 @@ def prepared(tmp_path_factory):
 
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tfds"
-    settings = yaml.safe_load((Path(__file__).parents[1] / "conf" / "source" / "fashion_mnist.yaml").read_text())
+    settings = yaml.safe_load(
+        (Path(__file__).parents[1] / "conf" / "source" / "fashion_mnist.yaml").read_text()
+    )
     settings.pop("_target_")
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():
@@ -56,8 +58,8 @@ def prepared(tmp_path_factory):
 @pytest.fixture
 def ntkcl(monkeypatch, capsys, tmp_path):
     """The command line, in this process: `ntkcl("seed=1") -> (exit code, stdout, stderr)`, results in tmp_path/results."""
-    from ntkcl.command import main
-    from ntkcl.configuration import _stream
+    from ntkcl.cli.command import main
+    from ntkcl.cli.config import _stream
 
     _stream.cache_clear()  # tests put other data behind the same configuration
     monkeypatch.chdir(tmp_path)

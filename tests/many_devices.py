@@ -19,4 +19,10 @@ from ntkcl import kernels  # noqa: E402
 
 network, theta, x, y = problem()
 kernel_fn = kernels.tiled(kernels.structured(network), budget_mib=0.2, store=store)
-np.savez(OUT, xy=kernel_fn(theta, x, y), xx=kernel_fn(theta, x), devices=len(jax.devices()), processes=jax.process_count())
+np.savez(
+    OUT,
+    xy=kernel_fn(theta, x, y),
+    xx=kernel_fn(theta, x),
+    devices=len(jax.devices()),
+    processes=jax.process_count(),
+)

@@ -25,8 +25,14 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.relu(nn.Conv(4, (3, 2), strides=(2, 1))(x))
-        x = nn.gelu(nn.Conv(6, (2, 3), padding=((1, 0), (2, 1)), feature_group_count=2, kernel_dilation=(1, 2))(x))
-        x = nn.relu(nn.Conv(4, (2, 2), padding=1, input_dilation=(2, 1), strides=2, use_bias=False)(x))
+        x = nn.gelu(
+            nn.Conv(
+                6, (2, 3), padding=((1, 0), (2, 1)), feature_group_count=2, kernel_dilation=(1, 2)
+            )(x)
+        )
+        x = nn.relu(
+            nn.Conv(4, (2, 2), padding=1, input_dilation=(2, 1), strides=2, use_bias=False)(x)
+        )
         x = nn.tanh(nn.Conv(4, 2, padding="VALID")(x.reshape(-1, 4)))
         return nn.Dense(2)(x.ravel())
 
@@ -37,7 +43,9 @@ class OddPadding(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.relu(nn.Conv(3, (3,), padding="CIRCULAR")(x))
-        x = nn.relu(nn.Conv(3, (2,), padding="CAUSAL", mask=np.arange(18.0).reshape(2, 3, 3) % 5)(x))
+        x = nn.relu(
+            nn.Conv(3, (2,), padding="CAUSAL", mask=np.arange(18.0).reshape(2, 3, 3) % 5)(x)
+        )
         x = nn.relu(nn.ConvTranspose(3, (2,), strides=(2,))(x))
         return nn.WeightNorm(nn.Dense(2))(x.mean(0))
 
@@ -96,7 +104,14 @@ class Lifted(nn.Module):
     def __call__(self, x):
         h = jnp.tanh(nn.remat(nn.Dense)(4)(x))
         h = nn.jit(nn.Dense)(4)(h)
-        heads = nn.vmap(nn.Dense, in_axes=None, out_axes=0, axis_size=2, variable_axes={"params": 0}, split_rngs={"params": True})
+        heads = nn.vmap(
+            nn.Dense,
+            in_axes=None,
+            out_axes=0,
+            axis_size=2,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+        )
         return nn.Dense(2)(heads(3)(h).ravel())
 
 
@@ -140,12 +155,18 @@ class TwoTokens(nn.Module):
 
 
 def nnx_model():
-    graph, theta = nnx.split(nnx.Sequential(nnx.Linear(4, 5, rngs=nnx.Rngs(0)), jnp.tanh, nnx.Linear(5, 2, rngs=nnx.Rngs(1))))
+    graph, theta = nnx.split(
+        nnx.Sequential(
+            nnx.Linear(4, 5, rngs=nnx.Rngs(0)), jnp.tanh, nnx.Linear(5, 2, rngs=nnx.Rngs(1))
+        )
+    )
     return (lambda theta, x: nnx.merge(graph, theta)(x)), theta
 
 
 def equinox_model():
-    theta, static = eqx.partition(eqx.nn.MLP(4, 2, 5, 2, activation=jnp.tanh, key=jax.random.key(0)), eqx.is_array)
+    theta, static = eqx.partition(
+        eqx.nn.MLP(4, 2, 5, 2, activation=jnp.tanh, key=jax.random.key(0)), eqx.is_array
+    )
     return (lambda theta, x: eqx.combine(theta, static)(x)), theta
 
 
@@ -155,7 +176,11 @@ def plain(theta, x):
 
 
 def _constants(module, x):
-    return {"batch_stats": jax.tree.map(lambda a: a + 0.5, module.init(jax.random.key(5), x)["batch_stats"])}
+    return {
+        "batch_stats": jax.tree.map(
+            lambda a: a + 0.5, module.init(jax.random.key(5), x)["batch_stats"]
+        )
+    }
 
 
 REAL, IMAGE, TOKENS = (4,), (5, 6, 2), (4,)
@@ -182,7 +207,11 @@ LINEN = {
 OTHERS = {
     "NNX": (*nnx_model(), REAL),
     "Equinox": (*equinox_model(), REAL),
-    "plain function": (plain, {"w": jax.random.normal(jax.random.key(3), (4, 4)), "spare": jnp.ones(3)}, REAL),
+    "plain function": (
+        plain,
+        {"w": jax.random.normal(jax.random.key(3), (4, 4)), "spare": jnp.ones(3)},
+        REAL,
+    ),
 }
 MODELS = (*LINEN, *OTHERS)
 
@@ -199,12 +228,18 @@ def model(name, n=5):
         apply, theta, shape = OTHERS[name]
         network = Network(None, apply)
     rng = np.random.default_rng(1)
-    x = jnp.asarray(rng.integers(0, 7, (n, *shape)) if name in ("transformer", "embedding") else rng.standard_normal((n, *shape)))
+    x = jnp.asarray(
+        rng.integers(0, 7, (n, *shape))
+        if name in ("transformer", "embedding")
+        else rng.standard_normal((n, *shape))
+    )
     if name in LINEN:
         theta = jax.eval_shape(network.init, jax.random.key(0), x[0])
 
     def drawn(path, leaf):
         scale = 0.1 if leaf.ndim < 2 else max(0.1, np.prod(leaf.shape[:-1]) ** -0.5)
-        return jnp.asarray((path[-1] == jax.tree_util.DictKey("scale")) + scale * rng.standard_normal(leaf.shape))
+        return jnp.asarray(
+            (path[-1] == jax.tree_util.DictKey("scale")) + scale * rng.standard_normal(leaf.shape)
+        )
 
     return network, jax.tree_util.tree_map_with_path(drawn, theta), x

@@ -39,5 +39,7 @@ def two_teachers(e, n_a, n_b, rho):
     (kappa_a, p), (kappa_b, q) = learning(n_a), learning(n_b)
     gamma = np.sum((1 - q) ** 2) / n_b
     forward = kappa_b * n_b + (1 - 2 * rho) / (1 - gamma) * np.sum(q**2 * e * (1 - p))
-    kept = 1 + q**2 * (1 - p) + (1 - q) ** 2 - 2 * q * (1 - p) - 2 * rho * (1 - q) * (1 - q * (1 - p))
+    kept = (
+        1 + q**2 * (1 - p) + (1 - q) ** 2 - 2 * q * (1 - p) - 2 * rho * (1 - q) * (1 - q * (1 - p))
+    )
     return kappa_a * n_a, forward, np.sum(e * kept) + gamma * forward

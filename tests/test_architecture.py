@@ -6,7 +6,17 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "ntkcl"
 FLOORS = [
     {"types", "settings", "meter", "machine", "reuse", "where", "stored"},
-    {"losses", "metrics", "kernels", "forecast", "streams", "sources", "networks", "optimizers", "methods"},
+    {
+        "losses",
+        "metrics",
+        "kernels",
+        "forecast",
+        "streams",
+        "sources",
+        "networks",
+        "optimizers",
+        "methods",
+    },
     {"train", "events"},
     {"predict"},
     {"experiment"},
@@ -71,12 +81,16 @@ def test_arrows_point_down_and_rooms_of_one_floor_do_not_know_each_other():
             parts = name.split(".")
             if parts[0] == "ntkcl" and parts[1] not in (room, "__version__"):
                 other = parts[1]
-                assert floor(other) < floor(room) or (room, other) in NEIGHBOURS, f"{path}: {room} imports {other}"
+                assert floor(other) < floor(room) or (room, other) in NEIGHBOURS, (
+                    f"{path}: {room} imports {other}"
+                )
 
 
 def test_the_map_names_every_room():
     told = (PACKAGE / "__init__.py").read_text()
-    assert not [name for names in FLOORS for name in names if name not in told.split('"""')[1].split()]
+    assert not [
+        name for names in FLOORS for name in names if name not in told.split('"""')[1].split()
+    ]
 
 
 def test_each_outside_library_has_its_door():

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkcl import forecast, kernels, losses, networks
-from ntkcl.forecast import attribution
+from ntkcl import dynamics, kernels, losses, networks
+from ntkcl.dynamics import attribution
 
 PHI_A, PHI_B = jnp.array([[1.0, 0, 1], [0, 1, 0]]), jnp.array([[1.0, 1, 0], [0, 1, 1]])
 R_B = jnp.array([[0.5], [2.5]])
@@ -41,10 +41,16 @@ def test_parts_add_up_to_drift_and_loss():
     network = networks.mlp(outputs=3, width=16, depth=2, b_std=0.1)
     x = jax.random.normal(jax.random.key(0), (9, 4))
     theta = network.init(jax.random.key(1), x[0])
-    inputs, y, head = np.arange(5, 9), jax.random.normal(jax.random.key(2), (9, 3)), jnp.array([1.0, 0, 1])
+    inputs, y, head = (
+        np.arange(5, 9),
+        jax.random.normal(jax.random.key(2), (9, 3)),
+        jnp.array([1.0, 0, 1]),
+    )
     kernel = kernels.structured(network)
-    step, f = forecast.Step(inputs, y[5:], np.ones((4, 3))), jnp.zeros((9, 3))
-    solve = forecast.one_task(lambda inputs: kernel(theta, x, x[inputs]), f, step, forecast.gradient_descent(0.01, 50))
+    step, f = dynamics.Step(inputs, y[5:], np.ones((4, 3))), jnp.zeros((9, 3))
+    solve = dynamics.one_task(
+        lambda inputs: kernel(theta, x, x[inputs]), f, step, dynamics.gradient_descent(0.01, 50)
+    )
     drift = solve.change[:5]
 
     moved = attribution.by_sample(kernel(theta, x[:5], x[5:]), solve.alpha)
@@ -66,5 +72,9 @@ def test_parts_add_up_to_drift_and_loss():
 def test_half_of_every_product_of_two_samples_goes_to_each():
     """One old output, residual 0, moved by +1 and by -1: nothing is lost, and each sample is charged with nothing."""
     moved = jnp.array([[[1.0, -1.0]]])
-    np.testing.assert_allclose(attribution.loss_change(moved, jnp.zeros((1, 1)), jnp.ones(1)), [[0, 0]])
-    np.testing.assert_allclose(attribution.loss_change(moved, jnp.ones((1, 1)), jnp.ones(1)), [[-1, 1]])
+    np.testing.assert_allclose(
+        attribution.loss_change(moved, jnp.zeros((1, 1)), jnp.ones(1)), [[0, 0]]
+    )
+    np.testing.assert_allclose(
+        attribution.loss_change(moved, jnp.ones((1, 1)), jnp.ones(1)), [[-1, 1]]
+    )

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from cases import linear, quadratic_features, random_stream
 
-from ntkcl import checkpoints, experiment, losses, methods, optimizers, record
-from ntkcl.experiment import Training
+from ntkcl import experiment, losses, methods, optimizers
+from ntkcl.experiment import record
+from ntkcl.runs import checkpoints
+from ntkcl.training.settings import Training
 from ntkcl.types import Method
 
 STREAM = random_stream(jax.random.key(5), [6, 6])
@@ -36,15 +38,26 @@ def counting() -> Method:
         return task_loss * (1 + 0.1 * jax.random.normal(memory[0]))
 
     begun = (jax.random.key(3), jnp.zeros((), jnp.int32), jnp.zeros((0, 2)))
-    return methods.custom(begin=lambda memory, *_: memory or begun, objective=objective, observe=observe)
+    return methods.custom(
+        begin=lambda memory, *_: memory or begun, objective=objective, observe=observe
+    )
 
 
 METHOD = counting()
 
 
 def run(keeper=None):
-    arguments = jax.random.key(0), STREAM, LINEAR, losses.squared_error(), optimizers.sgd(momentum=0.5), TRAINING
-    return record.gather(experiment.run(*arguments, method=METHOD, anchors=(), keeper=keeper), STREAM)
+    arguments = (
+        jax.random.key(0),
+        STREAM,
+        LINEAR,
+        losses.squared_error(),
+        optimizers.sgd(momentum=0.5),
+        TRAINING,
+    )
+    return record.gather(
+        experiment.run(*arguments, method=METHOD, anchors=(), keeper=keeper), STREAM
+    )
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +110,15 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(undisturbed, t
     with pytest.raises(Killed):
         run(dying(keeper, 2))
     newest = max(tmp_path.glob("task*"))
-    largest = max((file for file in newest.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    largest = max(
+        (file for file in newest.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size
+    )
     largest.write_bytes(largest.read_bytes()[:-1] + b"?")
     same(run(keeper), undisturbed)
-    assert told == [f"checkpoint {newest} is damaged; falling back on the one before it", "task 0: going on from step 5"]
+    assert told == [
+        f"checkpoint {newest} is damaged; falling back on the one before it",
+        "task 0: going on from step 5",
+    ]
 
 
 def test_checkpoints_of_another_run_are_refused(tmp_path):
@@ -112,7 +130,10 @@ def test_checkpoints_of_another_run_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "error",
-    [OSError(28, "No space left on device"), ValueError("RESOURCE_EXHAUSTED: Error writing in OCDBT database")],
+    [
+        OSError(28, "No space left on device"),
+        ValueError("RESOURCE_EXHAUSTED: Error writing in OCDBT database"),
+    ],
     ids=["of the system", "of orbax"],
 )
 def test_a_full_disk_is_one_line_and_loses_nothing(undisturbed, tmp_path, monkeypatch, error):
@@ -202,7 +223,11 @@ def test_what_an_older_program_remembered_otherwise_is_left_aside(undisturbed, t
         run(dying(keeper, 1))
     (kept,) = tmp_path.glob("task*")
     text = (kept / checkpoints.LIST).read_text()
-    (kept / checkpoints.LIST).write_text(text.replace('"uint32"', '"uint8"').replace('"key<fry>"', '"uint8"'))
+    (kept / checkpoints.LIST).write_text(
+        text.replace('"uint32"', '"uint8"').replace('"key<fry>"', '"uint8"')
+    )
     same(run(keeper), undisturbed)
-    assert told == [f"checkpoint {kept} was written by a program that remembered other things; left aside"]
+    assert told == [
+        f"checkpoint {kept} was written by a program that remembered other things; left aside"
+    ]
     shutil.rmtree(tmp_path)

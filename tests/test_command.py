@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 import yaml
 
-from ntkcl import results
+from ntkcl.runs import files
 
-TINY = ("network.width=8", "stream.tasks=3", "stream.train_per_class=2", "stream.test_per_class=2", "training.steps=20")
+TINY = (
+    "network.width=8",
+    "stream.tasks=3",
+    "stream.train_per_class=2",
+    "stream.test_per_class=2",
+    "training.steps=20",
+)
 
 
 def the_run(root, experiment="main"):
@@ -21,7 +27,9 @@ def the_run(root, experiment="main"):
 
 def leet(*arguments):
     wandb = Path(sys.executable).parent / "wandb"
-    return subprocess.run([wandb, "leet", "inspect", *arguments], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [wandb, "leet", "inspect", *arguments], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_a_run_writes_everything_and_wandb_reads_it_back(ntkcl, tmp_path):
@@ -37,9 +45,13 @@ def test_a_run_writes_everything_and_wandb_reads_it_back(ntkcl, tmp_path):
         "summary.json",
         "wandb",
     }
-    assert {p.name for p in (folder / "figures").iterdir()} == {"R.png", "drift.png", "forgetting.png"}
+    assert {p.name for p in (folder / "figures").iterdir()} == {
+        "R.png",
+        "drift.png",
+        "forgetting.png",
+    }
 
-    summary, rows, arrays = results.load(folder)
+    summary, rows, arrays = files.load(folder)
     assert summary["status"] == "completed"
     assert np.shape(summary["R"]) == (3, 3) and np.shape(summary["b"]) == (3,)
     named = {
@@ -53,20 +65,27 @@ def test_a_run_writes_everything_and_wandb_reads_it_back(ntkcl, tmp_path):
         "skill",
     }
     for anchor in ("init", "boundary"):
-        assert named <= set(summary["forecast"][anchor]) and summary["forecast"][anchor]["drift_r2"] > 0
+        assert (
+            named <= set(summary["forecast"][anchor])
+            and summary["forecast"][anchor]["drift_r2"] > 0
+        )
     for scored in (summary, summary["forecast"]["init"]):
         R, losses = np.array(scored["R"]), np.array(scored["R_loss"])
         assert scored["metrics"]["forgetting_peak_all_tasks"] == pytest.approx(
             (R.max(0, where=np.tri(3) > 0, initial=0) - R[-1]).mean()
         )
         assert scored["metrics_loss"]["average_loss"] == pytest.approx(losses[-1].mean())
-        assert scored["metrics_loss"]["forgetting_first"] == pytest.approx((losses[-1] - losses.diagonal())[:2].mean())
+        assert scored["metrics_loss"]["forgetting_first"] == pytest.approx(
+            (losses[-1] - losses.diagonal())[:2].mean()
+        )
     assert {"forecast_init", "forecast_boundary", "train", "total"} <= set(summary["seconds"])
     assert summary["peak_mib"]["train"] > 50
     assert summary["learning_rate"] == pytest.approx(summary["learning_rate_limit"] / 2)
 
     assert len(rows) == 2 * 3 * 4 * 3  # part, what, trained, evaluated
-    last = rows.query("part == 'test' and what == 'measured' and trained == 2").sort_values("evaluated")
+    last = rows.query("part == 'test' and what == 'measured' and trained == 2").sort_values(
+        "evaluated"
+    )
     np.testing.assert_allclose(last["accuracy"], summary["R"][2])
     assert arrays["measured"].shape == (4, 3 * 2 * 20, 10)
 
@@ -76,10 +95,22 @@ def test_a_run_writes_everything_and_wandb_reads_it_back(ntkcl, tmp_path):
     plain = leet("--summary", str(run))
     shown = dict(line.split() for line in plain.splitlines() if len(line.split()) == 2)
     for anchor in ("init", "boundary"):
-        assert float(shown[f"forecast/{anchor}/drift_r2"]) == pytest.approx(summary["forecast"][anchor]["drift_r2"])
-    assert float(shown["metrics/forgetting_chaudhry"]) == pytest.approx(summary["metrics"]["forgetting_chaudhry"])
+        assert float(shown[f"forecast/{anchor}/drift_r2"]) == pytest.approx(
+            summary["forecast"][anchor]["drift_r2"]
+        )
+    assert float(shown["metrics/forgetting_chaudhry"]) == pytest.approx(
+        summary["metrics"]["forgetting_chaudhry"]
+    )
     whole = leet("--json", str(run))
-    for key in ("R_measured", "R_forecast_init", "figures/drift", "acc/0", "forecast/init/acc/2", "run_group", "train/loss"):
+    for key in (
+        "R_measured",
+        "R_forecast_init",
+        "figures/drift",
+        "acc/0",
+        "forecast/init/acc/2",
+        "run_group",
+        "train/loss",
+    ):
         assert key in whole, key
     records = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
     history = [record for record in records if record["type"] == "history"]
@@ -99,7 +130,12 @@ def test_the_same_configuration_gives_the_same_folder_and_the_same_numbers(ntkcl
     assert ntkcl(*TINY, "tracking=disabled", "sweep.retry=all")[0] == 0
     assert (folder / "arrays.npz").stat().st_mtime_ns != stamp
     assert the_run(tmp_path) == folder and (folder / "arrays.npz").read_bytes() == before
-    assert ntkcl(*TINY, "tracking=disabled", "seed=1", "results_dir=elsewhere", "forecast.anchors=[]")[0] == 0
+    assert (
+        ntkcl(*TINY, "tracking=disabled", "seed=1", "results_dir=elsewhere", "forecast.anchors=[]")[
+            0
+        ]
+        == 0
+    )
     assert (tmp_path / "elsewhere" / "runs" / "main").is_dir()
     assert the_run(tmp_path) == folder
 
@@ -108,16 +144,31 @@ def test_multirun_makes_a_folder_a_run_and_groups_differ_in_all_but_the_seed(ntk
     few = ("stream.tasks=2", "training.steps=2", "forecast.anchors=[]")
     code, _, err = ntkcl("-m", *TINY, *few, "network.width=8,16", "seed=0,1")
     assert (code, err) == (0, "")
-    folders = sorted(p.name.rsplit("-", 1)[0] for p in (tmp_path / "results" / "runs" / "main").iterdir())
-    assert folders == ["sgd-naive-rotated-w16-s0", "sgd-naive-rotated-w16-s1", "sgd-naive-rotated-w8-s0", "sgd-naive-rotated-w8-s1"]
+    folders = sorted(
+        p.name.rsplit("-", 1)[0] for p in (tmp_path / "results" / "runs" / "main").iterdir()
+    )
+    assert folders == [
+        "sgd-naive-rotated-w16-s0",
+        "sgd-naive-rotated-w16-s1",
+        "sgd-naive-rotated-w8-s0",
+        "sgd-naive-rotated-w8-s1",
+    ]
     runs = (tmp_path / "results" / "runs" / "main").glob("*/wandb/offline-run-*")
-    groups = [record["run_group"] for run in runs for record in find(leet("--json", str(run)), "run_group")]
+    groups = [
+        record["run_group"]
+        for run in runs
+        for record in find(leet("--json", str(run)), "run_group")
+    ]
     assert len(set(groups)) == 2 and sorted(map(groups.count, set(groups))) == [2, 2]
 
 
 def find(text, key):
     """Every object in a stream of JSON that has a key."""
-    found, stack = [], [json.loads(line) for line in text.splitlines() if line.startswith("{")] or [json.loads(text)]
+    found, stack = (
+        [],
+        [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        or [json.loads(text)],
+    )
     while stack:
         node = stack.pop()
         if isinstance(node, dict):
@@ -130,37 +181,49 @@ def find(text, key):
 
 def test_a_run_that_diverges_is_written_and_ends_well(ntkcl, tmp_path):
     code, out, _ = ntkcl(
-        *TINY, "network.activation=erf", "training.learning_rate_fraction=1e6", "training.allow_unstable=true", "training.steps=200"
+        *TINY,
+        "network.activation=erf",
+        "training.learning_rate_fraction=1e6",
+        "training.allow_unstable=true",
+        "training.steps=200",
     )
     assert code == 0 and "diverged" in out
-    summary, _, _ = results.load(the_run(tmp_path))
+    summary, _, _ = files.load(the_run(tmp_path))
     assert summary["status"] == "diverged" and summary["metrics"]["average_accuracy"] is None
     assert summary["R"][0][0] is None and summary["b"][0] is not None
 
 
 def test_units_that_die_in_training_do_not_end_the_run(ntkcl, tmp_path):
     """One huge step kills every ReLU: the next boundary kernel is zero, and so is its forecast."""
-    code, _, err = ntkcl(*TINY, "training.allow_unstable=true", "training.learning_rate=1e4", "tracking=disabled")
+    code, _, err = ntkcl(
+        *TINY, "training.allow_unstable=true", "training.learning_rate=1e4", "tracking=disabled"
+    )
     assert (code, err) == (0, "")
-    assert results.load(the_run(tmp_path))[0]["status"] == "diverged"
+    assert files.load(the_run(tmp_path))[0]["status"] == "diverged"
 
 
 def test_a_centred_network_starts_at_chance_exactly(ntkcl, tmp_path):
     assert ntkcl(*TINY, "tracking=disabled")[0] == 0
-    summary, _, arrays = results.load(the_run(tmp_path))
+    summary, _, arrays = files.load(the_run(tmp_path))
     assert not arrays["measured"][0].any() and summary["b"] == pytest.approx([0.1] * 3)
 
 
 BAD = {
     "unknown source": (["source=cifra"], "source/cifra"),
     "unknown TFDS name": (["source=tfds", "source.name=minst"], "source.name=minst"),
-    "not prepared, no download": (["source=tfds", "source.download=false", "source.data_dir=empty"], "source.download=false"),
+    "not prepared, no download": (
+        ["source=tfds", "source.download=false", "source.data_dir=empty"],
+        "source.download=false",
+    ),
     "missing folder": (["source=idx", "source.idx_dir=/nowhere"], "source.idx_dir=/nowhere"),
     "missing setting": (["source=idx"], "source.idx_dir"),
     "a seed twice": (["seeds=[1,1]"], "seeds=[1, 1]"),
     "seeds that are none": (["seeds=[1,-1]"], "seeds=-1"),
     "no way of seeds": (["seeds_by=pmap"], "seeds_by=pmap"),
-    "seeds as one with checkpoints": (["seeds=[0,1]", "checkpoints.every=5"], "checkpoints.every=5"),
+    "seeds as one with checkpoints": (
+        ["seeds=[0,1]", "checkpoints.every=5"],
+        "checkpoints.every=5",
+    ),
     "no samples": (["stream.train_per_class=0"], "stream.train_per_class=0"),
     "too many samples": (["stream.train_per_class=1000"], "stream.train_per_class=1000"),
     "too many classes": (["stream=split", "stream.tasks=6"], "classes, the source has 10"),
@@ -181,15 +244,27 @@ BAD = {
         ["job=orders", "forecast.anchors=[path]"],
         "forecast.anchors=['path']: job=orders",
     ),
-    "an unknown anchor of a plan": (["job=orders", "forecast.anchors=[init,nosuch]"], "forecast.anchors=nosuch"),
-    "a form that a plan does not take": (["job=lr", "forecast.form=closed"], "forecast.form=closed: job=lr"),
+    "an unknown anchor of a plan": (
+        ["job=orders", "forecast.anchors=[init,nosuch]"],
+        "forecast.anchors=nosuch",
+    ),
+    "a form that a plan does not take": (
+        ["job=lr", "forecast.form=closed"],
+        "forecast.form=closed: job=lr",
+    ),
     "a setting of a plan that comes twice": (["job=replay", "+plan.replay.seed=1"], "seed"),
     "a plan without one of its settings": (["job=lr", "~plan.lr.steps"], "steps"),
     "no settings of a plan": (["job=orders", "plan.orders=null"], "plan.orders=None"),
     "no grid": (["job=methods", "plan.methods=null"], "plan.methods=None"),
     "a number for a method's settings": (["job=methods", "plan.methods.l2=3"], "plan.methods.l2=3"),
-    "a method that there is not": (["job=methods", "+plan.methods.nosuch={}"], "plan.methods=nosuch: expected agem"),
-    "a setting without values": (["job=methods", "plan.methods.replay={per_task: []}"], "plan.methods.replay.per_task=[]"),
+    "a method that there is not": (
+        ["job=methods", "+plan.methods.nosuch={}"],
+        "plan.methods=nosuch: expected agem",
+    ),
+    "a setting without values": (
+        ["job=methods", "plan.methods.replay={per_task: []}"],
+        "plan.methods.replay.per_task=[]",
+    ),
     "no anchors": (["forecast.anchors=null"], "forecast.anchors=None"),
     "an anchor for a list": (["forecast.anchors=init"], "forecast.anchors=init"),
     "no name": (["experiment_name=null"], "experiment_name=None"),
@@ -200,17 +275,32 @@ BAD = {
     "unknown TFDS config": (["source=tfds", "source.name=mnist/nope"], "source.name=mnist/nope"),
     "dead network": (["network.width=1", "network.depth=9"], "kernel of task"),
     "unknown preset": (["experiment=rotated_fasion"], "rotated_fasion"),
-    "an unknown reference": (["references=[single,nosuch]"], "references=nosuch: expected single or joint"),
+    "an unknown reference": (
+        ["references=[single,nosuch]"],
+        "references=nosuch: expected single or joint",
+    ),
     "a reference for a list": (["references=single"], "references=single: expected a list"),
-    "references of a plan": (["job=orders", "references=[joint]"], "references=['joint']: job=orders"),
-    "a buffer that does not fit": (["method=er", "method.size=1000000000"], "method.size=1000000000: a buffer of so many rows"),
+    "references of a plan": (
+        ["job=orders", "references=[joint]"],
+        "references=['joint']: job=orders",
+    ),
+    "a buffer that does not fit": (
+        ["method=er", "method.size=1000000000"],
+        "method.size=1000000000: a buffer of so many rows",
+    ),
     "a network that does not fit": (["network.width=1000000000000"], "out of memory"),
-    "a schedule that is a module": (["training.schedule={name: _schedule}"], "training.schedule.name=_schedule"),
+    "a schedule that is a module": (
+        ["training.schedule={name: _schedule}"],
+        "training.schedule.name=_schedule",
+    ),
     "a batch of gradients larger than a task": (
         ["method=ewc_diagonal", "method.batch=300", "method.labels=sampled"],
         "method.batch=300: expected at most 20",
     ),
-    "a part that is no method": (["method=together", "method.parts.second=null"], "method.parts.second=None"),
+    "a part that is no method": (
+        ["method=together", "method.parts.second=null"],
+        "method.parts.second=None",
+    ),
     "a path for a name": (["experiment_name=../x"], "experiment_name=../x"),
     "a word for a flag": (["training.allow_unstable=abc"], "training.allow_unstable=abc"),
     "an unknown addition": (["+foo=1"], "foo=1: no such setting"),
@@ -218,14 +308,38 @@ BAD = {
     "no such target": (["network._target_=ntkcl.networks.nope"], "nope"),
     "a huge seed": (["seed=99999999999999999999"], "seed=99999999999999999999"),
     "a project that is a number": (["tracking.project=3"], "tracking.project=3"),
-    "an optimizer that there is not": (["optimizer=optax", "optimizer.name=adamx"], "optimizer.name=adamx: no optimizer of Optax"),
-    "a schedule that there is not": (["training.schedule={name: cosine}"], "training.schedule.name=cosine: no schedule of Optax"),
-    "a schedule without a name": (["training.schedule={decay_steps: 5}"], "training.schedule={'decay_steps': 5}: expected null"),
-    "a schedule that its settings do not fit": (["training.schedule={name: linear_schedule}"], "training.schedule={'name'"),
-    "an unknown type of computing": (["training.compute=float8"], "training.compute=float8: expected null or bfloat16"),
-    "more devices than there are": (["training.devices=1000"], "training.devices=1000: expected at most"),
-    "a word for devices": (["training.devices=some"], "training.devices=some: expected a whole number"),
-    "a setting that its optimizer has not": (["optimizer=optax", "optimizer.settings={b3: 0.9}"], "optimizer.settings={'b3': 0.9}"),
+    "an optimizer that there is not": (
+        ["optimizer=optax", "optimizer.name=adamx"],
+        "optimizer.name=adamx: no optimizer of Optax",
+    ),
+    "a schedule that there is not": (
+        ["training.schedule={name: cosine}"],
+        "training.schedule.name=cosine: no schedule of Optax",
+    ),
+    "a schedule without a name": (
+        ["training.schedule={decay_steps: 5}"],
+        "training.schedule={'decay_steps': 5}: expected null",
+    ),
+    "a schedule that its settings do not fit": (
+        ["training.schedule={name: linear_schedule}"],
+        "training.schedule={'name'",
+    ),
+    "an unknown type of computing": (
+        ["training.compute=float8"],
+        "training.compute=float8: expected null or bfloat16",
+    ),
+    "more devices than there are": (
+        ["training.devices=1000"],
+        "training.devices=1000: expected at most",
+    ),
+    "a word for devices": (
+        ["training.devices=some"],
+        "training.devices=some: expected a whole number",
+    ),
+    "a setting that its optimizer has not": (
+        ["optimizer=optax", "optimizer.settings={b3: 0.9}"],
+        "optimizer.settings={'b3': 0.9}",
+    ),
     "unwritable folder": (["results_dir=/dev/null/results"], "results_dir"),
 }
 
@@ -245,9 +359,16 @@ def logged_out(monkeypatch, tmp_path):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
 
-def test_online_without_a_login_is_one_line_before_anything_is_computed(ntkcl, tmp_path, logged_out):
+def test_online_without_a_login_is_one_line_before_anything_is_computed(
+    ntkcl, tmp_path, logged_out
+):
     code, _, err = ntkcl(*TINY, "tracking=online", "forecast.anchors=[]")
-    assert code == 2 and "tracking.mode=online: no API key" in err and "tracking=offline" in err and err.count("\n") == 1
+    assert (
+        code == 2
+        and "tracking.mode=online: no API key" in err
+        and "tracking=offline" in err
+        and err.count("\n") == 1
+    )
     assert not (tmp_path / "results").exists()
 
 
@@ -262,11 +383,19 @@ def test_what_was_not_logged_is_logged_when_the_command_is_given_again(ntkcl, tm
     folder = the_run(tmp_path)
     stamp = (folder / "arrays.npz").stat().st_mtime_ns
     code, out, _ = ntkcl(*few)
-    assert code == 0 and "logged, which was lacking" in out and (folder / "arrays.npz").stat().st_mtime_ns == stamp
+    assert (
+        code == 0
+        and "logged, which was lacking" in out
+        and (folder / "arrays.npz").stat().st_mtime_ns == stamp
+    )
     (folder / "wandb" / "complete").unlink()  # as if the process had died in the midst
     assert "logged, which was lacking" in ntkcl(*few)[1]
-    assert len(list((folder / "wandb").glob("offline-run-*"))) == 1 and "logged" not in ntkcl(*few)[1]
-    assert "-results" in leet("--json", str(next((folder / "wandb").glob("offline-run-*"))))  # the artifact
+    assert (
+        len(list((folder / "wandb").glob("offline-run-*"))) == 1 and "logged" not in ntkcl(*few)[1]
+    )
+    assert "-results" in leet(
+        "--json", str(next((folder / "wandb").glob("offline-run-*")))
+    )  # the artifact
 
 
 def test_a_folder_that_holds_another_configuration_is_left_alone(ntkcl, tmp_path):
@@ -282,6 +411,7 @@ def test_a_folder_that_holds_another_configuration_is_left_alone(ntkcl, tmp_path
 
 def test_nan_in_the_data_is_found(ntkcl, monkeypatch):
     from ntkcl import sources
+    from ntkcl.sources import digits
 
     honest = sources.digits
 
@@ -290,7 +420,7 @@ def test_nan_in_the_data_is_found(ntkcl, monkeypatch):
         source.train.x[:] = np.nan
         return source
 
-    monkeypatch.setattr(sources, "digits", holed)
+    monkeypatch.setattr(digits, "digits", holed)
     code, _, err = ntkcl(*TINY)
     assert code == 2 and "NaN" in err and err.count("\n") == 1
 
@@ -310,7 +440,9 @@ def test_what_cannot_be_is_told_before_a_sweep_begins(ntkcl, tmp_path):
 
 def test_a_command_that_there_is_not_is_told(ntkcl):
     code, _, err = ntkcl("tabel", "experiment_name=width")
-    assert code == 2 and err.startswith("ntkcl: tabel: no such command; expected table, report, dashboard, or settings")
+    assert code == 2 and err.startswith(
+        "ntkcl: tabel: no such command; expected table, report, dashboard, or settings"
+    )
 
 
 def test_the_flag_of_a_sweep_may_stand_anywhere(ntkcl, tmp_path):
@@ -331,14 +463,28 @@ def test_in_a_sweep_the_other_jobs_go_on(ntkcl, tmp_path):
     code, _, err = ntkcl("-m", *TINY, "tracking=disabled", "forecast.anchors=[]", rates)
     assert code == 1 and "Traceback" not in err
     told = [line for line in err.splitlines() if "exceeds the stability limit" in line]
-    assert told[0].startswith("ntkcl: training.learning_rate=1e+09") and told[1].startswith("  sgd-naive-rotated-w8-s0")
+    assert told[0].startswith("ntkcl: training.learning_rate=1e+09") and told[1].startswith(
+        "  sgd-naive-rotated-w8-s0"
+    )
     assert "1 failed" in err and err.rstrip().endswith("training.learning_rate=1000000000.0"), err
-    assert yaml.safe_load((the_run(tmp_path) / "config.yaml").read_text())["training"]["learning_rate"] == 1e-3
+    assert (
+        yaml.safe_load((the_run(tmp_path) / "config.yaml").read_text())["training"]["learning_rate"]
+        == 1e-3
+    )
 
 
 def test_the_process_itself_ends_with_code_2_and_no_traceback(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "ntkcl", "network.width=0"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("ntkcl: network.width=0: expected") and done.stderr.count("\n") == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "ntkcl", "network.width=0"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("ntkcl: network.width=0: expected")
+        and done.stderr.count("\n") == 1
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -360,10 +506,20 @@ for setting in sys.argv[1:]:
 
 def test_where_no_type_checker_stands_before_our_own_checks_they_tell_kinds_apart(tmp_path):
     """In a process of its own, which has no checker."""
-    settings = ["network.width=wide", "training.steps=many", "stream.tasks=3.0", "method.parts=3 method=together"]
-    done = subprocess.run([sys.executable, "-c", EACH, *settings], capture_output=True, text=True, cwd=tmp_path)
+    settings = [
+        "network.width=wide",
+        "training.steps=many",
+        "stream.tasks=3.0",
+        "method.parts=3 method=together",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", EACH, *settings], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0 and done.stdout.split() == ["2"] * len(settings)
     told = done.stderr.splitlines()
     assert len(told) == len(settings)
-    assert all(line.startswith(f"ntkcl: {setting.split()[0]}: expected") for line, setting in zip(told, settings, strict=True))
+    assert all(
+        line.startswith(f"ntkcl: {setting.split()[0]}: expected")
+        for line, setting in zip(told, settings, strict=True)
+    )
     assert not list(tmp_path.iterdir())

@@ -60,9 +60,22 @@ def _mixing(z):
     return jnp.tanh(z)
 
 
-_mixing.defjvp(lambda primals, tangents: (jnp.tanh(primals[0]), primals[0] * tangents[0] + tangents[0].sum()))
+_mixing.defjvp(
+    lambda primals, tangents: (jnp.tanh(primals[0]), primals[0] * tangents[0] + tangents[0].sum())
+)
 
-COMMUTE = ["relu", "no bias", "own gate", "residual", "gate by x", "scaled by x", "reshaped", "clipped", "leaky", "where"]
+COMMUTE = [
+    "relu",
+    "no bias",
+    "own gate",
+    "residual",
+    "gate by x",
+    "scaled by x",
+    "reshaped",
+    "clipped",
+    "leaky",
+    "where",
+]
 DO_NOT = [
     "softmax", "norm", "shift", "reversed product", "matrix", "sum", "order F",
     "sorted", "gate of all", "mixing derivative", "skip", "two readouts", "nonlinear end",
@@ -78,10 +91,15 @@ def test_commuting_signals_are_found_and_nothing_else_and_the_kernel_is_exact(be
     assert ("second" in found) == (between in COMMUTE), found
     assert "first" not in found and "readout" not in found
     expected = kernels.contraction(network)(theta, x)
-    np.testing.assert_allclose(kernels.structured(network)(theta, x), expected, atol=1e-12 * abs(expected).max())
+    np.testing.assert_allclose(
+        kernels.structured(network)(theta, x), expected, atol=1e-12 * abs(expected).max()
+    )
 
 
-@pytest.mark.parametrize("name", ["ours, erf and biases", "ours, one hidden layer", "plain linen MLP", "batch norm, running"])
+@pytest.mark.parametrize(
+    "name",
+    ["ours, erf and biases", "ours, one hidden layer", "plain linen MLP", "batch norm, running"],
+)
 def test_the_last_hidden_layer_of_a_plain_network_commutes(name):
     network, theta, x = model(name)
     assert len(commuting(network, theta, x)) == 1
@@ -94,4 +112,6 @@ def test_half_the_gram_is_the_whole_for_any_number_of_outputs(c):
     theta = network.init(jax.random.key(0), x[0])
     assert commuting(network, theta, x) == {"hidden_0"}
     expected = kernels.contraction(network)(theta, x, x[:2])
-    np.testing.assert_allclose(kernels.structured(network)(theta, x, x[:2]), expected, atol=1e-12 * abs(expected).max())
+    np.testing.assert_allclose(
+        kernels.structured(network)(theta, x, x[:2]), expected, atol=1e-12 * abs(expected).max()
+    )

@@ -15,15 +15,22 @@ from cases import tiny_source
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from ntkcl import methods, results
-from ntkcl.identity import YOUNGER, identify
+from ntkcl import methods
+from ntkcl.runs import files
+from ntkcl.runs.identity import YOUNGER, identify
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 OTHERS = ("experiment", "figure", "launcher", "sweeper", "wandb")
-NODES = sorted(p.relative_to(CONF) for p in CONF.rglob("*.yaml") if p.parent != CONF and p.parent.name not in OTHERS)
+NODES = sorted(
+    p.relative_to(CONF)
+    for p in CONF.rglob("*.yaml")
+    if p.parent != CONF and p.parent.name not in OTHERS
+)
 PRESETS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
-SIZED = [p for p in PRESETS if "${sized:" in (CONF / "experiment" / f"{p}.yaml").read_text()]  # those that have size=small
+SIZED = [
+    p for p in PRESETS if "${sized:" in (CONF / "experiment" / f"{p}.yaml").read_text()
+]  # those that have size=small
 FASHION = Path(yaml.safe_load((CONF / "source" / "fashion_mnist.yaml").read_text())["idx_dir"])
 
 
@@ -35,7 +42,10 @@ def compose(*overrides):
 @pytest.mark.parametrize("node", NODES, ids=str)
 def test_every_node_composes_and_its_target_exists(node):
     group, name = node.parent.name, node.stem
-    cfg = compose(f"{group}={name}", *{"idx": ["source.idx_dir=somewhere"], "npz": ["source.path=somewhere"]}.get(name, []))
+    cfg = compose(
+        f"{group}={name}",
+        *{"idx": ["source.idx_dir=somewhere"], "npz": ["source.path=somewhere"]}.get(name, []),
+    )
     chosen = cfg[group]
     OmegaConf.to_container(chosen, resolve=True, throw_on_missing=True)
     if "_target_" not in chosen:
@@ -44,10 +54,15 @@ def test_every_node_composes_and_its_target_exists(node):
     target = hydra.utils.get_method(chosen["_target_"])
     settings = {key: value for key, value in chosen.items() if not key.startswith("_")}
     given = {"network": dict(outputs=3)}.get(group, {})
-    inspect.signature(target).bind(*(["a source"] if group == "stream" else []), **settings, **given)
+    inspect.signature(target).bind(
+        *(["a source"] if group == "stream" else []), **settings, **given
+    )
     if group == "stream":
         small = dict(tasks=2, train_per_class=2, test_per_class=2)
-        small = {"mixture": dict(of=small), "teacher_student": dict(tasks=2, train_size=2, test_size=2)}.get(name, small)
+        small = {
+            "mixture": dict(of=small),
+            "teacher_student": dict(tasks=2, train_size=2, test_size=2),
+        }.get(name, small)
         assert len(instantiate(chosen, **small)(tiny_source())) == 2
     if group == "network":
         assert instantiate(chosen)(outputs=3).init is not None
@@ -55,7 +70,10 @@ def test_every_node_composes_and_its_target_exists(node):
         value = float(instantiate(chosen).value(jnp.ones(2), jnp.array([0.0, 1.0]), jnp.ones(2)))
         assert value == pytest.approx({"squared_error": 0.25, "cross_entropy": math.log(2)}[name])
     if group == "optimizer":
-        assert instantiate(chosen).limit(4.0) == {"sgd": 0.5, "adam": math.inf, "optax": math.inf}[name]
+        assert (
+            instantiate(chosen).limit(4.0)
+            == {"sgd": 0.5, "adam": math.inf, "optax": math.inf}[name]
+        )
     if group == "method":
         assert methods.is_naive(instantiate(chosen)) == (name == "naive")
 
@@ -66,8 +84,15 @@ def test_settings_that_there_have_not_always_been_leave_older_runs_their_names()
     for group, old in YOUNGER.items():
         older[group] = {key: value for key, value in cfg[group].items() if key not in old}
     assert identify(cfg)["id"] == identify(older)["id"] == "f60d1bc8a49bbd47"
-    changed = ("network.parametrization=mup", "network.init=torch", "network.gamma0=2.0", "training.epochs=3")
-    others = [compose(setting) for setting in (*changed, "training.schedule={name: linear_schedule}")]
+    changed = (
+        "network.parametrization=mup",
+        "network.init=torch",
+        "network.gamma0=2.0",
+        "training.epochs=3",
+    )
+    others = [
+        compose(setting) for setting in (*changed, "training.schedule={name: linear_schedule}")
+    ]
     assert len({identify(c)["id"] for c in (cfg, *others)}) == 6
     assert identify(compose("training.devices=all"))["id"] == identify(cfg)["id"]
 
@@ -80,7 +105,10 @@ def test_every_preset_says_its_claim_command_expectation_and_time(preset):
     assert f"ntkcl experiment={preset}" in header and "TBD" not in header
 
 
-@pytest.mark.skipif(not FASHION.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed (.ci/run installs it)")
+@pytest.mark.skipif(
+    not FASHION.is_dir(),
+    reason="the Debian package dataset-fashion-mnist is not installed (.ci/run installs it)",
+)
 @pytest.mark.parametrize("preset", [p for p in PRESETS if p not in SIZED])
 def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, prepared, preset):
     small = (
@@ -96,16 +124,29 @@ def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, prepared, preset):
     )
     if preset.startswith("methods"):
         small += tuple(f"~plan.methods.{name}" for name in ("lwf", "functional", "ogd"))
-        small += ("plan.methods.l2={penalty: [0.1, 1], centre: previous}", "plan.methods.replay={per_task: 2, weight: 1}")
+        small += (
+            "plan.methods.l2={penalty: [0.1, 1], centre: previous}",
+            "plan.methods.replay={per_task: 2, weight: 1}",
+        )
     if preset == "trust":
         small += ("stream=permuted",)  # of the three that it sweeps over
-    code, _, err = ntkcl(f"experiment={preset}", *small, "source.download=false", f"source.data_dir={prepared}", "tracking=disabled")
+    code, _, err = ntkcl(
+        f"experiment={preset}",
+        *small,
+        "source.download=false",
+        f"source.data_dir={prepared}",
+        "tracking=disabled",
+    )
     assert (code, err) == (0, "")
-    (folder,) = (folder for kind in ("runs", "plans") for folder in (tmp_path / "results" / kind).glob(f"{preset}/*"))
+    (folder,) = (
+        folder
+        for kind in ("runs", "plans")
+        for folder in (tmp_path / "results" / kind).glob(f"{preset}/*")
+    )
     if folder.parts[-3] == "runs":
-        assert results.load(folder)[0]["status"] == "completed"
+        assert files.load(folder)[0]["status"] == "completed"
     else:
-        summary, candidates = results.load_plan(folder)
+        summary, candidates = files.load_plan(folder)
         assert summary["verified"] == len(candidates) == {"orders": 2, "methods": 4}[summary["job"]]
 
 
@@ -113,7 +154,10 @@ def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, prepared, preset):
 def test_every_preset_of_two_sizes_runs_in_its_small_one(ntkcl, tmp_path, preset):
     code, _, err = ntkcl(f"experiment={preset}", "size=small", "tracking=disabled")
     assert (code, err) == (0, "")
-    summaries = [json.loads(p.read_text()) for p in (tmp_path / "results").glob(f"*/{preset}_small/*/summary.json")]
+    summaries = [
+        json.loads(p.read_text())
+        for p in (tmp_path / "results").glob(f"*/{preset}_small/*/summary.json")
+    ]
     said = re.search(r"size=small: (\d+)", (CONF / "experiment" / f"{preset}.yaml").read_text())
     if preset == "orders":
         assert [one["candidates"] for one in summaries] == [int(said.group(1))]
@@ -126,7 +170,11 @@ STORED = json.loads((ROOT / "results" / "tables" / "fashion_width.json").read_te
 
 def test_the_stored_table_follows_from_its_runs():
     for cell in STORED["cells"]:
-        own = [run["R2 init"] for run in STORED["runs"] if (run["stream"], run["width"]) == (cell["stream"], cell["width"])]
+        own = [
+            run["R2 init"]
+            for run in STORED["runs"]
+            if (run["stream"], run["width"]) == (cell["stream"], cell["width"])
+        ]
         assert len(own) == cell["n"] and sum(own) / len(own) == pytest.approx(cell["R2 init mean"])
 
 
@@ -134,10 +182,18 @@ def test_the_stored_table_follows_from_its_runs():
 def test_stored_results_are_what_the_preset_expects(preset):
     """`expect   drift_r2 at init .83 / .91 / .96 at width 64 / 256 / 1024 (mean of 3 seeds)` against results/tables."""
     header = (CONF / "experiment" / f"{preset}.yaml").read_text()
-    values, widths = (re.search(pattern, header).group(1) for pattern in (r"at init ([\d. /]+) at", r"width ([\d /]+) \("))
+    values, widths = (
+        re.search(pattern, header).group(1)
+        for pattern in (r"at init ([\d. /]+) at", r"width ([\d /]+) \(")
+    )
     expected = dict(zip(map(int, widths.split("/")), map(float, values.split("/")), strict=True))
-    cells = {c["width"]: c for c in STORED["cells"] if c["stream"] == preset.removesuffix("_fashion")}
+    cells = {
+        c["width"]: c for c in STORED["cells"] if c["stream"] == preset.removesuffix("_fashion")
+    }
     for width, value in expected.items():
-        assert cells[width]["R2 init mean"] == pytest.approx(value, abs=0.0051) and cells[width]["n"] >= 3
+        assert (
+            cells[width]["R2 init mean"] == pytest.approx(value, abs=0.0051)
+            and cells[width]["n"] >= 3
+        )
     ordered = [cells[width]["R2 init mean"] for width in sorted(expected)]
     assert all(a < b for a, b in itertools.pairwise(ordered))  # the claim: wider is better foretold

@@ -10,9 +10,11 @@ import pytest
 from cases import random_stream
 from rich.console import Console
 
-from ntkcl import console, experiment, kernels, losses, methods, networks, optimizers, predict, record
-from ntkcl.events import Baselines
-from ntkcl.experiment import Training
+from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers
+from ntkcl.experiment import record
+from ntkcl.experiment.events import Baselines
+from ntkcl.reporting import console
+from ntkcl.training.settings import Training
 from ntkcl.types import Method
 
 STREAM = random_stream(jax.random.key(3), [5, 5, 5], d=4, c=3)
@@ -22,7 +24,14 @@ RULES = losses.squared_error(), optimizers.sgd()
 
 def events(method, network=NETWORK, **settings):
     return experiment.run(
-        jax.random.key(0), STREAM, network, *RULES, Training(steps=20), method=method, kernel=kernels.contraction, **settings
+        jax.random.key(0),
+        STREAM,
+        network,
+        *RULES,
+        Training(steps=20),
+        method=method,
+        kernel=kernels.contraction,
+        **settings,
     )
 
 
@@ -36,7 +45,9 @@ def shrinking(memory, apply, loss, theta, batch, head, task_loss):
 
 def test_a_custom_method_of_no_parts_trains_as_naive_does_and_is_forecast_by_training():
     method, naive = methods.custom(), methods.naive()
-    assert (method.step, method.observe, method.converged) == (None, None, False) and hash(method) == hash(methods.custom())
+    assert (method.step, method.observe, method.converged) == (None, None, False) and hash(
+        method
+    ) == hash(methods.custom())
     assert methods.is_naive(naive) and not methods.is_naive(method)
     own, plain = played(method), played(naive)
     np.testing.assert_array_equal(own.measured, plain.measured)
@@ -53,17 +64,29 @@ def test_an_objective_of_ones_own_is_in_the_forecast():
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (methods.naive()._replace(objective=shrinking), r"its objective was replaced.* use methods\.custom\(objective="),
-        (methods.replay(2)._replace(project=lambda *given: given[-1]), "its project was replaced, and its step is of another"),
-        (methods.l2(0.1)._replace(begin=print, observe=print), "its begin and observe were replaced, and its step is of others"),
-        (Method(*[print] * 4, step=print), r"does not say for which hooks its step was written; use methods\.custom"),
+        (
+            methods.naive()._replace(objective=shrinking),
+            r"its objective was replaced.* use methods\.custom\(objective=",
+        ),
+        (
+            methods.replay(2)._replace(project=lambda *given: given[-1]),
+            "its project was replaced, and its step is of another",
+        ),
+        (
+            methods.l2(0.1)._replace(begin=print, observe=print),
+            "its begin and observe were replaced, and its step is of others",
+        ),
+        (
+            Method(*[print] * 4, step=print),
+            r"does not say for which hooks its step was written; use methods\.custom",
+        ),
     ],
 )
 def test_a_step_that_was_written_for_other_hooks_is_refused(method, message):
     for refused in (
         lambda: events(method),
         lambda: events(method, anchors=()),
-        lambda: predict.form_of("auto", *RULES, method, True),
+        lambda: forecast.form_of("auto", *RULES, method, True),
     ):
         with pytest.raises(ValueError, match=f"^method.*{message}") as told:
             refused()
@@ -72,10 +95,13 @@ def test_a_step_that_was_written_for_other_hooks_is_refused(method, message):
 
 def test_without_the_old_step_a_replaced_hook_is_as_one_given_to_custom():
     replaced = methods.naive()._replace(objective=shrinking, step=None)
-    assert methods.checked(replaced) is replaced and predict.form_of("auto", *RULES, replaced, True) == "linearised"
+    assert (
+        methods.checked(replaced) is replaced
+        and forecast.form_of("auto", *RULES, replaced, True) == "linearised"
+    )
     for form in ("simulated", "integrated", "matrix_free"):
         with pytest.raises(ValueError, match="a method other than naive"):
-            predict.form_of(form, *RULES, replaced, True)
+            forecast.form_of(form, *RULES, replaced, True)
 
 
 @pytest.mark.parametrize("name", ["naive", "replay", "ewc", "ogd", "l2", "joint", "si", "agem"])
@@ -102,11 +128,18 @@ def test_a_method_that_looks_at_layers_by_name_has_no_input_cosine_and_it_is_sai
     run = record.gather(told, STREAM)
     assert run.status == "completed" and np.isfinite(run.changes["init"]).all()
     (baselines,) = (event for event in told if isinstance(event, Baselines))
-    assert np.isnan(baselines.input_cosine).all() and baselines.input_cosine.shape == run.changes["init"].shape
+    assert (
+        np.isnan(baselines.input_cosine).all()
+        and baselines.input_cosine.shape == run.changes["init"].shape
+    )
     written = StringIO()
     list(console.remarks([baselines], Console(file=written, width=60)))
     (line,) = written.getvalue().splitlines()
-    assert line == baselines.remark and line.startswith("input_cosine: the method does not train a linear model (TypeError: ")
-    (plain,) = (event for event in events(methods.naive(), anchors=["init"]) if isinstance(event, Baselines))
+    assert line == baselines.remark and line.startswith(
+        "input_cosine: the method does not train a linear model (TypeError: "
+    )
+    (plain,) = (
+        event for event in events(methods.naive(), anchors=["init"]) if isinstance(event, Baselines)
+    )
     assert plain.remark == "" and list(console.remarks([plain], Console(file=written))) == [plain]
     assert written.getvalue() == line + "\n"

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 import yaml
 
-from ntkcl import claims, results, stored, sweeps, table
+from ntkcl.cli import sweep
+from ntkcl.reporting import table
+from ntkcl.runs import files, lock, stored
+from ntkcl.runs.experiment_name import keep_meaning
+from ntkcl.runs.status import count, damaged, failures
 
 TINY = (
     "network.width=8", "stream.tasks=2", "stream.train_per_class=2", "stream.test_per_class=2", "training.steps=5",
@@ -42,12 +46,14 @@ NOTHING = {
 }
 DEEP = b"[" * 100_000
 SUMMARIES = {
-    f"summary.json: {what}": ("summary.json", content) for what, content in (NOTHING | {"deep": DEEP, "cut": b'{"R": [['}).items()
+    f"summary.json: {what}": ("summary.json", content)
+    for what, content in (NOTHING | {"deep": DEEP, "cut": b'{"R": [['}).items()
 }
 SOUND = {"status": "completed", "metrics": {}, "forecast": {}}
 WRONG = {"metrics": None, "forecast": {"init": []}, "status": 3, "schema": "x"}
 SUMMARIES |= {
-    f"summary.json: {key} {value}": ("summary.json", json.dumps(SOUND | {key: value}).encode()) for key, value in WRONG.items()
+    f"summary.json: {key} {value}": ("summary.json", json.dumps(SOUND | {key: value}).encode())
+    for key, value in WRONG.items()
 }
 SETTINGS = {f"config.yaml: {what}": ("config.yaml", content) for what, content in NOTHING.items()}
 SETTINGS |= {
@@ -55,7 +61,8 @@ SETTINGS |= {
     "config.yaml: cut": ("config.yaml", b"experiment_name: mine\nforecast:\n"),
 }
 ARRAYS = {
-    f"arrays.npz: {what}": ("arrays.npz", content) for what, content in (("empty", b""), ("pickle", pickle.dumps([1])), ("cut", None))
+    f"arrays.npz: {what}": ("arrays.npz", content)
+    for what, content in (("empty", b""), ("pickle", pickle.dumps([1])), ("cut", None))
 }
 ARRAYS |= {
     "rows.parquet: empty": ("rows.parquet", b""),
@@ -75,27 +82,45 @@ def test_table_and_report_leave_a_damaged_run_out_and_name_it(ntkcl, runs, case)
     code, out, err = ntkcl("table", "by=[method]", "values=[metrics.average_accuracy]")
     assert code == 0 and "| naive    | 2      |" in out, (out, err)
     relative = f"results/runs/mine/{runs[1].name}/{name}"
-    assert err.startswith(f"ntkcl: left out {relative}: ") and err.count("\n") == 1 and "sweep.retry=all" in err
+    assert (
+        err.startswith(f"ntkcl: left out {relative}: ")
+        and err.count("\n") == 1
+        and "sweep.retry=all" in err
+    )
     code, out, err = ntkcl("report", "where='seed < 2'")
-    assert code == 0 and out.startswith("1 runs ->") and err.startswith(f"ntkcl: left out {relative}: ") and err.count("\n") == 1, err
+    assert (
+        code == 0
+        and out.startswith("1 runs ->")
+        and err.startswith(f"ntkcl: left out {relative}: ")
+        and err.count("\n") == 1
+    ), err
     code, _, err = ntkcl("report", f"run=results/runs/mine/{runs[1].name}")
     assert code == 2 and err.startswith(f"ntkcl: {relative}: ") and err.count("\n") == 1
     with pytest.raises(stored.Damaged, match=name):
         table.gather(runs)
 
 
-def test_a_run_without_its_summary_is_named_and_where_none_is_left_that_is_one_more_line(ntkcl, runs):
+def test_a_run_without_its_summary_is_named_and_where_none_is_left_that_is_one_more_line(
+    ntkcl, runs
+):
     for folder in runs:
         (folder / "summary.json").unlink()
     code, _, err = ntkcl("table")
     told = err.splitlines()
-    assert code == 2 and len(told) == 4 and all("summary.json: is missing" in line for line in told[:3])
-    assert told[3] == "ntkcl: results_dir: none of 3 runs can be read; make them anew, or set another results_dir"
+    assert (
+        code == 2
+        and len(told) == 4
+        and all("summary.json: is missing" in line for line in told[:3])
+    )
+    assert (
+        told[3]
+        == "ntkcl: results_dir: none of 3 runs can be read; make them anew, or set another results_dir"
+    )
 
 
 @pytest.mark.parametrize("case", [*ARRAYS, "gone"])
 def test_a_report_shows_the_samples_of_a_run_whose_arrays_can_be_read(ntkcl, runs, tmp_path, case):
-    lost = [results.read_summary(folder)["metrics"]["forgetting_chaudhry"] for folder in runs]
+    lost = [files.read_summary(folder)["metrics"]["forgetting_chaudhry"] for folder in runs]
     worst, *others = (runs[k] for k in np.argsort(-np.array(lost), kind="stable"))
     name, content = ARRAYS.get(case, ("arrays.npz", b""))
     damage(worst, name, content)
@@ -103,8 +128,12 @@ def test_a_report_shows_the_samples_of_a_run_whose_arrays_can_be_read(ntkcl, run
         (worst / "arrays.npz").unlink()
     code, out, err = ntkcl("report", "experiment_name=mine")
     assert code == 0 and out.startswith("3 runs") and err.count("\n") == 1
-    assert err.startswith(f"ntkcl: left out of the samples forgotten most: results/runs/mine/{worst.name}/{name}: ")
-    assert f"most, in {others[0].name}" in (tmp_path / "results" / "reports" / "mine.html").read_text()
+    assert err.startswith(
+        f"ntkcl: left out of the samples forgotten most: results/runs/mine/{worst.name}/{name}: "
+    )
+    assert (
+        f"most, in {others[0].name}" in (tmp_path / "results" / "reports" / "mine.html").read_text()
+    )
     code, _, err = ntkcl("report", f"run={worst}")
     assert code == 2 and f"{worst.name}/{name}: " in err and err.count("\n") == 1
     assert ntkcl("table")[::2] == (0, "")  # which reads no arrays
@@ -113,10 +142,10 @@ def test_a_report_shows_the_samples_of_a_run_whose_arrays_can_be_read(ntkcl, run
 def test_arrays_are_never_unpickled(runs):
     objects(runs[0] / "arrays.npz")
     with pytest.raises(stored.Damaged, match=r"arrays.npz: cannot be read \(Object arrays"):
-        results.load(runs[0])
+        files.load(runs[0])
     np.savez(runs[0] / "arrays.npz", losses=np.zeros(2))
     with pytest.raises(stored.Damaged, match=r"arrays.npz: lacks measured"):
-        results.load(runs[0])
+        files.load(runs[0])
 
 
 def quick():
@@ -132,16 +161,20 @@ def quick():
 
 @pytest.mark.parametrize("case", quick())
 def test_a_damaged_run_counts_as_missing(runs, case):
-    assert claims.outcome(runs[0]) == "complete" and sweeps.damaged(runs) == {}
+    assert lock.outcome(runs[0]) == "complete" and damaged(runs) == {}
     damage(runs[0], *quick()[case])
-    assert claims.outcome(runs[0]) == "missing"
-    spoilt = sweeps.damaged(runs)
-    assert list(spoilt) == [runs[0]] and sweeps.count(runs, spoilt) == (2, 0, 0, 1) and sweeps.count(runs) == (3, 0, 0, 0)
+    assert lock.outcome(runs[0]) == "missing"
+    spoilt = damaged(runs)
+    assert (
+        list(spoilt) == [runs[0]]
+        and count(runs, spoilt) == (2, 0, 0, 1)
+        and count(runs) == (3, 0, 0, 0)
+    )
     shutil.copytree(MADE["runs"] / "runs" / "mine" / runs[0].name, runs[0].with_name("new"))
     shutil.rmtree(runs[0])
-    assert sweeps.count(runs, spoilt) == (2, 0, 0, 1)
+    assert count(runs, spoilt) == (2, 0, 0, 1)
     runs[0].with_name("new").rename(runs[0])
-    assert sweeps.count(runs, spoilt) == (3, 0, 0, 0)
+    assert count(runs, spoilt) == (3, 0, 0, 0)
 
 
 def test_a_sweep_makes_its_damaged_runs_again_and_no_others(ntkcl, runs):
@@ -151,7 +184,10 @@ def test_a_sweep_makes_its_damaged_runs_again_and_no_others(ntkcl, runs):
     untouched = runs[1].stat().st_ino
     code, out, err = ntkcl(*SWEEP)
     assert (code, err) == (0, "") and out.count("completed in") == 2, (out, err)
-    assert "3 runs: 1 done, 0 failed before, 0 running, 2 left" in out and "3 of 3 done, 0 failed, 0 left" in out
+    assert (
+        "3 runs: 1 done, 0 failed before, 0 running, 2 left" in out
+        and "3 of 3 done, 0 failed, 0 left" in out
+    )
     assert runs[1].stat().st_ino == untouched and sorted(runs[0].parent.glob("[!.]*")) == runs
     assert {folder: (folder / "arrays.npz").read_bytes() for folder in runs} == before
 
@@ -164,7 +200,11 @@ def test_the_command_that_is_named_makes_a_run_again_whose_configuration_was_cut
     other = yaml.safe_dump(yaml.safe_load(whole) | {"seed": 7})
     (runs[0] / "config.yaml").write_text(other)  # readable, and another's: never overwritten
     code, _, err = ntkcl(*TINY, "seed=0", "experiment_name=mine", "sweep.retry=all")
-    assert code == 2 and "holds another configuration" in err and (runs[0] / "config.yaml").read_text() == other
+    assert (
+        code == 2
+        and "holds another configuration" in err
+        and (runs[0] / "config.yaml").read_text() == other
+    )
 
 
 @pytest.mark.parametrize("content", [*NOTHING.values(), b'{"error": 3}', b'{"err'])
@@ -172,12 +212,17 @@ def test_a_failure_that_cannot_be_read_is_named(ntkcl, runs, tmp_path, content):
     shutil.rmtree(runs[0])
     note = tmp_path / "results" / "sweeps" / "mine" / f"{runs[0].name}.failed.json"
     note.write_bytes(content)
-    assert claims.outcome(runs[0]) == "failed" and claims.failure(runs[1]) is None
-    assert claims.failure(runs[0]) == {"error": f"{note} cannot be read; the run's command makes it again"}
-    (told,) = sweeps.failures(tmp_path / "results", ["mine"])
+    assert lock.outcome(runs[0]) == "failed" and lock.failure(runs[1]) is None
+    assert lock.failure(runs[0]) == {
+        "error": f"{note} cannot be read; the run's command makes it again"
+    }
+    (told,) = failures(tmp_path / "results", ["mine"])
     assert told["name"] == runs[0].name
     assert ntkcl("report", "experiment_name=mine")[0] == 0
-    assert f"{note.name} cannot be read" in (tmp_path / "results" / "reports" / "mine.html").read_text()
+    assert (
+        f"{note.name} cannot be read"
+        in (tmp_path / "results" / "reports" / "mine.html").read_text()
+    )
 
 
 @pytest.mark.parametrize("content", [*NOTHING.values(), b'{"seed": 3}'])
@@ -186,8 +231,13 @@ def test_a_meaning_and_an_objective_that_cannot_be_read_are_none(runs, tmp_path,
 
     path = tmp_path / "results" / "sweeps" / "mine" / "sweep.json"
     path.write_bytes(content)
-    sweeps.keep_meaning(tmp_path / "results", "mine", {"seed": [0, 1]}, extend=False)
+    keep_meaning(tmp_path / "results", "mine", {"seed": [0, 1]}, extend=False)
     assert json.loads(path.read_text()) == {"seed": [0, 1]}
     (runs[0] / "summary.json").write_bytes(content if content != b'{"seed": 3}' else b"")
-    assert sweeps.objective(OmegaConf.create({"sweep": {"objective": "metrics.average_accuracy"}}), runs) is None
-    assert not results.logged(runs[0])
+    assert (
+        sweep.objective(
+            OmegaConf.create({"sweep": {"objective": "metrics.average_accuracy"}}), runs
+        )
+        is None
+    )
+    assert not files.logged(runs[0])

@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 from cases import linear, quadratic_features, random_stream
 
-from ntkcl import experiment, forecast, kernels, losses, networks, optimizers, predict, record, train
-from ntkcl.events import Forecast, Measurement, Plan
-from ntkcl.experiment import Training
+from ntkcl import dynamics, experiment, forecast, kernels, losses, networks, optimizers, resources
+from ntkcl.experiment import record
+from ntkcl.experiment.compare import compare
+from ntkcl.experiment.events import Forecast, Measurement, Plan
+from ntkcl.experiment.scores import score_matrices
+from ntkcl.training import loop
+from ntkcl.training.problem import Anchor
+from ntkcl.training.settings import Training, steps_of
 from ntkcl.types import Dataset, Rows
 
 STREAM = random_stream(jax.random.key(5), [6, 3, 8])
@@ -18,10 +23,20 @@ LOSS = losses.squared_error()
 LINEAR = linear(quadratic_features, 2)
 
 
-def events(stream=STREAM, network=LINEAR, key=0, anchors=("init", "boundary"), form="auto", limit=None, **training):
+def events(
+    stream=STREAM,
+    network=LINEAR,
+    key=0,
+    anchors=("init", "boundary"),
+    form="auto",
+    limit=None,
+    **training,
+):
     settings = Training(**(dict(steps=25) | training))
     told = dict(anchors=anchors, form=form, limit=limit)
-    return experiment.run(jax.random.key(key), stream, network, LOSS, optimizers.sgd(), settings, **told)
+    return experiment.run(
+        jax.random.key(key), stream, network, LOSS, optimizers.sgd(), settings, **told
+    )
 
 
 def told(stream=STREAM, steps=25, **settings):
@@ -40,10 +55,12 @@ def told_once(heads=None):
 @pytest.mark.parametrize("heads", [None, ((1, 0), (0, 1), (1, 1))])
 def test_a_model_linear_in_its_parameters_is_forecast_exactly(anchor, part, heads):
     run, stream = told_once(heads)
-    numbers = record.compare(run, anchor, stream, part, LOSS)
+    numbers = compare(run, anchor, stream, part, LOSS)
     assert 1 - numbers["drift_r2"] < 1e-10 and 1 - numbers["skill"] < 1e-10
-    np.testing.assert_allclose(numbers["forgetting_predicted"], numbers["forgetting_measured"], atol=1e-12)
-    measured = record.score_matrices(run.measured, stream, part, LOSS)
+    np.testing.assert_allclose(
+        numbers["forgetting_predicted"], numbers["forgetting_measured"], atol=1e-12
+    )
+    measured = score_matrices(run.measured, stream, part, LOSS)
     np.testing.assert_allclose(numbers["R_loss"], measured["R_loss"], atol=1e-12)
     np.testing.assert_array_equal(numbers["R"], measured["R"])
     assert numbers["spearman_offdiagonal"] == numbers["spearman_samples"] == pytest.approx(1)
@@ -55,7 +72,7 @@ def test_the_forecast_tends_to_the_measurement_as_the_network_widens():
     for width in (32, 512, 8192):
         network = networks.mlp(outputs=1, width=width, activation="erf", b_std=0.1, centred=True)
         run = told(stream, network=network, steps=40, anchors=["init"])
-        r2.append(record.compare(run, "init", stream, "train", LOSS)["drift_r2"])
+        r2.append(compare(run, "init", stream, "train", LOSS)["drift_r2"])
     assert r2[0] < r2[1] < r2[2] and r2[2] > 0.999
 
 
@@ -69,36 +86,69 @@ def test_the_infinite_anchor_is_the_init_one_of_a_kernel_of_infinite_width():
     """And a wide network comes near."""
     shape = dict(activation="erf", b_std=0.1)
     limit = kernels.infinite(**shape).ntk
-    run = told(network=networks.mlp(outputs=2, width=8, **shape), anchors=["infinite", "boundary"], limit=limit)
+    run = told(
+        network=networks.mlp(outputs=2, width=8, **shape),
+        anchors=["infinite", "boundary"],
+        limit=limit,
+    )
 
     def block(inputs):
         return kernels.with_outputs(limit(run_inputs, run_inputs[inputs]), 2)
 
-    run_inputs = jnp.concatenate([task.train.x for task in STREAM] + [task.test.x for task in STREAM])
+    run_inputs = jnp.concatenate(
+        [task.train.x for task in STREAM] + [task.test.x for task in STREAM]
+    )
     first = STREAM[0].train
     rate = run.plan.learning_rate * LOSS.rate(1.0, len(first.x), STREAM[0].head)
-    step = forecast.Step(np.arange(len(first.x)), first.y, np.broadcast_to(STREAM[0].head, first.y.shape))
-    solve = forecast.one_task(block, jnp.zeros((len(run_inputs), 2)), step, forecast.gradient_descent(rate, 25))
+    step = dynamics.Step(
+        np.arange(len(first.x)), first.y, np.broadcast_to(STREAM[0].head, first.y.shape)
+    )
+    solve = dynamics.one_task(
+        block, jnp.zeros((len(run_inputs), 2)), step, dynamics.gradient_descent(rate, 25)
+    )
     np.testing.assert_allclose(run.changes["infinite"][0], solve.change, atol=1e-10)
 
-    wide = told(network=networks.mlp(outputs=2, width=4096, **shape), anchors=["infinite", "init"], limit=limit, steps=2)
-    gap = [np.linalg.norm(wide.changes["infinite"] - wide.changes["init"]) / np.linalg.norm(wide.changes["init"])]
+    wide = told(
+        network=networks.mlp(outputs=2, width=4096, **shape),
+        anchors=["infinite", "init"],
+        limit=limit,
+        steps=2,
+    )
+    gap = [
+        np.linalg.norm(wide.changes["infinite"] - wide.changes["init"])
+        / np.linalg.norm(wide.changes["init"])
+    ]
     assert gap[0] < 0.1
 
 
 def test_the_path_is_what_training_did_up_to_the_square_of_its_steps():
     """A narrow network, from whose kernel at either end its training is far; with any loss, and any rule on any batches."""
     network = networks.mlp(outputs=2, width=8, activation="erf", b_std=0.1)
-    one_hot = [task.train._replace(y=jax.nn.one_hot(jnp.argmax(task.train.y, 1), 2)) for task in STREAM]
+    one_hot = [
+        task.train._replace(y=jax.nn.one_hot(jnp.argmax(task.train.y, 1), 2)) for task in STREAM
+    ]
     stream = tuple(task._replace(train=train) for task, train in zip(STREAM, one_hot, strict=True))
 
     def gap(rule, anchors=("boundary", "path"), **training):
-        told = experiment.run(jax.random.key(0), stream, network, losses.cross_entropy(), rule, Training(**training), anchors=anchors)
+        told = experiment.run(
+            jax.random.key(0),
+            stream,
+            network,
+            losses.cross_entropy(),
+            rule,
+            Training(**training),
+            anchors=anchors,
+        )
         run = record.gather(told, stream)
         changes = np.diff(run.measured, axis=0)
-        return [np.linalg.norm(run.changes[anchor] - changes) / np.linalg.norm(changes) for anchor in anchors]
+        return [
+            np.linalg.norm(run.changes[anchor] - changes) / np.linalg.norm(changes)
+            for anchor in anchors
+        ]
 
-    coarse, fine = (gap(optimizers.sgd(), steps=steps, learning_rate=40 / steps) for steps in (40, 160))
+    coarse, fine = (
+        gap(optimizers.sgd(), steps=steps, learning_rate=40 / steps) for steps in (40, 160)
+    )
     assert fine[1] < coarse[1] / 12 and fine[1] < 1e-3 < 0.05 < fine[0]
     assert gap(optimizers.adam(), ["path"], steps=100, batch_size=3, learning_rate=0.01)[0] < 1e-3
 
@@ -117,26 +167,34 @@ def test_every_forecast_is_made_before_the_training_it_foretells(settings, monke
     """Poison: from the first training on, the trainer gets shuffled NaN-free garbage. No forecast made before may change."""
     clean = list(events(**settings))
     trained = []
-    honest = train.walk
+    honest = loop.walk
 
     def poisoned(key, state, dataset, head, **settings):
-        if settings["apply"] is not LINEAR.apply:  # a baseline's linear model is foretold, and not the network
+        if (
+            settings["apply"] is not LINEAR.apply
+        ):  # a baseline's linear model is foretold, and not the network
             return honest(key, state, dataset, head, **settings)
         trained.append(len(trained))
         garbage = Dataset(-dataset.x[::-1], 7.0 - dataset.y)
         return honest(key, state, garbage, head, **settings)
 
-    monkeypatch.setattr(train, "walk", poisoned)
+    monkeypatch.setattr(loop, "walk", poisoned)
     seen, before = [], []
     for event in events(**settings):
         seen.append(event)
         before.append(len(trained))
     foretold = [(e, n) for e, n in zip(seen, before, strict=True) if isinstance(e, Forecast)]
-    assert all(n <= e.first for e, n in foretold)  # nothing of task `first` or later had been trained
+    assert all(
+        n <= e.first for e, n in foretold
+    )  # nothing of task `first` or later had been trained
     pairs = [(a, b) for a, b in zip(clean, seen, strict=True) if isinstance(a, Forecast)]
     unchanged = [np.array_equal(a.changes, b.changes) for a, b in pairs]
-    assert unchanged == [e.first == 0 for e, _ in pairs]  # later boundaries start from the poisoned network
-    measured = [(a, b) for a, b in zip(clean, seen, strict=True) if isinstance(a, Measurement) and a.task]
+    assert unchanged == [
+        e.first == 0 for e, _ in pairs
+    ]  # later boundaries start from the poisoned network
+    measured = [
+        (a, b) for a, b in zip(clean, seen, strict=True) if isinstance(a, Measurement) and a.task
+    ]
     assert not any(np.array_equal(a.outputs, b.outputs) for a, b in measured)
 
 
@@ -157,7 +215,10 @@ def test_a_forecast_never_reads_targets_of_tests_or_of_later_tasks():
 
 
 def test_the_events_come_in_the_order_of_the_story():
-    kinds = [type(e).__name__ + (f":{e.anchor}{e.first}" if isinstance(e, Forecast) else "") for e in events()]
+    kinds = [
+        type(e).__name__ + (f":{e.anchor}{e.first}" if isinstance(e, Forecast) else "")
+        for e in events()
+    ]
     tasks = [k for t in range(3) for k in (f"Forecast:boundary{t}", "Measurement")]
     assert kinds == ["Plan", "Measurement", "Forecast:init0", "Baselines", *tasks]
     assert "Baselines" not in [type(e).__name__ for e in events(anchors=[])]
@@ -167,7 +228,9 @@ def test_the_learning_rate_is_a_fraction_of_the_limit_of_the_largest_task_kernel
     plan = next(events(learning_rate_fraction=0.25))
     assert isinstance(plan, Plan)
     phi = [np.asarray(jax.vmap(quadratic_features)(task.train.x)) for task in STREAM]
-    limit = min(2 * 2 * len(p) / np.linalg.eigvalsh(p @ p.T)[-1] for p in phi)  # rate = eta / (n c) < 2 / lam_max
+    limit = min(
+        2 * 2 * len(p) / np.linalg.eigvalsh(p @ p.T)[-1] for p in phi
+    )  # rate = eta / (n c) < 2 / lam_max
     assert plan.limit == pytest.approx(limit) and plan.learning_rate == pytest.approx(limit / 4)
 
 
@@ -180,25 +243,32 @@ def test_the_stability_limit_is_where_training_turns(side):
 
 def test_over_the_limit_is_refused_with_both_numbers_unless_allowed():
     limit = next(events()).limit
-    with pytest.raises(ValueError, match=rf"training\.learning_rate={3 * limit:g}: .* limit {limit:.6g} .*allow_unstable=true"):
+    with pytest.raises(
+        ValueError,
+        match=rf"training\.learning_rate={3 * limit:g}: .* limit {limit:.6g} .*allow_unstable=true",
+    ):
         next(events(learning_rate=3 * limit))
     with pytest.raises(ValueError, match=r"training.learning_rate_fraction=1.5.*use at most 1,"):
         next(events(learning_rate_fraction=1.5))
-    assert next(events(learning_rate=3 * limit, allow_unstable=True)).learning_rate == pytest.approx(3 * limit)
+    assert next(
+        events(learning_rate=3 * limit, allow_unstable=True)
+    ).learning_rate == pytest.approx(3 * limit)
 
 
 def test_divergence_ends_the_run_and_is_recorded():
     run = told(learning_rate_fraction=1e6, allow_unstable=True, steps=200)
     assert run.status == "diverged"
-    scores = record.score_matrices(run.measured, STREAM, "test", LOSS)
+    scores = score_matrices(run.measured, STREAM, "test", LOSS)
     assert np.isnan(scores["R"]).all() and np.isfinite(scores["b"]).all()
-    numbers = record.compare(run, "init", STREAM, "train", LOSS)
+    numbers = compare(run, "init", STREAM, "train", LOSS)
     assert np.isnan(numbers["drift_r2"]) and np.isnan(numbers["spearman_samples"])
 
 
 def test_the_same_key_gives_the_same_bits_and_another_key_does_not():
     network = networks.mlp(outputs=2, width=16, centred=True)
-    one, two, three = (told(STREAM[:2], network=network, key=k, batch_size=3, anchors=["init"]) for k in (1, 1, 2))
+    one, two, three = (
+        told(STREAM[:2], network=network, key=k, batch_size=3, anchors=["init"]) for k in (1, 1, 2)
+    )
     np.testing.assert_array_equal(one.measured, two.measured)
     np.testing.assert_array_equal(one.changes["init"], two.changes["init"])
     assert not np.array_equal(one.measured, three.measured)
@@ -207,7 +277,7 @@ def test_the_same_key_gives_the_same_bits_and_another_key_does_not():
 def test_one_task_has_a_forecast_and_no_drift():
     stream = STREAM[:1]
     run = told(stream)
-    numbers = record.compare(run, "init", stream, "train", LOSS)
+    numbers = compare(run, "init", stream, "train", LOSS)
     assert np.isnan(numbers["drift_r2"]) and numbers["forgetting_predicted"] == []
     np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)
 
@@ -217,14 +287,21 @@ def test_every_number_of_a_narrow_network_follows_from_its_outputs_by_hand(ancho
     """Where forecast and measurement differ, sample by sample: what each anchor starts from and what it adds up."""
     run = told(network=networks.mlp(outputs=2, width=16))
     measured, changes = run.measured, run.changes[anchor]
-    numbers = record.compare(run, anchor, STREAM, "train", LOSS)
-    scores = record.score_matrices(measured, STREAM, "train", LOSS)
+    numbers = compare(run, anchor, STREAM, "train", LOSS)
+    scores = score_matrices(measured, STREAM, "train", LOSS)
     drift, forgotten, lost, gained = ([], []), ([], []), 0.0, 0.0
     for s, own in enumerate(Rows.of(STREAM).train[:-1]):
         y = np.asarray(STREAM[s].train.y)
-        start = measured[0, own] + changes[: s + 1, own].sum(0) if anchor == "init" else measured[s + 1, own]
+        start = (
+            measured[0, own] + changes[: s + 1, own].sum(0)
+            if anchor == "init"
+            else measured[s + 1, own]
+        )
         for side, (f, d) in enumerate(
-            [(measured[s + 1, own], measured[3, own] - measured[s + 1, own]), (start, changes[s + 1 :, own].sum(0))]
+            [
+                (measured[s + 1, own], measured[3, own] - measured[s + 1, own]),
+                (start, changes[s + 1 :, own].sum(0)),
+            ]
         ):
             drift[side].append(d.ravel())
             forgotten[side].append(0.5 * np.mean((f + d - y) ** 2) - 0.5 * np.mean((f - y) ** 2))
@@ -232,50 +309,82 @@ def test_every_number_of_a_narrow_network_follows_from_its_outputs_by_hand(ancho
         lost, gained = np.mean(right[0] & ~right[1]), np.mean(~right[0] & right[1])
         assert lost - gained == pytest.approx(scores["R"][s, s] - scores["R"][2, s])
     m, p = (np.concatenate(side) for side in drift)
-    assert numbers["drift_r2"] == pytest.approx(1 - np.sum((m - p) ** 2) / np.sum((m - m.mean()) ** 2)) and numbers["drift_r2"] < 0.999
+    assert (
+        numbers["drift_r2"] == pytest.approx(1 - np.sum((m - p) ** 2) / np.sum((m - m.mean()) ** 2))
+        and numbers["drift_r2"] < 0.999
+    )
     np.testing.assert_allclose(numbers["forgetting_measured"], forgotten[0])
     np.testing.assert_allclose(numbers["forgetting_predicted"], forgotten[1])
     for i in range(3):
         for j, own in enumerate(Rows.of(STREAM).train):
             y = np.asarray(STREAM[j].train.y)
-            f = measured[0, own] + changes[: i + 1, own].sum(0) if anchor == "init" else measured[i, own] + changes[i, own]
+            f = (
+                measured[0, own] + changes[: i + 1, own].sum(0)
+                if anchor == "init"
+                else measured[i, own] + changes[i, own]
+            )
             assert numbers["R_loss"][i, j] == pytest.approx(0.5 * np.mean((f - y) ** 2))
             assert numbers["R"][i, j] == np.mean(f.argmax(1) == y.argmax(1))
     rows = Rows.of(STREAM).train
     where = [(0, 1), (0, 2), (1, 2)]  # old task, later task
-    m = np.concatenate([(measured[t + 1, rows[s]] - measured[t, rows[s]]).ravel() for s, t in where])
+    m = np.concatenate(
+        [(measured[t + 1, rows[s]] - measured[t, rows[s]]).ravel() for s, t in where]
+    )
     p = np.concatenate([changes[t, rows[s]].ravel() for s, t in where])
-    assert numbers["change_r2"] == pytest.approx(1 - np.sum((m - p) ** 2) / np.sum((m - m.mean()) ** 2))
-    before = np.concatenate([scores["b_loss"][None], (numbers if anchor == "init" else scores)["R_loss"][:-1]])
-    rises = scores["R_loss"] - np.concatenate([scores["b_loss"][None], scores["R_loss"][:-1]]), numbers["R_loss"] - before
+    assert numbers["change_r2"] == pytest.approx(
+        1 - np.sum((m - p) ** 2) / np.sum((m - m.mean()) ** 2)
+    )
+    before = np.concatenate(
+        [scores["b_loss"][None], (numbers if anchor == "init" else scores)["R_loss"][:-1]]
+    )
+    rises = (
+        scores["R_loss"] - np.concatenate([scores["b_loss"][None], scores["R_loss"][:-1]]),
+        numbers["R_loss"] - before,
+    )
     ranks = [np.argsort(np.argsort(rise[~np.eye(3, dtype=bool)])) for rise in rises]
     assert numbers["spearman_offdiagonal"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
     np.testing.assert_allclose(run.drift(anchor, 0, 2, rows[0]), changes[1:, rows[0]].sum(0))
-    np.testing.assert_allclose(run.drift("measured", 0, 2, rows[0]), measured[3, rows[0]] - measured[1, rows[0]])
+    np.testing.assert_allclose(
+        run.drift("measured", 0, 2, rows[0]), measured[3, rows[0]] - measured[1, rows[0]]
+    )
 
 
 def test_minibatches_get_a_limit_that_no_batch_exceeds():
     phi = [np.asarray(jax.vmap(quadratic_features)(task.train.x)) for task in STREAM]
     worst = max(np.max(np.sum(p**2, 1)) for p in phi)
     plan = next(events(batch_size=2))
-    assert plan.limit == pytest.approx(2 * 2 / worst)  # a batch of the worst sample alone: rate = eta / c < 2 / |phi|^2
+    assert plan.limit == pytest.approx(
+        2 * 2 / worst
+    )  # a batch of the worst sample alone: rate = eta / c < 2 / |phi|^2
     assert plan.limit < next(events()).limit
-    assert told(batch_size=1, steps=3000, learning_rate_fraction=0.99, anchors=[]).status == "completed"
-    assert told(batch_size=1, steps=3000, learning_rate_fraction=30.0, allow_unstable=True, anchors=[]).status == "diverged"
+    assert (
+        told(batch_size=1, steps=3000, learning_rate_fraction=0.99, anchors=[]).status
+        == "completed"
+    )
+    assert (
+        told(
+            batch_size=1, steps=3000, learning_rate_fraction=30.0, allow_unstable=True, anchors=[]
+        ).status
+        == "diverged"
+    )
 
 
 def test_a_loss_that_explodes_and_comes_back_has_diverged(monkeypatch):
     """Far over the limit every ReLU may die after a few steps, and a dead network has a small and finite loss again."""
-    honest = train.walk
+    honest = loop.walk
 
     def exploding(*arguments, **settings):
         for fitted in honest(*arguments, **settings):
             yield fitted._replace(losses=fitted.losses.at[3].multiply(1e9))
 
     assert told(anchors=[]).status == "completed"
-    monkeypatch.setattr(train, "walk", exploding)
+    monkeypatch.setattr(loop, "walk", exploding)
     run = told(anchors=[])
-    assert run.status == "diverged" and np.isfinite(run.measured[1]).all() and np.isnan(run.measured[2]).all()
+    assert (
+        run.status == "diverged"
+        and np.isfinite(run.measured[1]).all()
+        and np.isnan(run.measured[2]).all()
+    )
 
 
 def test_looking_at_the_outputs_within_a_task_changes_nothing_and_tells_the_curve():
@@ -283,15 +392,21 @@ def test_looking_at_the_outputs_within_a_task_changes_nothing_and_tells_the_curv
     looked = told(batch_size=2, steps=7, anchors=[], evaluate_every=3)
     np.testing.assert_array_equal(looked.measured, plain.measured)
     np.testing.assert_array_equal(looked.losses, plain.losses)
-    assert [(e.task, e.step) for e in looked.looks] == [(t, step) for t in range(3) for step in (3, 6)]
-    shorter = told(batch_size=2, steps=3, anchors=[])  # other batches would be drawn, were they drawn by the number of steps
+    assert [(e.task, e.step) for e in looked.looks] == [
+        (t, step) for t in range(3) for step in (3, 6)
+    ]
+    shorter = told(
+        batch_size=2, steps=3, anchors=[]
+    )  # other batches would be drawn, were they drawn by the number of steps
     first = Rows.of(STREAM).test[0].start
     np.testing.assert_allclose(looked.looks[0].outputs, shorter.measured[1, first:], atol=1e-12)
     rows = record.curves(looked, STREAM, LOSS)
-    matrices = record.score_matrices(looked.measured, STREAM, "test", LOSS)
+    matrices = score_matrices(looked.measured, STREAM, "test", LOSS)
     assert [row["step"] for row in rows[::3]] == [0, 3, 6, 7, 10, 13, 14, 17, 20, 21]
     ends = {(row["step"], row["evaluated"]): row["loss"] for row in rows}
-    assert [ends[7 * (t + 1), j] for t in range(3) for j in range(3)] == matrices["R_loss"].ravel().tolist()
+    assert [ends[7 * (t + 1), j] for t in range(3) for j in range(3)] == matrices[
+        "R_loss"
+    ].ravel().tolist()
 
 
 @pytest.mark.parametrize("form", ["auto", "linearised"])
@@ -302,28 +417,44 @@ def test_momentum_carried_over_a_boundary_is_foretold_and_is_one_long_training(f
     def run(stream, steps, **settings):
         settings = Training(steps=steps, learning_rate=0.05, allow_unstable=True, **settings)
         momentum = optimizers.sgd(momentum=0.9)
-        return record.gather(experiment.run(jax.random.key(0), stream, LINEAR, LOSS, momentum, settings, form=form), stream)
+        return record.gather(
+            experiment.run(jax.random.key(0), stream, LINEAR, LOSS, momentum, settings, form=form),
+            stream,
+        )
 
     carried, reset = (run((task, task), 10, optimizer_state=state) for state in ("carry", "reset"))
     long = run((task,), 20)
     np.testing.assert_allclose(carried.measured[2, :6], long.measured[1, :6], atol=1e-12)
     assert np.abs(reset.measured[2, :6] - long.measured[1, :6]).max() > 1e-3
     for anchor in ("init", "boundary"):
-        np.testing.assert_allclose(carried.changes[anchor], np.diff(carried.measured, axis=0), atol=1e-10)
+        np.testing.assert_allclose(
+            carried.changes[anchor], np.diff(carried.measured, axis=0), atol=1e-10
+        )
 
 
 @pytest.mark.parametrize("centred", [False, True])
 def test_bfloat16_is_of_the_passes_in_training_alone(centred):
     network = networks.mlp(outputs=2, width=64, centred=centred)
     full, low = (
-        told(network=network, steps=60, learning_rate_fraction=0.1, anchors=("init", "path"), compute=c) for c in (None, "bfloat16")
+        told(
+            network=network,
+            steps=60,
+            learning_rate_fraction=0.1,
+            anchors=("init", "path"),
+            compute=c,
+        )
+        for c in (None, "bfloat16")
     )
     np.testing.assert_array_equal(low.measured[0], full.measured[0])
     np.testing.assert_array_equal(low.changes["init"], full.changes["init"])
-    gap = np.linalg.norm(low.measured - full.measured) / np.linalg.norm(full.measured - full.measured[0])
+    gap = np.linalg.norm(low.measured - full.measured) / np.linalg.norm(
+        full.measured - full.measured[0]
+    )
     assert 1e-5 < gap < 0.03
     np.testing.assert_allclose(low.losses, full.losses, rtol=0.02, atol=1e-3)
-    path = np.linalg.norm(low.changes["path"] - np.diff(low.measured, axis=0)) / np.linalg.norm(np.diff(low.measured, axis=0))
+    path = np.linalg.norm(low.changes["path"] - np.diff(low.measured, axis=0)) / np.linalg.norm(
+        np.diff(low.measured, axis=0)
+    )
     assert path < gap  # the path followed is that of this training
 
 
@@ -335,11 +466,11 @@ def test_epochs_count_passes_over_the_task():
 
 
 def test_more_steps_than_memory_holds_are_refused(monkeypatch):
-    monkeypatch.setattr(experiment, "memory_gib", lambda: 1.0)
+    monkeypatch.setattr(resources, "memory_gib", lambda: 1.0)
     message = r"training\.steps=100000000: the losses and batches of 100000000 steps take 1\.86 GiB"
     with pytest.raises(ValueError, match=message):
         events(steps=10**8, batch_size=3)
-    assert experiment.steps_of(Training(steps=10**8), STREAM) == (10**8,) * 3
+    assert steps_of(Training(steps=10**8), STREAM) == (10**8,) * 3
 
 
 def test_tasks_of_unequal_sizes_take_steps_of_their_own_and_are_foretold_exactly():
@@ -349,17 +480,31 @@ def test_tasks_of_unequal_sizes_take_steps_of_their_own_and_are_foretold_exactly
         assert run.plan.steps == ((4, 4, 4) if batch_size is None else (12, 6, 16))
         assert np.isfinite(run.losses).sum(1).tolist() == list(run.plan.steps)
         np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)
-        np.testing.assert_allclose(run.changes["boundary"], np.diff(run.measured, axis=0), atol=1e-10)
+        np.testing.assert_allclose(
+            run.changes["boundary"], np.diff(run.measured, axis=0), atol=1e-10
+        )
     rows = record.curves(run, STREAM, LOSS)
     assert [row["step"] for row in rows[::3]] == [0, 5, 10, 12, 17, 18, 23, 28, 33, 34]
     begun = experiment.begin(
-        *(jax.random.key(0), STREAM, LINEAR, LOSS, optimizers.sgd(), Training(epochs=4, batch_size=2)),
+        *(
+            jax.random.key(0),
+            STREAM,
+            LINEAR,
+            LOSS,
+            optimizers.sgd(),
+            Training(epochs=4, batch_size=2),
+        ),
         *(experiment.NAIVE, experiment.EFFORT, kernels.contraction),
     )
     assert begun.setting.reordered((2, 0)).steps == (16, 12)
-    setting, start = begun.setting.at(0.1)._replace(batch_size=None), jnp.asarray(begun.outputs(begun.theta))
-    start = predict.Anchor(begun.theta, (), (start,))
-    for mean, step_by_step in zip(predict.closed(setting, start, 3), predict.simulated(setting, start, 3), strict=True):
+    setting, start = (
+        begun.setting.at(0.1)._replace(batch_size=None),
+        jnp.asarray(begun.outputs(begun.theta)),
+    )
+    start = Anchor(begun.theta, (), (start,))
+    for mean, step_by_step in zip(
+        forecast.closed(setting, start, 3), forecast.simulated(setting, start, 3), strict=True
+    ):
         np.testing.assert_allclose(mean.change, step_by_step.change, atol=1e-10)
 
 
@@ -371,8 +516,14 @@ def test_a_dead_network_and_one_that_overflows_are_named():
 
 
 def test_a_rate_over_the_limit_of_a_task_is_marked():
-    foretold = [e for e in events(learning_rate_fraction=1.3, allow_unstable=True, steps=2) if isinstance(e, Forecast)]
-    assert not all(foretold[0].stable) and max(foretold[0].rate_times_eigenvalue) == pytest.approx(2.6)
+    foretold = [
+        e
+        for e in events(learning_rate_fraction=1.3, allow_unstable=True, steps=2)
+        if isinstance(e, Forecast)
+    ]
+    assert not all(foretold[0].stable) and max(foretold[0].rate_times_eigenvalue) == pytest.approx(
+        2.6
+    )
     assert all(e.negative_mass == pytest.approx([0.0] * len(e.stable), abs=1e-12) for e in foretold)
 
 
@@ -383,18 +534,36 @@ def test_a_rate_over_the_limit_of_a_task_is_marked():
         (dict(steps=None), "training.steps=null and training.epochs=null: expected one of them"),
         (dict(steps=10**20), "training.steps=1[0]+: expected at most 2147483647"),
         (dict(epochs=0), "training.epochs=0"),
-        (dict(epochs=1e300, steps=None), r"training.epochs=1e\+300: more than 2147483647 steps a task"),
-        (dict(epochs=1e308, steps=None, batch_size=1), r"training.epochs=1e\+308: more than 2147483647"),
+        (
+            dict(epochs=1e300, steps=None),
+            r"training.epochs=1e\+300: more than 2147483647 steps a task",
+        ),
+        (
+            dict(epochs=1e308, steps=None, batch_size=1),
+            r"training.epochs=1e\+308: more than 2147483647",
+        ),
         (dict(evaluate_every=0), "training.evaluate_every=0"),
         (dict(optimizer_state="kept"), "training.optimizer_state=kept"),
         (dict(compute="float16"), "training.compute=float16: expected null or bfloat16"),
         (dict(optimizer_state="carry", form="closed"), "forecast.form=closed"),
         (dict(batch_size=4), "training.batch_size=4: expected at most 3"),
         (dict(learning_rate=-1.0), "training.learning_rate=-1.0"),
-        (dict(learning_rate_fraction=None), "learning_rate=null and training.learning_rate_fraction=null"),
-        (dict(anchors=["middle"]), "forecast.anchors=middle: expected infinite, init, boundary or path"),
-        (dict(anchors=["infinite"]), "infinite is for networks whose kernel of infinite width is known; expected network=mlp"),
-        (dict(anchors=["infinite"], limit=jnp.dot, form="linearised"), "infinite has no parameters for form=linearised to follow"),
+        (
+            dict(learning_rate_fraction=None),
+            "learning_rate=null and training.learning_rate_fraction=null",
+        ),
+        (
+            dict(anchors=["middle"]),
+            "forecast.anchors=middle: expected infinite, init, boundary or path",
+        ),
+        (
+            dict(anchors=["infinite"]),
+            "infinite is for networks whose kernel of infinite width is known; expected network=mlp",
+        ),
+        (
+            dict(anchors=["infinite"], limit=jnp.dot, form="linearised"),
+            "infinite has no parameters for form=linearised to follow",
+        ),
     ],
 )
 def test_bad_settings_are_named(settings, message):
@@ -404,14 +573,21 @@ def test_bad_settings_are_named(settings, message):
 
 def test_batches_that_devices_cannot_share_evenly_are_named(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: [None] * 4)
-    with pytest.raises(ValueError, match=r"training.devices=all: 4 devices cannot share a batch of 3 samples evenly"):
+    with pytest.raises(
+        ValueError,
+        match=r"training.devices=all: 4 devices cannot share a batch of 3 samples evenly",
+    ):
         events(devices="all", batch_size=3)
-    with pytest.raises(ValueError, match=r"training.devices=2: 2 devices cannot share a batch of 3 samples evenly"):
+    with pytest.raises(
+        ValueError, match=r"training.devices=2: 2 devices cannot share a batch of 3 samples evenly"
+    ):
         events(devices=2)  # full batches of 6, 3 and 8
 
 
 def test_values_that_are_not_finite_are_found_before_anything_runs():
-    holed = STREAM[1]._replace(test=STREAM[1].test._replace(x=STREAM[1].test.x.at[0, 0].set(jnp.nan)))
+    holed = STREAM[1]._replace(
+        test=STREAM[1].test._replace(x=STREAM[1].test.x.at[0, 0].set(jnp.nan))
+    )
     with pytest.raises(ValueError, match=r"task 1, test\.x holds 1 NaN or infinite values"):
         next(events((STREAM[0], holed)))
     with pytest.raises(ValueError, match="stream: task 1 has a head without active outputs"):

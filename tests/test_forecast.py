@@ -7,16 +7,19 @@ import numpy as np
 import pytest
 from oracles import train_linear
 
-from ntkcl import forecast
+from ntkcl import dynamics, metrics
 
 RULES_12_1 = {
-    "flow, t = 1": (forecast.gradient_flow(0.15, 1), [0.250831936, 0.1115399124, 0.1254159680]),
-    "flow, t = 5": (forecast.gradient_flow(0.15, 5), [0.7111171113, 0.1834836641, 0.3555585557]),
-    "flow, t = 100": (forecast.gradient_flow(0.15, 100), [0.9999998470, 1.5295116e-07, 0.4999999235]),
-    "GD": (forecast.gradient_descent(0.15, 5), [0.752983125, 0.1966884375, 0.3764915625]),
-    "heavy ball": (forecast.heavy_ball(0.15, 5, 0.9), [1.498250625, 0.1419459375, 0.7491253125]),
-    "Nesterov": (forecast.nesterov(0.15, 5, 0.9), [1.2045141439, -0.1250427009, 0.6022570719]),
-    "converged": (forecast.converged(), [1.0, 0.0, 0.5]),
+    "flow, t = 1": (dynamics.gradient_flow(0.15, 1), [0.250831936, 0.1115399124, 0.1254159680]),
+    "flow, t = 5": (dynamics.gradient_flow(0.15, 5), [0.7111171113, 0.1834836641, 0.3555585557]),
+    "flow, t = 100": (
+        dynamics.gradient_flow(0.15, 100),
+        [0.9999998470, 1.5295116e-07, 0.4999999235],
+    ),
+    "GD": (dynamics.gradient_descent(0.15, 5), [0.752983125, 0.1966884375, 0.3764915625]),
+    "heavy ball": (dynamics.heavy_ball(0.15, 5, 0.9), [1.498250625, 0.1419459375, 0.7491253125]),
+    "Nesterov": (dynamics.nesterov(0.15, 5, 0.9), [1.2045141439, -0.1250427009, 0.6022570719]),
+    "converged": (dynamics.converged(), [1.0, 0.0, 0.5]),
 }
 
 
@@ -27,7 +30,11 @@ def at(K):
 
 def step(rows, y, weights=None):
     y = jnp.asarray(y, float)
-    return forecast.Step(np.asarray(rows), y, np.ones(y.shape) if weights is None else np.broadcast_to(weights, y.shape))
+    return dynamics.Step(
+        np.asarray(rows),
+        y,
+        np.ones(y.shape) if weights is None else np.broadcast_to(weights, y.shape),
+    )
 
 
 def solve(phis, ys, rate, steps, readers=None):
@@ -35,42 +42,60 @@ def solve(phis, ys, rate, steps, readers=None):
     sizes = np.cumsum([0] + [len(y) for y in ys])
     everything = np.concatenate([*phis, *([] if readers is None else [readers])])
     K = (everything @ everything.T)[:, None, :, None]
-    rule = forecast.gradient_descent(rate, steps)
-    parts = [lambda fs, a=a, b=b, y=y: step(np.arange(a, b), y[:, None]) for (a, b), y in zip(pairwise(sizes), ys, strict=True)]
-    return forecast.sequence(at(K), jnp.zeros((len(everything), 1)), parts, [rule] * len(ys))
+    rule = dynamics.gradient_descent(rate, steps)
+    parts = [
+        lambda fs, a=a, b=b, y=y: step(np.arange(a, b), y[:, None])
+        for (a, b), y in zip(pairwise(sizes), ys, strict=True)
+    ]
+    return dynamics.sequence(at(K), jnp.zeros((len(everything), 1)), parts, [rule] * len(ys))
 
 
 @pytest.mark.parametrize("name", RULES_12_1)
 def test_one_task_matches_theory_12_1(name):
     rule, expected = RULES_12_1[name]
     K = np.array([[2.0, 1.0, 1.0], [1.0, 2.0, 0.5], [1.0, 0.5, 3.0]])
-    done = forecast.one_task(at(K[:, None, :, None]), jnp.zeros((3, 1)), step([0, 1], [[1.0], [0.0]]), rule)
+    done = dynamics.one_task(
+        at(K[:, None, :, None]), jnp.zeros((3, 1)), step([0, 1], [[1.0], [0.0]]), rule
+    )
     np.testing.assert_allclose(done.change[:, 0], expected, atol=1e-10)
-    top = forecast.largest_eigenvalue(K[:2, None, :2, None], np.ones((2, 1)))
-    assert 2 * 2 / top == pytest.approx(1.3333333333, abs=1e-9) and float(done.top) == pytest.approx(top)
+    top = dynamics.largest_eigenvalue(K[:2, None, :2, None], np.ones((2, 1)))
+    assert 2 * 2 / top == pytest.approx(1.3333333333, abs=1e-9) and float(
+        done.top
+    ) == pytest.approx(top)
 
 
 def test_a_plain_function_is_a_rule_like_any_other():
     K, task = at(np.diag([2.0, 1.0])[:, None, :, None]), step([0, 1], [[1.0], [0.5]])
-    alpha = forecast.prepared(K, task).coefficients(lambda lam, r: 1 / (1 + lam), task.targets)
+    alpha = dynamics.prepared(K, task).coefficients(lambda lam, r: 1 / (1 + lam), task.targets)
     np.testing.assert_allclose(alpha, [[1 / 3], [1 / 4]], rtol=1e-14)
 
 
-THREE = [np.array([[1.0, 0, 1, 0]]), np.array([[0, 1.0, 1, 0], [1, 0, 0, 1]]), np.array([[1.0, 1, 0, 0]])]
+THREE = [
+    np.array([[1.0, 0, 1, 0]]),
+    np.array([[0, 1.0, 1, 0], [1, 0, 0, 1]]),
+    np.array([[1.0, 1, 0, 0]]),
+]
 THREE_Y = [np.array([1.0]), np.array([-1.0, 2.0]), np.array([0.0])]
 
 
 def test_three_tasks_match_theory_12_3():
     solves = solve(THREE, THREE_Y, 0.2, 10)
     alpha = np.concatenate([s.alpha.ravel() for s in solves])
-    np.testing.assert_allclose(alpha, [0.4969766912, -0.7439625228, 0.7469675508, -0.2484792605], atol=1e-10)
+    np.testing.assert_allclose(
+        alpha, [0.4969766912, -0.7439625228, 0.7469675508, -0.2484792605], atol=1e-10
+    )
     f = np.cumsum([s.change[:, 0] for s in solves], axis=0)
-    np.testing.assert_allclose(f[-1], [0.7484791499, -1.2394276149, 1.7424325323, 0.0030231983], atol=1e-10)
+    np.testing.assert_allclose(
+        f[-1], [0.7484791499, -1.2394276149, 1.7424325323, 0.0030231983], atol=1e-10
+    )
 
     def loss(t, rows, y):
         return 0.5 * np.mean((f[t, rows] - y) ** 2)
 
-    forgetting = [loss(-1, rows, y) - loss(t, rows, y) for t, (rows, y) in enumerate([([0], 1.0), ([1, 2], THREE_Y[1])])]
+    forgetting = [
+        loss(-1, rows, y) - loss(t, rows, y)
+        for t, (rows, y) in enumerate([([0], 1.0), ([1, 2], THREE_Y[1])])
+    ]
     np.testing.assert_allclose(forgetting, [0.0316130882, 0.0308755138], atol=1e-10)
 
 
@@ -85,7 +110,10 @@ def test_every_order_matches_theory_12_4(order):
     K = np.array([[1, 0.5, 0.2], [0.5, 1, 0.4], [0.2, 0.4, 1]])
     phi = np.linalg.cholesky(K)[list(order)]
     y = np.array([1.0, -1.0, 1.0])[list(order)]
-    f = sum(s.change[:, 0] for s in solve([phi[k : k + 1] for k in range(3)], [y[k : k + 1] for k in range(3)], 0.5, 2))
+    f = sum(
+        s.change[:, 0]
+        for s in solve([phi[k : k + 1] for k in range(3)], [y[k : k + 1] for k in range(3)], 0.5, 2)
+    )
     assert 0.5 * np.mean((y - f) ** 2) == pytest.approx(ORDERS[order], abs=1e-10)
 
 
@@ -103,23 +131,38 @@ def test_the_filter_equals_its_sum_and_its_limit_at_zero():
     lam = np.concatenate([[0.0], np.logspace(-14, np.log10(19.9), 200)])
     for steps in (1, 2, 7, 200):
         slow = np.array([0.1 * sum((1 - 0.1 * v) ** s for s in range(steps)) for v in lam])
-        np.testing.assert_allclose(forecast.gradient_descent(0.1, steps)(jnp.asarray(lam), None), slow, rtol=1e-12, atol=1e-14)
-    few = forecast.gradient_descent(0.1, 5)(jnp.array([0.0, 1e-12]), None)
+        np.testing.assert_allclose(
+            dynamics.gradient_descent(0.1, steps)(jnp.asarray(lam), None),
+            slow,
+            rtol=1e-12,
+            atol=1e-14,
+        )
+    few = dynamics.gradient_descent(0.1, 5)(jnp.array([0.0, 1e-12]), None)
     assert float(few[0]) == 0.5 and float(few[1]) == pytest.approx(0.5, abs=1e-12)
 
 
 def test_momentum_matches_theory_12_1():
     lam = jnp.array([0.0, 2.0])
-    np.testing.assert_allclose(forecast.heavy_ball(0.1, 10, 0.9)(lam, None), [4.1381059609, 0.4978000647], atol=1e-10)
-    assert float(forecast.nesterov(0.1, 10, 0.9)(lam, None)[1]) == pytest.approx(0.4743196322, abs=1e-10)
+    np.testing.assert_allclose(
+        dynamics.heavy_ball(0.1, 10, 0.9)(lam, None), [4.1381059609, 0.4978000647], atol=1e-10
+    )
+    assert float(dynamics.nesterov(0.1, 10, 0.9)(lam, None)[1]) == pytest.approx(
+        0.4743196322, abs=1e-10
+    )
 
 
 def test_a_schedule_of_one_rate_is_that_rate_and_others_are_products():
     lam = jnp.linspace(0, 5, 7)
-    for rule in (forecast.gradient_descent, lambda *a: forecast.heavy_ball(*a, 0.8), lambda *a: forecast.nesterov(*a, 0.8)):
-        np.testing.assert_allclose(rule(jnp.full(6, 0.1), 6)(lam, None), rule(0.1, 6)(lam, None), rtol=1e-13)
+    for rule in (
+        dynamics.gradient_descent,
+        lambda *a: dynamics.heavy_ball(*a, 0.8),
+        lambda *a: dynamics.nesterov(*a, 0.8),
+    ):
+        np.testing.assert_allclose(
+            rule(jnp.full(6, 0.1), 6)(lam, None), rule(0.1, 6)(lam, None), rtol=1e-13
+        )
     rates = jnp.array([0.3, 0.1, 0.02])
-    left = 1 - lam * forecast.gradient_descent(rates, 3)(lam, None)
+    left = 1 - lam * dynamics.gradient_descent(rates, 3)(lam, None)
     np.testing.assert_allclose(left, jnp.prod(1 - rates[:, None] * lam[None], 0), atol=1e-14)
 
 
@@ -128,7 +171,7 @@ def test_stopping_early_is_training_for_as_long_as_the_loss_is_above(kind):
     rng = np.random.default_rng(3)
     lam, r = jnp.asarray(np.abs(rng.normal(size=9))), jnp.asarray(rng.normal(size=9))
     more = (0.5,) if kind in ("heavy_ball", "nesterov") else ()
-    make = getattr(forecast, kind)
+    make = getattr(dynamics, kind)
 
     def loss(rule):
         return float(0.5 * jnp.sum((r * (1 - lam * rule(lam, r))) ** 2))
@@ -141,19 +184,29 @@ def test_stopping_early_is_training_for_as_long_as_the_loss_is_above(kind):
         losses = [loss(make(0.02, steps, *more)) for steps in range(1, 60)]
         first = next(k for k, value in enumerate(losses) if value <= stop)
         assert first > 2 and loss(stopped) == pytest.approx(losses[first], rel=1e-12)
-    assert float(jnp.max(jnp.abs(make(0.1, 400, *more, stop=10 * stop)(lam, r)))) == 0  # already there
-    np.testing.assert_allclose(make(0.1, 7, *more, stop=0.0)(lam, r), make(0.1, 7, *more)(lam, r), rtol=1e-12)
+    assert (
+        float(jnp.max(jnp.abs(make(0.1, 400, *more, stop=10 * stop)(lam, r)))) == 0
+    )  # already there
+    np.testing.assert_allclose(
+        make(0.1, 7, *more, stop=0.0)(lam, r), make(0.1, 7, *more)(lam, r), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: forecast.gradient_descent(0.1, 0), "rule.steps=0"),
-        (lambda: forecast.heavy_ball(0.1, 5, 1.0), "rule.momentum=1.0: expected a number from 0 to below 1"),
-        (lambda: forecast.gradient_descent(jnp.ones(4), 5), r"rule.rate has shape \(4,\); expected one rate or a schedule of 5"),
-        (lambda: forecast.gradient_flow(0.1, -1), "rule.time=-1"),
-        (lambda: forecast.converged(cut=-1.0), "rule.cut=-1.0"),
-        (lambda: forecast.gradient_descent(0.1, 5, stop=-1.0), "rule.stop=-1.0"),
+        (lambda: dynamics.gradient_descent(0.1, 0), "rule.steps=0"),
+        (
+            lambda: dynamics.heavy_ball(0.1, 5, 1.0),
+            "rule.momentum=1.0: expected a number from 0 to below 1",
+        ),
+        (
+            lambda: dynamics.gradient_descent(jnp.ones(4), 5),
+            r"rule.rate has shape \(4,\); expected one rate or a schedule of 5",
+        ),
+        (lambda: dynamics.gradient_flow(0.1, -1), "rule.time=-1"),
+        (lambda: dynamics.converged(cut=-1.0), "rule.cut=-1.0"),
+        (lambda: dynamics.gradient_descent(0.1, 5, stop=-1.0), "rule.stop=-1.0"),
     ],
 )
 def test_rules_out_of_range_are_named(make, message):
@@ -161,13 +214,23 @@ def test_rules_out_of_range_are_named(make, message):
         make()
 
 
-@pytest.mark.parametrize("gram", [[[1.0, 1.0], [1.0, 1.0]], [[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+@pytest.mark.parametrize(
+    "gram", [[[1.0, 1.0], [1.0, 1.0]], [[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]
+)
 def test_a_singular_kernel_gives_numbers_not_nan(gram):
     K = at(np.asarray(gram)[:, None, :, None])
     task = step([0, 1], [[1.0], [0.5]])
-    rules = [forecast.converged(), forecast.gradient_flow(0.5, 3), forecast.heavy_ball(0.5, 3, 0.5), forecast.nesterov(0.5, 3, 0.5)]
-    assert all(np.isfinite(forecast.one_task(K, jnp.zeros((2, 1)), task, rule).change).all() for rule in rules)
-    done = forecast.one_task(K, jnp.zeros((2, 1)), task, forecast.gradient_descent(0.5, 3))
+    rules = [
+        dynamics.converged(),
+        dynamics.gradient_flow(0.5, 3),
+        dynamics.heavy_ball(0.5, 3, 0.5),
+        dynamics.nesterov(0.5, 3, 0.5),
+    ]
+    assert all(
+        np.isfinite(dynamics.one_task(K, jnp.zeros((2, 1)), task, rule).change).all()
+        for rule in rules
+    )
+    done = dynamics.one_task(K, jnp.zeros((2, 1)), task, dynamics.gradient_descent(0.5, 3))
     f = np.zeros(2)
     for _ in range(3):
         f = f + 0.5 * np.array(gram) @ (np.array([1.0, 0.5]) - f)
@@ -179,35 +242,41 @@ def test_inactive_outputs_send_no_gradient_and_may_still_drift():
     J = rng.normal(size=(3, 2, 11))  # three inputs, two outputs, eleven parameters
     K = jnp.asarray(np.einsum("iap,jbp->iajb", J, J))
     y = rng.normal(size=(3, 2))
-    done = forecast.one_task(at(K), jnp.zeros((3, 2)), step(range(3), y, [0.0, 1.0]), forecast.gradient_descent(0.02, 30))
+    done = dynamics.one_task(
+        at(K), jnp.zeros((3, 2)), step(range(3), y, [0.0, 1.0]), dynamics.gradient_descent(0.02, 30)
+    )
     theta = train_linear([J[:, 1]], [y[:, 1]], np.zeros(11), 0.02, 30)[0]
     np.testing.assert_allclose(done.change, J @ theta, atol=1e-12)
     assert done.alpha.shape == (3, 2) and not done.alpha[:, 0].any()
     assert abs(done.change[:, 0]).max() > 1e-3
-    assert forecast.largest_eigenvalue(K, np.array([[0.0, 1.0]] * 3)) == pytest.approx(np.linalg.eigvalsh(J[:, 1] @ J[:, 1].T)[-1])
+    assert dynamics.largest_eigenvalue(K, np.array([[0.0, 1.0]] * 3)) == pytest.approx(
+        np.linalg.eigvalsh(J[:, 1] @ J[:, 1].T)[-1]
+    )
 
 
 def test_agreement_knows_a_perfect_forecast_from_an_offset_from_noise():
     rng = np.random.default_rng(0)
     m = [rng.normal(size=(40, 2)) + 5.0, rng.normal(size=(30, 2)) - 5.0]
-    assert forecast.agreement(m, m) == pytest.approx(dict(drift_r2=1, drift_cosine=1, drift_slope=1, skill=1))
+    assert metrics.agreement(m, m) == pytest.approx(
+        dict(drift_r2=1, drift_cosine=1, drift_slope=1, skill=1)
+    )
     constant = [np.broadcast_to(d.mean(0), d.shape) for d in m]
-    offset = forecast.agreement(m, constant)
+    offset = metrics.agreement(m, constant)
     assert offset["drift_r2"] > 0.9 and offset["skill"] == pytest.approx(0.0, abs=1e-12)
-    assert forecast.agreement(m, [2 * d for d in m])["drift_slope"] == pytest.approx(0.5)
-    assert forecast.agreement(m, [-d for d in m])["drift_cosine"] == pytest.approx(-1)
-    assert np.isnan(forecast.agreement([], [])["drift_r2"])
-    assert np.isnan(forecast.agreement([m[0]], [np.full_like(m[0], np.nan)])["skill"])
+    assert metrics.agreement(m, [2 * d for d in m])["drift_slope"] == pytest.approx(0.5)
+    assert metrics.agreement(m, [-d for d in m])["drift_cosine"] == pytest.approx(-1)
+    assert np.isnan(metrics.agreement([], [])["drift_r2"])
+    assert np.isnan(metrics.agreement([m[0]], [np.full_like(m[0], np.nan)])["skill"])
 
 
 def test_flips_need_the_right_direction():
     lost, gained, none = -1, 1, 0
     measured = np.array([lost, lost, gained, none, none, gained])
     predicted = np.array([lost, gained, gained, none, lost, none])
-    assert forecast.flip_f1(measured, predicted) == pytest.approx(2 * 2 / (4 + 4))
-    assert np.isnan(forecast.flip_f1(np.zeros(3), np.zeros(3)))
+    assert metrics.flip_f1(measured, predicted) == pytest.approx(2 * 2 / (4 + 4))
+    assert np.isnan(metrics.flip_f1(np.zeros(3), np.zeros(3)))
 
 
 def test_rank_correlation_is_nan_for_constants():
-    assert forecast.spearman(np.arange(5.0), np.arange(5.0) ** 3) == pytest.approx(1)
-    assert np.isnan(forecast.spearman(np.ones(5), np.arange(5.0)))
+    assert metrics.spearman(np.arange(5.0), np.arange(5.0) ** 3) == pytest.approx(1)
+    assert np.isnan(metrics.spearman(np.ones(5), np.arange(5.0)))

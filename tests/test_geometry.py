@@ -23,7 +23,9 @@ def psd(seed, n, rank=None):
 def test_alignments_are_those_of_theory_12_6():
     assert float(geometry.alignment(K1, K2)) == pytest.approx(0.9847319278, abs=1e-10)
     assert float(geometry.cka(K1, K2)) == pytest.approx(0.9828721869, abs=1e-10)
-    assert float(geometry.alignment(K1, Y[:, None] * Y[None])) == pytest.approx(0.1666666667, abs=1e-10)
+    assert float(geometry.alignment(K1, Y[:, None] * Y[None])) == pytest.approx(
+        0.1666666667, abs=1e-10
+    )
     assert float(geometry.target_alignment(K1, Y)) == pytest.approx(0.3162277660, abs=1e-10)
 
 
@@ -54,13 +56,17 @@ def test_cka_alone_does_not_see_what_all_features_have_in_common():
 
 def test_distance_and_velocity_follow_from_cka():
     assert float(geometry.kernel_distance(K1, K2)) == pytest.approx(1 - 0.9828721869, abs=1e-10)
-    assert float(geometry.velocity(K1, K2, dt=0.5)) == pytest.approx(2 * (1 - 0.9828721869), abs=1e-9)
+    assert float(geometry.velocity(K1, K2, dt=0.5)) == pytest.approx(
+        2 * (1 - 0.9828721869), abs=1e-9
+    )
     with pytest.raises(ValueError, match="dt=0"):
         geometry.velocity(K1, K2, dt=0.0)
 
 
 def test_relative_change_is_the_frobenius_norm_of_the_difference_over_that_of_the_first():
-    assert float(geometry.relative_change(K1, K2)) == pytest.approx(np.linalg.norm(K1 - K2) / np.linalg.norm(K2), abs=1e-14)
+    assert float(geometry.relative_change(K1, K2)) == pytest.approx(
+        np.linalg.norm(K1 - K2) / np.linalg.norm(K2), abs=1e-14
+    )
     assert float(geometry.relative_change(2 * K2, K2)) == pytest.approx(1, abs=1e-14)
 
 
@@ -70,7 +76,9 @@ def test_a_change_off_the_new_tasks_coefficients_does_not_reach_the_drift():
     assert float(geometry.drift_change(K1 + change, K1, alpha)) == pytest.approx(0, abs=1e-14)
     assert float(geometry.drift_change(3 * K1, K1, alpha)) == pytest.approx(2, abs=1e-14)
     got = float(geometry.drift_change(K2, K1, alpha))
-    assert got == pytest.approx(np.linalg.norm((K2 - K1) @ alpha) / np.linalg.norm(K1 @ alpha), abs=1e-14)
+    assert got == pytest.approx(
+        np.linalg.norm((K2 - K1) @ alpha) / np.linalg.norm(K1 @ alpha), abs=1e-14
+    )
 
 
 def test_overlap_cosines_are_those_of_the_row_spaces():
@@ -112,7 +120,9 @@ def test_spectrum_and_effective_rank():
 
 def test_drift_energies_are_all_in_the_mode_that_drifts():
     lam, U = np.linalg.eigh(K1)
-    modes = geometry.drift_modes(K1, 3 * jnp.asarray(U[:, 0]))  # the smallest eigenvalue, the last mode
+    modes = geometry.drift_modes(
+        K1, 3 * jnp.asarray(U[:, 0])
+    )  # the smallest eigenvalue, the last mode
     np.testing.assert_allclose(modes.energies, [0, 0, 1], atol=1e-12)
     np.testing.assert_allclose(modes.eigenvalues, lam[::-1], atol=1e-12)
 
@@ -130,12 +140,24 @@ def test_a_block_measures_as_its_gram_matrix(network):
     kernel_fn = kernels.structured(network)
     blocks = kernel_fn(first, x), kernel_fn(second, x)
     grams = [K.reshape(10, 10) for K in blocks]
-    for measure in (geometry.alignment, geometry.cka, geometry.relative_change, geometry.kernel_distance):
+    for measure in (
+        geometry.alignment,
+        geometry.cka,
+        geometry.relative_change,
+        geometry.kernel_distance,
+    ):
         assert float(measure(*blocks)) == float(measure(*grams))
     v = jax.random.normal(jax.random.key(3), (5, 2))
-    assert float(geometry.target_alignment(blocks[0], v)) == float(geometry.target_alignment(grams[0], v.reshape(-1)))
-    np.testing.assert_array_equal(geometry.drift_modes(blocks[0], v).energies, geometry.drift_modes(grams[0], v.reshape(-1)).energies)
-    assert float(geometry.drift_change(*blocks, v)) == float(geometry.drift_change(*grams, v.reshape(-1)))
+    assert float(geometry.target_alignment(blocks[0], v)) == float(
+        geometry.target_alignment(grams[0], v.reshape(-1))
+    )
+    np.testing.assert_array_equal(
+        geometry.drift_modes(blocks[0], v).energies,
+        geometry.drift_modes(grams[0], v.reshape(-1)).energies,
+    )
+    assert float(geometry.drift_change(*blocks, v)) == float(
+        geometry.drift_change(*grams, v.reshape(-1))
+    )
     np.testing.assert_array_equal(geometry.spectrum(blocks[0]), geometry.spectrum(grams[0]))
     S, M, k = blocks[0][:3, :, :3], blocks[0][:3, :, 3:], blocks[0][3:, :, 3:]
     assert geometry.overlap_cosines(S, M, k).shape == (4,)
@@ -145,7 +167,9 @@ def test_a_block_measures_as_its_gram_matrix(network):
 def test_columns_of_targets_count_as_so_many_targets():
     columns = jax.random.normal(jax.random.key(0), (3, 2))
     expected = geometry.cka(K1, columns @ columns.T)
-    assert float(geometry.target_alignment(K1, columns)) == pytest.approx(float(expected), abs=1e-14)
+    assert float(geometry.target_alignment(K1, columns)) == pytest.approx(
+        float(expected), abs=1e-14
+    )
 
 
 def test_any_measure_maps_over_the_layers_of_a_kernel(network):
@@ -155,7 +179,9 @@ def test_any_measure_maps_over_the_layers_of_a_kernel(network):
     change = jax.tree.map(geometry.relative_change, now, before)
     assert set(change) == set(before)
     for layer, value in change.items():
-        assert float(value) == pytest.approx(np.linalg.norm(now[layer] - before[layer]) / np.linalg.norm(before[layer]), abs=1e-12)
+        assert float(value) == pytest.approx(
+            np.linalg.norm(now[layer] - before[layer]) / np.linalg.norm(before[layer]), abs=1e-12
+        )
 
 
 def test_zeros_and_constants_have_no_direction_and_give_no_nan():
@@ -177,7 +203,9 @@ def test_measures_may_be_jitted_and_keep_float32():
         got = jax.jit(measure)(A, B)
         assert got.dtype == jnp.float32
         np.testing.assert_allclose(got, measure(K1, K2), rtol=1e-5)
-    np.testing.assert_allclose(jax.jit(geometry.overlap_cosines)(K_AA, K_AB, K_BB), [1, 0], atol=1e-8)
+    np.testing.assert_allclose(
+        jax.jit(geometry.overlap_cosines)(K_AA, K_AB, K_BB), [1, 0], atol=1e-8
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,4 +234,6 @@ def test_nan_is_never_taken_for_zero():
         assert np.isnan(measure(bad, K)) and np.isnan(measure(bad, bad))
     assert np.isnan(geometry.drift_change(bad, bad, jnp.ones(3)))
     assert np.isnan(geometry.cross_energy(K, bad, K)) and np.isnan(geometry.cross_energy(bad, K, K))
-    assert np.isnan(geometry.participation(bad[0])) and np.isnan(geometry.relative_change(bad, 0 * K))
+    assert np.isnan(geometry.participation(bad[0])) and np.isnan(
+        geometry.relative_change(bad, 0 * K)
+    )

@@ -10,9 +10,11 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
+from ntkcl import __main__
 from ntkcl import __main__ as entry
-from ntkcl import command, console
-from ntkcl import events as events_of
+from ntkcl.cli import command
+from ntkcl.experiment import events as events_of
+from ntkcl.reporting import console
 
 TINY = (
     "network.width=8", "stream.tasks=2", "stream.train_per_class=2", "stream.test_per_class=2",
@@ -34,9 +36,11 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["ntkcl.command", "hydra", "omegaconf.errors"])
+@pytest.mark.parametrize("module", ["ntkcl.cli.command", "hydra", "omegaconf.errors"])
 def test_ctrl_c_during_imports_is_one_line(module, tmp_path):
-    done = subprocess.run([sys.executable, "-c", AT_IMPORT, module], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", AT_IMPORT, module], capture_output=True, text=True, cwd=tmp_path
+    )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", INTERRUPTED)
 
 
@@ -45,7 +49,9 @@ def test_ctrl_c_while_hydra_composes_is_one_line(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command.hydra, "main", interrupted)
-    monkeypatch.setattr(entry, "_on_interrupt", lambda handler: None)  # else it stays after the test
+    monkeypatch.setattr(
+        __main__, "_on_interrupt", lambda handler: None
+    )  # else it stays after the test
     monkeypatch.setattr("sys.argv", ["ntkcl"])
     with pytest.raises(SystemExit) as stop:
         entry.main()
@@ -62,8 +68,12 @@ def test_the_version_is_printed_and_importing_the_package_imports_nothing_heavy(
     assert done.returncode == 0 and first == f"ntkcl {second}" and second[0].isdigit(), done.stderr
 
 
-@pytest.mark.parametrize("key", ["abc", "x" * 39, "not a key at all, with spaces, of more than forty"])
-def test_a_malformed_api_key_is_one_line_before_anything_is_trained(ntkcl, tmp_path, monkeypatch, key):
+@pytest.mark.parametrize(
+    "key", ["abc", "x" * 39, "not a key at all, with spaces, of more than forty"]
+)
+def test_a_malformed_api_key_is_one_line_before_anything_is_trained(
+    ntkcl, tmp_path, monkeypatch, key
+):
     monkeypatch.setenv("WANDB_API_KEY", key)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     code, _, err = ntkcl(*TINY, "tracking=online")
@@ -124,7 +134,9 @@ def test_the_console_tells_what_is_run_what_is_waited_for_and_where_the_figures_
     forecast = [o for o in TINY if not o.startswith("forecast")]
     code, out, _ = ntkcl(*forecast, "figures=true", 'results_dir="a [/b] c"')  # no markup
     lines = out.splitlines()
-    assert code == 0 and lines[0].startswith("digits, 2 tasks (rotated), 80 inputs; mlp of width 8, ")
+    assert code == 0 and lines[0].startswith(
+        "digits, 2 tasks (rotated), 80 inputs; mlp of width 8, "
+    )
     assert "parameters; squared_error; method naive" in lines[0]
     count = int(lines[0].split(" of width 8, ")[1].split()[0].replace(",", ""))
     assert count >= 64 * 8 + 8 * 10

@@ -11,8 +11,8 @@ from scipy import integrate, stats
 from ntkcl import kernels, losses, networks, optimizers
 from ntkcl.kernels.infinite import infinite
 from ntkcl.kernels.outputs import with_outputs
-from ntkcl.networks.mlp import ACTIVATIONS
-from ntkcl.train import fit
+from ntkcl.networks.layers import ACTIVATIONS
+from ntkcl.training.loop import fit
 from ntkcl.types import Dataset
 
 X, Z, U = jnp.array([1.0, 0.0, 0.0]), jnp.array([0.0, 1.0, 0.0]), jnp.array([1.0, 2.0, 2.0])
@@ -79,7 +79,9 @@ def test_the_circle_of_jacot_figure_1():
     np.testing.assert_allclose(nngp(circle)[0], sigma, **DECIMALS)
 
 
-@pytest.mark.parametrize("layers, theta", [(2, 0.6366197724), (3, 1.3714172726), (4, 2.1207762136), (5, 2.8607809944)])
+@pytest.mark.parametrize(
+    "layers, theta", [(2, 0.6366197724), (3, 1.3714172726), (4, 2.1207762136), (5, 2.8607809944)]
+)
 def test_relu_at_he_gain_has_the_tabulated_orthogonal_pair_and_diagonal(layers, theta):
     x = 3**0.5 * jnp.stack([X, Z])  # |x|^2 = n_0
     K = infinite(depth=layers - 1, w_std=ROOT2).ntk(x)
@@ -107,14 +109,18 @@ def test_quadrature_finds_the_closed_form_of_erf(degree, tolerance):
 
 def test_quadrature_comes_near_the_closed_form_of_relu_in_spite_of_the_kink():
     x = jax.random.normal(jax.random.key(0), (6, 5))
-    for ours, exact in zip(infinite(activation=jax.nn.relu, depth=2), infinite(depth=2), strict=True):
+    for ours, exact in zip(
+        infinite(activation=jax.nn.relu, depth=2), infinite(depth=2), strict=True
+    ):
         np.testing.assert_allclose(ours(x), exact(x), atol=2e-3 * float(exact(x).max()))
 
 
 @pytest.mark.parametrize("cosine", [-0.9, 0.3, 0.99])
 def test_quadrature_agrees_with_an_adaptive_integral_over_the_plane(cosine):
     q1, q2 = 1.5, 0.7
-    x = jnp.array([[q1**0.5, 0.0], [cosine * q2**0.5, (1 - cosine**2) ** 0.5 * q2**0.5]]) * ROOT2  # n_0 = 2
+    x = (
+        jnp.array([[q1**0.5, 0.0], [cosine * q2**0.5, (1 - cosine**2) ** 0.5 * q2**0.5]]) * ROOT2
+    )  # n_0 = 2
 
     def integrand(b, a, g):
         u, v = q1**0.5 * a, q2**0.5 * (cosine * a + (1 - cosine**2) ** 0.5 * b)
@@ -123,7 +129,9 @@ def test_quadrature_agrees_with_an_adaptive_integral_over_the_plane(cosine):
     def slope(z):
         return 1 / np.cosh(z) ** 2
 
-    sigma, dot = (integrate.dblquad(integrand, -9, 9, -9, 9, (g,), epsabs=1e-10)[0] for g in (np.tanh, slope))
+    sigma, dot = (
+        integrate.dblquad(integrand, -9, 9, -9, 9, (g,), epsabs=1e-10)[0] for g in (np.tanh, slope)
+    )
     nngp, ntk = infinite(activation="tanh")
     np.testing.assert_allclose(nngp(x)[0, 1], sigma, atol=1e-9)
     np.testing.assert_allclose(ntk(x)[0, 1], sigma + cosine * (q1 * q2) ** 0.5 * dot, atol=1e-9)
@@ -154,7 +162,9 @@ def test_float32_keeps_its_digits(name):
     x = jax.random.normal(jax.random.key(3), (30, 9), jnp.float32)
     for kernel_fn in infinite(**SETTINGS[name]):
         single, double = np.asarray(kernel_fn(x)), np.asarray(kernel_fn(x.astype(float)))
-        np.testing.assert_allclose(single, double, atol=50 * np.finfo(np.float32).eps * double.max())
+        np.testing.assert_allclose(
+            single, double, atol=50 * np.finfo(np.float32).eps * double.max()
+        )
 
 
 def test_the_diagonal_of_relu_keeps_all_digits_in_float32():
@@ -167,7 +177,9 @@ def test_the_diagonal_of_relu_keeps_all_digits_in_float32():
 def test_inputs_that_come_back_in_x2_have_the_kernel_of_the_diagonal(dtype):
     x = jax.random.normal(jax.random.key(4), (20, 784), dtype)
     ntk = infinite(depth=4).ntk
-    np.testing.assert_allclose(ntk(x, 2 * x[:5])[:5], 2 * ntk(x)[:, :5][:5], rtol=10 * jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        ntk(x, 2 * x[:5])[:5], 2 * ntk(x)[:, :5][:5], rtol=10 * jnp.finfo(dtype).eps
+    )
 
 
 def test_the_output_scale_multiplies_both_kernels_by_its_square():
@@ -252,7 +264,9 @@ def empirical(settings, width, seeds, outputs=2, seed=0):
         theta = net.init(key, POINTS[0])
         return jax.vmap(net.apply, (None, 0))(theta, POINTS), kernel_fn(theta, POINTS)
 
-    return jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(jax.random.key(seed), seeds))
+    return jax.jit(lambda keys: jax.lax.map(one, keys))(
+        jax.random.split(jax.random.key(seed), seeds)
+    )
 
 
 def worst_z(samples, mean):
@@ -281,13 +295,17 @@ def test_networks_have_the_limit_as_covariance_and_mean_kernel(settings, width, 
     assert worst_z(K, np.asarray(ntk)) < 4.5
 
 
-@pytest.mark.parametrize("settings", [dict(depth=2, w_std=ROOT2, b_std=0.1), dict(depth=1, activation="erf")], ids=str)
+@pytest.mark.parametrize(
+    "settings", [dict(depth=2, w_std=ROOT2, b_std=0.1), dict(depth=1, activation="erf")], ids=str
+)
 def test_the_distance_to_the_limit_halves_when_the_width_grows_four_times(settings):
     limit = np.asarray(with_outputs(infinite(**settings).ntk(POINTS), 2))
     distances = []
     for width in (16, 64, 256):
         _, K = empirical(settings, width, 50)
-        distances.append(np.mean([np.linalg.norm(k - limit) for k in np.asarray(K)]) / np.linalg.norm(limit))
+        distances.append(
+            np.mean([np.linalg.norm(k - limit) for k in np.asarray(K)]) / np.linalg.norm(limit)
+        )
     # A distance varies by about half of itself over seeds: 50 of them leave 7 % a mean and 10 % a ratio, so 30 % is three deviations.
     for narrow, wide in itertools.pairwise(distances):
         assert 1.4 < narrow / wide < 2.6, distances
@@ -298,21 +316,36 @@ def test_the_kernel_moves_less_in_training_the_wider_a_smooth_network():
     settings = dict(activation="erf", depth=2, b_std=0.1)
     y = jax.random.normal(jax.random.key(6), (len(POINTS), 1), POINTS.dtype)
     limit = float(jnp.linalg.eigvalsh(infinite(**settings).ntk(POINTS))[-1])
-    learning_rate = len(POINTS) / limit  # eta_eff = 1 / lam_max for every width: the same motion in function space
+    learning_rate = (
+        len(POINTS) / limit
+    )  # eta_eff = 1 / lam_max for every width: the same motion in function space
     widths, changes = (16, 64, 256), []
     for width in widths:
         net = networks.mlp(outputs=1, width=width, **settings)
-        kernel_fn, transform, loss = kernels.structured(net), optimizers.sgd().transform(learning_rate), losses.squared_error()
+        kernel_fn, transform, loss = (
+            kernels.structured(net),
+            optimizers.sgd().transform(learning_rate),
+            losses.squared_error(),
+        )
 
         def change(key, net=net, kernel_fn=kernel_fn, transform=transform, loss=loss):
             theta = net.init(key, POINTS[0])
             after = fit(
-                key, theta, Dataset(POINTS, y), jnp.ones(1, POINTS.dtype), apply=net.apply, loss=loss, transform=transform, steps=50
+                key,
+                theta,
+                Dataset(POINTS, y),
+                jnp.ones(1, POINTS.dtype),
+                apply=net.apply,
+                loss=loss,
+                transform=transform,
+                steps=50,
             )
             K0, K = kernel_fn(theta, POINTS), kernel_fn(after.theta, POINTS)
             return jnp.linalg.norm(K - K0) / jnp.linalg.norm(K0), after.losses[-1] / after.losses[0]
 
-        moved, left = jax.jit(lambda keys, change=change: jax.lax.map(change, keys))(jax.random.split(jax.random.key(7), 12))
+        moved, left = jax.jit(lambda keys, change=change: jax.lax.map(change, keys))(
+            jax.random.split(jax.random.key(7), 12)
+        )
         assert float(jnp.median(left)) < 0.5  # training did something
         changes.append(float(jnp.mean(moved)))
     slope = stats.linregress(np.log(widths), np.log(changes)).slope

@@ -11,7 +11,7 @@ from models import LINEN, MODELS, model
 from oracles import kernel as oracle
 
 from ntkcl import kernels, networks
-from ntkcl.kernels import factored
+from ntkcl.kernels import kernel
 from ntkcl.types import Network
 
 TOLERANCE = 1e-10  # of the largest entry, in float64
@@ -65,13 +65,18 @@ def test_the_layers_add_up(name):
 @pytest.mark.parametrize("name", ["CNN", "residual", "shared layer"])
 def test_a_linearised_network_shows_its_layers_as_they_were_at_the_anchor(name):
     network, theta, x = model(name)
-    linearised, away = networks.linearised(network, theta), jax.tree.map(lambda a: 1.3 * a + 0.1, theta)
+    linearised, away = (
+        networks.linearised(network, theta),
+        jax.tree.map(lambda a: 1.3 * a + 0.1, theta),
+    )
     K, atol = contracted(name)
     np.testing.assert_allclose(kernels.structured(linearised)(away, x), K, atol=atol)
     layers = linearised.taps.survey(away, x[0]).layers
     f, phi, _ = linearised.taps.read(layers, away, {}, x[0])
     np.testing.assert_allclose(f, linearised.apply(away, x[0]), atol=atol)
-    assert jax.tree.all(jax.tree.map(jnp.array_equal, phi, network.taps.read(layers, theta, {}, x[0])[1]))
+    assert jax.tree.all(
+        jax.tree.map(jnp.array_equal, phi, network.taps.read(layers, theta, {}, x[0])[1])
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -87,7 +92,7 @@ def test_swapping_the_sides_transposes_and_tiles_of_the_cache_change_nothing(nam
     """Three samples a tile of five: the last tile overlaps, those on the diagonal come in three strips, those below it are mirrored."""
     network, theta, x = model(name)
     K, atol = contracted(name)
-    monkeypatch.setitem(factored.EDGE, "cpu", 4 * K.shape[1])
+    monkeypatch.setitem(kernel.EDGE, "cpu", 4 * K.shape[1])
     kernel_fn = kernels.structured(network)
     np.testing.assert_allclose(kernel_fn(theta, x), K, atol=atol)
     upper, lower = kernel_fn(theta, x, x[:2]), kernel_fn(theta, x[:2], x)
@@ -100,7 +105,10 @@ def test_the_readout_needs_no_signals_and_positions_are_chosen_where_they_are_fe
     for name in ("ours, erf and biases", "two positions", "CNN"):
         network, theta, x = model(name)
         terms = kernels.structured(network).factors(theta, x).samples
-        forms |= {(name, layer): (term.phi is not None, term.delta is not None) for layer, term in terms.items()}
+        forms |= {
+            (name, layer): (term.phi is not None, term.delta is not None)
+            for layer, term in terms.items()
+        }
     assert forms["ours, erf and biases", "readout"] == (True, False)
     assert forms["ours, erf and biases", "hidden_1"] == (True, True)
     assert forms["two positions", "Dense_0"] == (True, True)
@@ -126,7 +134,9 @@ def test_a_gated_readout_is_not_taken_for_a_constant_one():
 RAW = {
     "jit": lambda layer, x: jax.jit(lambda x: jnp.tanh(layer(x)))(x),
     "checkpoint": lambda layer, x: jax.checkpoint(lambda x: jnp.tanh(layer(x)))(x),
-    "scan": lambda layer, x: jax.lax.scan(lambda h, _: (jnp.tanh(layer(h)), None), x, None, length=2)[0],
+    "scan": lambda layer, x: jax.lax.scan(
+        lambda h, _: (jnp.tanh(layer(h)), None), x, None, length=2
+    )[0],
     "grad": lambda layer, x: jax.grad(lambda x: jnp.tanh(layer(x)).sum())(x),
 }
 
@@ -154,7 +164,9 @@ def test_a_layer_inside_a_transformation_of_the_models_own_goes_through_its_jaco
 def test_a_leaf_that_is_not_used_adds_nothing():
     network, theta, x = model("plain function")
     K, atol = contracted("plain function")
-    np.testing.assert_allclose(kernels.contraction(network)(theta | {"spare": theta["spare"] * 7}, x), K, atol=atol)
+    np.testing.assert_allclose(
+        kernels.contraction(network)(theta | {"spare": theta["spare"] * 7}, x), K, atol=atol
+    )
 
 
 def test_a_second_call_compiles_nothing():
@@ -177,30 +189,62 @@ def test_float32_inputs_and_parameters_give_a_float32_kernel_near_the_exact_one(
     for name in ("CNN", "transformer"):
         network, theta, x = model(name)
         K, _ = contracted(name)
-        single = kernels.structured(network)(jax.tree.map(jnp.float32, theta), x if name == "transformer" else jnp.float32(x))
+        single = kernels.structured(network)(
+            jax.tree.map(jnp.float32, theta), x if name == "transformer" else jnp.float32(x)
+        )
         assert single.dtype == jnp.float32
         np.testing.assert_allclose(single, K, atol=1e-5 * abs(K).max())
 
 
 BAD_CALLS = {
-    "other shape": (lambda theta, x: (theta, x, x[:, :3]), r"inputs of shape \(4,\) float64 in x1 and \(3,\)"),
-    "other type": (lambda theta, x: (theta, x, jnp.float32(x)), "float64 in x1 and .4,. float32 in x2"),
+    "other shape": (
+        lambda theta, x: (theta, x, x[:, :3]),
+        r"inputs of shape \(4,\) float64 in x1 and \(3,\)",
+    ),
+    "other type": (
+        lambda theta, x: (theta, x, jnp.float32(x)),
+        "float64 in x1 and .4,. float32 in x2",
+    ),
     "no inputs": (lambda theta, x: (theta, x[:0]), r"x1 has shape \(0, 4\)"),
     "no inputs in x2": (lambda theta, x: (theta, x, x[:0]), r"x2 has shape \(0, 4\)"),
     "a number": (lambda theta, x: (theta, jnp.float64(1.0)), r"x1 has shape \(\)"),
     "one input": (lambda theta, x: (theta, x[0]), "does not take|another model|expected"),
     "nan input": (lambda theta, x: (theta, x.at[2, 1].set(jnp.nan)), "x1 holds NaN"),
-    "infinite x2": (lambda theta, x: (theta, x, x.at[0, 0].set(jnp.inf)), "x2 holds NaN or infinite"),
-    "infinite theta": (lambda theta, x: (jax.tree.map(lambda a: a / 0, theta), x), "theta holds NaN or infinite"),
-    "integers": (lambda theta, x: (theta, jnp.arange(8).reshape(2, 4)), "inputs are int64, and this model takes reals"),
-    "bytes": (lambda theta, x: (theta, np.zeros((2, 4), np.uint8)), "inputs are uint8, and this model takes reals"),
+    "infinite x2": (
+        lambda theta, x: (theta, x, x.at[0, 0].set(jnp.inf)),
+        "x2 holds NaN or infinite",
+    ),
+    "infinite theta": (
+        lambda theta, x: (jax.tree.map(lambda a: a / 0, theta), x),
+        "theta holds NaN or infinite",
+    ),
+    "integers": (
+        lambda theta, x: (theta, jnp.arange(8).reshape(2, 4)),
+        "inputs are int64, and this model takes reals",
+    ),
+    "bytes": (
+        lambda theta, x: (theta, np.zeros((2, 4), np.uint8)),
+        "inputs are uint8, and this model takes reals",
+    ),
     "a list": (lambda theta, x: (theta, [[1.0, 2.0, 3.0, 4.0]]), "x1 is a list; expected an array"),
-    "a counter among the parameters": (lambda theta, x: ((theta, jnp.arange(3)), x), r"theta\[1\] is int64; expected arrays of reals"),
-    "a Python number among the parameters": (lambda theta, x: ((theta, 1.0), x), r"theta\[1\] is float; expected arrays of reals"),
+    "a counter among the parameters": (
+        lambda theta, x: ((theta, jnp.arange(3)), x),
+        r"theta\[1\] is int64; expected arrays of reals",
+    ),
+    "a Python number among the parameters": (
+        lambda theta, x: ((theta, 1.0), x),
+        r"theta\[1\] is float; expected arrays of reals",
+    ),
     "no parameters": (lambda theta, x: ({}, x), "no parameters"),
     "no entries": (lambda theta, x: (jnp.zeros(0), x), "no parameters"),
-    "shapes alone": (lambda theta, x: (theta, jax.ShapeDtypeStruct(x.shape, x.dtype)), "x1 is a ShapeDtypeStruct; expected an array"),
-    "shapes of parameters": (lambda theta, x: (jax.eval_shape(lambda: theta), x), "is ShapeDtypeStruct; expected arrays"),
+    "shapes alone": (
+        lambda theta, x: (theta, jax.ShapeDtypeStruct(x.shape, x.dtype)),
+        "x1 is a ShapeDtypeStruct; expected an array",
+    ),
+    "shapes of parameters": (
+        lambda theta, x: (jax.eval_shape(lambda: theta), x),
+        "is ShapeDtypeStruct; expected arrays",
+    ),
 }
 
 
@@ -242,7 +286,9 @@ def test_a_model_that_mixes_the_samples_of_a_batch_is_found_out(n):
     with pytest.raises(ValueError, match="mixes the samples of a batch"):
         kernels.contraction(apply)(theta, x)
     honest = kernels.one_by_one(lambda theta, x: x @ theta)
-    np.testing.assert_allclose(kernels.contraction(honest)(theta, x)[:, 0, :, 0], x @ x.T, atol=1e-12)
+    np.testing.assert_allclose(
+        kernels.contraction(honest)(theta, x)[:, 0, :, 0], x @ x.T, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("mixing", [False, True])
@@ -261,7 +307,9 @@ def test_outputs_that_are_nan_at_zero_do_not_hide_that_samples_mix(mixing):
         np.testing.assert_allclose(call(theta, x)[:, 0, :, 0], u @ u.T, atol=1e-12)
 
 
-@pytest.mark.parametrize("outputs", [lambda theta, x: jnp.argmax(theta * x)[None], lambda theta, x: theta * x * 1j])
+@pytest.mark.parametrize(
+    "outputs", [lambda theta, x: jnp.argmax(theta * x)[None], lambda theta, x: theta * x * 1j]
+)
 def test_outputs_that_are_not_real_are_refused(outputs):
     for kind in (kernels.contraction, kernels.vector_products):
         with pytest.raises(ValueError, match=r"the model's outputs are .*; expected reals"):
@@ -281,7 +329,14 @@ def test_batch_norm_in_training_mode_is_refused():
         networks.network(Normalised(), batched=True).init(jax.random.key(0), x[0])
 
 
-@pytest.mark.parametrize("outputs", [lambda theta, x: theta @ x, lambda theta, x: jnp.outer(x, x) * theta[0], lambda theta, x: (x, x)])
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        lambda theta, x: theta @ x,
+        lambda theta, x: jnp.outer(x, x) * theta[0],
+        lambda theta, x: (x, x),
+    ],
+)
 def test_a_model_without_a_vector_of_outputs_is_refused(outputs):
     with pytest.raises(ValueError, match=r"expected outputs \[c\]"):
         kernels.contraction(outputs)(jnp.ones(3), jnp.ones((2, 3)))

@@ -10,9 +10,10 @@ import pytest
 from cases import random_stream
 from models import model
 
-from ntkcl import losses, meter, methods, networks, optimizers, predict, train
+from ntkcl import forecast, losses, methods, networks, optimizers, resources
 from ntkcl.methods import buffer
 from ntkcl.methods.ewc import diagonal_fisher
+from ntkcl.training import loop
 from ntkcl.types import Dataset, Loss, Network, Task
 
 LOSS, SOFTMAX = losses.squared_error(), losses.cross_entropy()
@@ -21,12 +22,17 @@ STEPS, SIZES = 4, [6, 6]
 
 def init(key, x):
     a, b = jax.random.split(key)
-    return {"in": jax.random.normal(a, (4, len(x)), x.dtype), "out": jax.random.normal(b, (3, 4), x.dtype) / 2}
+    return {
+        "in": jax.random.normal(a, (4, len(x)), x.dtype),
+        "out": jax.random.normal(b, (3, 4), x.dtype) / 2,
+    }
 
 
 # Written out, for a linen module takes longer to trace than this one to train.
 NETWORK = Network(init, lambda theta, x: theta["out"] @ jnp.tanh(theta["in"] @ x))
-LAYERED = networks.mlp(outputs=3, width=4, activation="tanh", b_std=0.3, centred=False)  # for those that ask for layers
+LAYERED = networks.mlp(
+    outputs=3, width=4, activation="tanh", b_std=0.3, centred=False
+)  # for those that ask for layers
 RATE = optax.sgd(0.1)
 KEY = jax.random.key(0)
 
@@ -39,7 +45,9 @@ FIXED = {  # memory of fixed shapes: one compilation serves all tasks
     "DER": methods.der(0.3, 12, 12, passes="first"),
     "DER++": methods.der_plus_plus(0.2, 0.6, 12, 12, passes="first"),
     "A-GEM": methods.agem(4, 3),
-    "SI and A-GEM": methods.together({"penalty": methods.si(0.5), "projection": methods.agem(4, 3)}),
+    "SI and A-GEM": methods.together(
+        {"penalty": methods.si(0.5), "projection": methods.agem(4, 3)}
+    ),
     "GPM": methods.gpm([0.7, 0.9], 4, 0.05),
     "GPM, all": methods.gpm(1.0, 2),
 }
@@ -61,7 +69,11 @@ GROWING = {
 }
 ALL = FIXED | GROWING
 PLAIN_AT_FIRST = [name for name in ALL if name not in ("L2", "ER", "ER, random", "DER", "DER++")]
-OFF = {"SI": methods.si(0.0), "MAS": methods.mas(0.0), "GPM": methods.gpm(0.0, 4)}  # with nothing of them left
+OFF = {
+    "SI": methods.si(0.0),
+    "MAS": methods.mas(0.0),
+    "GPM": methods.gpm(0.0, 4),
+}  # with nothing of them left
 
 
 @functools.cache
@@ -79,13 +91,24 @@ def theta0(dtype=jnp.float64, network=NETWORK):
         return network.init(jax.random.key(1), stream(dtype)[0].train.x[0])
 
 
-def trained(method, tasks=None, *, loss=LOSS, network=NETWORK, theta=None, batch_size=2, steps=STEPS, transform=RATE, key=KEY):
+def trained(
+    method,
+    tasks=None,
+    *,
+    loss=LOSS,
+    network=NETWORK,
+    theta=None,
+    batch_size=2,
+    steps=STEPS,
+    transform=RATE,
+    key=KEY,
+):
     """[(theta, memory before the task, memory after its last step, memory after it)] of each task."""
     tasks = stream() if tasks is None else tasks
     theta, memory, ended = theta0(network=network) if theta is None else theta, (), []
     for t, task in enumerate(tasks):
         begun = method.begin(memory, network, theta, task)
-        fitted = train.fit(
+        fitted = loop.fit(
             jax.random.fold_in(key, t), theta, task.train, task.head, memory=begun, apply=network.apply, loss=loss,
             transform=transform, steps=steps, batch_size=batch_size, method=method,
         )  # fmt: skip
@@ -124,27 +147,36 @@ def test_the_first_task_is_plain_training(name):
 @pytest.mark.parametrize("name", OFF)
 def test_a_method_of_strength_zero_is_plain_training(name):
     network = network_of(name)
-    assert away(trained(OFF[name], network=network)[-1][0], known("naive", network=network)[-1][0]) < 1e-14
+    assert (
+        away(trained(OFF[name], network=network)[-1][0], known("naive", network=network)[-1][0])
+        < 1e-14
+    )
 
 
 @pytest.mark.parametrize("name", FIXED)
 def test_the_same_seeds_give_the_same_bits_and_tasks_of_one_size_share_a_compilation(name):
-    train.advance.clear_cache()
+    loop.advance.clear_cache()
     again = trained(ALL[name], network=network_of(name))
-    assert train.advance._cache_size() == 1
+    assert loop.advance._cache_size() == 1
     np.testing.assert_array_equal(flat(again[-1][0]), flat(known(name)[-1][0]))
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_parameters_and_memory_keep_the_floating_type(name):
     ended = known(name, jnp.float32)
-    floating = [leaf.dtype for leaf in jax.tree.leaves(ended[-1]) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    floating = [
+        leaf.dtype
+        for leaf in jax.tree.leaves(ended[-1])
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
     assert {jnp.dtype(jnp.float32)} == set(floating)
     assert away(ended[-1][0], theta0(jnp.float32, network_of(name))) > 1e-3
 
 
 def mean_loss(theta, batch, head, loss=LOSS):
-    return jnp.mean(jax.vmap(lambda x, y: loss.value(NETWORK.apply(theta, x), y, head))(batch.x, batch.y))
+    return jnp.mean(
+        jax.vmap(lambda x, y: loss.value(NETWORK.apply(theta, x), y, head))(batch.x, batch.y)
+    )
 
 
 f_of = jax.jit(NETWORK.apply)
@@ -157,8 +189,10 @@ def test_si_is_the_path_integral_of_zenke():
     back = jax.flatten_util.ravel_pytree(theta0())[1]
     for t, task in enumerate(stream()):
         before, path = theta, 0.0
-        for index in train.batches(jax.random.fold_in(KEY, t), 6, 2, STEPS):
-            own = flat(own_slope(back(theta), Dataset(task.train.x[index], task.train.y[index]), head))
+        for index in loop.batches(jax.random.fold_in(KEY, t), 6, 2, STEPS):
+            own = flat(
+                own_slope(back(theta), Dataset(task.train.x[index], task.train.y[index]), head)
+            )
             step = -0.1 * (own + 2 * strength * importance * (theta - before))
             path = path - own * step
             theta = theta + step
@@ -170,7 +204,9 @@ def test_si_is_the_path_integral_of_zenke():
 
 def test_the_path_integral_adds_up_to_the_fall_of_the_loss():
     task = stream()[0]
-    theta, _, memory, _ = trained(methods.si(), [task], batch_size=None, steps=400, transform=optax.sgd(1e-3))[0]
+    theta, _, memory, _ = trained(
+        methods.si(), [task], batch_size=None, steps=400, transform=optax.sgd(1e-3)
+    )[0]
     fall = mean_loss(theta0(), task.train, task.head) - mean_loss(theta, task.train, task.head)
     np.testing.assert_allclose(flat(memory.path).sum(), fall, rtol=1e-3)
 
@@ -184,7 +220,9 @@ def test_mas_takes_absolute_values_sample_by_sample():
     last = known("MAS")[-1]
     value = ALL["MAS"].objective(last[1], NETWORK.apply, LOSS, last[0], None, None, 2.0)
     earlier = flat(known("MAS")[0][3].importance)
-    np.testing.assert_allclose(value, 2 + 0.3 * np.sum(earlier * (flat(last[0]) - flat(last[1].before)) ** 2))
+    np.testing.assert_allclose(
+        value, 2 + 0.3 * np.sum(earlier * (flat(last[0]) - flat(last[1].before)) ** 2)
+    )
 
 
 squared_norm_slope = jax.jit(jax.grad(lambda theta, x: jnp.sum(NETWORK.apply(theta, x) ** 2)))
@@ -202,8 +240,12 @@ def test_replay_from_a_buffer_that_holds_everything_is_a_plain_loop(name):
     def slope(theta, batch, x, y, z, n):
         def objective(theta):
             own, here = mean_loss(theta, batch, head), jnp.arange(12) < n
-            old = jnp.where(here, jax.vmap(lambda x, y: LOSS.value(NETWORK.apply(theta, x), y, head))(x, y), 0).sum()
-            apart = jnp.where(here, ((jax.vmap(NETWORK.apply, (None, 0))(theta, x) - z) ** 2).sum(1), 0).sum()
+            old = jnp.where(
+                here, jax.vmap(lambda x, y: LOSS.value(NETWORK.apply(theta, x), y, head))(x, y), 0
+            ).sum()
+            apart = jnp.where(
+                here, ((jax.vmap(NETWORK.apply, (None, 0))(theta, x) - z) ** 2).sum(1), 0
+            ).sum()
             if REPLAYED[name] is None:
                 return (2 * own + old) / (2 + n)
             alpha, beta = REPLAYED[name]
@@ -212,16 +254,20 @@ def test_replay_from_a_buffer_that_holds_everything_is_a_plain_loop(name):
         return jax.grad(objective)(theta)
 
     for t, task in enumerate(stream()):
-        for s, index in enumerate(train.batches(jax.random.fold_in(KEY, t), 6, 2, STEPS)):
+        for s, index in enumerate(loop.batches(jax.random.fold_in(KEY, t), 6, 2, STEPS)):
             batch = Dataset(task.train.x[index], task.train.y[index])
             now = [(x, y, f_of(theta, x)) for x, y in zip(*batch, strict=True)]
             old = map(np.stack, zip(*kept, *[now[0]] * (12 - len(kept)), strict=True))
-            theta = jax.tree.map(lambda a, g: a - 0.1 * g, theta, slope(theta, batch, *old, len(kept)))
+            theta = jax.tree.map(
+                lambda a, g: a - 0.1 * g, theta, slope(theta, batch, *old, len(kept))
+            )
             kept += now if s < 3 else []
     ended, _, _, memory = known(name)[-1]
     np.testing.assert_allclose(flat(ended), flat(theta), atol=1e-13)
     assert int(memory.count) == len(kept) == 12
-    for part, rows in zip(zip(*kept, strict=True), (memory.rows.x, memory.rows.y, memory.rows.told), strict=True):
+    for part, rows in zip(
+        zip(*kept, strict=True), (memory.rows.x, memory.rows.y, memory.rows.told), strict=True
+    ):
         if len(jax.tree.leaves(rows)):
             np.testing.assert_allclose(rows, np.stack(part), atol=1e-13)
 
@@ -233,7 +279,9 @@ jacobian_of = jax.jit(jax.jacrev(NETWORK.apply))
 
 def diagonal(loss, head=HEAD, theta=None, seed=0, **options):
     method = methods.ewc_diagonal(seed=seed, **options)
-    memory = method.consolidate((), NETWORK, loss, theta0() if theta is None else theta, Task(CLASSES, CLASSES, head))
+    memory = method.consolidate(
+        (), NETWORK, loss, theta0() if theta is None else theta, Task(CLASSES, CLASSES, head)
+    )
     return flat(memory.fisher)
 
 
@@ -243,7 +291,11 @@ def scores(loss, labels):
         f = np.asarray(f_of(theta0(), x))[list(BOTH)]
         J = np.stack([flat(row) for row in rows_of(jacobian_of(theta0(), x))])[list(BOTH)]
         if loss is LOSS:
-            yield [(1.0, J[0]), (1.0, J[1])] if labels == "all" else [(1.0, (np.asarray(y)[list(BOTH)] - f) @ J)]
+            yield (
+                [(1.0, J[0]), (1.0, J[1])]
+                if labels == "all"
+                else [(1.0, (np.asarray(y)[list(BOTH)] - f) @ J)]
+            )
             continue
         p = np.exp(f) / np.exp(f).sum()
         each = [(p[a], (np.eye(2)[a] - p) @ J) for a in range(2)]
@@ -255,12 +307,20 @@ def rows_of(jacobian):
     return [jax.tree.map(lambda j, a=a: j[a], jacobian) for a in range(3)]
 
 
-FISHERS = [(LOSS, "all"), (LOSS, "true"), (SOFTMAX, "all"), (SOFTMAX, "predicted"), (SOFTMAX, "true")]
+FISHERS = [
+    (LOSS, "all"),
+    (LOSS, "true"),
+    (SOFTMAX, "all"),
+    (SOFTMAX, "predicted"),
+    (SOFTMAX, "true"),
+]
 
 
 @pytest.mark.parametrize(("loss", "labels"), FISHERS)
 def test_the_diagonal_fisher_is_a_loop_over_samples_and_labels(loss, labels):
-    expected = np.mean([sum(p * g**2 for p, g in sample) for sample in scores(loss, labels)], axis=0)
+    expected = np.mean(
+        [sum(p * g**2 for p, g in sample) for sample in scores(loss, labels)], axis=0
+    )
     np.testing.assert_allclose(diagonal(loss, labels=labels), expected, rtol=1e-12)
 
 
@@ -275,7 +335,9 @@ def test_the_squares_of_mean_gradients_are_another_number(loss):
 @pytest.mark.parametrize("loss", [LOSS, SOFTMAX])
 def test_sampled_labels_are_right_on_average(loss):
     told = dict(softmax=loss is SOFTMAX, labels="sampled", batch=1)
-    draw = jax.jit(jax.vmap(lambda key: diagonal_fisher(NETWORK.apply, theta0(), key, *CLASSES, HEAD, **told)))
+    draw = jax.jit(
+        jax.vmap(lambda key: diagonal_fisher(NETWORK.apply, theta0(), key, *CLASSES, HEAD, **told))
+    )
     each = draw(jax.random.split(KEY, 1500))
     each = np.concatenate([np.asarray(leaf).reshape(1500, -1) for leaf in jax.tree.leaves(each)], 1)
     apart = np.abs(each.mean(0) - diagonal(loss))
@@ -288,8 +350,14 @@ def test_full_ewc_of_a_softmax_weighs_its_own_distribution():
     memory = method.consolidate((), NETWORK, SOFTMAX, theta0(), Task(CLASSES, CLASSES, HEAD))
     move = flat(theta) - flat(theta0())
     for loss in (SOFTMAX, LOSS):
-        expected = np.mean([sum(p * (g @ move) ** 2 for p, g in sample) for sample in scores(loss, "all")])
-        np.testing.assert_allclose(method.objective(memory, NETWORK.apply, loss, theta, None, None, 1.0), 1 + expected, rtol=1e-11)
+        expected = np.mean(
+            [sum(p * (g @ move) ** 2 for p, g in sample) for sample in scores(loss, "all")]
+        )
+        np.testing.assert_allclose(
+            method.objective(memory, NETWORK.apply, loss, theta, None, None, 1.0),
+            1 + expected,
+            rtol=1e-11,
+        )
 
 
 def test_a_penalty_for_each_old_task_pulls_as_all_of_them_do():
@@ -297,9 +365,17 @@ def test_a_penalty_for_each_old_task_pulls_as_all_of_them_do():
     theta = jax.tree.map(lambda a: 0.7 * a, theta0())
     for scale in (1.0, 1.3, 0.4):
         there = jax.tree.map(lambda a, s=scale: s * a + 0.02, theta0())
-        memory = method.consolidate(method.begin(memory, NETWORK, there, None), NETWORK, LOSS, there, Task(CLASSES, CLASSES, HEAD))
+        memory = method.consolidate(
+            method.begin(memory, NETWORK, there, None),
+            NETWORK,
+            LOSS,
+            there,
+            Task(CLASSES, CLASSES, HEAD),
+        )
         pulls.append(3.0 * (diagonal(LOSS, theta=there) + 0.01) * (flat(theta) - flat(there)))
-    pull = jax.grad(lambda theta: method.objective(memory, NETWORK.apply, LOSS, theta, None, None, 0.0))(theta)
+    pull = jax.grad(
+        lambda theta: method.objective(memory, NETWORK.apply, LOSS, theta, None, None, 0.0)
+    )(theta)
     np.testing.assert_allclose(flat(pull), sum(pulls), atol=1e-12)
 
 
@@ -307,19 +383,32 @@ def test_a_fisher_that_is_not_known_is_refused():
     other = Loss(lambda f, y, head: jnp.sum(head * jnp.abs(f - y)), LOSS.rate, quadratic=False)
     with pytest.raises(ValueError, match="loss: the Fisher information of this loss is not known"):
         diagonal(other)
-    with pytest.raises(ValueError, match=r"method.labels=predicted: the gradient at squared error's own prediction is zero"):
+    with pytest.raises(
+        ValueError,
+        match=r"method.labels=predicted: the gradient at squared error's own prediction is zero",
+    ):
         diagonal(LOSS, labels="predicted")
-    with pytest.raises(ValueError, match=r"method.batch=7: expected at most 6, the samples of task 0"):
-        methods.ewc_diagonal(1.0, labels="true", batch=7).begin((), NETWORK, theta0(), Task(CLASSES, CLASSES, HEAD))
+    with pytest.raises(
+        ValueError, match=r"method.batch=7: expected at most 6, the samples of task 0"
+    ):
+        methods.ewc_diagonal(1.0, labels="true", batch=7).begin(
+            (), NETWORK, theta0(), Task(CLASSES, CLASSES, HEAD)
+        )
 
 
 def empty(size, seed=0, inputs=1):
-    rows = buffer.Rows(jnp.full((size, inputs), -1.0), jnp.zeros((size, 1)), jnp.ones((size, 1)), ())
-    return buffer.Buffer(rows, jnp.zeros(size, jnp.int32), *[jnp.int32(0)] * 5, jax.random.key(seed))
+    rows = buffer.Rows(
+        jnp.full((size, inputs), -1.0), jnp.zeros((size, 1)), jnp.ones((size, 1)), ()
+    )
+    return buffer.Buffer(
+        rows, jnp.zeros(size, jnp.int32), *[jnp.int32(0)] * 5, jax.random.key(seed)
+    )
 
 
 def numbered(first, n):
-    return buffer.Rows(first + jnp.arange(n, dtype=float)[:, None], jnp.zeros((n, 1)), jnp.ones((n, 1)), ())
+    return buffer.Rows(
+        first + jnp.arange(n, dtype=float)[:, None], jnp.zeros((n, 1)), jnp.ones((n, 1)), ()
+    )
 
 
 @jax.jit
@@ -327,18 +416,30 @@ def streamed(key):
     """What a reservoir of 4 holds of 12 samples that came in three batches."""
     memory = empty(4)
     for k in range(3):
-        memory = buffer.offer(jax.random.fold_in(key, k), memory, numbered(4.0 * k, 4), jnp.array([True, True, k < 2, True]))
+        memory = buffer.offer(
+            jax.random.fold_in(key, k),
+            memory,
+            numbered(4.0 * k, 4),
+            jnp.array([True, True, k < 2, True]),
+        )
     return memory.rows.x[:, 0], memory.count
 
 
 def test_a_reservoir_holds_every_sample_with_the_same_probability_and_every_pair():
     trials = 4000
-    held = np.asarray(jax.jit(jax.vmap(streamed))(jax.random.split(jax.random.key(0), trials))[0]).astype(int)
+    held = np.asarray(
+        jax.jit(jax.vmap(streamed))(jax.random.split(jax.random.key(0), trials))[0]
+    ).astype(int)
     inside = np.zeros((trials, 12))
     inside[np.arange(trials)[:, None], held] = 1
-    assert np.all(inside.sum(1) == 4) and not inside[:, 10].any()  # four different ones, and never the one that was not valid
+    assert (
+        np.all(inside.sum(1) == 4) and not inside[:, 10].any()
+    )  # four different ones, and never the one that was not valid
     together = inside.T @ inside / trials
-    for expected, found in ((4 / 11, np.diag(together)), (4 * 3 / (11 * 10), together[np.triu_indices(12, 1)])):
+    for expected, found in (
+        (4 / 11, np.diag(together)),
+        (4 * 3 / (11 * 10), together[np.triu_indices(12, 1)]),
+    ):
         found = found[found > 0]
         assert len(found) in (11, 55)
         assert np.max(np.abs(found - expected)) < 4 * np.sqrt(expected * (1 - expected) / trials)
@@ -358,7 +459,9 @@ def test_the_reservoir_is_algorithm_r_one_sample_after_the_other():
 def test_a_balanced_buffer_has_equal_shares_of_all_tasks():
     memory = empty(7)
     for t, n in enumerate((9, 2, 9)):  # the second has fewer samples than its share
-        memory = buffer.balance(jax.random.fold_in(KEY, t), memory._replace(tasks=jnp.int32(t)), numbered(100.0 * t, n))
+        memory = buffer.balance(
+            jax.random.fold_in(KEY, t), memory._replace(tasks=jnp.int32(t)), numbered(100.0 * t, n)
+        )
     own = np.asarray(memory.rows.x[: int(memory.count), 0])
     assert len(set(own)) == len(own) and np.bincount((own // 100).astype(int)).tolist() == [3, 2, 2]
     np.testing.assert_array_equal(memory.task[: len(own)], own // 100)
@@ -370,8 +473,12 @@ def test_a_draw_is_of_distinct_rows_in_use_all_equally_often():
     rows, counts = draw(jax.random.split(KEY, 3000), memory)
     drawn = np.asarray(rows.x[..., 0]).astype(int)
     assert counts.all() and np.all(drawn[:, 0] != drawn[:, 1]) and drawn.max() == 4
-    np.testing.assert_allclose(np.bincount(drawn.ravel()) / 3000, 2 / 5, atol=4 * np.sqrt(0.24 / 3000))
-    assert draw(jax.random.split(KEY, 3000), memory._replace(count=jnp.int32(1)))[1][0].tolist() == [True, False]
+    np.testing.assert_allclose(
+        np.bincount(drawn.ravel()) / 3000, 2 / 5, atol=4 * np.sqrt(0.24 / 3000)
+    )
+    assert draw(jax.random.split(KEY, 3000), memory._replace(count=jnp.int32(1)))[1][
+        0
+    ].tolist() == [True, False]
 
 
 def test_agem_takes_off_what_points_against_the_memory_and_nothing_else():
@@ -390,7 +497,9 @@ def test_agem_takes_off_what_points_against_the_memory_and_nothing_else():
             assert abs(got @ r) < 1e-12
         else:
             np.testing.assert_array_equal(got, g)
-        np.testing.assert_array_equal(flat(project(memory._replace(count=jnp.int32(0)), back(g))), g)  # nothing is remembered yet
+        np.testing.assert_array_equal(
+            flat(project(memory._replace(count=jnp.int32(0)), back(g))), g
+        )  # nothing is remembered yet
 
 
 PROJECTIONS = ("OGD", "OGD-AVE", "OGD-GTL", "OGD+", "PCA-OGD", "GPM", "GPM, all")
@@ -412,7 +521,10 @@ def test_a_projection_done_twice_is_done_once_and_is_orthogonal(name, dtype):
 
     rounding = 100 * jnp.finfo(dtype).eps
     assert away(off(off(one)), off(one)) < rounding and away(off(one), one) > 0.1
-    assert abs(np.vdot(flat(off(one)), flat(other)) - np.vdot(flat(one), flat(off(other)))) < 10 * rounding
+    assert (
+        abs(np.vdot(flat(off(one)), flat(other)) - np.vdot(flat(one), flat(off(other))))
+        < 10 * rounding
+    )
 
 
 def held(name, task, head):
@@ -433,7 +545,9 @@ def test_what_ogd_holds_of_a_sample_is_what_no_step_moves(name, head):
     outputs = {"OGD": "all", "OGD-AVE": "average", "OGD-GTL": "true"}[name]
     memory = methods.ogd(None, outputs).consolidate((), NETWORK, LOSS, theta0(), task)
     J = [np.stack([flat(row) for row in rows_of(jacobian_of(theta0(), x))]) for x in task.train.x]
-    rows = np.concatenate([np.stack(some) @ j for some, j in zip(held(name, task, head), J, strict=True)])
+    rows = np.concatenate(
+        [np.stack(some) @ j for some, j in zip(held(name, task, head), J, strict=True)]
+    )
     _, s, v = np.linalg.svd(rows, full_matrices=False)
     v = v[s > 1e-5 * s[0]]
     np.testing.assert_allclose(memory.basis.T @ memory.basis, v.T @ v, atol=1e-9)
@@ -448,7 +562,9 @@ def test_directions_that_are_known_take_no_second_place(dtype):
     once = method.consolidate((), NETWORK, LOSS, theta, task)
     again = method.consolidate(once, NETWORK, LOSS, theta, task)
     assert again.basis.shape == once.basis.shape == (15, 28)
-    np.testing.assert_allclose(once.basis @ once.basis.T, np.eye(len(once.basis)), atol=20 * jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        once.basis @ once.basis.T, np.eye(len(once.basis)), atol=20 * jnp.finfo(dtype).eps
+    )
 
 
 def fed(theta, x):
@@ -463,7 +579,7 @@ def test_gpm_keeps_what_equations_5_and_9_of_saha_say():
     """Singular value decompositions of two tasks' inputs, one vector after the other; thresholds that grow by 0.05."""
     bases = [np.zeros((5, 0)), np.zeros((5, 0))]
     for t, (task, (theta, _, _, memory)) in enumerate(zip(stream(), known("GPM"), strict=True)):
-        x = task.train.x[methods.stack.chosen(0, t, 6, 4)]
+        x = task.train.x[methods.memory.chosen(0, t, 6, 4)]
         for i, (layer, R) in enumerate(zip(("hidden_0", "readout"), fed(theta, x), strict=True)):
             M, wanted = bases[i], (0.7, 0.9)[i] + 0.05 * t
             rest = R - M @ M.T @ R
@@ -477,7 +593,9 @@ def test_gpm_keeps_what_equations_5_and_9_of_saha_say():
     gradient = noise(theta)
     got = ALL["GPM"].project(memory, LAYERED.apply, LOSS, theta, gradient)
     for layer, M in zip(("hidden_0", "readout"), bases, strict=True):
-        G, left = (np.concatenate([g[layer]["kernel"], g[layer]["bias"][None]]) for g in (gradient, got))
+        G, left = (
+            np.concatenate([g[layer]["kernel"], g[layer]["bias"][None]]) for g in (gradient, got)
+        )
         np.testing.assert_allclose(left, G - M @ M.T @ G, atol=1e-12)
 
 
@@ -486,7 +604,7 @@ def test_with_all_energy_kept_no_later_training_moves_a_kept_sample():
     first, last = known("GPM, all")[0][0], known("GPM, all")[-1][0]
     forward, x = jax.vmap(LAYERED.apply, (None, 0)), stream()[0].train.x
     moved = np.max(np.abs(forward(last, x) - forward(first, x)), 1)
-    kept = methods.stack.chosen(0, 0, 6, 2)
+    kept = methods.memory.chosen(0, 0, 6, 2)
     assert np.max(moved[kept]) < 1e-13 < 1e-3 < np.min(np.delete(moved, kept))
 
 
@@ -502,9 +620,12 @@ def test_what_gpm_leaves_of_a_layer_is_theory_6(name):
     def seen(theta, x):
         """(gradient of the first output, phi and its signals by layer)."""
         _, phi, z = network.taps.read(layers, theta, {}, x)
-        signals = jax.grad(lambda probes: network.taps.read(layers, theta, probes, x)[0][0])(jax.tree.map(jnp.zeros_like, z))
+        signals = jax.grad(lambda probes: network.taps.read(layers, theta, probes, x)[0][0])(
+            jax.tree.map(jnp.zeros_like, z)
+        )
         return jax.grad(lambda theta: network.apply(theta, x)[0])(theta), *(
-            {layer: jnp.concatenate(calls) for layer, calls in parts.items()} for parts in (phi, signals)
+            {layer: jnp.concatenate(calls) for layer, calls in parts.items()}
+            for parts in (phi, signals)
         )
 
     (g, phi, signal), (other, phi2, signal2) = seen(theta, x[3]), seen(theta, x[4])
@@ -516,44 +637,76 @@ def test_what_gpm_leaves_of_a_layer_is_theory_6(name):
     for layer in layers:
         kept = at(memory.kept, layer)
         assert 0.5 < np.trace(kept[0]) < len(kept[0]) - 0.5
-        inputs = jnp.einsum("pgi,gij,qgj->pqg", phi[layer], jnp.eye(len(kept[0]))[None] - kept, phi2[layer])
+        inputs = jnp.einsum(
+            "pgi,gij,qgj->pqg", phi[layer], jnp.eye(len(kept[0]))[None] - kept, phi2[layer]
+        )
         expected = jnp.einsum("pqg,pgm,qgm->", inputs, signal[layer], signal2[layer])
-        np.testing.assert_allclose(np.vdot(flat(at(off, layer)), flat(at(other, layer))), expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            np.vdot(flat(at(off, layer)), flat(at(other, layer))), expected, rtol=1e-9, atol=1e-12
+        )
     if name == "residual":
-        assert memory.kept["scale"] == 1 and off["scale"] == 0 and not flat(off["LayerNorm_0"]).any()
+        assert (
+            memory.kept["scale"] == 1 and off["scale"] == 0 and not flat(off["LayerNorm_0"]).any()
+        )
 
 
 def test_a_memory_that_will_not_fit_is_refused_before_anything_is_trained(monkeypatch):
     task, few = stream()[0], "method.per_task=7: expected at most 6, the samples of task 0"
-    for method in (methods.ogd(7), methods.replay(7), methods.functional(1.0, 7), methods.gpm(per_task=7)):
+    for method in (
+        methods.ogd(7),
+        methods.replay(7),
+        methods.functional(1.0, 7),
+        methods.gpm(per_task=7),
+    ):
         with pytest.raises(ValueError, match=few):
             method.begin((), LAYERED, theta0(network=LAYERED), task)
-    with pytest.raises(ValueError, match=r"method.directions=19: expected at most 18, the rows kept of a task"):
+    with pytest.raises(
+        ValueError, match=r"method.directions=19: expected at most 18, the rows kept of a task"
+    ):
         methods.pca_ogd(19, None).begin((), NETWORK, theta0(), task)
     with pytest.raises(ValueError, match=r"method=gpm: this network has no taps"):
         methods.gpm().begin((), NETWORK, theta0(), task)
-    with pytest.raises(ValueError, match=r"threshold=\[0.9, 0.9, 0.9\]: expected one number, or 2, one for each of hidden_0, readout"):
+    with pytest.raises(
+        ValueError,
+        match=r"threshold=\[0.9, 0.9, 0.9\]: expected one number, or 2, one for each of hidden_0, readout",
+    ):
         methods.gpm([0.9] * 3, 4).begin((), LAYERED, theta0(network=LAYERED), task)
-    monkeypatch.setattr(meter, "memory_gib", lambda: 4 * 28 * 4 * 8 / 2**30)
-    kept = methods.ogd(1).begin((), NETWORK, theta0(), task)  # 3 directions of 28 parameters, 4 times
+    monkeypatch.setattr(resources, "memory_gib", lambda: 4 * 28 * 4 * 8 / 2**30)
+    kept = methods.ogd(1).begin(
+        (), NETWORK, theta0(), task
+    )  # 3 directions of 28 parameters, 4 times
     kept = methods.ogd(1).consolidate(kept, NETWORK, LOSS, theta0(), task)
-    with pytest.raises(ValueError, match=r"method.per_task=1: 6 directions of 28 parameters take 0.0 GiB while they are made"):
+    with pytest.raises(
+        ValueError,
+        match=r"method.per_task=1: 6 directions of 28 parameters take 0.0 GiB while they are made",
+    ):
         methods.ogd(1).begin(kept, NETWORK, theta0(), task)
-    assert methods.ogd(1, "true").begin(kept, NETWORK, theta0(), task._replace(head=jnp.array([1.0, 0, 0]))) is kept
+    assert (
+        methods.ogd(1, "true").begin(
+            kept, NETWORK, theta0(), task._replace(head=jnp.array([1.0, 0, 0]))
+        )
+        is kept
+    )
 
 
 @pytest.mark.parametrize("name", list(FIXED))
 def test_a_method_without_a_twin_is_foretold_by_training_the_linearised_network(name):
-    assert predict.form_of("auto", LOSS, optimizers.sgd(), FIXED[name], True) == "linearised"
-    with pytest.raises(ValueError, match=r"forecast.form=closed: the method has no twin in kernel space; use linearised or auto"):
-        predict.form_of("closed", LOSS, optimizers.sgd(), FIXED[name], True)
+    assert forecast.form_of("auto", LOSS, optimizers.sgd(), FIXED[name], True) == "linearised"
+    with pytest.raises(
+        ValueError,
+        match=r"forecast.form=closed: the method has no twin in kernel space; use linearised or auto",
+    ):
+        forecast.form_of("closed", LOSS, optimizers.sgd(), FIXED[name], True)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: methods.er(0), "method.size=0: expected a whole number of at least 1"),
-        (lambda: methods.er(4, 5), "method.batch_size=5: expected at most method.size=4, the rows of the buffer"),
+        (
+            lambda: methods.er(4, 5),
+            "method.batch_size=5: expected at most method.size=4, the rows of the buffer",
+        ),
         (lambda: methods.er(4, 4, -0.1), "method.weight=-0.1"),
         (lambda: methods.er(buffer="ring"), "method.buffer=ring: expected reservoir or balanced"),
         (lambda: methods.agem(passes="two"), "method.passes=two: expected first or all"),
@@ -562,14 +715,26 @@ def test_a_method_without_a_twin_is_foretold_by_training_the_linearised_network(
         (lambda: methods.der_plus_plus(1.0, -1.0), "method.beta=-1.0"),
         (lambda: methods.der(seed=-1), "method.seed=-1"),
         (lambda: methods.si(-1.0), "method.strength=-1.0: expected a finite number of at least 0"),
-        (lambda: methods.si(1.0, damping=0.0), "method.damping=0.0: expected a finite number above 0"),
-        (lambda: methods.ewc_diagonal(labels="some"), "method.labels=some: expected all, sampled, predicted or true"),
-        (lambda: methods.ewc_diagonal(batch=8), "method.batch=8: expected 1 with method.labels=all"),
+        (
+            lambda: methods.si(1.0, damping=0.0),
+            "method.damping=0.0: expected a finite number above 0",
+        ),
+        (
+            lambda: methods.ewc_diagonal(labels="some"),
+            "method.labels=some: expected all, sampled, predicted or true",
+        ),
+        (
+            lambda: methods.ewc_diagonal(batch=8),
+            "method.batch=8: expected 1 with method.labels=all",
+        ),
         (lambda: methods.mas(float("nan")), "method.strength=nan"),
         (lambda: methods.gpm(1.5), "method.threshold=1.5: expected a number from 0 to 1"),
         (lambda: methods.gpm([0.9, -0.1]), "method.threshold=-0.1: expected a number from 0 to 1"),
         (lambda: methods.gpm(float("nan")), "method.threshold=nan"),
-        (lambda: methods.gpm(per_task=0), "method.per_task=0: expected a whole number of at least 1"),
+        (
+            lambda: methods.gpm(per_task=0),
+            "method.per_task=0: expected a whole number of at least 1",
+        ),
         (lambda: methods.gpm(increment=2), "method.increment=2: expected a number from 0 to 1"),
     ],
 )
@@ -578,16 +743,23 @@ def test_bad_settings_are_named(make, message):
         make()
 
 
-@pytest.mark.parametrize("name", ["joint", "replay", "functional", "EWC", "EWC diagonal, sampled", "LwF"])
+@pytest.mark.parametrize(
+    "name", ["joint", "replay", "functional", "EWC", "EWC diagonal, sampled", "LwF"]
+)
 def test_methods_that_know_the_loss_train_on_cross_entropy_too(name):
-    tasks = tuple(task._replace(train=task.train._replace(y=jax.nn.one_hot(jnp.argmax(task.train.y, 1), 3))) for task in stream())
+    tasks = tuple(
+        task._replace(train=task.train._replace(y=jax.nn.one_hot(jnp.argmax(task.train.y, 1), 3)))
+        for task in stream()
+    )
     (first, *_), (second, *_) = trained(ALL[name], tasks, loss=SOFTMAX)
     assert np.isfinite(flat(second)).all() and not np.array_equal(flat(first), flat(second))
 
 
 def test_methods_together_add_up_their_objectives_and_project_in_turn():
     half, pair = methods.l2(0.1), methods.together({"one": methods.l2(0.1), "two": methods.l2(0.1)})
-    for (theta, *_), (doubled, *_), (once, *_) in zip(trained(pair), trained(methods.l2(0.2)), trained(half), strict=True):
+    for (theta, *_), (doubled, *_), (once, *_) in zip(
+        trained(pair), trained(methods.l2(0.2)), trained(half), strict=True
+    ):
         np.testing.assert_allclose(flat(theta), flat(doubled), atol=1e-14)
         assert np.max(np.abs(flat(theta) - flat(once))) > 1e-4
     beside = methods.together({"nothing": methods.naive(), "all of it": ALL["OGD"]})

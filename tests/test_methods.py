@@ -8,31 +8,40 @@ import numpy as np
 import pytest
 from cases import linear, quadratic_features, random_stream
 
-from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers, record
-from ntkcl.experiment import Training
+from ntkcl import dynamics, experiment, kernels, losses, methods, networks, optimizers
+from ntkcl.experiment import record
+from ntkcl.training.settings import Training
 from ntkcl.types import Network, TaskRows
 
 A, B = np.array([[1.0, 0, 1], [0, 1, 0]]), np.array([[1.0, 1, 0], [0, 1, 1]])
 X = jnp.asarray(np.concatenate([A, B]))
 THETA_A = jnp.array([0.5, -1.0, 0.5])
-GD = forecast.gradient_descent(0.1, 7)
+GD = dynamics.gradient_descent(0.1, 7)
 PAPER = {
-    "converged": (methods.naive(), forecast.converged(), [1, 1]),
-    "flow": (methods.naive(), forecast.gradient_flow(0.1, 7), [0.8775435717] * 2),
-    "flow, mean": (methods.naive(), forecast.gradient_flow(0.05, 7), [0.6500622509] * 2),
+    "converged": (methods.naive(), dynamics.converged(), [1, 1]),
+    "flow": (methods.naive(), dynamics.gradient_flow(0.1, 7), [0.8775435717] * 2),
+    "flow, mean": (methods.naive(), dynamics.gradient_flow(0.05, 7), [0.6500622509] * 2),
     "GD": (methods.naive(), GD, [0.9176457] * 2),
-    "GD, mean": (methods.naive(), forecast.gradient_descent(0.05, 7), [0.6794229117] * 2),
-    "heavy ball": (methods.naive(), forecast.heavy_ball(0.1, 7, 0.9), [1.3663128] * 2),
-    "Nesterov": (methods.naive(), forecast.nesterov(0.1, 7, 0.9), [1.0388321411] * 2),
-    "ridge": (methods.l2(0.5), forecast.converged(), [0.8571428571] * 2),
+    "GD, mean": (methods.naive(), dynamics.gradient_descent(0.05, 7), [0.6794229117] * 2),
+    "heavy ball": (methods.naive(), dynamics.heavy_ball(0.1, 7, 0.9), [1.3663128] * 2),
+    "Nesterov": (methods.naive(), dynamics.nesterov(0.1, 7, 0.9), [1.0388321411] * 2),
+    "ridge": (methods.l2(0.5), dynamics.converged(), [0.8571428571] * 2),
     "L2 to previous": (methods.l2(0.5), GD, [0.8151237609] * 2),
     "decay": (methods.l2(0.2, "zero"), GD, [0.7180720682, 0.9818210017]),
-    "PCA-OGD": (methods.pca_ogd(1, per_task=None), forecast.converged(), [0, 1.5]),
-    "OGD": (methods.ogd(per_task=None), forecast.converged(), [0, 0]),
-    "EWC": (methods.ewc(2.0), forecast.converged(), [0.4285714286, 0.8571428571]),  # theory's lambda is of a sum over 2 samples
+    "PCA-OGD": (methods.pca_ogd(1, per_task=None), dynamics.converged(), [0, 1.5]),
+    "OGD": (methods.ogd(per_task=None), dynamics.converged(), [0, 0]),
+    "EWC": (
+        methods.ewc(2.0),
+        dynamics.converged(),
+        [0.4285714286, 0.8571428571],
+    ),  # theory's lambda is of a sum over 2 samples
     "EWC, finite": (methods.ewc(2.0), GD, [0.5316471, 0.7645731]),
-    "EWC, online": (methods.ewc(2.0, online=True), GD, [0.5316471, 0.7645731]),  # one old task: the centres agree
-    "EWC, diagonal": (methods.ewc_diagonal(1.0), forecast.converged(), [0.8568980291] * 2),
+    "EWC, online": (
+        methods.ewc(2.0, online=True),
+        GD,
+        [0.5316471, 0.7645731],
+    ),  # one old task: the centres agree
+    "EWC, diagonal": (methods.ewc_diagonal(1.0), dynamics.converged(), [0.8568980291] * 2),
     "functional": (methods.functional(2.0), GD, [0.5316471, 0.7645731]),
     "LwF": (methods.lwf(0.5), GD, [0.6565170984] * 2),
 }
@@ -40,7 +49,10 @@ PAPER = {
 
 def rows(targets=((1.0, -1.0), (0.0, 2.0))):
     places = np.array([0, 1]), np.array([2, 3])
-    return [TaskRows(i, jnp.asarray(y)[:, None], np.ones(1), 1.0) for i, y in zip(places, targets, strict=True)]
+    return [
+        TaskRows(i, jnp.asarray(y)[:, None], np.ones(1), 1.0)
+        for i, y in zip(places, targets, strict=True)
+    ]
 
 
 def on_paper(method, rule):
@@ -49,7 +61,7 @@ def on_paper(method, rule):
     f = (X @ THETA_A)[:, None]
     tangent = kernels.tangent(network, THETA_A, X, f, kernels.contraction(network))
     step = method.step(tangent, rows(), 1, [jnp.zeros((4, 1)), f])
-    done = forecast.one_task(tangent.columns, f, step, rule)
+    done = dynamics.one_task(tangent.columns, f, step, rule)
     return done.change[:2, 0], jnp.array([0.0, 2.0]) - (f + done.change)[2:, 0]
 
 
@@ -60,12 +72,16 @@ def test_two_tasks_match_theory_12_2(name):
 
 
 def test_what_lies_in_the_memory_of_ogd_cannot_be_learned():
-    np.testing.assert_allclose(on_paper(methods.ogd(per_task=None), forecast.converged())[1], [1.5, 1.5], atol=1e-9)
+    np.testing.assert_allclose(
+        on_paper(methods.ogd(per_task=None), dynamics.converged())[1], [1.5, 1.5], atol=1e-9
+    )
 
 
 def test_replay_of_one_sample_matches_theory_12_2():
-    kept = next(seed for seed in range(20) if methods.stack.chosen(seed, 0, 2, 1)[0] == 0)
-    np.testing.assert_allclose(on_paper(methods.replay(1, seed=kept), forecast.converged())[0], [0, 1.5], atol=1e-9)
+    kept = next(seed for seed in range(20) if methods.memory.chosen(seed, 0, 2, 1)[0] == 0)
+    np.testing.assert_allclose(
+        on_paper(methods.replay(1, seed=kept), dynamics.converged())[0], [0, 1.5], atol=1e-9
+    )
 
 
 SIZES, HEADS = [5, 5, 5], {"shared": None, "overlapping": [[1, 1, 0], [0, 1, 1], [1, 0, 1]]}
@@ -120,7 +136,15 @@ def told(method, heads, rule=(0.0, False), form="auto", anchors=experiment.DEFAU
     return record.gather(events, stream), stream
 
 
-OWN_HEADS = ("joint", "replay", "EWC", "LwF", "OGD-GTL", "OGD-AVE", "PCA-OGD")  # where masks do something
+OWN_HEADS = (
+    "joint",
+    "replay",
+    "EWC",
+    "LwF",
+    "OGD-GTL",
+    "OGD-AVE",
+    "PCA-OGD",
+)  # where masks do something
 
 
 @functools.cache
@@ -128,7 +152,10 @@ def plainly(heads):
     return told(methods.naive(), heads, anchors=[])[0]
 
 
-@pytest.mark.parametrize(("name", "heads"), [(name, "shared") for name in TRAINED] + [(name, "overlapping") for name in OWN_HEADS])
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [(name, "shared") for name in TRAINED] + [(name, "overlapping") for name in OWN_HEADS],
+)
 def test_the_twin_of_a_method_is_its_training_of_the_linearised_model(name, heads):
     run, _ = told(TRAINED[name], heads)
     assert run.status == "completed"
@@ -141,19 +168,33 @@ def test_the_twin_of_a_method_is_its_training_of_the_linearised_model(name, head
         assert np.max(np.abs(plain.measured[-1] - run.measured[-1])) > 1e-3  # it does something
 
 
-@pytest.mark.parametrize(("name", "rule"), [("weight decay", "heavy ball"), ("replay", "Nesterov"), ("PCA-OGD", "Nesterov")])
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("weight decay", "heavy ball"), ("replay", "Nesterov"), ("PCA-OGD", "Nesterov")],
+)
 def test_momentum_and_methods_go_together(name, rule):
     run, _ = told(TRAINED[name], "shared", RULES[rule])
     np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)
 
 
-LIMITS = [("naive", rule) for rule in RULES] + [("replay", "gradient descent"), ("weight decay", "gradient descent")]
+LIMITS = [("naive", rule) for rule in RULES] + [
+    ("replay", "gradient descent"),
+    ("weight decay", "gradient descent"),
+]
 
 
 @pytest.mark.parametrize(("name", "rule"), LIMITS)
 @pytest.mark.parametrize("side", [0.98, 1.03])
 def test_the_limit_of_a_method_is_where_its_training_turns(name, rule, side):
-    run, _ = told(TRAINED[name], "shared", RULES[rule], learning_rate_fraction=side, allow_unstable=True, steps=3000, anchors=[])
+    run, _ = told(
+        TRAINED[name],
+        "shared",
+        RULES[rule],
+        learning_rate_fraction=side,
+        allow_unstable=True,
+        steps=3000,
+        anchors=[],
+    )
     assert (run.status == "diverged") == (side > 1)
 
 
@@ -163,7 +204,11 @@ def test_joint_training_in_batches_gets_a_limit_that_no_batch_exceeds():
     stream = (*first, last._replace(train=last.train._replace(x=2 * last.train.x)))
     plain = losses.squared_error(), optimizers.sgd(), Training(batch_size=1)
     network = linear(quadratic_features, 2)
-    plan = next(experiment.run(jax.random.key(0), stream, network, *plain, method=methods.joint(), anchors=[]))
+    plan = next(
+        experiment.run(
+            jax.random.key(0), stream, network, *plain, method=methods.joint(), anchors=[]
+        )
+    )
     features = [np.asarray(jax.vmap(quadratic_features)(task.train.x)) for task in stream]
     old, new = np.concatenate(features[:2]), features[2]
     top = (8 * np.max(np.sum(new**2, 1)) + np.linalg.eigvalsh(old @ old.T)[-1]) / (17 * 2)
@@ -178,7 +223,9 @@ def test_diagonal_ewc_is_the_minimum_of_its_objective():
     x = jnp.concatenate([task.train.x for task in stream])
     flat, back = jax.flatten_util.ravel_pytree(theta0)
     flat = np.asarray(flat)
-    J = jax.jit(jax.vmap(jax.jacrev(lambda v, x: network.apply(back(v), x)), (None, 0)))(flat, x)  # [N, c, p]
+    J = jax.jit(jax.vmap(jax.jacrev(lambda v, x: network.apply(back(v), x)), (None, 0)))(
+        flat, x
+    )  # [N, c, p]
     f = jax.jit(jax.vmap(network.apply, (None, 0)))(theta0, x)
     ends = np.cumsum([0, *SIZES])
     tasks = [
@@ -189,19 +236,32 @@ def test_diagonal_ewc_is_the_minimum_of_its_objective():
     tangent = kernels.tangent(network, theta0, x, f, kernels.contraction(network))
     fs, apply, loss = [f], network.apply, losses.squared_error()
     for t, task in enumerate(stream):
-        done = forecast.one_task(tangent.columns, fs[-1], method.step(tangent, tasks, t, fs), forecast.converged(cut=1e-9))
+        done = dynamics.one_task(
+            tangent.columns,
+            fs[-1],
+            method.step(tangent, tasks, t, fs),
+            dynamics.converged(cut=1e-9),
+        )
         memory = method.begin(memory, network, theta, task)
 
         v, own = np.asarray(jax.flatten_util.ravel_pytree(theta)[0]), tasks[t].inputs
         rows = np.asarray(J)[own].reshape(-1, len(v))
         residual = (np.asarray(task.train.y) - np.asarray(f)[own]).ravel() - rows @ (v - flat)
-        stiff = 0.3 * np.diag(np.asarray(jax.flatten_util.ravel_pytree(memory[1])[0]) + 0.02) if memory else np.zeros((len(v), len(v)))
-        v = v + np.linalg.pinv(rows.T @ rows / len(rows) + stiff, rcond=1e-11, hermitian=True) @ rows.T @ residual / len(rows)
+        stiff = (
+            0.3 * np.diag(np.asarray(jax.flatten_util.ravel_pytree(memory[1])[0]) + 0.02)
+            if memory
+            else np.zeros((len(v), len(v)))
+        )
+        v = v + np.linalg.pinv(
+            rows.T @ rows / len(rows) + stiff, rcond=1e-11, hermitian=True
+        ) @ rows.T @ residual / len(rows)
 
         def objective(v, memory=memory, task=task):
             theta = back(v)
             outputs = jax.vmap(apply, (None, 0))(theta, task.train.x)
-            task_loss = jnp.mean(jax.vmap(loss.value, (0, 0, None))(outputs, task.train.y, task.head))
+            task_loss = jnp.mean(
+                jax.vmap(loss.value, (0, 0, None))(outputs, task.train.y, task.head)
+            )
             return method.objective(memory, apply, loss, theta, task.train, task.head, task_loss)
 
         assert jnp.max(jnp.abs(jax.jit(jax.grad(objective))(v))) < 1e-9
@@ -212,7 +272,9 @@ def test_diagonal_ewc_is_the_minimum_of_its_objective():
 
 
 def test_a_twin_without_a_finite_form_is_refused_where_steps_are_finite():
-    with pytest.raises(ValueError, match="twin for training to the end alone; use linearised or auto"):
+    with pytest.raises(
+        ValueError, match="twin for training to the end alone; use linearised or auto"
+    ):
         told(methods.ewc_diagonal(1.0), "shared", form="closed")
 
 
@@ -222,14 +284,23 @@ def test_a_twin_without_a_finite_form_is_refused_where_steps_are_finite():
         (lambda: methods.replay(0), "method.per_task=0"),
         (lambda: methods.replay(5, -1.0), "method.weight=-1.0: expected a finite number above 0"),
         (lambda: methods.l2(0.0), "method.penalty=0.0"),
-        (lambda: methods.l2(1.0, "middle"), "method.centre=middle: expected previous, start or zero"),
+        (
+            lambda: methods.l2(1.0, "middle"),
+            "method.centre=middle: expected previous, start or zero",
+        ),
         (lambda: methods.ewc(float("nan")), "method.penalty=nan"),
         (lambda: methods.ewc_diagonal(1.0, damping=-1.0), "method.damping=-1.0"),
         (lambda: methods.lwf(0), "method.weight=0"),
         (lambda: methods.ogd(outputs="none"), "method.outputs=none: expected all, average or true"),
         (lambda: methods.pca_ogd(0), "method.directions=0"),
-        (lambda: told(methods.replay(6), "shared"), "method.per_task=6: expected at most 5, the samples of task 0"),
-        (lambda: told(methods.pca_ogd(16, per_task=None), "shared"), "method.directions=16: expected at most 15"),
+        (
+            lambda: told(methods.replay(6), "shared"),
+            "method.per_task=6: expected at most 5, the samples of task 0",
+        ),
+        (
+            lambda: told(methods.pca_ogd(16, per_task=None), "shared"),
+            "method.directions=16: expected at most 15",
+        ),
         (lambda: optimizers.sgd(1.0), "optimizer.momentum=1.0"),
         (lambda: optimizers.sgd(0.0, True), "optimizer.nesterov=true with optimizer.momentum=0"),
     ],

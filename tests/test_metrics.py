@@ -7,7 +7,14 @@ import pytest
 
 from ntkcl import metrics
 
-R = np.array([[0.80, 0.10, 0.20, 0.10], [0.90, 0.70, 0.90, 0.20], [0.60, 0.50, 0.85, 0.40], [0.50, 0.75, 0.55, 0.65]])
+R = np.array(
+    [
+        [0.80, 0.10, 0.20, 0.10],
+        [0.90, 0.70, 0.90, 0.20],
+        [0.60, 0.50, 0.85, 0.40],
+        [0.50, 0.75, 0.55, 0.65],
+    ]
+)
 B = np.array([0.10, 0.10, 0.12, 0.08])
 
 
@@ -40,16 +47,26 @@ PUBLISHED = {
 def test_every_dialect_has_its_value_on_the_matrix_that_separates_them():
     told = metrics.summary(R, B)
     assert told == pytest.approx(PUBLISHED, abs=1e-10)
-    assert list(told)[:5] == ["average_accuracy", "learning_accuracy", "bwt_gem", "forgetting_chaudhry", "fwt_gem"]
+    assert list(told)[:5] == [
+        "average_accuracy",
+        "learning_accuracy",
+        "bwt_gem",
+        "forgetting_chaudhry",
+        "fwt_gem",
+    ]
     assert metrics.fwt_independent(R, A_IND) == pytest.approx(-0.0766666667, abs=1e-10)
     assert metrics.forgetting_rate(R, B, A_JOINT) == pytest.approx(-0.2347672497, abs=1e-10)
 
 
 def test_what_needs_a_reference_is_told_where_there_is_one():
     assert metrics.referenced(R, B) == {}
-    assert metrics.referenced(R, B, A_IND) == pytest.approx({"fwt_independent": -0.0766666667}, abs=1e-10)
+    assert metrics.referenced(R, B, A_IND) == pytest.approx(
+        {"fwt_independent": -0.0766666667}, abs=1e-10
+    )
     both = metrics.referenced(R, B, A_IND, A_JOINT)
-    assert tuple(both) == metrics.REFERENCED and both["forgetting_rate"] == pytest.approx(-0.2347672497, abs=1e-10)
+    assert tuple(both) == metrics.REFERENCED and both["forgetting_rate"] == pytest.approx(
+        -0.2347672497, abs=1e-10
+    )
     at_chance = A_JOINT.copy()
     at_chance[0] = np.nextafter(B[0], 1)  # nothing learned, and the rounding of a mean
     assert np.isnan(metrics.referenced(R, B, A_IND, at_chance)["forgetting_rate"])
@@ -57,7 +74,11 @@ def test_what_needs_a_reference_is_told_where_there_is_one():
 
 @pytest.mark.parametrize(
     ("tasks", "bwt", "chaudhry", "learned"),
-    [(2, 0.10, -0.10, -0.10), (3, -0.20, 0.25, 0.25), (4, -0.1833333333, 0.2333333333, 0.2166666667)],
+    [
+        (2, 0.10, -0.10, -0.10),
+        (3, -0.20, 0.25, 0.25),
+        (4, -0.1833333333, 0.2333333333, 0.2166666667),
+    ],
 )
 def test_after_each_task_the_cut_matrix_gives_its_own_values(tasks, bwt, chaudhry, learned):
     cut = R[:tasks, :tasks]
@@ -99,22 +120,40 @@ def test_dialects_are_bound_by_their_identities_on_random_matrices():
                 assert m[larger] >= m[smaller] - 1e-12
         assert m["forgetting_peak"] >= 0 and m["forgetting_peak_all_tasks"] >= gap - 1e-12
         if tasks == 2:
-            assert m["forgetting_chaudhry"] == m["forgetting_learned"] == pytest.approx(m["forgetting_first"])
+            assert (
+                m["forgetting_chaudhry"]
+                == m["forgetting_learned"]
+                == pytest.approx(m["forgetting_first"])
+            )
 
 
 def test_losses_have_levels_of_their_own_and_differences_whose_sign_says_the_same():
     told = metrics.loss_summary(1 - R, 1 - B)
-    assert told["average_loss"] == pytest.approx(1 - 0.6125) and told["learning_loss"] == pytest.approx(0.25)
-    assert told["average_incremental_loss"] == pytest.approx(1 - 0.715625) and told["loss_triangle"] == pytest.approx(0.32)
+    assert told["average_loss"] == pytest.approx(1 - 0.6125) and told[
+        "learning_loss"
+    ] == pytest.approx(0.25)
+    assert told["average_incremental_loss"] == pytest.approx(1 - 0.715625) and told[
+        "loss_triangle"
+    ] == pytest.approx(0.32)
     shared = set(told) & set(PUBLISHED)
-    assert {name: told[name] for name in shared} == pytest.approx({name: PUBLISHED[name] for name in shared}, abs=1e-10)
-    assert len(shared) == 13 and not {"forgetting_relative", "remembering", "fwt_without_baseline"} & shared
+    assert {name: told[name] for name in shared} == pytest.approx(
+        {name: PUBLISHED[name] for name in shared}, abs=1e-10
+    )
+    assert (
+        len(shared) == 13
+        and not {"forgetting_relative", "remembering", "fwt_without_baseline"} & shared
+    )
 
 
 def test_one_task_has_no_transfer():
     one = metrics.summary(np.array([[0.7]]), np.array([0.1]))
     assert one["average_accuracy"] == one["learning_accuracy"] == 0.7
-    levels = ("average_accuracy", "learning_accuracy", "average_incremental_accuracy", "accuracy_triangle")
+    levels = (
+        "average_accuracy",
+        "learning_accuracy",
+        "average_incremental_accuracy",
+        "accuracy_triangle",
+    )
     assert all(np.isnan(value) for name, value in one.items() if name not in levels)
     assert np.isnan(metrics.fwt_independent(np.array([[0.7]]), np.ones(1)))
     assert np.isnan(metrics.forgetting_rate(np.array([[0.7]]), np.zeros(1), np.ones(1)))
@@ -149,7 +188,9 @@ def test_reference_vectors_are_checked_and_shares_of_nothing_refused():
         metrics.fwt_gem(R, np.array([np.nan, 0.1, np.nan, 0.1]))
     with pytest.raises(ValueError, match=r"a_ind\[3\] was not measured"):
         metrics.fwt_independent(R, np.array([0.8, 0.8, 0.8, np.nan]))
-    with pytest.raises(ValueError, match=r"a_joint of shape \(3,\): expected a number for each of 4 tasks"):
+    with pytest.raises(
+        ValueError, match=r"a_joint of shape \(3,\): expected a number for each of 4 tasks"
+    ):
         metrics.forgetting_rate(R, B, A_JOINT[:3])
     with pytest.raises(ValueError, match=r"a_joint\[1\] is b\[1\]"):
         metrics.forgetting_rate(R, B, np.array([0.8, 0.1, 0.8, 0.8]))
@@ -174,10 +215,14 @@ def test_flips_explain_the_change_of_accuracy_exactly_ties_included():
     y = np.eye(3)[rng.integers(0, 3, 200)]
     right = metrics.correct(f, y, np.ones(3))
     lost, gained = metrics.flip_lost(right[1], right[4]), metrics.flip_gained(right[1], right[4])
-    assert lost.mean() - gained.mean() == pytest.approx(right[1].mean() - right[4].mean(), abs=1e-12)
+    assert lost.mean() - gained.mean() == pytest.approx(
+        right[1].mean() - right[4].mean(), abs=1e-12
+    )
     assert (lost * gained == 0).all() and lost.min() == 0 and lost.max() == gained.max() == 1
     sure = np.array([[1, 1, 0, 0], [1, 0, 1, 0]], dtype=bool)
-    assert metrics.flip_lost(*sure).tolist() == [0, 1, 0, 0] and metrics.flip_gained(*sure).tolist() == [0, 0, 1, 0]
+    assert metrics.flip_lost(*sure).tolist() == [0, 1, 0, 0] and metrics.flip_gained(
+        *sure
+    ).tolist() == [0, 0, 1, 0]
 
 
 def test_forgetting_events_count_right_to_wrong_after_the_task_was_learned():
@@ -197,4 +242,6 @@ def test_the_margin_is_positive_where_the_prediction_is_right_and_its_change_is_
     others = [f[0, 0, a] for a in (1, 2, 3) if a != label]
     assert margins[0, 0] == pytest.approx(f[0, 0, label] - max(others))
     np.testing.assert_allclose(metrics.margin_change(f[0], f[1], y, head), margins[1] - margins[0])
-    assert metrics.margin(np.array([[0.0, -2.0]]), np.array([[0.0, -1.0]]), np.array([0, 1])).tolist() == [2.0]
+    assert metrics.margin(
+        np.array([[0.0, -2.0]]), np.array([[0.0, -1.0]]), np.array([0, 1])
+    ).tolist() == [2.0]

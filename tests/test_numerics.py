@@ -43,7 +43,10 @@ def test_float32_loses_as_many_digits_as_the_condition_says_and_a_ridge_brings_t
 
 def test_the_gap_is_measured_on_the_right_hand_side_that_is_given():
     K = with_eigenvalues(10.0 ** -np.linspace(0, 6, 20))
-    easy, hard = numerics(K, b=ROTATION[:, 0]), numerics(K, b=ROTATION[:, -1])  # solutions of length 1 and 1e6
+    easy, hard = (
+        numerics(K, b=ROTATION[:, 0]),
+        numerics(K, b=ROTATION[:, -1]),
+    )  # solutions of length 1 and 1e6
     x64 = np.linalg.solve(K, ROTATION[:, 0])
     x32 = np.linalg.solve(np.float32(K), np.float32(ROTATION[:, 0]))
     assert easy.gap == pytest.approx(np.linalg.norm(x32 - x64) / np.linalg.norm(x64), rel=1e-12)
@@ -53,7 +56,9 @@ def test_the_gap_is_measured_on_the_right_hand_side_that_is_given():
 
 def test_a_block_reports_as_its_gram_matrix():
     K = with_eigenvalues(np.arange(1.0, 21))
-    assert numerics(K.reshape(10, 2, 10, 2), ridge=0.5, b=np.ones((10, 2))) == numerics(K, ridge=0.5, b=np.ones(20))
+    assert numerics(K.reshape(10, 2, 10, 2), ridge=0.5, b=np.ones((10, 2))) == numerics(
+        K, ridge=0.5, b=np.ones(20)
+    )
 
 
 def test_float64_is_computed_in_where_jax_has_none():
@@ -62,7 +67,9 @@ def test_float64_is_computed_in_where_jax_has_none():
         assert K.dtype == jnp.float32
         report = numerics(K)
     lam = np.linalg.eigvalsh(np.asarray(K, np.float64))
-    assert report.condition == pytest.approx(lam[-1] / lam[0], rel=1e-4)  # in float32 the smallest would be good to two digits
+    assert report.condition == pytest.approx(
+        lam[-1] / lam[0], rel=1e-4
+    )  # in float32 the smallest would be good to two digits
     assert 1e-8 < report.gap < 1e-1
 
 

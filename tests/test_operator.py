@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cases import MLPS, linear, mlp, quadratic_features
 
-from ntkcl import forecast, kernels, networks
+from ntkcl import dynamics, kernels, networks
 from ntkcl.kernels import krylov
 from ntkcl.kernels.operator import operator
 from ntkcl.types import Network
@@ -23,14 +23,18 @@ def case(name, n1=7, n2=5):
 
 
 def normal(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))  # JAX compiles half a second for every shape
+    return jnp.asarray(
+        np.random.default_rng(seed).standard_normal(shape)
+    )  # JAX compiles half a second for every shape
 
 
 def close(got, expected, digits=1e-12):
     np.testing.assert_allclose(got, expected, atol=digits * max(1.0, float(np.abs(expected).max())))
 
 
-CHUNKS = [(name, chunk) for name in MLPS for chunk in (3, 1000)] + [("one hidden layer", chunk) for chunk in (1, 2, 5, 6)]
+CHUNKS = [(name, chunk) for name in MLPS for chunk in (3, 1000)] + [
+    ("one hidden layer", chunk) for chunk in (1, 2, 5, 6)
+]
 
 
 @pytest.mark.parametrize(("name", "chunk"), CHUNKS)
@@ -47,7 +51,9 @@ def test_jvp_and_vjp_are_the_jacobian_and_its_transpose(chunk):
     network, theta, x, _ = case("deep with biases")
     ops = operator(network.apply, chunk=chunk)
     flat, unravel = jax.flatten_util.ravel_pytree(theta)
-    J = jax.jit(jax.vmap(jax.jacrev(lambda flat, one: network.apply(unravel(flat), one)), (None, 0)))(flat, x)
+    J = jax.jit(
+        jax.vmap(jax.jacrev(lambda flat, one: network.apply(unravel(flat), one)), (None, 0))
+    )(flat, x)
     u, a = normal(4, flat.size), normal(5, *J.shape[:2])
     close(ops.jvp(theta, x, unravel(u)), J @ u)
     gradient = ops.vjp(theta, x, a)
@@ -71,7 +77,13 @@ def test_memory_is_that_of_a_chunk_however_many_samples_there_are():
 
     def temporary(n):
         x, v = jnp.ones((n, 400)), jnp.ones((n, 3))
-        return jax.jit(ops.product, static_argnums=2).lower(theta, x, None, v).compile().memory_analysis().temp_size_in_bytes
+        return (
+            jax.jit(ops.product, static_argnums=2)
+            .lower(theta, x, None, v)
+            .compile()
+            .memory_analysis()
+            .temp_size_in_bytes
+        )
 
     small, large = temporary(97), temporary(1025)
     assert (
@@ -97,7 +109,11 @@ def test_a_second_product_compiles_nothing(caplog):
         assert any("ompiling" in record.message for record in caplog.records)
         caplog.clear()
         product(jax.tree.map(lambda leaf: 2 * leaf, theta), x1, x2, v)
-        named = [record.message for record in caplog.records if "forward" in record.message or "backward" in record.message]
+        named = [
+            record.message
+            for record in caplog.records
+            if "forward" in record.message or "backward" in record.message
+        ]
     assert not named
 
 
@@ -124,7 +140,11 @@ def test_what_cannot_be_multiplied_is_refused_in_one_line():
     with pytest.raises(ValueError, match="chunk=0"):
         operator(network, chunk=0)
     mixing = Network(
-        None, network.apply, batched=lambda theta, x: jax.vmap(network.apply, (None, 0))(theta, x - x.mean(0, keepdims=True))
+        None,
+        network.apply,
+        batched=lambda theta, x: jax.vmap(network.apply, (None, 0))(
+            theta, x - x.mean(0, keepdims=True)
+        ),
     )
     with pytest.raises(ValueError, match="mixes the samples"):
         operator(mixing).product(theta, x1, x2, jnp.ones((5, 3)))
@@ -142,13 +162,18 @@ MATRICES = {
     "zero": (np.zeros((5, 5)), np.arange(5.0)),
     "two equal samples": (np.ones((2, 2)), np.array([1.0, 0.0])),
     "invariant subspace": (np.diag([1.0, 2, 0, 0]), np.array([1.0, 1, 0, 0])),
-    "invariant subspace with a null direction": (np.diag([1.0, 2, 3, 0, 0, 0]), np.array([1.0, 1, 0, 0, 1, 0])),
+    "invariant subspace with a null direction": (
+        np.diag([1.0, 2, 3, 0, 0, 0]),
+        np.array([1.0, 1, 0, 0, 1, 0]),
+    ),
     "zero vector": (A @ A.T, np.zeros(30)),
     "one by one": (np.array([[2.0]]), np.array([3.0])),
 }
 FILTERS = {
-    "gradient flow": lambda lam: jnp.where(lam > 0, -jnp.expm1(-3 * lam) / jnp.where(lam > 0, lam, 1), 3.0),
-    "gradient descent": lambda lam: forecast.gradient_descent(0.3, 6)(lam, None),
+    "gradient flow": lambda lam: jnp.where(
+        lam > 0, -jnp.expm1(-3 * lam) / jnp.where(lam > 0, lam, 1), 3.0
+    ),
+    "gradient descent": lambda lam: dynamics.gradient_descent(0.3, 6)(lam, None),
     "ridge": lambda lam: 1 / (lam + 0.5),
     "pseudo-inverse": lambda lam: jnp.where(lam > 1e-3, 1 / jnp.where(lam > 1e-3, lam, 1), 0.0),
 }
@@ -161,29 +186,43 @@ def dense(K, g, v):
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
 @pytest.mark.parametrize("name", MATRICES)
-def test_matrix_functions_are_those_of_the_eigendecomposition_also_beyond_the_krylov_space(name, dtype):
+def test_matrix_functions_are_those_of_the_eigendecomposition_also_beyond_the_krylov_space(
+    name, dtype
+):
     K, v = MATRICES[name]
-    K = K / max(1.0, np.linalg.eigvalsh(K)[-1] / 4)  # gradient descent at rate .3 is stable up to 2/.3
+    K = K / max(
+        1.0, np.linalg.eigvalsh(K)[-1] / 4
+    )  # gradient descent at rate .3 is stable up to 2/.3
 
     @jax.jit
     def all_rules(K, v):
-        return {rule: krylov.matrix_function(lambda u: K @ u, g, order=50)(v) for rule, g in FILTERS.items()}
+        return {
+            rule: krylov.matrix_function(lambda u: K @ u, g, order=50)(v)
+            for rule, g in FILTERS.items()
+        }
 
     for rule, got in all_rules(jnp.asarray(K, dtype), jnp.asarray(v, dtype)).items():
         if (name, rule, dtype) == ("fifteen decades", "pseudo-inverse", jnp.float32):
             continue  # eigenvalues beside the cut: float32 cannot tell on which side
         expected = dense(K, FILTERS[rule], v)
         assert got.dtype == dtype
-        np.testing.assert_allclose(got, expected, atol=3e3 * jnp.finfo(dtype).eps * max(1, abs(expected).max()), err_msg=rule)
+        np.testing.assert_allclose(
+            got,
+            expected,
+            atol=3e3 * jnp.finfo(dtype).eps * max(1, abs(expected).max()),
+            err_msg=rule,
+        )
 
 
 def test_gradient_descent_of_s_steps_is_exact_after_s_products():
     K, v = MATRICES["well conditioned"]
-    g = lambda lam: forecast.gradient_descent(0.1, 6)(lam, None)  # noqa: E731
+    g = lambda lam: dynamics.gradient_descent(0.1, 6)(lam, None)  # noqa: E731
     a = 0 * v
     for _ in range(6):
         a = a + 0.1 * (v - K @ a)
-    apply = {order: jax.jit(krylov.matrix_function(lambda u: K @ u, g, order=order)) for order in (5, 6)}
+    apply = {
+        order: jax.jit(krylov.matrix_function(lambda u: K @ u, g, order=order)) for order in (5, 6)
+    }
     close(apply[6](jnp.asarray(v)), a, 1e-13)
     assert abs(apply[5](jnp.asarray(v)) - a).max() > 1e-8
 
@@ -207,13 +246,19 @@ def trained():
     x = normal(1, 9, 4).at[8].set(normal(1, 9, 4)[0])
     theta = network.init(jax.random.key(0), x[0])
     ops = operator(network, chunk=4)
-    return lambda v: ops.product(theta, x, None, v), np.asarray(kernels.contraction(network)(theta, x)).reshape(18, 18)
+    return lambda v: ops.product(theta, x, None, v), np.asarray(
+        kernels.contraction(network)(theta, x)
+    ).reshape(18, 18)
 
 
 def test_a_networks_filtered_residual_is_that_of_its_dense_kernel(trained):
     matvec, K = trained
     v = normal(2, 9, 2)
-    got = jax.jit(lambda v: {rule: krylov.matrix_function(matvec, g, order=40)(v) for rule, g in FILTERS.items()})(v)
+    got = jax.jit(
+        lambda v: {
+            rule: krylov.matrix_function(matvec, g, order=40)(v) for rule, g in FILTERS.items()
+        }
+    )(v)
     for rule, g in FILTERS.items():
         close(np.ravel(got[rule]), dense(K, g, np.ravel(v)), 1e-10)
 
@@ -225,7 +270,9 @@ def test_solve_is_the_ridge_solution_and_says_how_far_it_came(trained):
     close(np.ravel(x), np.linalg.solve(K + 0.1 * np.eye(18), np.ravel(b)), 1e-9)
     assert residual < 1e-11
     assert krylov.solve(matvec, b, ridge=0.1, steps=2).residual > 1e-3
-    inside = jnp.asarray(K @ np.ravel(b)).reshape(9, 2)  # a singular kernel, and a right-hand side in its range
+    inside = jnp.asarray(K @ np.ravel(b)).reshape(
+        9, 2
+    )  # a singular kernel, and a right-hand side in its range
     x, residual = jax.jit(lambda b: krylov.solve(matvec, b, tolerance=1e-10))(inside)
     assert residual < 1e-9 and np.isfinite(x).all()
     assert not krylov.solve(lambda v: 0 * v, b).residual < 1  # no solution, and it shows
@@ -236,16 +283,27 @@ def test_solve_is_the_ridge_solution_and_says_how_far_it_came(trained):
 def test_the_largest_ritz_values_are_the_largest_eigenvalues(trained):
     matvec, K = trained
     lam = np.linalg.eigvalsh(K)[::-1]
-    ritz = jax.jit(lambda: krylov.spectrum(matvec, jnp.zeros((9, 2)), order=12, key=jax.random.key(3)))()
+    ritz = jax.jit(
+        lambda: krylov.spectrum(matvec, jnp.zeros((9, 2)), order=12, key=jax.random.key(3))
+    )()
     assert ritz.shape == (12,)
     close(ritz[:2], lam[:2], 1e-6)
-    assert (ritz <= lam[:12] * (1 + 1e-12)).all()  # interlacing: Ritz values never exceed the eigenvalues of their rank
-    full = krylov.spectrum(matvec, jax.ShapeDtypeStruct((9, 2), jnp.float64), order=99, key=jax.random.key(3))
+    assert (
+        ritz <= lam[:12] * (1 + 1e-12)
+    ).all()  # interlacing: Ritz values never exceed the eigenvalues of their rank
+    full = krylov.spectrum(
+        matvec, jax.ShapeDtypeStruct((9, 2), jnp.float64), order=99, key=jax.random.key(3)
+    )
     close(full, lam, 1e-10)
 
 
 def test_ritz_values_of_an_exhausted_space_are_followed_by_zeros():
-    ritz = krylov.spectrum(lambda u: jnp.diag(jnp.array([3.0, 3, 1, 1])) @ u, jnp.zeros(4), order=4, key=jax.random.key(0))
+    ritz = krylov.spectrum(
+        lambda u: jnp.diag(jnp.array([3.0, 3, 1, 1])) @ u,
+        jnp.zeros(4),
+        order=4,
+        key=jax.random.key(0),
+    )
     close(ritz, np.array([3.0, 1, 0, 0]))
 
 
@@ -264,7 +322,10 @@ def test_a_wide_enough_linear_model_is_fitted_by_the_solve_alone():
     ("call", "why"),
     [
         (lambda: krylov.matrix_function(lambda v: v, jnp.exp, order=0), "order=0"),
-        (lambda: krylov.spectrum(lambda v: v, jnp.ones(2), order=-1, key=jax.random.key(0)), "order=-1"),
+        (
+            lambda: krylov.spectrum(lambda v: v, jnp.ones(2), order=-1, key=jax.random.key(0)),
+            "order=-1",
+        ),
         (lambda: krylov.solve(lambda v: v, jnp.ones(2), ridge=-0.1), "ridge=-0.1"),
         (lambda: krylov.solve(lambda v: v, jnp.ones(2), tolerance=0.0), "tolerance=0.0"),
         (lambda: krylov.solve(lambda v: v, jnp.ones(2), steps=0), "steps=0"),

@@ -6,7 +6,7 @@ import pytest
 from models import model
 
 from ntkcl import kernels, networks
-from ntkcl.kernels import planner
+from ntkcl.kernels import empirical
 from ntkcl.types import Network
 
 
@@ -19,15 +19,23 @@ def problem(width=32, n=20):
 @pytest.fixture(autouse=True)
 def steady_machine(monkeypatch):
     """Choices do not hang on how fast this machine is right now."""
-    monkeypatch.setattr(planner, "matmul_rate", lambda: 1e10)
+    monkeypatch.setattr(empirical, "matmul_rate", lambda: 1e10)
 
 
 def test_the_plan_is_one_line_with_time_and_tiles_of_each_and_the_choice():
     network, theta, x = problem()
     plan = kernels.plan(network, theta, x, x[:7])
     line = str(plan)
-    assert "\n" not in line and line.startswith("kernel 20 x 7 inputs, 3 outputs, ") and "budget 1024 MiB: structured (" in line
-    assert [cost.implementation for cost in plan.costs] == ["structured", "contraction", "vector_products"]
+    assert (
+        "\n" not in line
+        and line.startswith("kernel 20 x 7 inputs, 3 outputs, ")
+        and "budget 1024 MiB: structured (" in line
+    )
+    assert [cost.implementation for cost in plan.costs] == [
+        "structured",
+        "contraction",
+        "vector_products",
+    ]
     assert plan.result_mib == 20 * 7 * 9 * 8 / 2**20
     for cost in plan.costs:
         assert f"{cost.implementation} {cost.seconds:.3g} s in tiles of 20" in line
@@ -67,15 +75,21 @@ def test_a_small_budget_changes_the_choice_and_a_smaller_one_is_refused_with_eve
     cramped = kernels.plan(generic, theta, x, budget_mib=between)
     assert cramped.choice == "vector_products" and "contraction needs" in str(cramped)
     with pytest.raises(
-        ValueError, match=r"smallest tiles take structured .* contraction .* vector_products .*; use a larger budget or"
+        ValueError,
+        match=r"smallest tiles take structured .* contraction .* vector_products .*; use a larger budget or",
     ):
         kernels.plan(network, theta, x, budget_mib=1e-6)
 
 
 def test_a_result_that_does_not_fit_into_memory_is_refused_unless_it_goes_to_a_store(monkeypatch):
     network, theta, x = problem()
-    monkeypatch.setattr(planner.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 100}))
-    with pytest.raises(ValueError, match=r"20 x 20 inputs with 3 outputs make 0 MiB and 0 MiB are free; give a store"):
+    monkeypatch.setattr(
+        empirical.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 100})
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"20 x 20 inputs with 3 outputs make 0 MiB and 0 MiB are free; give a store",
+    ):
         kernels.plan(network, theta, x)
     assert kernels.plan(network, theta, x, in_memory=False).choice == "structured"
 
@@ -95,14 +109,18 @@ def test_the_front_door_takes_plain_functions(name):
     expected = kernels.contraction(network)(theta, x)
     np.testing.assert_allclose(kernels.empirical(network.apply)(theta, x), expected, atol=1e-10)
     with pytest.raises(
-        ValueError, match=r"kernel.implementation=structured: this network has no taps; use contraction or vector_products"
+        ValueError,
+        match=r"kernel.implementation=structured: this network has no taps; use contraction or vector_products",
     ):
         kernels.empirical(network.apply, implementation="structured")(theta, x)
 
 
 def test_settings_of_the_front_door_are_named():
     network, theta, _ = problem()
-    with pytest.raises(ValueError, match=r"kernel.implementation=jacobian: expected auto, structured, contraction or vector_products"):
+    with pytest.raises(
+        ValueError,
+        match=r"kernel.implementation=jacobian: expected auto, structured, contraction or vector_products",
+    ):
         kernels.empirical(network, implementation="jacobian")
     with pytest.raises(ValueError, match=r"kernel.budget_mib=0: expected a finite number above 0"):
         kernels.empirical(network, budget_mib=0)

@@ -12,8 +12,11 @@ import pytest
 from cases import linear, quadratic_features, random_stream
 from rich.console import Console
 
-from ntkcl import console, experiment, jobs, kernels, losses, methods, networks, optimizers, planning, predict, results
+from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers, planning
 from ntkcl.planning.ranking import agreement, chosen
+from ntkcl.reporting import console
+from ntkcl.runs import files
+from ntkcl.training.settings import Training
 from ntkcl.types import Dataset, Network, Task
 
 PLAN = {
@@ -34,9 +37,9 @@ def named(stream, network, **settings):
         network=network,
         loss=losses.squared_error(),
         optimizer=optimizers.sgd(),
-        training=experiment.Training(**(dict(steps=20) | settings)),
+        training=Training(**(dict(steps=20) | settings)),
         method=methods.naive(),
-        effort=predict.Effort(),
+        effort=forecast.Effort(),
         kernel=kernels.contraction,
     )
 
@@ -44,8 +47,13 @@ def named(stream, network, **settings):
 def theory_12_4():
     """One sample a task, K = [[1, .5, .2], [.5, 1, .4], [.2, .4, 1]], targets (1, -1, 1), f_0 = 0."""
     phi = np.linalg.cholesky(np.array([[1, 0.5, 0.2], [0.5, 1, 0.4], [0.2, 0.4, 1]]))
-    data = [Dataset(jnp.asarray(phi[t : t + 1]), jnp.asarray([[y]])) for t, y in enumerate([1.0, -1.0, 1.0])]
-    network = Network(init=lambda key, x: jnp.zeros_like(x), apply=lambda theta, x: (x @ theta)[None])
+    data = [
+        Dataset(jnp.asarray(phi[t : t + 1]), jnp.asarray([[y]]))
+        for t, y in enumerate([1.0, -1.0, 1.0])
+    ]
+    network = Network(
+        init=lambda key, x: jnp.zeros_like(x), apply=lambda theta, x: (x @ theta)[None]
+    )
     return tuple(Task(one, one, jnp.ones(1)) for one in data), network
 
 
@@ -54,11 +62,15 @@ def small():
 
 
 def plan(job, stream, network, grid=(), training=(), **changes):
-    return jobs.plan(job, named(stream, network, **dict(training)), PLAN | changes, grid, lambda line: None)
+    return planning.plan(
+        job, named(stream, network, **dict(training)), PLAN | changes, grid, lambda line: None
+    )
 
 
 def test_all_orders_match_theory_12_4_and_their_training():
-    ranking, summary = plan("orders", *theory_12_4(), training=dict(steps=2, learning_rate=0.5), verify=4)
+    ranking, summary = plan(
+        "orders", *theory_12_4(), training=dict(steps=2, learning_rate=0.5), verify=4
+    )
     expected = {
         "0 1 2": 0.1589482422,
         "2 1 0": 0.1646770996,
@@ -69,15 +81,26 @@ def test_all_orders_match_theory_12_4_and_their_training():
     }
     assert [row["order"] for row in ranking.rows] == list(expected)
     for row in ranking.rows:
-        assert row["predicted_average_loss_train"] == pytest.approx(expected[row["order"]], abs=1e-9)
+        assert row["predicted_average_loss_train"] == pytest.approx(
+            expected[row["order"]], abs=1e-9
+        )
         for name in ("average_loss", "learning_loss", "forgetting", "average_accuracy"):
-            assert row[f"measured_{name}_test"] == pytest.approx(row[f"predicted_{name}_test"], abs=1e-12)
-    assert summary["verified"] == 6 and summary["spearman"] == pytest.approx(1.0) and summary["regret"] == 0.0
+            assert row[f"measured_{name}_test"] == pytest.approx(
+                row[f"predicted_{name}_test"], abs=1e-12
+            )
+    assert (
+        summary["verified"] == 6
+        and summary["spearman"] == pytest.approx(1.0)
+        and summary["regret"] == 0.0
+    )
 
 
 def test_a_beam_as_wide_as_all_orders_finds_them_all_and_a_narrow_one_some_of_them():
     everything = {row["order"]: row for row in plan("orders", *small())[0].rows}
-    wide = {row["order"]: row for row in plan("orders", *small(), orders={"exact": 2, "beam": 100})[0].rows}
+    wide = {
+        row["order"]: row
+        for row in plan("orders", *small(), orders={"exact": 2, "beam": 100})[0].rows
+    }
     narrow = plan("orders", *small(), orders={"exact": 2, "beam": 2})[0].rows
     assert len(everything) == 6 and wide == everything
     assert len(narrow) == 2 and all(row == everything[row["order"]] for row in narrow)
@@ -98,20 +121,29 @@ def test_a_grid_of_methods_is_foretold_exactly_where_the_model_is_linear():
     ranking, summary = plan("methods", *small(), grid=GRID, verify=5)
     assert summary["verified"] == len(GRID) and summary["spearman"] == pytest.approx(1.0)
     losses_seen = {row["method"]: row["measured_average_loss_train"] for row in ranking.rows}
-    assert len({round(loss, 6) for loss in losses_seen.values()}) == len(GRID)  # the methods do differ
+    assert len({round(loss, 6) for loss in losses_seen.values()}) == len(
+        GRID
+    )  # the methods do differ
     for row in ranking.rows:
         for score in ("average_loss", "forgetting"):
-            assert row[f"measured_{score}_train"] == pytest.approx(row[f"predicted_{score}_train"], abs=1e-10), row["method"]
+            assert row[f"measured_{score}_train"] == pytest.approx(
+                row[f"predicted_{score}_train"], abs=1e-10
+            ), row["method"]
 
 
-def test_rows_of_old_tasks_and_directions_kept_out_of_are_an_arrow_in_the_eigenvectors_of_the_task(monkeypatch):
+def test_rows_of_old_tasks_and_directions_kept_out_of_are_an_arrow_in_the_eigenvectors_of_the_task(
+    monkeypatch,
+):
     def told():
-        return {str(row["method"]): row["predicted_average_loss_train"] for row in plan("methods", *small(), grid=GRID)[0].rows}
+        return {
+            str(row["method"]): row["predicted_average_loss_train"]
+            for row in plan("methods", *small(), grid=GRID)[0].rows
+        }
 
     exact, sizes = told(), set()
 
     def extend(*arguments, **settings):
-        arrow = predict.extend(*arguments, **settings | {"diagonalised": 0})
+        arrow = forecast.extend(*arguments, **settings | {"diagonalised": 0})
 
         def extended(base, columns, step, dtype):
             sizes.add((len(base.rows), np.count_nonzero(step.weights), step.removed is not None))
@@ -119,16 +151,22 @@ def test_rows_of_old_tasks_and_directions_kept_out_of_are_an_arrow_in_the_eigenv
 
         return extended
 
-    monkeypatch.setattr("ntkcl.planning.candidate.predict", SimpleNamespace(**vars(predict) | {"extend": extend}))
+    monkeypatch.setattr("ntkcl.forecast", SimpleNamespace(**vars(forecast) | {"extend": extend}))
     assert told() == pytest.approx(exact, abs=1e-9)
-    assert {(10, 14, False), (10, 18, False), (10, 10, True)} <= sizes  # of 10 rows a task, and 4 of each old one
+    assert {
+        (10, 14, False),
+        (10, 18, False),
+        (10, 10, True),
+    } <= sizes  # of 10 rows a task, and 4 of each old one
 
 
 def test_the_buffer_that_is_found_is_no_worse_than_those_it_started_from():
     ranking, _ = plan("replay", *small(), verify=2)
     assert ranking.rows[0]["buffer"] == "searched" and len(ranking.rows) == 4
     for row in ranking.rows:
-        assert row["measured_average_loss_train"] == pytest.approx(row["predicted_average_loss_train"], abs=1e-10)
+        assert row["measured_average_loss_train"] == pytest.approx(
+            row["predicted_average_loss_train"], abs=1e-10
+        )
 
 
 def test_learning_rates_are_ranked_with_their_steps_and_the_unstable_ones_are_marked():
@@ -137,7 +175,9 @@ def test_learning_rates_are_ranked_with_their_steps_and_the_unstable_ones_are_ma
     loss = {}
     for row in ranking.rows:
         assert row["learning_rate"] == pytest.approx(row["fraction"] * limit)
-        assert row["measured_average_loss_train"] == pytest.approx(row["predicted_average_loss_train"], rel=1e-8)
+        assert row["measured_average_loss_train"] == pytest.approx(
+            row["predicted_average_loss_train"], rel=1e-8
+        )
         loss[row["stable"], row["steps"]] = row["measured_average_loss_train"]
     assert loss[True, 5] < loss[True, 1] and loss[False, 5] > loss[False, 1]
     assert (ranking.rows[-1]["steps"], ranking.rows[-1]["fraction"]) == (5, 1.4)
@@ -146,18 +186,27 @@ def test_learning_rates_are_ranked_with_their_steps_and_the_unstable_ones_are_ma
 def test_a_candidate_whose_training_blows_up_has_no_measured_scores_and_says_so():
     """At a hundred times the limit every ReLU dies, and a dead network has a finite loss."""
     stream, _ = small()
-    positive = [[part._replace(x=jnp.abs(part.x)) for part in (task.train, task.test)] for task in stream]
-    stream = tuple(task._replace(train=train, test=test) for task, (train, test) in zip(stream, positive, strict=True))
+    positive = [
+        [part._replace(x=jnp.abs(part.x)) for part in (task.train, task.test)] for task in stream
+    ]
+    stream = tuple(
+        task._replace(train=train, test=test)
+        for task, (train, test) in zip(stream, positive, strict=True)
+    )
     network = networks.mlp(outputs=stream[0].train.y.shape[1], width=16)
     with np.errstate(over="ignore", invalid="ignore"):
-        ranking, summary = plan("lr", stream, network, lr={"fractions": [0.25, 0.5, 100.0], "steps": [20]}, verify=2)
+        ranking, summary = plan(
+            "lr", stream, network, lr={"fractions": [0.25, 0.5, 100.0], "steps": [20]}, verify=2
+        )
     measured = {row["fraction"]: row["measured_average_loss_train"] for row in ranking.rows}
     assert np.isfinite(measured[0.5]) and np.isnan(measured[100.0])
     assert (summary["verified"], summary["diverged"]) == (3, 1) and summary["regret"] >= 0
     terminal = Console(file=io.StringIO(), width=200)
     console.show_ranking(ranking.rows, summary, terminal)
     told = terminal.file.getvalue()
-    assert "3 trained, 1 diverged" in told and [line.count("diverged") for line in told.splitlines() if " 100 " in line] == [1]
+    assert "3 trained, 1 diverged" in told and [
+        line.count("diverged") for line in told.splitlines() if " 100 " in line
+    ] == [1]
 
 
 def test_steps_on_the_same_rows_share_one_decomposition():
@@ -165,7 +214,7 @@ def test_steps_on_the_same_rows_share_one_decomposition():
 
     def prepare(*arguments):
         taken.append(1)
-        return predict.prepare(100)(*arguments)
+        return forecast.prepare(100)(*arguments)
 
     begun = experiment.begin(**named(*small()))
     ground = planning.ground(begun, prepare)
@@ -174,20 +223,38 @@ def test_steps_on_the_same_rows_share_one_decomposition():
 
 def test_agreement_by_hand():
     rows = [
-        {"predicted_forgetting_test": p, "measured_forgetting_test": m} for p, m in [(0.1, 0.3), (0.2, 0.2), (0.3, 0.6), (0.4, 0.7)]
+        {"predicted_forgetting_test": p, "measured_forgetting_test": m}
+        for p, m in [(0.1, 0.3), (0.2, 0.2), (0.3, 0.6), (0.4, 0.7)]
     ]
     told = agreement([*rows, {"predicted_forgetting_test": 0.0}], "forgetting", "test")
-    assert told == pytest.approx({"verified": 4, "diverged": 0, "spearman": 0.8, "regret": 0.1, "regret_share": 0.2})
+    assert told == pytest.approx(
+        {"verified": 4, "diverged": 0, "spearman": 0.8, "regret": 0.1, "regret_share": 0.2}
+    )
     lost = {"predicted_forgetting_test": 0.5, "measured_forgetting_test": float("nan")}
-    assert agreement([*rows, lost], "forgetting", "test") == pytest.approx(told | {"verified": 5, "diverged": 1})
+    assert agreement([*rows, lost], "forgetting", "test") == pytest.approx(
+        told | {"verified": 5, "diverged": 1}
+    )
     best = agreement([*rows, lost | {"predicted_forgetting_test": 0.05}], "forgetting", "test")
-    assert best["spearman"] == pytest.approx(0.8) and np.isnan(best["regret"]) and np.isnan(best["regret_share"])
-    unknown = agreement([{"predicted_forgetting_test": float("nan"), "measured_forgetting_test": 0.9}, *rows], "forgetting", "test")
-    assert unknown == pytest.approx({"verified": 5, "diverged": 0, "spearman": 0.9, "regret": 0.1, "regret_share": 1 / 7})
+    assert (
+        best["spearman"] == pytest.approx(0.8)
+        and np.isnan(best["regret"])
+        and np.isnan(best["regret_share"])
+    )
+    unknown = agreement(
+        [{"predicted_forgetting_test": float("nan"), "measured_forgetting_test": 0.9}, *rows],
+        "forgetting",
+        "test",
+    )
+    assert unknown == pytest.approx(
+        {"verified": 5, "diverged": 0, "spearman": 0.9, "regret": 0.1, "regret_share": 1 / 7}
+    )
     accuracy = [
-        {"predicted_average_accuracy_test": p, "measured_average_accuracy_test": m} for p, m in [(0.9, 0.8), (0.5, 0.9), (0.1, 0.4)]
+        {"predicted_average_accuracy_test": p, "measured_average_accuracy_test": m}
+        for p, m in [(0.9, 0.8), (0.5, 0.9), (0.1, 0.4)]
     ]
-    assert agreement(accuracy, "average_accuracy", "test")["regret"] == pytest.approx(0.1)  # more is better
+    assert agreement(accuracy, "average_accuracy", "test")["regret"] == pytest.approx(
+        0.1
+    )  # more is better
     assert chosen(5, 2, 0)[0] == 0 and chosen(5, 2, 0)[-1] == 4 and len(chosen(5, 2, 0)) == 4
     assert chosen(1, 3, 0) == [0] and chosen(3, 9, 0) == [0, 1, 2]
 
@@ -197,7 +264,11 @@ def test_agreement_by_hand():
     [
         ("orders", dict(orders={"exact": 9, "beam": 1}), "plan.orders.exact=9: expected at most 8"),
         ("orders", dict(orders={"exact": 0, "beam": 1}), "plan.orders.exact=0"),
-        ("orders", dict(score="loss"), "plan.score=loss: expected average_loss, forgetting or average_accuracy"),
+        (
+            "orders",
+            dict(score="loss"),
+            "plan.score=loss: expected average_loss, forgetting or average_accuracy",
+        ),
         ("orders", dict(part="dev"), "plan.part=dev"),
         ("orders", dict(verify=-1), "plan.verify=-1"),
         (
@@ -208,9 +279,17 @@ def test_agreement_by_hand():
         ("replay", dict(replay=PLAN["replay"] | {"weight": -1.0}), "plan.replay.weight=-1.0"),
         ("lr", dict(lr={"fractions": [0.0], "steps": [1]}), "plan.lr.fractions=0.0"),
         ("lr", dict(lr={"fractions": [0.5], "steps": [0]}), "plan.lr.steps=0"),
-        ("lr", dict(lr={"fractions": [0.5], "steps": [10**20]}), "plan.lr.steps=1[0]+: expected at most 2147483647"),
+        (
+            "lr",
+            dict(lr={"fractions": [0.5], "steps": [10**20]}),
+            "plan.lr.steps=1[0]+: expected at most 2147483647",
+        ),
         ("lr", dict(lr={"fractions": [], "steps": 3}), "plan.lr: fractions="),
-        ("replay", dict(replay={"per_task": 2, "weight": 1.0, "draws": 0, "proposals": 1}), "plan.replay.draws=0"),
+        (
+            "replay",
+            dict(replay={"per_task": 2, "weight": 1.0, "draws": 0, "proposals": 1}),
+            "plan.replay.draws=0",
+        ),
         ("orders", dict(verify=False), "plan.verify=False"),
         ("methods", dict(), "plan.methods: expected at least one method"),
     ],
@@ -224,11 +303,13 @@ def test_orders_need_two_tasks_and_a_closed_form():
     stream, network = small()
     with pytest.raises(ValueError, match="job=orders expected at least 2 tasks"):
         plan("orders", stream[:1], network)
-    with pytest.raises(ValueError, match=r"job=orders solves in closed form, and the optimizer has no rule"):
+    with pytest.raises(
+        ValueError, match=r"job=orders solves in closed form, and the optimizer has no rule"
+    ):
         given = named(stream, network, learning_rate=0.1) | {"optimizer": optimizers.adam()}
-        jobs.plan("orders", given, PLAN, (), lambda line: None)
+        planning.plan("orders", given, PLAN, (), lambda line: None)
     with pytest.raises(ValueError, match="job=lr: this optimizer has no stability limit"):
-        jobs.plan("lr", given, PLAN, (), lambda line: None)
+        planning.plan("lr", given, PLAN, (), lambda line: None)
 
 
 def test_a_plan_is_written_and_read_back(ntkcl, tmp_path):
@@ -238,10 +319,12 @@ def test_a_plan_is_written_and_read_back(ntkcl, tmp_path):
     )  # fmt: skip
     assert code == 0, err
     (folder,) = (tmp_path / "results" / "plans" / "main").iterdir()
-    summary, candidates = results.load_plan(folder)
+    summary, candidates = files.load_plan(folder)
     assert summary["job"] == "orders" and summary["candidates"] == 2 == len(candidates)
     assert set(candidates["order"]) == {"0 1", "1 0"}
-    assert (folder / "figures" / "orders.png").is_file() and list(folder.glob("wandb/offline-run-*"))
+    assert (folder / "figures" / "orders.png").is_file() and list(
+        folder.glob("wandb/offline-run-*")
+    )
     assert candidates["measured_average_loss_train"].notna().all()
     assert "2 trained, 0 diverged: Spearman" in out
 

@@ -10,9 +10,22 @@ import optax
 import pytest
 from cases import linear, random_stream
 
-from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers, predict, record
-from ntkcl.events import Measurement
-from ntkcl.experiment import Training
+from ntkcl import (
+    dynamics,
+    experiment,
+    forecast,
+    kernels,
+    losses,
+    methods,
+    metrics,
+    networks,
+    optimizers,
+)
+from ntkcl.experiment import record
+from ntkcl.experiment.compare import compare
+from ntkcl.experiment.events import Measurement
+from ntkcl.training.problem import Anchor
+from ntkcl.training.settings import Training
 from ntkcl.types import Dataset, Task
 
 SIZES = [5, 5, 5]
@@ -23,13 +36,31 @@ def one_hot(stream):
 
     def classes(data, head):
         return Dataset(
-            data.x, jax.nn.one_hot(jnp.argmax(jnp.where(head > 0, data.y, -jnp.inf), 1), data.y.shape[1], dtype=data.y.dtype)
+            data.x,
+            jax.nn.one_hot(
+                jnp.argmax(jnp.where(head > 0, data.y, -jnp.inf), 1),
+                data.y.shape[1],
+                dtype=data.y.dtype,
+            ),
         )
 
-    return tuple(task._replace(train=classes(task.train, task.head), test=classes(task.test, task.head)) for task in stream)
+    return tuple(
+        task._replace(train=classes(task.train, task.head), test=classes(task.test, task.head))
+        for task in stream
+    )
 
 
-def told(form="auto", loss=None, optimizer=None, method=experiment.NAIVE, heads=None, krylov_order=40, effort=(), tasks=3, **settings):
+def told(
+    form="auto",
+    loss=None,
+    optimizer=None,
+    method=experiment.NAIVE,
+    heads=None,
+    krylov_order=40,
+    effort=(),
+    tasks=3,
+    **settings,
+):
     loss, optimizer = loss or losses.squared_error(), optimizer or optimizers.sgd()
     stream = random_stream(jax.random.key(3), SIZES[:tasks], d=4, c=3, heads=heads)
     stream = stream if loss.quadratic else one_hot(stream)
@@ -45,7 +76,7 @@ def told(form="auto", loss=None, optimizer=None, method=experiment.NAIVE, heads=
         training,
         method=method,
         form=form,
-        effort=predict.Effort(*(effort or (krylov_order,))),
+        effort=forecast.Effort(*(effort or (krylov_order,))),
         kernel=kernels.contraction,
     )
     return record.gather(events, stream)
@@ -65,22 +96,37 @@ def test_cross_entropy_matches_theory_12_2():
     seen = []
     for own in (slice(0, 2), slice(2, 4)):
         settings = dict(loss=loss, transform=optax.sgd(0.5), steps=10)
-        alpha = forecast.simulate(K[own, :, own], f[own], jnp.asarray(labels[own]), jnp.ones(2), **settings)
-        f = f + forecast.read_out(K[:, :, own], alpha)
+        alpha = dynamics.simulate(
+            K[own, :, own], f[own], jnp.asarray(labels[own]), jnp.ones(2), **settings
+        )
+        f = f + dynamics.read_out(K[:, :, own], alpha)
         seen.append(f)
-    np.testing.assert_allclose(seen[0][:, 0], [1.1316217273, -0.7757307312, -0.2099198675, -0.2099198675], atol=1e-9)
-    np.testing.assert_allclose(seen[1][:, 0], [0.3535490009, -1.5538034576, -1.3770289571, -1.3770289571], atol=1e-9)
+    np.testing.assert_allclose(
+        seen[0][:, 0], [1.1316217273, -0.7757307312, -0.2099198675, -0.2099198675], atol=1e-9
+    )
+    np.testing.assert_allclose(
+        seen[1][:, 0], [0.3535490009, -1.5538034576, -1.3770289571, -1.3770289571], atol=1e-9
+    )
     np.testing.assert_allclose(seen[1][:, 1], -seen[1][:, 0], atol=1e-12)
-    entropy = [float(jnp.mean(jax.vmap(loss.value, (0, 0, None))(f[:2], jnp.asarray(labels[:2]), jnp.ones(2)))) for f in seen]
+    entropy = [
+        float(
+            jnp.mean(
+                jax.vmap(loss.value, (0, 0, None))(f[:2], jnp.asarray(labels[:2]), jnp.ones(2))
+            )
+        )
+        for f in seen
+    ]
     np.testing.assert_allclose(entropy, [0.1455860389, 0.2222868356], atol=1e-9)
 
 
 OVERLAPPING = [[1, 1, 0], [0, 1, 1], [1, 0, 1]]
 
 
-@pytest.mark.parametrize(("momentum", "heads"), [((0.0, False), OVERLAPPING), ((0.8, False), None), ((0.8, True), None)])
+@pytest.mark.parametrize(
+    ("momentum", "heads"), [((0.0, False), OVERLAPPING), ((0.8, False), None), ((0.8, True), None)]
+)
 def test_the_forms_agree_on_what_all_can_do(momentum, heads):
-    forms = [form for form in predict.FORMS if form != "integrated" or momentum == (0.0, False)]
+    forms = [form for form in forecast.FORMS if form != "integrated" or momentum == (0.0, False)]
     runs = [told(form, optimizer=optimizers.sgd(*momentum), heads=heads) for form in forms]
     for run in runs:
         foretold_exactly(run)
@@ -89,7 +135,11 @@ def test_the_forms_agree_on_what_all_can_do(momentum, heads):
 @pytest.mark.parametrize("form", ["simulated", "linearised"])
 @pytest.mark.parametrize(
     ("loss", "batch_size", "heads"),
-    [(losses.squared_error(), 3, None), (losses.cross_entropy(), None, OVERLAPPING), (losses.cross_entropy(), 3, None)],
+    [
+        (losses.squared_error(), 3, None),
+        (losses.cross_entropy(), None, OVERLAPPING),
+        (losses.cross_entropy(), 3, None),
+    ],
     ids=["squared error, batches", "cross-entropy, heads", "cross-entropy, batches"],
 )
 def test_losses_and_batches_are_followed_step_by_step(form, heads, batch_size, loss):
@@ -99,46 +149,82 @@ def test_losses_and_batches_are_followed_step_by_step(form, heads, batch_size, l
 def test_the_linearised_trainer_follows_any_rule_and_method():
     method = methods.ogd(2)
     foretold_exactly(
-        told(loss=losses.cross_entropy(), optimizer=optimizers.adam(), method=method, batch_size=3, learning_rate=0.02, tasks=2)
+        told(
+            loss=losses.cross_entropy(),
+            optimizer=optimizers.adam(),
+            method=method,
+            batch_size=3,
+            learning_rate=0.02,
+            tasks=2,
+        )
     )
 
 
 COSINE = optimizers.schedule("warmup_cosine_decay_schedule", warmup_steps=10, decay_steps=40)
 
 
-@pytest.mark.parametrize("momentum", [(0.0, False), (0.8, False), (0.8, True)], ids=["plain", "heavy ball", "nesterov"])
+@pytest.mark.parametrize(
+    "momentum", [(0.0, False), (0.8, False), (0.8, True)], ids=["plain", "heavy ball", "nesterov"]
+)
 def test_every_form_follows_a_schedule_of_the_learning_rate(momentum):
-    forms = [form for form in predict.FORMS if form != "integrated" or momentum == (0.0, False)]
+    forms = [form for form in forecast.FORMS if form != "integrated" or momentum == (0.0, False)]
     for form in forms:
         run = told(form, optimizer=optimizers.sgd(*momentum), schedule=COSINE)
         foretold_exactly(run)
-    assert np.abs(run.measured - told("linearised", optimizer=optimizers.sgd(*momentum)).measured).max() > 1e-2
+    assert (
+        np.abs(
+            run.measured - told("linearised", optimizer=optimizers.sgd(*momentum)).measured
+        ).max()
+        > 1e-2
+    )
 
 
 def test_a_schedule_is_followed_by_any_rule_on_any_batches_with_any_method_and_over_boundaries():
-    foretold_exactly(told(optimizer=optimizers.adam(), learning_rate=0.02, batch_size=3, schedule=COSINE))
+    foretold_exactly(
+        told(optimizer=optimizers.adam(), learning_rate=0.02, batch_size=3, schedule=COSINE)
+    )
     foretold_exactly(told(method=methods.replay(3), schedule=COSINE))
-    foretold_exactly(told(optimizer=optimizers.sgd(0.5), schedule=COSINE, optimizer_state="carry", steps=15))
+    foretold_exactly(
+        told(optimizer=optimizers.sgd(0.5), schedule=COSINE, optimizer_state="carry", steps=15)
+    )
     halves = told("closed", steps=31, schedule=COSINE)
     np.testing.assert_allclose(halves.halves["init"], halves.trials["init"], atol=1e-10)
 
 
 def test_the_stability_limit_is_that_of_the_largest_rate_of_a_schedule():
-    plain, late = told("closed", steps=8), optimizers.schedule("linear_schedule", end_value=4.0, transition_steps=6)
+    plain, late = (
+        told("closed", steps=8),
+        optimizers.schedule("linear_schedule", end_value=4.0, transition_steps=6),
+    )
     run = told("closed", steps=8, schedule=late)
     assert run.plan.limit == pytest.approx(plain.plan.limit / 4)
     np.testing.assert_allclose(
-        run.numerics["init"]["rate_times_eigenvalue"], plain.numerics["init"]["rate_times_eigenvalue"], rtol=1e-12
+        run.numerics["init"]["rate_times_eigenvalue"],
+        plain.numerics["init"]["rate_times_eigenvalue"],
+        rtol=1e-12,
     )
-    carried = optimizers.schedule("linear_schedule", end_value=4.0, transition_steps=24)  # reached in the third task
+    carried = optimizers.schedule(
+        "linear_schedule", end_value=4.0, transition_steps=24
+    )  # reached in the third task
     with pytest.raises(ValueError, match=r"training.learning_rate_fraction=1.1"):
         told(schedule=carried, optimizer_state="carry", steps=8, learning_rate_fraction=1.1)
-    limits = [told(schedule=carried, optimizer_state=state, steps=8).plan.limit for state in ("carry", "reset")]
-    assert limits == pytest.approx([plain.plan.limit / (1 + 3 * 23 / 24), plain.plan.limit / (1 + 3 * 7 / 24)])
+    limits = [
+        told(schedule=carried, optimizer_state=state, steps=8).plan.limit
+        for state in ("carry", "reset")
+    ]
+    assert limits == pytest.approx(
+        [plain.plan.limit / (1 + 3 * 23 / 24), plain.plan.limit / (1 + 3 * 7 / 24)]
+    )
 
 
 def test_the_linearised_trainer_follows_an_optimizer_by_its_name():
-    foretold_exactly(told(optimizer=optimizers.by_name("adamw", {"weight_decay": 0.3}), learning_rate=0.02, tasks=2))
+    foretold_exactly(
+        told(
+            optimizer=optimizers.by_name("adamw", {"weight_decay": 0.3}),
+            learning_rate=0.02,
+            tasks=2,
+        )
+    )
 
 
 def test_a_forecast_of_the_true_batches_is_not_that_of_their_mean_path():
@@ -160,21 +246,34 @@ def test_a_forecast_of_the_true_batches_is_not_that_of_their_mean_path():
     ],
 )
 def test_auto_takes_the_first_form_that_is_exact(settings, form):
-    default = dict(loss=losses.squared_error(), optimizer=optimizers.sgd(), method=methods.naive(), full_batches=True)
-    assert predict.form_of("auto", **(default | settings)) == form
+    default = dict(
+        loss=losses.squared_error(),
+        optimizer=optimizers.sgd(),
+        method=methods.naive(),
+        full_batches=True,
+    )
+    assert forecast.form_of("auto", **(default | settings)) == form
 
 
 def test_auto_holds_no_kernel_larger_than_it_should():
     """60,000 images in five tasks, ten outputs: a block of 313 GiB."""
     plain = losses.squared_error(), optimizers.sgd(), methods.naive()
-    assert predict.form_of("auto", *plain, True, 4000.0) == "closed"
-    assert predict.form_of("auto", *plain, True, 5000.0) == predict.form_of("auto", *plain, False, 5000.0) == "linearised"
-    assert predict.form_of("closed", *plain, True, 5000.0) == "closed"  # on the user's own responsibility
+    assert forecast.form_of("auto", *plain, True, 4000.0) == "closed"
+    assert (
+        forecast.form_of("auto", *plain, True, 5000.0)
+        == forecast.form_of("auto", *plain, False, 5000.0)
+        == "linearised"
+    )
+    assert (
+        forecast.form_of("closed", *plain, True, 5000.0) == "closed"
+    )  # on the user's own responsibility
 
 
 def test_the_size_that_auto_goes_by_is_that_of_the_stream(monkeypatch):
-    assert np.isfinite(told("auto").numerics["init"]["negative_mass"]).all()  # of eigenvalues: closed
-    monkeypatch.setattr(sys.modules["ntkcl.predict.forms"], "HELD_MIB", 1e-6)
+    assert np.isfinite(
+        told("auto").numerics["init"]["negative_mass"]
+    ).all()  # of eigenvalues: closed
+    monkeypatch.setattr(sys.modules["ntkcl.forecast.forms"], "HELD_MIB", 1e-6)
     assert np.isnan(told("auto").numerics["init"]["negative_mass"]).all()
 
 
@@ -185,19 +284,46 @@ def test_the_size_that_auto_goes_by_is_that_of_the_stream(monkeypatch):
             dict(form="closed", loss=losses.cross_entropy()),
             "forecast.form=closed: the loss is not squared error; use simulated or linearised or auto",
         ),
-        (dict(form="closed", optimizer=optimizers.adam(), learning_rate=0.1), "forecast.form=closed: the optimizer has no rule"),
-        (dict(form="simulated", method=methods.replay(3)), "forecast.form=simulated: a method other than naive"),
-        (dict(form="closed", method=methods.ewc_diagonal()), "forecast.form=closed: the method has a twin for training to the end"),
-        (dict(form="matrix_free", method=methods.replay(3)), "forecast.form=matrix_free: a method other than naive"),
+        (
+            dict(form="closed", optimizer=optimizers.adam(), learning_rate=0.1),
+            "forecast.form=closed: the optimizer has no rule",
+        ),
+        (
+            dict(form="simulated", method=methods.replay(3)),
+            "forecast.form=simulated: a method other than naive",
+        ),
+        (
+            dict(form="closed", method=methods.ewc_diagonal()),
+            "forecast.form=closed: the method has a twin for training to the end",
+        ),
+        (
+            dict(form="matrix_free", method=methods.replay(3)),
+            "forecast.form=matrix_free: a method other than naive",
+        ),
         (dict(form="matrix_free", krylov_order=0), "forecast.krylov_order=0"),
-        (dict(form="integrated", optimizer=optimizers.sgd(0.5)), "forecast.form=integrated: the optimizer has a memory"),
-        (dict(form="integrated", batch_size=2), "forecast.form=integrated: the batches are not full"),
+        (
+            dict(form="integrated", optimizer=optimizers.sgd(0.5)),
+            "forecast.form=integrated: the optimizer has a memory",
+        ),
+        (
+            dict(form="integrated", batch_size=2),
+            "forecast.form=integrated: the batches are not full",
+        ),
         (dict(form="integrated", effort=(10, 0)), "forecast.kernels=0"),
         (dict(form="integrated", effort=(10, 1, 0.0)), "forecast.tolerance=0.0"),
-        (dict(form="dense"), "forecast.form=dense: expected auto, closed, matrix_free, simulated, linearised or integrated"),
-        (dict(schedule=lambda step: -1.0), "training.schedule: values from -1 to -1 over the training"),
+        (
+            dict(form="dense"),
+            "forecast.form=dense: expected auto, closed, matrix_free, simulated, linearised or integrated",
+        ),
+        (
+            dict(schedule=lambda step: -1.0),
+            "training.schedule: values from -1 to -1 over the training",
+        ),
         (dict(schedule=lambda step: 0.0), "training.schedule: values from 0 to 0"),
-        (dict(optimizer=optimizers.adam()), "training.learning_rate=null: this optimizer has no stability limit"),
+        (
+            dict(optimizer=optimizers.adam()),
+            "training.learning_rate=null: this optimizer has no stability limit",
+        ),
     ],
 )
 def test_a_form_that_cannot_foretell_this_training_is_named(settings, message):
@@ -205,10 +331,12 @@ def test_a_form_that_cannot_foretell_this_training_is_named(settings, message):
         told(**settings)
 
 
-@pytest.mark.parametrize("method", [methods.naive(), methods.l2(0.1, "zero"), methods.ogd(2), methods.replay(3)])
+@pytest.mark.parametrize(
+    "method", [methods.naive(), methods.l2(0.1, "zero"), methods.ogd(2), methods.replay(3)]
+)
 def test_large_gram_matrices_are_solved_by_lanczos_to_the_same_digits(method, monkeypatch):
     """From five products on, doubled until the rest no longer counts."""
-    closed = sys.modules["ntkcl.predict.closed"]
+    closed = sys.modules["ntkcl.forecast.closed_form"]
     monkeypatch.setattr(closed, "prepare", functools.partial(closed.prepare, diagonalised=0))
     foretold_exactly(told("closed", method=method, krylov_order=5))
 
@@ -217,17 +345,22 @@ def test_large_gram_matrices_are_solved_by_lanczos_to_the_same_digits(method, mo
 def test_the_limit_of_a_large_task_is_that_of_a_small_one(batch_size, monkeypatch):
     """Read off products in place of the matrix."""
     small = told("linearised", heads=OVERLAPPING, batch_size=batch_size, steps=1)
-    monkeypatch.setattr(predict.stability, "DENSE", 0)
-    assert told("linearised", heads=OVERLAPPING, batch_size=batch_size, steps=1).plan.limit == pytest.approx(
-        small.plan.limit, rel=1e-10
-    )
+    monkeypatch.setattr(forecast.stability, "DENSE", 0)
+    assert told(
+        "linearised", heads=OVERLAPPING, batch_size=batch_size, steps=1
+    ).plan.limit == pytest.approx(small.plan.limit, rel=1e-10)
 
 
 def test_targets_that_are_no_distribution_are_named():
     stream = random_stream(jax.random.key(3), SIZES)
     network = networks.mlp(outputs=2, width=4)
-    with pytest.raises(ValueError, match="the targets of task 0 are no distribution over its outputs; use one_hot targets"):
-        experiment.run(jax.random.key(0), stream, network, losses.cross_entropy(), optimizers.sgd(), Training())
+    with pytest.raises(
+        ValueError,
+        match="the targets of task 0 are no distribution over its outputs; use one_hot targets",
+    ):
+        experiment.run(
+            jax.random.key(0), stream, network, losses.cross_entropy(), optimizers.sgd(), Training()
+        )
 
 
 def test_cross_entropy_knows_only_the_active_outputs():
@@ -247,7 +380,12 @@ def test_the_cross_entropy_limit_is_on_the_safe_side_of_where_training_turns():
 
 
 @pytest.mark.parametrize(
-    ("form", "method"), [("closed", methods.replay(3)), ("simulated", methods.naive()), ("matrix_free", methods.naive())]
+    ("form", "method"),
+    [
+        ("closed", methods.replay(3)),
+        ("simulated", methods.naive()),
+        ("matrix_free", methods.naive()),
+    ],
 )
 def test_a_linear_network_moved_as_foretold_arrives_where_it_was_foretold(form, method):
     run = told(form, method=method)
@@ -257,24 +395,40 @@ def test_a_linear_network_moved_as_foretold_arrives_where_it_was_foretold(form, 
 
 def test_two_strides_of_two_steps_are_training_itself_and_of_a_linear_network_what_one_is():
     stream = random_stream(jax.random.key(3), SIZES, d=4, c=3)
-    run = played(stream, networks.mlp(outputs=3, width=4, activation="tanh"), Training(steps=2, learning_rate_fraction=0.9))
+    run = played(
+        stream,
+        networks.mlp(outputs=3, width=4, activation="tanh"),
+        Training(steps=2, learning_rate_fraction=0.9),
+    )
     for anchor in ("init", "boundary"):
         np.testing.assert_allclose(run.halves[anchor], np.diff(run.measured, axis=0), atol=1e-12)
         assert np.abs(run.trials[anchor] - run.halves[anchor]).max() > 1e-3
     linear = told("closed", steps=31)
     np.testing.assert_allclose(linear.halves["init"], linear.trials["init"], atol=1e-10)
-    momentum = told("closed", optimizer=optimizers.sgd(0.9))  # which starts anew with each stride: two of them are another training
+    momentum = told(
+        "closed", optimizer=optimizers.sgd(0.9)
+    )  # which starts anew with each stride: two of them are another training
     assert np.isnan(momentum.halves["init"]).all() and np.isfinite(momentum.trials["init"]).all()
 
 
 def test_a_trial_that_blows_up_is_not_one_that_there_was_not():
     stream = random_stream(jax.random.key(3), SIZES[:1], d=4, c=3)
-    network, plain = networks.mlp(outputs=3, width=4), (losses.squared_error(), optimizers.sgd(), Training(steps=2), methods.naive())
-    begun = experiment.begin(jax.random.key(0), stream, network, *plain, predict.Effort(), kernels.contraction)
-    here, setting = predict.Anchor(begun.theta, (), (jnp.asarray(begun.outputs(begun.theta)),)), begun.setting.at(0.1)
-    outcomes = predict.closed(setting, here, 1)
-    for moved in (predict.trial, predict.halved):
-        assert np.isposinf(moved(setting, here, outcomes, lambda theta: np.full((8, 3), np.nan))).all()
+    network, plain = (
+        networks.mlp(outputs=3, width=4),
+        (losses.squared_error(), optimizers.sgd(), Training(steps=2), methods.naive()),
+    )
+    begun = experiment.begin(
+        jax.random.key(0), stream, network, *plain, forecast.Effort(), kernels.contraction
+    )
+    here, setting = (
+        Anchor(begun.theta, (), (jnp.asarray(begun.outputs(begun.theta)),)),
+        begun.setting.at(0.1),
+    )
+    outcomes = forecast.closed(setting, here, 1)
+    for moved in (forecast.trial, forecast.halved):
+        assert np.isposinf(
+            moved(setting, here, outcomes, lambda theta: np.full((8, 3), np.nan))
+        ).all()
 
 
 def test_no_block_of_a_kernel_outlives_its_task_and_no_gram_matrix_its_forecast(monkeypatch):
@@ -282,19 +436,27 @@ def test_no_block_of_a_kernel_outlives_its_task_and_no_gram_matrix_its_forecast(
         return sum(array.shape == shape for array in jax.live_arrays())
 
     stream = random_stream(jax.random.key(3), [7, 7], d=4, c=3)
-    closed, before = sys.modules["ntkcl.predict.closed"], []
+    closed, before = sys.modules["ntkcl.forecast.closed_form"], []
 
     def prepare(order):
         def prepared(*step):
             before.append(held(20, 3, 7, 3))
-            return predict.prepare(order)(*step)
+            return forecast.prepare(order)(*step)
 
         return prepared
 
     monkeypatch.setattr(closed, "prepare", prepare)
     plain = losses.squared_error(), optimizers.sgd(), Training(steps=2)
-    events = experiment.run(jax.random.key(0), stream, networks.mlp(outputs=3, width=4), *plain, kernel=kernels.contraction)
-    after = [(held(20, 3, 7, 3), held(21, 21)) for event in events if isinstance(event, Measurement)]
+    events = experiment.run(
+        jax.random.key(0),
+        stream,
+        networks.mlp(outputs=3, width=4),
+        *plain,
+        kernel=kernels.contraction,
+    )
+    after = [
+        (held(20, 3, 7, 3), held(21, 21)) for event in events if isinstance(event, Measurement)
+    ]
     assert before == [0] * 4 and after == [(0, 0)] * 3
 
 
@@ -304,12 +466,17 @@ def test_the_condition_number_is_that_of_the_gram_matrix_and_a_singular_one_is_t
     twice = stream[1].train._replace(x=stream[1].train.x.at[1].set(stream[1].train.x[0]))
     stream = (stream[0], stream[1]._replace(train=twice), stream[2])
     run = played(stream, network, Training(steps=5))
-    theta, x = network.init(jax.random.fold_in(jax.random.key(0), 0), stream[0].train.x[0]), stream[0].train.x
+    theta, x = (
+        network.init(jax.random.fold_in(jax.random.key(0), 0), stream[0].train.x[0]),
+        stream[0].train.x,
+    )
     condition = np.linalg.cond(kernels.contraction(network)(theta, x).reshape(15, 15))
     np.testing.assert_allclose(run.numerics["init"]["condition"][0], condition, rtol=1e-6)
     assert run.numerics["init"]["condition"][1] > 1e12
-    numbers = record.compare(run, "init", stream, "train", losses.squared_error())
-    assert any("singular" in reason for reason in numbers["reasons"]) and np.isfinite(numbers["drift_r2"])
+    numbers = compare(run, "init", stream, "train", losses.squared_error())
+    assert any("singular" in reason for reason in numbers["reasons"]) and np.isfinite(
+        numbers["drift_r2"]
+    )
 
 
 @pytest.mark.parametrize(("smallest", "condition"), [(1e-7, 1e14), (2e-8, float("inf"))])
@@ -331,9 +498,17 @@ def test_a_narrow_network_departs_from_its_linearisation_and_the_verdict_says_so
     for width in (3, 3000):
         network = networks.mlp(outputs=3, width=width, activation="tanh")
         events = experiment.run(
-            jax.random.key(0), stream, network, losses.squared_error(), optimizers.sgd(), Training(steps=60), kernel=kernels.structured
+            jax.random.key(0),
+            stream,
+            network,
+            losses.squared_error(),
+            optimizers.sgd(),
+            Training(steps=60),
+            kernel=kernels.structured,
         )
-        numbers = record.compare(record.gather(events, stream), "init", stream, "train", losses.squared_error())
+        numbers = compare(
+            record.gather(events, stream), "init", stream, "train", losses.squared_error()
+        )
         seen[width] = numbers["trial_r2"], numbers["verdict"], numbers["drift_r2"]
     assert seen[3][1] == "poor" and seen[3000][1] == "good"
     assert seen[3][0] < 0.8 < 0.95 < seen[3000][0] and seen[3][2] < 0.8 < 0.95 < seen[3000][2]
@@ -361,7 +536,7 @@ def test_a_narrow_network_departs_from_its_linearisation_and_the_verdict_says_so
     ],
 )
 def test_the_verdict_follows_from_its_signs(signs, told):
-    verdict, reasons = forecast.verdict(*signs)
+    verdict, reasons = metrics.verdict(*signs)
     assert verdict == told and bool(reasons) == (told != "good")
 
 
@@ -370,7 +545,7 @@ def test_a_rate_near_the_stability_limit_is_a_reason(fraction, share):
     run = told("closed", learning_rate_fraction=fraction)  # of a linear network: it is exact
     assert max(run.numerics["init"]["limit_share"]) == pytest.approx(fraction)
     stream = random_stream(jax.random.key(3), SIZES, d=4, c=3)
-    numbers = record.compare(run, "init", stream, "train", losses.squared_error())
+    numbers = compare(run, "init", stream, "train", losses.squared_error())
     assert numbers["verdict"] == ("fair" if share else "good") and numbers["trial_r2"] > 0.999
     reason = f"the learning rate is {share} of the stability limit, which later kernels may lower"
     assert numbers["reasons"] == ([reason] if share else [])
@@ -378,21 +553,30 @@ def test_a_rate_near_the_stability_limit_is_a_reason(fraction, share):
 
 def played(stream, network, training, **settings):
     plain = losses.squared_error(), optimizers.sgd(), training
-    return record.gather(experiment.run(jax.random.key(0), stream, network, *plain, kernel=kernels.contraction, **settings), stream)
+    return record.gather(
+        experiment.run(
+            jax.random.key(0), stream, network, *plain, kernel=kernels.contraction, **settings
+        ),
+        stream,
+    )
 
 
 def narrow(form, effort=(), steps=40, width=4):
     stream = random_stream(jax.random.key(3), SIZES, d=4, c=3)
     network = networks.mlp(outputs=3, width=width, depth=2, activation="tanh")
     training = Training(steps=steps, learning_rate_fraction=0.3)
-    run = played(stream, network, training, form=form, effort=predict.Effort(*effort))
-    return run, record.compare(run, "init", stream, "train", losses.squared_error())["drift_r2"]
+    run = played(stream, network, training, form=form, effort=forecast.Effort(*effort))
+    return run, compare(run, "init", stream, "train", losses.squared_error())["drift_r2"]
 
 
 def test_an_integrator_without_tolerance_is_training_itself():
     run, _ = narrow("integrated", (100, 1, 1e-300), steps=9)
     np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)
-    assert run.numerics["init"]["kernels"] == [1, 1, 1] and run.numerics["init"]["gradients"] == [13, 13, 13]  # 4 pairs and one
+    assert run.numerics["init"]["kernels"] == [1, 1, 1] and run.numerics["init"]["gradients"] == [
+        13,
+        13,
+        13,
+    ]  # 4 pairs and one
 
 
 def test_strides_that_linearise_anew_foretell_a_narrow_network_better_than_one_kernel():
@@ -400,7 +584,10 @@ def test_strides_that_linearise_anew_foretell_a_narrow_network_better_than_one_k
     _, rough = narrow("integrated", (100, 3, 0.1), steps=150)
     fine, near = narrow("integrated", (100, 3, 0.03), steps=150)
     assert once < 0.85 < 0.95 < rough < near and near > 0.999
-    assert max(fine.numerics["init"]["kernels"]) == 3 and sum(fine.numerics["init"]["gradients"]) < 3 * 150
+    assert (
+        max(fine.numerics["init"]["kernels"]) == 3
+        and sum(fine.numerics["init"]["gradients"]) < 3 * 150
+    )
 
 
 def test_an_integrator_does_not_hide_training_that_blows_up():
@@ -409,7 +596,9 @@ def test_an_integrator_does_not_hide_training_that_blows_up():
     training = Training(steps=200, learning_rate_fraction=50.0, allow_unstable=True)
     with np.errstate(over="ignore", invalid="ignore"):
         run = played(stream, network, training, form="integrated")
-    assert run.status == "diverged" and not np.abs(run.changes["init"]).max() < 1e6  # NaN or huge, never small
+    assert (
+        run.status == "diverged" and not np.abs(run.changes["init"]).max() < 1e6
+    )  # NaN or huge, never small
 
 
 def test_an_integrator_says_the_eigenvalues_at_its_anchor_and_not_those_on_its_way():
@@ -418,4 +607,6 @@ def test_an_integrator_says_the_eigenvalues_at_its_anchor_and_not_those_on_its_w
     np.testing.assert_allclose(own, first, rtol=1e-10)
     ahead = walked.numerics["boundary"]["rate_times_eigenvalue"]
     assert np.abs(np.array(ahead[1:]) / own[1:] - 1).min() > 0.03  # by then the kernel is another
-    np.testing.assert_allclose(ahead, closed.numerics["boundary"]["rate_times_eigenvalue"], rtol=1e-10)
+    np.testing.assert_allclose(
+        ahead, closed.numerics["boundary"]["rate_times_eigenvalue"], rtol=1e-10
+    )

@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-SNIPPETS = [code for code in re.findall(r"```python\n(.*?)```", README, re.S) if "x_train" not in code]
+SNIPPETS = [
+    code for code in re.findall(r"```python\n(.*?)```", README, re.S) if "x_train" not in code
+]
 
 
 @pytest.mark.parametrize("code", SNIPPETS, ids=range(len(SNIPPETS)))

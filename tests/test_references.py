@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from cases import linear, quadratic_features, random_stream
 
-from ntkcl import checkpoints, experiment, kernels, losses, methods, metrics, optimizers, predict, references, results, train
-from ntkcl.experiment import Training
+from ntkcl import experiment, forecast, kernels, losses, methods, metrics, optimizers
+from ntkcl.experiment import references
+from ntkcl.runs import checkpoints, files, reference_cache
+from ntkcl.training import loop
+from ntkcl.training.settings import Training
 from ntkcl.types import Dataset, Rows, Task
 
 LOSS = losses.squared_error()
@@ -22,10 +25,14 @@ STREAM = random_stream(jax.random.key(5), SIZES)
 WITH_HEADS = random_stream(jax.random.key(5), SIZES, heads=((1, 0), (0, 1), (1, 1)))
 
 
-def begun(stream=STREAM, steps=25, batch_size=None, optimizer=None, method=experiment.NAIVE, **training):
+def begun(
+    stream=STREAM, steps=25, batch_size=None, optimizer=None, method=experiment.NAIVE, **training
+):
     settings = Training(steps=steps, batch_size=batch_size, learning_rate=RATE, **training)
     optimizer = optimizer or optimizers.sgd(momentum=0.5)
-    return experiment.begin(KEY, stream, LINEAR, LOSS, optimizer, settings, method, predict.Effort(), kernels.empirical)
+    return experiment.begin(
+        KEY, stream, LINEAR, LOSS, optimizer, settings, method, forecast.Effort(), kernels.empirical
+    )
 
 
 def ran(stream, steps=25, batch_size=None):
@@ -33,7 +40,18 @@ def ran(stream, steps=25, batch_size=None):
     settings = Training(steps=steps, batch_size=batch_size, learning_rate=RATE, allow_unstable=True)
     fits = []
     keeper = checkpoints.Keeper(lambda t, state: None, lambda t, fit: fits.append(fit), steps)
-    list(experiment.run(KEY, stream, LINEAR, LOSS, optimizers.sgd(momentum=0.5), settings, anchors=(), keeper=keeper))
+    list(
+        experiment.run(
+            KEY,
+            stream,
+            LINEAR,
+            LOSS,
+            optimizers.sgd(momentum=0.5),
+            settings,
+            anchors=(),
+            keeper=keeper,
+        )
+    )
     return fits[0].theta
 
 
@@ -59,7 +77,9 @@ def test_single_takes_the_batches_that_the_run_takes_and_begins_at_rest(optimize
     transform = optimizers.sgd(momentum=0.5).transform(RATE)
     for t, task in enumerate(STREAM):
         told = dict(apply=LINEAR.apply, loss=LOSS, transform=transform, steps=25, batch_size=2)
-        fitted = train.fit(jax.random.fold_in(KEY, t + 1), start.theta, task.train, task.head, **told)
+        fitted = loop.fit(
+            jax.random.fold_in(KEY, t + 1), start.theta, task.train, task.head, **told
+        )
         np.testing.assert_array_equal(outputs[t], start.outputs(fitted.theta))
 
 
@@ -67,7 +87,9 @@ def test_single_takes_the_batches_that_the_run_takes_and_begins_at_rest(optimize
 def test_joint_is_what_a_run_of_the_union_does_in_as_many_steps_as_the_stream_takes(batch_size):
     start = begun(batch_size=batch_size)
     outputs = references.joint(start, RATE)
-    union = Dataset(*(jnp.concatenate(parts) for parts in zip(*(task.train for task in STREAM), strict=True)))
+    union = Dataset(
+        *(jnp.concatenate(parts) for parts in zip(*(task.train for task in STREAM), strict=True))
+    )
     theta = ran((Task(union, STREAM[0].test, STREAM[0].head),), steps=3 * 25, batch_size=batch_size)
     assert len(outputs) == 3
     for one in outputs:
@@ -78,7 +100,11 @@ def test_joint_trains_every_sample_through_the_head_of_its_task():
     start = begun(WITH_HEADS, steps=5, optimizer=optimizers.sgd())
 
     def mean_loss(theta):
-        each = [LOSS.value(LINEAR.apply(theta, x), y, task.head) for task in WITH_HEADS for x, y in zip(*task.train, strict=True)]
+        each = [
+            LOSS.value(LINEAR.apply(theta, x), y, task.head)
+            for task in WITH_HEADS
+            for x, y in zip(*task.train, strict=True)
+        ]
         return sum(each) / len(each)
 
     theta = start.theta
@@ -89,7 +115,10 @@ def test_joint_trains_every_sample_through_the_head_of_its_task():
 
 @pytest.mark.parametrize("kind", references.TRAINED)
 def test_references_do_not_know_the_method_of_the_run(kind):
-    plain, held = (references.TRAINED[kind](begun(method=method), RATE) for method in (methods.naive(), methods.l2(penalty=0.3)))
+    plain, held = (
+        references.TRAINED[kind](begun(method=method), RATE)
+        for method in (methods.naive(), methods.l2(penalty=0.3))
+    )
     np.testing.assert_array_equal(plain, held)
 
 
@@ -99,7 +128,10 @@ def test_scores_judge_each_task_by_its_own_outputs():
     for t, task in enumerate(STREAM):
         parts = np.split(own(outputs[t], STREAM, t), [SIZES[t]])
         for suffix, f, data in zip(("_train", ""), parts, (task.train, task.test), strict=True):
-            assert told[f"accuracy{suffix}"][t] == metrics.correct(f, np.asarray(data.y), task.head).mean()
+            assert (
+                told[f"accuracy{suffix}"][t]
+                == metrics.correct(f, np.asarray(data.y), task.head).mean()
+            )
             values = [float(LOSS.value(g, y, task.head)) for g, y in zip(f, data.y, strict=True)]
             assert told[f"loss{suffix}"][t] == pytest.approx(np.mean(values), rel=1e-12)
 
@@ -108,9 +140,9 @@ def test_a_reference_that_diverged_is_nan_and_kept_as_null(tmp_path):
     outputs = references.single(begun(), 1e3)
     assert np.isnan(outputs).all() and np.isnan(references.joint(begun(), 1e3)).all()
     scores = references.score(outputs, STREAM, LOSS)
-    references.write(tmp_path / "single.json", {}, scores, pytest.fail)
+    reference_cache.write(tmp_path / "single.json", {}, scores, pytest.fail)
     assert json.loads((tmp_path / "single.json").read_text())["scores"]["loss"] == [None] * 3
-    assert np.isnan(references.read(tmp_path / "single.json", {}, pytest.fail)["loss"]).all()
+    assert np.isnan(reference_cache.read(tmp_path / "single.json", {}, pytest.fail)["loss"]).all()
 
 
 COORDINATES = {
@@ -119,14 +151,20 @@ COORDINATES = {
     "method": {"_target_": "naive"},
     "forecast": {"anchors": ["init"]},
     "experiment_name": "main",
-    "training": {"steps": 25, "batch_size": None, "learning_rate": None, "learning_rate_fraction": 0.5, "evaluate_every": None},
+    "training": {
+        "steps": 25,
+        "batch_size": None,
+        "learning_rate": None,
+        "learning_rate_fraction": 0.5,
+        "evaluate_every": None,
+    },
 }
-FACTS = references.facts_of(COORDINATES, RATE, STREAM)
+FACTS = reference_cache.facts_of(COORDINATES, RATE, STREAM)
 
 
 def facts(rate=RATE, stream=STREAM, **changed):
     training = COORDINATES["training"] | changed.pop("training", {})
-    return references.facts_of(COORDINATES | {"training": training} | changed, rate, stream)
+    return reference_cache.facts_of(COORDINATES | {"training": training} | changed, rate, stream)
 
 
 def test_facts_hold_what_references_are_made_of_and_nothing_else():
@@ -138,13 +176,21 @@ def test_facts_hold_what_references_are_made_of_and_nothing_else():
     ]
     assert all(one == FACTS for one in same)
     last = STREAM[-1]
-    moved = (*STREAM[:-1], last._replace(test=last.test._replace(x=last.test.x.at[0, 0].add(1e-12))))
-    others = [facts(rate=np.nextafter(RATE, 1)), facts(seed=1), facts(training={"steps": 26}), facts(stream=moved)]
+    moved = (
+        *STREAM[:-1],
+        last._replace(test=last.test._replace(x=last.test.x.at[0, 0].add(1e-12))),
+    )
+    others = [
+        facts(rate=np.nextafter(RATE, 1)),
+        facts(seed=1),
+        facts(training={"steps": 26}),
+        facts(stream=moved),
+    ]
     assert all(one != FACTS for one in others)
 
 
 def known(folder, say=pytest.fail, begin=None, kinds=("single", "joint"), facts=FACTS):
-    return references.known(kinds, folder, facts, begin or begun, say)
+    return reference_cache.known(kinds, folder, facts, begin or begun, say)
 
 
 def untrained():
@@ -189,7 +235,10 @@ def test_a_damaged_file_is_told_in_one_line_and_made_again(tmp_path, damage):
     path.write_text(DAMAGES[damage](whole))
     told = []
     same(known(tmp_path, told.append, kinds=("single",)), first)
-    assert told == [f"reference {path} is damaged; making it again", "training the reference single"]
+    assert told == [
+        f"reference {path} is damaged; making it again",
+        "training the reference single",
+    ]
     assert path.read_text() == whole
 
 
@@ -197,14 +246,24 @@ def test_a_file_of_another_configuration_is_told_and_made_again(tmp_path):
     first = known(tmp_path, print, kinds=("single",))
     (path,) = tmp_path.glob("*/single.json")
     whole = path.read_text()
-    references.write(path, facts(seed=1), {name: 0 * values for name, values in first["single"].items()}, pytest.fail)
+    reference_cache.write(
+        path,
+        facts(seed=1),
+        {name: 0 * values for name, values in first["single"].items()},
+        pytest.fail,
+    )
     told = []
     same(known(tmp_path, told.append, kinds=("single",)), first)
-    assert told == [f"reference {path} is of another configuration; making it again", "training the reference single"]
+    assert told == [
+        f"reference {path} is of another configuration; making it again",
+        "training the reference single",
+    ]
     assert path.read_text() == whole
 
 
-def test_writing_that_fails_half_way_leaves_what_was_there_and_the_run_goes_on(tmp_path, monkeypatch):
+def test_writing_that_fails_half_way_leaves_what_was_there_and_the_run_goes_on(
+    tmp_path, monkeypatch
+):
     first = known(tmp_path, print, kinds=("single",))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
 
@@ -215,7 +274,10 @@ def test_writing_that_fails_half_way_leaves_what_was_there_and_the_run_goes_on(t
     monkeypatch.setattr(references.json, "dump", full)
     told = []
     again = known(tmp_path, told.append)
-    assert told[0] == "training the reference joint" and "joint.json cannot be written (No space left on device)" in told[1]
+    assert (
+        told[0] == "training the reference joint"
+        and "joint.json cannot be written (No space left on device)" in told[1]
+    )
     same({"single": again["single"]}, first)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -223,20 +285,26 @@ def test_writing_that_fails_half_way_leaves_what_was_there_and_the_run_goes_on(t
 def test_a_folder_that_cannot_be_written_is_told_and_the_scores_are_there(tmp_path):
     (tmp_path / "references").write_text("in the way")
     told = []
-    assert known(tmp_path / "references", told.append, kinds=("single",))["single"]["loss"].shape == (3,)
+    assert known(tmp_path / "references", told.append, kinds=("single",))["single"][
+        "loss"
+    ].shape == (3,)
     assert len(told) == 2 and "cannot be written" in told[1]
 
 
 def test_those_who_write_at_once_never_leave_half_a_file_to_those_who_read(tmp_path):
     path, told = tmp_path / "single.json", []
     scores = {name: np.random.default_rng(0).random(200) for name in ("accuracy", "loss")}
-    references.write(path, FACTS, scores, pytest.fail)
+    reference_cache.write(path, FACTS, scores, pytest.fail)
 
     def work():
         for _ in range(40):
-            references.write(path, FACTS, scores, told.append)
-            read = references.read(path, FACTS, told.append)
-            told.extend([] if read and np.array_equal(read["loss"], scores["loss"]) else ["not what was written"])
+            reference_cache.write(path, FACTS, scores, told.append)
+            read = reference_cache.read(path, FACTS, told.append)
+            told.extend(
+                []
+                if read and np.array_equal(read["loss"], scores["loss"])
+                else ["not what was written"]
+            )
 
     workers = [threading.Thread(target=work) for _ in range(4)]
     for worker in workers:
@@ -259,36 +327,62 @@ TINY = (
 BOTH = "references=[single,joint]"
 
 
-def test_a_run_is_the_same_with_references_and_another_method_reads_them(ntkcl, tmp_path, monkeypatch):
+def test_a_run_is_the_same_with_references_and_another_method_reads_them(
+    ntkcl, tmp_path, monkeypatch
+):
     assert ntkcl(*TINY, "results_dir=without")[0] == 0
     code, out, err = ntkcl(*TINY, BOTH, "results_dir=with")
     assert (code, err) == (0, "") and "training the reference joint" in out
-    (without,), (held,) = ((tmp_path / name / "runs" / "main").iterdir() for name in ("without", "with"))
+    (without,), (held,) = (
+        (tmp_path / name / "runs" / "main").iterdir() for name in ("without", "with")
+    )
     assert without.name == held.name
     for name in ("arrays.npz", "rows.parquet", "config.yaml"):
         assert (without / name).read_bytes() == (held / name).read_bytes(), name
     assert not (tmp_path / "without" / "references").exists()
 
-    plain, summary = (results.load(folder)[0] for folder in (without, held))
+    plain, summary = (files.load(folder)[0] for folder in (without, held))
     assert "reference" not in plain and not set(metrics.REFERENCED) & set(plain["metrics"])
     reference = summary["reference"]
     assert list(reference) == ["untrained", "single", "joint"]
-    assert reference["untrained"]["accuracy"] == summary["b"] and reference["untrained"]["loss_train"] == summary["b_loss_train"]
+    assert (
+        reference["untrained"]["accuracy"] == summary["b"]
+        and reference["untrained"]["loss_train"] == summary["b_loss_train"]
+    )
     # What the run does to its first task is what the reference does, by another compilation of the same network.
     assert reference["single"]["accuracy"][0] == summary["R"][0][0]
-    assert reference["single"]["loss_train"][0] == pytest.approx(summary["R_loss_train"][0][0], rel=1e-5)
+    assert reference["single"]["loss_train"][0] == pytest.approx(
+        summary["R_loss_train"][0][0], rel=1e-5
+    )
     single, joint = (np.array(reference[kind]["accuracy"]) for kind in ("single", "joint"))
     assert "fwt_independent" in out and "forgetting_rate" in out
     for told in (summary, summary["forecast"]["init"]):
         R, b = np.array(told["R"]), np.array(summary["b"])
-        assert told["metrics"]["fwt_independent"] == pytest.approx(metrics.fwt_independent(R, single))
-        assert told["metrics"]["forgetting_rate"] == pytest.approx(metrics.forgetting_rate(R, b, joint))
-        minus = metrics.fwt_independent(-np.array(told["R_loss"]), -np.array(reference["single"]["loss"]))
+        assert told["metrics"]["fwt_independent"] == pytest.approx(
+            metrics.fwt_independent(R, single)
+        )
+        assert told["metrics"]["forgetting_rate"] == pytest.approx(
+            metrics.forgetting_rate(R, b, joint)
+        )
+        minus = metrics.fwt_independent(
+            -np.array(told["R_loss"]), -np.array(reference["single"]["loss"])
+        )
         assert told["metrics_loss"]["fwt_independent"] == pytest.approx(minus)
         assert "forgetting_rate" not in told["metrics_loss"]
 
-    monkeypatch.setattr(references, "TRAINED", dict.fromkeys(references.TRAINED, lambda *_: pytest.fail("it was to be read")))
-    code, out, err = ntkcl(*TINY, BOTH, "results_dir=with", "method=er", "experiment_name=others", "forecast.anchors=[]")
+    monkeypatch.setattr(
+        references,
+        "TRAINED",
+        dict.fromkeys(references.TRAINED, lambda *_: pytest.fail("it was to be read")),
+    )
+    code, out, err = ntkcl(
+        *TINY,
+        BOTH,
+        "results_dir=with",
+        "method=er",
+        "experiment_name=others",
+        "forecast.anchors=[]",
+    )
     assert (code, err) == (0, "") and "training the reference" not in out
     (other,) = (tmp_path / "with" / "runs" / "others").iterdir()
-    assert results.load(other)[0]["reference"] == reference
+    assert files.load(other)[0]["reference"] == reference

@@ -9,15 +9,26 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ntkcl import dashboards, panels
-from ntkcl.report import plots, sections
-from ntkcl.table import statistics
+from ntkcl.reporting import panels, wandb_workspace
+from ntkcl.reporting.html import plots, sections
+from ntkcl.reporting.table import statistics
 
 SMALL = ("network.width=8", "stream.tasks=3", "training.steps=20", "tracking=disabled")
 TINY = (*SMALL, "stream.train_per_class=2", "stream.test_per_class=2")
 FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND"),  # and no network
+    *(
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+    ),
+    *(
+        "--disable-component-update",
+        "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+    ),  # and no network
     *("--virtual-time-budget=10000", "--enable-logging=stderr", "--dump-dom"),
 )
 CHROMIUM = shutil.which("chromium")
@@ -30,7 +41,12 @@ def browser(tmp_path):
         pytest.skip("the Debian package chromium is not installed (.ci/run installs it)")
 
     def opened(file):
-        call = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", file.absolute().as_uri()]
+        call = [
+            CHROMIUM,
+            *FLAGS,
+            f"--user-data-dir={tmp_path / 'profile'}",
+            file.absolute().as_uri(),
+        ]
         done = subprocess.run(call, capture_output=True, text=True, timeout=120)
         return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
@@ -43,12 +59,24 @@ def test_a_sweeps_report_is_drawn_by_a_browser_without_a_network(ntkcl, tmp_path
     assert (code, err) == (0, "") and "4 runs -> results/reports/mine.html" in out
     file = tmp_path / "results" / "reports" / "mine.html"
     text = file.read_text()
-    assert not re.search(r"<(script|link|img)[^>]+(src|href)=\"(?!data:)", text)  # nothing comes from elsewhere
+    assert not re.search(
+        r"<(script|link|img)[^>]+(src|href)=\"(?!data:)", text
+    )  # nothing comes from elsewhere
     drawn, console = browser(file)
     assert console == []
-    expected = len(re.findall(r'class="plotly-graph-div"', text)) + 1  # the matrices are drawn for the cell that is chosen
+    expected = (
+        len(re.findall(r'class="plotly-graph-div"', text)) + 1
+    )  # the matrices are drawn for the cell that is chosen
     assert len(re.findall(r'class="main-svg"', drawn)) >= expected >= 11
-    for title in ("Cells", "Predicted against measured", "Forgetting", "Kernel drift", "Accuracy matrices", "Forgotten most", "Runs"):
+    for title in (
+        "Cells",
+        "Predicted against measured",
+        "Forgetting",
+        "Kernel drift",
+        "Accuracy matrices",
+        "Forgotten most",
+        "Runs",
+    ):
         assert f"<h2>{title}</h2>" in drawn, title
     assert drawn.count('<figure><img src="data:image/png;base64,') == 24 and "taken for" in drawn
 
@@ -69,17 +97,33 @@ def test_reports_of_what_has_no_forecast_one_task_no_images_or_diverged(ntkcl, t
     cases = {
         "bare": (*TINY, "forecast.anchors=[]", "stream.tasks=1"),
         "vectors": (*SMALL, "stream=teacher_student"),
-        "blown": (*TINY, "training.learning_rate_fraction=1e6", "training.allow_unstable=true", "network.activation=erf"),
+        "blown": (
+            *TINY,
+            "training.learning_rate_fraction=1e6",
+            "training.allow_unstable=true",
+            "network.activation=erf",
+        ),
     }
     for name, run in cases.items():
         assert ntkcl(*run, f"experiment_name={name}")[0] == 0, name
         code, _, err = ntkcl("report", f"experiment_name={name}")
         assert (code, err) == (0, ""), (name, err)
-        assert "Forgotten most" not in (tmp_path / "results" / "reports" / f"{name}.html").read_text()
+        assert (
+            "Forgotten most" not in (tmp_path / "results" / "reports" / f"{name}.html").read_text()
+        )
 
 
 def test_failed_runs_are_on_the_page(ntkcl, tmp_path):
-    assert ntkcl("-m", *TINY, "training.learning_rate=1e9,1e-3", "experiment_name=mine", "forecast.anchors=[]")[0] == 1
+    assert (
+        ntkcl(
+            "-m",
+            *TINY,
+            "training.learning_rate=1e9,1e-3",
+            "experiment_name=mine",
+            "forecast.anchors=[]",
+        )[0]
+        == 1
+    )
     assert ntkcl("report", "experiment_name=mine")[0] == 0
     text = (tmp_path / "results" / "reports" / "mine.html").read_text()
     assert "1 failed" in text and "exceeds the stability limit" in text
@@ -87,20 +131,37 @@ def test_failed_runs_are_on_the_page(ntkcl, tmp_path):
 
 def test_a_report_of_no_run_is_one_line(ntkcl, tmp_path):
     code, _, err = ntkcl("report", "run=nowhere")
-    assert code == 2 and err == "ntkcl: run=nowhere: expected the folder of a complete run, which holds summary.json\n"
+    assert (
+        code == 2
+        and err
+        == "ntkcl: run=nowhere: expected the folder of a complete run, which holds summary.json\n"
+    )
 
 
 def test_budgets_add_up_to_what_is_not_foretold():
-    summaries = [{"forecast": {"init": {"drift_r2": 0.7}, "boundary": {"drift_r2": 0.8}, "path": {"drift_r2": 0.95}}}]
+    summaries = [
+        {
+            "forecast": {
+                "init": {"drift_r2": 0.7},
+                "boundary": {"drift_r2": 0.8},
+                "path": {"drift_r2": 0.95},
+            }
+        }
+    ]
     parts = sections._budget(summaries)
-    assert list(parts.values()) == pytest.approx([0.1, 0.15, 0.05]) and sum(parts.values()) == pytest.approx(0.3)
+    assert list(parts.values()) == pytest.approx([0.1, 0.15, 0.05]) and sum(
+        parts.values()
+    ) == pytest.approx(0.3)
     del summaries[0]["forecast"]["path"]
     assert list(sections._budget(summaries).values()) == pytest.approx([0.1, 0.2])
 
 
 def test_of_one_output_the_answer_is_its_sign():
     one, several = np.array([False, True]), np.array([True, True])
-    assert sections._answer(np.array([3.0, -0.2]), one) == "-1" and sections._answer(np.array([3.0, 4.0]), several) == "1"
+    assert (
+        sections._answer(np.array([3.0, -0.2]), one) == "-1"
+        and sections._answer(np.array([3.0, 4.0]), several) == "1"
+    )
 
 
 def test_names_of_numbers_are_short():
@@ -117,7 +178,9 @@ def test_names_of_numbers_are_short():
         ([], [], "seed", None),
     ],
 )
-def test_the_first_number_that_varies_is_the_axis_and_the_first_word_the_colour(numeric, named, axis, colour):
+def test_the_first_number_that_varies_is_the_axis_and_the_first_word_the_colour(
+    numeric, named, axis, colour
+):
     told = panels.sections(numeric, named)
     over = [panel for one in told for panel in one.panels if panel.title == "Average accuracy"]
     assert [(panel.x, panel.by) for panel in over] == [(axis, colour)]
@@ -127,8 +190,10 @@ def test_the_first_number_that_varies_is_the_axis_and_the_first_word_the_colour(
 
 def test_the_dashboard_is_built_and_valid_without_a_network(ntkcl, tmp_path):
     chosen = panels.sections(["network.width"], ["method"])
-    workspace = dashboards.workspace(chosen, "mine", "ntkcl", "somebody", "width")
-    told = workspace._to_model().model_dump_json()  # private, and the one way to see it without saving
+    workspace = wandb_workspace.workspace(chosen, "mine", "ntkcl", "somebody", "width")
+    told = (
+        workspace._to_model().model_dump_json()
+    )  # private, and the one way to see it without saving
     for name in (
         "metrics/forgetting_chaudhry",
         "forecast/init/drift_r2",
@@ -139,12 +204,25 @@ def test_the_dashboard_is_built_and_valid_without_a_network(ntkcl, tmp_path):
         "acc/0",
     ):
         assert name in told, name
-    assert [one.name for one in workspace.sections][:2] == ["Predicted against measured", "Forgetting"]
-    kinds = [type(block).__name__ for block in dashboards.blocks_of(chosen)]
+    assert [one.name for one in workspace.sections][:2] == [
+        "Predicted against measured",
+        "Forgetting",
+    ]
+    kinds = [type(block).__name__ for block in wandb_workspace.blocks_of(chosen)]
     assert kinds.count("PanelGrid") == len(chosen) + 1
-    assert ntkcl("-m", *TINY, "network.width=8,16", "experiment_name=mine", "forecast.anchors=[init]")[0] == 0
+    assert (
+        ntkcl("-m", *TINY, "network.width=8,16", "experiment_name=mine", "forecast.anchors=[init]")[
+            0
+        ]
+        == 0
+    )
     code, out, _ = ntkcl("dashboard", "experiment_name=mine")
-    assert code == 0 and "built, and not saved" in out and "Drift foretold" in out and "boundary" not in out.split("Within")[0]
+    assert (
+        code == 0
+        and "built, and not saved" in out
+        and "Drift foretold" in out
+        and "boundary" not in out.split("Within")[0]
+    )
     code, _, err = ntkcl("dashboard", "experiment_name=[mine,yours]")
     assert code == 2 and "a dashboard is of one experiment" in err
     code, _, err = ntkcl("dashboard", "experiment_name=mine", "save=true")
@@ -154,7 +232,7 @@ def test_the_dashboard_is_built_and_valid_without_a_network(ntkcl, tmp_path):
 def test_a_dashboard_without_its_extra_names_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb_workspaces.workspaces", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[dashboards\]'"):
-        dashboards.workspace(panels.sections([], []), "mine", "ntkcl", "somebody")
+        wandb_workspace.workspace(panels.sections([], []), "mine", "ntkcl", "somebody")
 
 
 def spread(seeds):
@@ -178,7 +256,9 @@ def test_two_seeds_are_dots_and_three_an_interval(kind):
     for mean, dot, method in zip(means, dots, ("ewc", "naive"), strict=True):
         own = table[table["method"] == method]
         two, three = (own.loc[own["network.width"] == width, "seconds.total"] for width in (8, 16))
-        assert list(dot.y) == two.tolist() and {str(x) for x in dot.x} == {"8"} and not dot.showlegend
+        assert (
+            list(dot.y) == two.tolist() and {str(x) for x in dot.x} == {"8"} and not dot.showlegend
+        )
         ci = statistics(three.to_numpy())["ci"]
         assert np.isnan(mean.error_y.array[0]) and mean.error_y.array[1] == pytest.approx(ci)
         assert dot.legendgroup == mean.legendgroup

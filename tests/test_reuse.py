@@ -9,16 +9,19 @@ from cases import random_stream
 from jax.tree_util import Partial
 
 from ntkcl import experiment, losses, methods, networks, optimizers
-from ntkcl.events import Measurement
-from ntkcl.experiment import Training
-from ntkcl.reuse import once, portable
+from ntkcl.compilation import once, portable
+from ntkcl.experiment.events import Measurement
+from ntkcl.training.settings import Training
 
 CASES = {
     "closed, centred": (dict(network=dict(centred=True)), ["init", "boundary"]),
     "not centred": (dict(network=dict(centred=False)), ["init", "boundary"]),
     "a schedule": (dict(training=dict(schedule=("cosine_decay_schedule", 30))), ["init"]),
     "simulated": (dict(training=dict(batch_size=2)), ["boundary"]),
-    "linearised, adam": (dict(optimizer=optimizers.adam, training=dict(learning_rate=0.01)), ["boundary"]),
+    "linearised, adam": (
+        dict(optimizer=optimizers.adam, training=dict(learning_rate=0.01)),
+        ["boundary"],
+    ),
     "bfloat16": (dict(training=dict(compute="bfloat16")), []),
     "er": (dict(method=lambda: methods.er(size=4, batch_size=2)), []),
     "ewc": (dict(method=methods.ewc_diagonal), []),
@@ -30,7 +33,11 @@ CASES = {
 def run(seed, rate, changed, anchors):
     """A whole run, all of its parts made anew, as a job of a sweep makes them."""
     told = dict(steps=10) | changed.get("training", {})
-    told |= {"schedule": optimizers.schedule(told["schedule"][0], decay_steps=told["schedule"][1])} if "schedule" in told else {}
+    told |= (
+        {"schedule": optimizers.schedule(told["schedule"][0], decay_steps=told["schedule"][1])}
+        if "schedule" in told
+        else {}
+    )
     if "learning_rate" not in told:
         told |= dict(learning_rate_fraction=rate)
     parts = [
@@ -41,7 +48,9 @@ def run(seed, rate, changed, anchors):
     ]
     stream = random_stream(jax.random.key(seed), [6, 6, 6], dtype=jnp.float32)
     method = changed.get("method", methods.naive)()
-    return list(experiment.run(jax.random.key(seed), stream, *parts, method=method, anchors=anchors))
+    return list(
+        experiment.run(jax.random.key(seed), stream, *parts, method=method, anchors=anchors)
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -50,7 +59,9 @@ def test_the_second_run_compiles_nothing(case, caplog):
     with jax.log_compiles():
         second = run(2, 0.3, *CASES[case])
     assert [r.getMessage() for r in caplog.records if "XLA compilation" in r.getMessage()] == []
-    ends = [[e.outputs for e in events if isinstance(e, Measurement)][-1] for events in (first, second)]
+    ends = [
+        [e.outputs for e in events if isinstance(e, Measurement)][-1] for events in (first, second)
+    ]
     assert np.isfinite(ends).all() and not np.allclose(*ends, atol=1e-3)
 
 
@@ -67,17 +78,27 @@ def test_the_same_settings_give_the_same_object_and_others_another():
         return [a, b]
 
     assert make(1) is make(1) and make(1, b=(2,)) is make(1, b=(2,)) and make(1) is not make(2)
-    assert make(1) is not make(1.0) and make(True) is not make(1)  # what is refused is not what has been accepted
-    assert make(b=[2]) == [1, [2]] and make(b=[2]) is make(b=[2]) and make(b=[2]) is not make(b=(2,))
+    assert make(1) is not make(1.0) and make(True) is not make(
+        1
+    )  # what is refused is not what has been accepted
+    assert (
+        make(b=[2]) == [1, [2]] and make(b=[2]) is make(b=[2]) and make(b=[2]) is not make(b=(2,))
+    )
     assert make(b={"x": [1], "y": 2}) is make(b={"x": [1], "y": 2})
-    assert make(b={"x": 1, "y": 2}) is not make(b={"y": 2, "x": 1})  # methods are put together in their order
+    assert make(b={"x": 1, "y": 2}) is not make(
+        b={"y": 2, "x": 1}
+    )  # methods are put together in their order
     array = jnp.ones(2)
     assert make(b=array)[1] is array and make(b=array) is not make(b=array)
 
 
 def test_a_portable_function_holds_its_arrays_as_leaves():
     plain, bound = portable(jnp.sin), portable(Partial(jnp.add, jnp.ones(3)))
-    assert jax.tree.leaves(plain) == [] and len(jax.tree.leaves(bound)) == 1 and portable(bound) is bound
+    assert (
+        jax.tree.leaves(plain) == []
+        and len(jax.tree.leaves(bound)) == 1
+        and portable(bound) is bound
+    )
     rule = portable(optax.sgd(0.1, momentum=0.9))
     state = jax.jit(lambda rule, theta: rule.init(theta))(rule, jnp.ones(2))
     np.testing.assert_allclose(rule.update(jnp.ones(2), state)[0], -0.1)

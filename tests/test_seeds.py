@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from cases import random_stream
 
-from ntkcl import experiment, kernels, losses, methods, networks, optimizers, predict, results, train
-from ntkcl.events import Forecast, Measurement, Plan
-from ntkcl.experiment import Training
+from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers
+from ntkcl.experiment.events import Forecast, Measurement, Plan
+from ntkcl.runs import files
+from ntkcl.training import loop
+from ntkcl.training.settings import Training
 
 SEEDS = (0, 1)
 LOSS = losses.squared_error()
@@ -17,17 +19,39 @@ NETWORK = networks.mlp(outputs=2, width=8, b_std=0.1, centred=True)
 CONVOLUTIONS = networks.cnn(outputs=2, width=2, depth=1)
 CASES = {
     "naive": (methods.naive, optimizers.sgd(), dict()),
-    "minibatches with momentum": (methods.naive, optimizers.sgd(momentum=0.5), dict(batch_size=3, optimizer_state="carry")),
-    "a schedule": (methods.naive, optimizers.sgd(), dict(schedule=optimizers.schedule("cosine_decay_schedule", decay_steps=30))),
+    "minibatches with momentum": (
+        methods.naive,
+        optimizers.sgd(momentum=0.5),
+        dict(batch_size=3, optimizer_state="carry"),
+    ),
+    "a schedule": (
+        methods.naive,
+        optimizers.sgd(),
+        dict(schedule=optimizers.schedule("cosine_decay_schedule", decay_steps=30)),
+    ),
     "adam": (methods.naive, optimizers.adam(), dict(learning_rate=0.01)),
-    "er": (lambda seed: methods.er(size=6, batch_size=2, seed=seed), optimizers.sgd(), dict(batch_size=3)),
-    "ewc": (lambda seed: methods.ewc_diagonal(seed=seed, labels="sampled"), optimizers.sgd(), dict()),
-    "ogd": (lambda seed: methods.ogd(per_task=2, seed=seed), optimizers.sgd(), dict(learning_rate_fraction=0.25)),
+    "er": (
+        lambda seed: methods.er(size=6, batch_size=2, seed=seed),
+        optimizers.sgd(),
+        dict(batch_size=3),
+    ),
+    "ewc": (
+        lambda seed: methods.ewc_diagonal(seed=seed, labels="sampled"),
+        optimizers.sgd(),
+        dict(),
+    ),
+    "ogd": (
+        lambda seed: methods.ogd(per_task=2, seed=seed),
+        optimizers.sgd(),
+        dict(learning_rate_fraction=0.25),
+    ),
     "si": (methods.si, optimizers.sgd(), dict(batch_size=2)),
 }
 
 
-def arguments(seed, method=methods.naive, rule=None, stream=None, network=NETWORK, loss=None, **training):
+def arguments(
+    seed, method=methods.naive, rule=None, stream=None, network=NETWORK, loss=None, **training
+):
     return dict(
         key=jax.random.key(seed),
         stream=random_stream(jax.random.key(10 + seed), [6, 6, 6]) if stream is None else stream,
@@ -38,7 +62,7 @@ def arguments(seed, method=methods.naive, rule=None, stream=None, network=NETWOR
         method=method() if method in (methods.naive, methods.si) else method(seed),
         anchors=["init", "boundary"],
         form="auto",
-        effort=predict.Effort(),
+        effort=forecast.Effort(),
         kernel=kernels.empirical,
         limit=None,
     )
@@ -64,28 +88,43 @@ def test_each_seed_is_what_it_is_alone(case):
             if isinstance(ours, Measurement):
                 np.testing.assert_allclose(ours.outputs, other.outputs, atol=1e-10)
                 np.testing.assert_allclose(ours.losses, other.losses, atol=1e-10)
-    assert len(rates) == (1 if "learning_rate" in training else len(SEEDS))  # those found by a limit are each seed's own
+    assert len(rates) == (
+        1 if "learning_rate" in training else len(SEEDS)
+    )  # those found by a limit are each seed's own
 
 
 def test_all_tasks_of_all_seeds_are_one_compilation_and_nothing_is_trained_alone(monkeypatch):
-    monkeypatch.setattr(train, "walk", None)
-    train._advance_together.clear_cache()
+    monkeypatch.setattr(loop, "walk", None)
+    loop._advance_together.clear_cache()
     told = experiment.together([arguments(seed) | {"anchors": []} for seed in SEEDS])
-    assert [len(events) for events in told] == [1 + 1 + 3] * len(SEEDS) and train._advance_together._cache_size() == 1
+    assert [len(events) for events in told] == [1 + 1 + 3] * len(
+        SEEDS
+    ) and loop._advance_together._cache_size() == 1
 
 
 def test_a_forecast_is_made_before_any_seed_is_trained(monkeypatch):
     """Poisoned trainings leave what was foretold at initialisation as it was."""
     runs = [arguments(seed) for seed in SEEDS]
-    honest, clean = train.together, experiment.together(runs)
+    honest, clean = loop.together, experiment.together(runs)
 
     def poisoned(keys, states, datasets, *others, **settings):
-        return honest(keys, states, [data._replace(x=-data.x[::-1], y=7 - data.y) for data in datasets], *others, **settings)
+        return honest(
+            keys,
+            states,
+            [data._replace(x=-data.x[::-1], y=7 - data.y) for data in datasets],
+            *others,
+            **settings,
+        )
 
-    monkeypatch.setattr(train, "together", poisoned)
+    monkeypatch.setattr(loop, "together", poisoned)
     for ours, other in zip(experiment.together(runs), clean, strict=True):
-        first, again = ([e.changes for e in events if isinstance(e, Forecast) and e.first == 0] for events in (ours, other))
-        assert len(first) == 2 and all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+        first, again = (
+            [e.changes for e in events if isinstance(e, Forecast) and e.first == 0]
+            for events in (ours, other)
+        )
+        assert len(first) == 2 and all(
+            np.array_equal(a, b) for a, b in zip(first, again, strict=True)
+        )
         assert not np.allclose(ours[-1].outputs, other[-1].outputs, atol=1e-2)
 
 
@@ -93,8 +132,14 @@ def test_a_seed_that_diverges_ends_and_the_others_go_on():
     mad = random_stream(jax.random.key(5), [6, 6, 6])
     mad = (mad[0], mad[1]._replace(train=mad[1].train._replace(x=1e3 * mad[1].train.x)), mad[2])
     training = dict(learning_rate=0.1, allow_unstable=True)
-    runs = [arguments(0, **training), arguments(1, stream=mad, **training), arguments(2, **training)]
-    ends = [[e for e in events if isinstance(e, Measurement)] for events in experiment.together(runs)]
+    runs = [
+        arguments(0, **training),
+        arguments(1, stream=mad, **training),
+        arguments(2, **training),
+    ]
+    ends = [
+        [e for e in events if isinstance(e, Measurement)] for events in experiment.together(runs)
+    ]
     assert [(len(end), end[-1].diverged) for end in ends] == [(4, False), (3, True), (4, False)]
     alone = [e for e in experiment.run(**runs[2]) if isinstance(e, Measurement)]
     np.testing.assert_allclose(ends[2][-1].outputs, alone[-1].outputs, atol=1e-10)
@@ -107,14 +152,20 @@ def test_what_trainings_cost_is_shared_and_no_second_counted_twice():
     ends = [e for events in told for e in events if isinstance(e, Measurement)]
     plans = [e.cost.seconds for events in told for e in events if isinstance(e, Plan)]
     assert min(end.cost.seconds for end in ends if end.task) > 0
-    assert 0.7 * taken < sum(plans) + sum(end.cost.seconds + end.measuring.seconds for end in ends) <= taken
+    assert (
+        0.7 * taken
+        < sum(plans) + sum(end.cost.seconds + end.measuring.seconds for end in ends)
+        <= taken
+    )
 
 
 def test_no_second_of_a_run_alone_is_counted_twice():
     start = time.perf_counter()
     told = [*experiment.run(**arguments(0) | {"anchors": []})]
     taken = time.perf_counter() - start
-    costs = [e.cost.seconds for e in told] + [e.measuring.seconds for e in told if isinstance(e, Measurement)]
+    costs = [e.cost.seconds for e in told] + [
+        e.measuring.seconds for e in told if isinstance(e, Measurement)
+    ]
     assert sum(costs) <= taken
 
 
@@ -129,15 +180,27 @@ def test_what_is_no_one_program_is_trained_one_after_the_other(what, monkeypatch
     stream, network = random_stream(jax.random.key(0), [6, 4]), NETWORK
     streams = [stream, stream[::-1]]
     if what == "convolutions":
-        stream, network = jax.tree.map(lambda a: a.reshape(len(a), -1, 1) if a.shape[1:] == (5,) else a, stream), CONVOLUTIONS
+        stream, network = (
+            jax.tree.map(lambda a: a.reshape(len(a), -1, 1) if a.shape[1:] == (5,) else a, stream),
+            CONVOLUTIONS,
+        )
         streams = [stream, stream]
-    runs = [arguments(seed, stream=stream, network=network) | {"anchors": []} for seed, stream in zip(SEEDS, streams, strict=True)]
-    monkeypatch.setattr(train, "together", None)
+    runs = [
+        arguments(seed, stream=stream, network=network) | {"anchors": []}
+        for seed, stream in zip(SEEDS, streams, strict=True)
+    ]
+    monkeypatch.setattr(loop, "together", None)
     for told, run in zip(experiment.together(runs), runs, strict=True):
         np.testing.assert_array_equal(told[-1].outputs, list(experiment.run(**run))[-1].outputs)
 
 
-TINY = ("network.width=8", "stream.tasks=2", "stream.train_per_class=2", "stream.test_per_class=2", "training.steps=20")
+TINY = (
+    "network.width=8",
+    "stream.tasks=2",
+    "stream.train_per_class=2",
+    "stream.test_per_class=2",
+    "training.steps=20",
+)
 
 
 def test_the_command_makes_a_run_of_each_seed_by_either_way(ntkcl, tmp_path):
@@ -145,7 +208,7 @@ def test_the_command_makes_a_run_of_each_seed_by_either_way(ntkcl, tmp_path):
         code, _, err = ntkcl(*TINY, "tracking=disabled", *overrides)
         assert (code, err) == (0, "")
         folders = sorted((tmp_path / "results" / "runs" / "main").iterdir())
-        read = {folder.name: results.load(folder) for folder in folders}
+        read = {folder.name: files.load(folder) for folder in folders}
         for folder in folders:
             for file in sorted(folder.rglob("*"), reverse=True):
                 file.rmdir() if file.is_dir() else file.unlink()
@@ -157,6 +220,10 @@ def test_the_command_makes_a_run_of_each_seed_by_either_way(ntkcl, tmp_path):
     assert set(alone) == set(loop) == set(side_by_side) and len(alone) == 2
     for name, (summary, rows, arrays) in alone.items():
         np.testing.assert_array_equal(loop[name][2]["measured"], arrays["measured"])
-        np.testing.assert_allclose(side_by_side[name][2]["measured"], arrays["measured"], atol=1e-4)  # in float32
-        assert list(side_by_side[name][1].columns) == list(rows.columns) and set(side_by_side[name][1]["seed"]) == set(rows["seed"])
+        np.testing.assert_allclose(
+            side_by_side[name][2]["measured"], arrays["measured"], atol=1e-4
+        )  # in float32
+        assert list(side_by_side[name][1].columns) == list(rows.columns) and set(
+            side_by_side[name][1]["seed"]
+        ) == set(rows["seed"])
         assert set(side_by_side[name][0]) == set(summary)

@@ -30,11 +30,27 @@ CASES = {
 def both(pixels, taps, strides, padding, groups, **dilations):
     """JAX's convolution and ours, x, w and a cotangent."""
     keys, d = jax.random.split(jax.random.key(0), 3), len(pixels)
-    x, w = jax.random.normal(keys[0], (2, *pixels, 4)), jax.random.normal(keys[1], (*taps, 4 // groups, 6 * groups))
+    x, w = (
+        jax.random.normal(keys[0], (2, *pixels, 4)),
+        jax.random.normal(keys[1], (*taps, 4 // groups, 6 * groups)),
+    )
     axes = "DHW"[:d]
-    layout = jax.lax.conv_dimension_numbers(x.shape, w.shape, (f"N{axes}C", f"{axes}IO", f"N{axes}C"))
-    settings = dict(lhs_dilation=(1,) * d, rhs_dilation=(1,) * d, dimension_numbers=layout, feature_group_count=groups) | dilations
-    pair = [lambda x, w, f=f: f(x, w, strides, padding, **settings) for f in (jax.lax.conv_general_dilated, strided.convolution)]
+    layout = jax.lax.conv_dimension_numbers(
+        x.shape, w.shape, (f"N{axes}C", f"{axes}IO", f"N{axes}C")
+    )
+    settings = (
+        dict(
+            lhs_dilation=(1,) * d,
+            rhs_dilation=(1,) * d,
+            dimension_numbers=layout,
+            feature_group_count=groups,
+        )
+        | dilations
+    )
+    pair = [
+        lambda x, w, f=f: f(x, w, strides, padding, **settings)
+        for f in (jax.lax.conv_general_dilated, strided.convolution)
+    ]
     return *pair, x, w, jax.random.normal(keys[2], jax.eval_shape(pair[0], x, w).shape)
 
 
@@ -45,14 +61,20 @@ def test_value_and_derivatives_are_those_of_the_convolution(name):
     assert np.array_equal(z, expected)
     for derivative, reference in zip(back(cotangent), expected_back(cotangent), strict=True):
         np.testing.assert_allclose(derivative, reference, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(jax.jvp(lambda x: ours(x, w), [x], [x])[1], expected, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(jax.jvp(lambda w: ours(x, w), [w], [w])[1], expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        jax.jvp(lambda x: ours(x, w), [x], [x])[1], expected, rtol=0, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        jax.jvp(lambda w: ours(x, w), [w], [w])[1], expected, rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("dilation", ["lhs_dilation", "rhs_dilation"])
 def test_a_dilated_convolution_is_left_alone(dilation):
     theirs, ours, x, w, cotangent = both(*CASES["padding of its own"], **{dilation: (2, 1)})
-    for derivative, reference in zip(jax.vjp(ours, x, w)[1](cotangent), jax.vjp(theirs, x, w)[1](cotangent), strict=True):
+    for derivative, reference in zip(
+        jax.vjp(ours, x, w)[1](cotangent), jax.vjp(theirs, x, w)[1](cotangent), strict=True
+    ):
         assert np.array_equal(derivative, reference)
 
 

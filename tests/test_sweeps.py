@@ -17,8 +17,11 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from ntkcl import claims, machine, sweeps
-from ntkcl.claims import Owner
+from ntkcl.cli import sweep
+from ntkcl.cli.progress import duration
+from ntkcl.runs import identity, lock, machine
+from ntkcl.runs.lock import Owner
+from ntkcl.runs.status import Count, count, failures
 
 TINY = (
     "network.width=8", "stream.tasks=2", "stream.train_per_class=2", "stream.test_per_class=2", "training.steps=5",
@@ -35,7 +38,7 @@ def folder(tmp_path):
 
 def locked(folder, owner, age=0.0):
     """A lock as `owner` leaves it, its last heartbeat `age` seconds ago."""
-    path = claims.beside(folder).with_name(folder.name + ".lock")
+    path = lock.beside(folder).with_name(folder.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(owner._asdict()))
     os.utime(path, (time.time() - age,) * 2)
@@ -52,59 +55,71 @@ def whole(folder):
 
 
 def test_a_claim_holds_off_others_and_leaves_nothing(folder, tmp_path):
-    with claims.claimed(folder) as holder:
-        assert holder is None and claims.state(folder) == "running"
-        with claims.claimed(folder) as second:
-            assert second == claims.me()
-        assert claims.state(folder) == "running"
-    assert claims.state(folder) == "missing" and not list(tmp_path.iterdir())
+    with lock.claimed(folder) as holder:
+        assert holder is None and lock.state(folder) == "running"
+        with lock.claimed(folder) as second:
+            assert second == lock.me()
+        assert lock.state(folder) == "running"
+    assert lock.state(folder) == "missing" and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("owner", "age", "taken"),
     [
         pytest.param(AFAR, 0.0, False, id="another machine's, beating"),
-        pytest.param(AFAR, claims.DEAD + 10, True, id="another machine's, silent"),
-        pytest.param(claims.me()._replace(pid=2**22 + 1), 0.0, True, id="a process that is no more"),
-        pytest.param(claims.me()._replace(born=1.0), claims.DEAD + 10, True, id="a number given again"),
-        pytest.param(claims.me(), claims.DEAD + 10, False, id="a living process that is too busy to beat"),
-        pytest.param(claims.me()._replace(space="a container's", pid=2**22 + 1), 0.0, False, id="a container's, beating"),
-        pytest.param(claims.me()._replace(space="a container's", pid=2**22 + 1), claims.DEAD + 10, True, id="a container's, silent"),
+        pytest.param(AFAR, lock.DEAD + 10, True, id="another machine's, silent"),
+        pytest.param(lock.me()._replace(pid=2**22 + 1), 0.0, True, id="a process that is no more"),
+        pytest.param(lock.me()._replace(born=1.0), lock.DEAD + 10, True, id="a number given again"),
+        pytest.param(
+            lock.me(), lock.DEAD + 10, False, id="a living process that is too busy to beat"
+        ),
+        pytest.param(
+            lock.me()._replace(space="a container's", pid=2**22 + 1),
+            0.0,
+            False,
+            id="a container's, beating",
+        ),
+        pytest.param(
+            lock.me()._replace(space="a container's", pid=2**22 + 1),
+            lock.DEAD + 10,
+            True,
+            id="a container's, silent",
+        ),
     ],
 )
 def test_a_dead_owners_lock_is_taken_over_and_a_living_ones_is_not(folder, owner, age, taken):
     path = locked(folder, owner, age)
-    with claims.claimed(folder) as holder:
+    with lock.claimed(folder) as holder:
         assert holder == (None if taken else owner)
-        assert claims.owner(claims.beside(folder)) == (claims.me() if taken else owner)
+        assert lock.owner(lock.beside(folder)) == (lock.me() if taken else owner)
     assert path.exists() == (not taken)
 
 
 def test_a_lock_of_the_future_holds_for_no_longer_than_any_other(folder, monkeypatch):
     path = locked(folder, AFAR, age=-3600.0)
-    with claims.claimed(folder) as holder:
+    with lock.claimed(folder) as holder:
         assert holder == AFAR  # it may live: its file system's clock was set back
     assert abs(path.stat().st_mtime - time.time()) < 10
-    locked(folder, AFAR, age=-claims.BEAT / 2)  # rounding, or clocks that run apart
+    locked(folder, AFAR, age=-lock.BEAT / 2)  # rounding, or clocks that run apart
     before = path.stat().st_mtime
-    assert claims.state(folder) == "running" and path.stat().st_mtime == before
+    assert lock.state(folder) == "running" and path.stat().st_mtime == before
     locked(folder, AFAR, age=-3600.0)
-    assert claims.state(folder) == "running"
-    monkeypatch.setattr(claims, "DEAD", -1.0)  # the time in which its owner could have beaten again
-    with claims.claimed(folder) as holder:
+    assert lock.state(folder) == "running"
+    monkeypatch.setattr(lock, "DEAD", -1.0)  # the time in which its owner could have beaten again
+    with lock.claimed(folder) as holder:
         assert holder is None
 
 
 def test_a_lock_half_written_is_nobodys(folder):
     locked(folder, AFAR).write_text('{"host": "any')
-    with claims.claimed(folder) as holder:
+    with lock.claimed(folder) as holder:
         assert holder is None
 
 
 def test_the_heart_beats_while_the_block_runs(folder, monkeypatch):
-    monkeypatch.setattr(claims, "BEAT", 0.05)
-    path = claims.beside(folder).with_name("a-run.lock")
-    with claims.claimed(folder):
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    path = lock.beside(folder).with_name("a-run.lock")
+    with lock.claimed(folder):
         os.utime(path, (1.0, 1.0))
         time.sleep(0.5)
         assert time.time() - path.stat().st_mtime < 10
@@ -124,32 +139,41 @@ while won < 100:
             mark.unlink()
 print("won")
 """
-    racers = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    racers = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
     told = [racer.communicate()[0] for racer in racers]
     assert told == ["won\n"] * 3 and not any(racer.returncode for racer in racers)
 
 
 def test_a_killed_owners_run_is_anothers_at_once(folder):
     script = f"import time; from pathlib import Path; from ntkcl import claims\nwith claims.claimed(Path({str(folder)!r})): "
-    owner = subprocess.Popen([sys.executable, "-c", script + "print(1, flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script + "print(1, flush=True); time.sleep(60)"],
+        stdout=subprocess.PIPE,
+    )
     owner.stdout.readline()
-    with claims.claimed(folder) as holder:
+    with lock.claimed(folder) as holder:
         assert holder is not None and holder.pid == owner.pid
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     owner.stdout.close()
-    with claims.claimed(folder) as holder:
+    with lock.claimed(folder) as holder:
         assert holder is None
 
 
 def test_a_zombie_is_dead(folder):
     script = f"import time; from pathlib import Path; from ntkcl import claims\nwith claims.claimed(Path({str(folder)!r})): "
-    owner = subprocess.Popen([sys.executable, "-c", script + "print(1, flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script + "print(1, flush=True); time.sleep(60)"],
+        stdout=subprocess.PIPE,
+    )
     owner.stdout.readline()
     owner.send_signal(signal.SIGKILL)
     while psutil.Process(owner.pid).status() != psutil.STATUS_ZOMBIE:  # nobody has waited for it
         time.sleep(0.05)
-    with claims.claimed(folder) as holder:
+    with lock.claimed(folder) as holder:
         assert holder is None
     owner.wait()
     owner.stdout.close()
@@ -159,44 +183,52 @@ def test_a_place_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "results").symlink_to(tmp_path / "gone")
     with (
         pytest.raises(ValueError, match=r"results_dir: .* cannot be written"),
-        claims.claimed(tmp_path / "results" / "runs" / "main" / "a"),
+        lock.claimed(tmp_path / "results" / "runs" / "main" / "a"),
     ):
         pass
 
 
 def test_what_fails_after_a_run_is_complete_leaves_no_failure(folder):
-    with pytest.raises(OSError), claims.claimed(folder):
+    with pytest.raises(OSError), lock.claimed(folder):
         whole(folder)
         raise OSError("no network")
-    assert claims.state(folder) == "complete" and claims.failure(folder) is None
+    assert lock.state(folder) == "complete" and lock.failure(folder) is None
 
 
 def test_an_error_is_kept_until_the_run_succeeds_and_an_interruption_is_not(folder):
-    with pytest.raises(KeyboardInterrupt), claims.claimed(folder):
+    with pytest.raises(KeyboardInterrupt), lock.claimed(folder):
         raise KeyboardInterrupt
-    assert claims.state(folder) == "missing"
-    with pytest.raises(ZeroDivisionError), claims.claimed(folder):
+    assert lock.state(folder) == "missing"
+    with pytest.raises(ZeroDivisionError), lock.claimed(folder):
         1 / 0  # noqa: B018
-    assert claims.state(folder) == "failed"
-    told = claims.failure(folder)
-    assert told["error"] == "ZeroDivisionError: division by zero" and "Traceback" in told["traceback"]
-    with claims.claimed(folder):
+    assert lock.state(folder) == "failed"
+    told = lock.failure(folder)
+    assert (
+        told["error"] == "ZeroDivisionError: division by zero" and "Traceback" in told["traceback"]
+    )
+    with lock.claimed(folder):
         pass
-    assert claims.state(folder) == "missing" and claims.failure(folder) is None
+    assert lock.state(folder) == "missing" and lock.failure(folder) is None
 
 
 def test_what_is_made_again_is_for_retry_to_say():
-    made = {retry: [state for state in claims.STATES if claims.wanted(state, retry)] for retry in claims.RETRY}
+    made = {
+        retry: [state for state in lock.STATES if lock.wanted(state, retry)] for retry in lock.RETRY
+    }
     assert made["none"] == ["missing"]
     assert made["failed"] == ["failed", "missing"]
     assert made["diverged"] == ["diverged", "failed", "missing"]
-    assert made["all"] == list(claims.STATES)
-    with pytest.raises(ValueError, match=r"sweep.retry=never: expected none, failed, diverged or all"):
-        claims.wanted("missing", "never")
+    assert made["all"] == list(lock.STATES)
+    with pytest.raises(
+        ValueError, match=r"sweep.retry=never: expected none, failed, diverged or all"
+    ):
+        lock.wanted("missing", "never")
 
 
 def files(root, name="main"):
-    return {path.name: path.stat().st_mtime_ns for path in (root / "results" / "runs" / name).glob("*")}
+    return {
+        path.name: path.stat().st_mtime_ns for path in (root / "results" / "runs" / name).glob("*")
+    }
 
 
 def test_the_same_command_again_makes_what_is_lacking_and_nothing_else(ntkcl, tmp_path):
@@ -205,12 +237,21 @@ def test_the_same_command_again_makes_what_is_lacking_and_nothing_else(ntkcl, tm
     assert code == 0 and out.count("completed in") == 4 and "4 of 4 done, 0 failed, 0 left" in out
     before = files(tmp_path)
     code, out, _ = ntkcl(*sweep)
-    assert code == 0 and "completed in" not in out and "4 runs: 4 done" in out and files(tmp_path) == before
+    assert (
+        code == 0
+        and "completed in" not in out
+        and "4 runs: 4 done" in out
+        and files(tmp_path) == before
+    )
     gone = sorted(before)[1]
     (tmp_path / "results" / "runs" / "main" / gone).rename(tmp_path / "gone")
     code, out, _ = ntkcl(*sweep)
     after = files(tmp_path)
-    assert code == 0 and out.count("completed in") == 1 and {name for name in before if after[name] != before[name]} == {gone}
+    assert (
+        code == 0
+        and out.count("completed in") == 1
+        and {name for name in before if after[name] != before[name]} == {gone}
+    )
     assert (tmp_path / "gone" / "arrays.npz").read_bytes() == (
         tmp_path / "results" / "runs" / "main" / gone / "arrays.npz"
     ).read_bytes()
@@ -232,7 +273,11 @@ def test_a_single_run_that_is_complete_is_left_and_made_again_when_asked(ntkcl, 
     assert ntkcl(*TINY)[0] == 0
     before = files(tmp_path)
     code, out, _ = ntkcl(*TINY)
-    assert code == 0 and "complete before, sweep.retry=all makes it again" in out and files(tmp_path) == before
+    assert (
+        code == 0
+        and "complete before, sweep.retry=all makes it again" in out
+        and files(tmp_path) == before
+    )
     assert ntkcl(*TINY, "sweep.retry=all")[0] == 0 and files(tmp_path) != before
 
 
@@ -241,18 +286,31 @@ def test_seeds_that_are_there_are_left_out_of_those_trained_as_one(ntkcl, tmp_pa
     before = files(tmp_path)
     code, out, _ = ntkcl(*TINY, "seeds=[0,1,2]")
     after = files(tmp_path)
-    assert code == 0 and "seeds 0, 2 side by side" in out and len(after) == 3 and all(after[name] == before[name] for name in before)
+    assert (
+        code == 0
+        and "seeds 0, 2 side by side" in out
+        and len(after) == 3
+        and all(after[name] == before[name] for name in before)
+    )
 
 
 def test_a_run_that_another_process_makes_is_left_to_it(ntkcl, tmp_path, monkeypatch):
     cfg = composed(*TINY, f"results_dir={tmp_path / 'results'}")
-    run = sweeps.identity.place(cfg)[0]
+    run = identity.place(cfg)[0]
     locked(run, AFAR)
     code, _, err = ntkcl(*TINY)
-    assert code == 2 and "process 1 on another machine is making this run" in err and err.count("\n") == 1
+    assert (
+        code == 2
+        and "process 1 on another machine is making this run" in err
+        and err.count("\n") == 1
+    )
     code, out, _ = ntkcl("-m", *TINY, "seed=0,1")
-    assert code == 0 and "process 1 on another machine is making it" in out and len(files(tmp_path)) == 1
-    locked(run, AFAR, age=claims.DEAD + 10)
+    assert (
+        code == 0
+        and "process 1 on another machine is making it" in out
+        and len(files(tmp_path)) == 1
+    )
+    locked(run, AFAR, age=lock.DEAD + 10)
     code, out, _ = ntkcl("-m", *TINY, "seed=0,1")
     assert code == 0 and len(files(tmp_path)) == 2
 
@@ -261,15 +319,22 @@ def test_failures_are_tried_again_unless_told_otherwise(ntkcl, tmp_path, monkeyp
     sweep = ("-m", *TINY, "training.learning_rate=1e9,1e-3")
     assert ntkcl(*sweep)[0] == 1
     code, out, err = ntkcl(*sweep, "sweep.retry=none")
-    assert code == 1 and "completed in" not in out and "1 failed" in err and "exceeds the stability limit" in err
+    assert (
+        code == 1
+        and "completed in" not in out
+        and "1 failed" in err
+        and "exceeds the stability limit" in err
+    )
     code, out, _ = ntkcl(*sweep, "training.allow_unstable=true")
     assert code == 0  # another run: it is allowed to be unstable
 
 
 def test_a_seed_that_fails_is_told_whatever_became_of_the_others(ntkcl, tmp_path):
-    code, _, err = ntkcl("-m", *TINY, "training.learning_rate=1e9,1e-3", "seeds=[0,1]", "seeds_by=loop")
+    code, _, err = ntkcl(
+        "-m", *TINY, "training.learning_rate=1e9,1e-3", "seeds=[0,1]", "seeds_by=loop"
+    )
     assert code == 1 and "1 failed" in err and "s0" in err
-    assert [one["name"].split("-")[4] for one in sweeps.failures(tmp_path / "results", ["main"])] == ["s0"]
+    assert [one["name"].split("-")[4] for one in failures(tmp_path / "results", ["main"])] == ["s0"]
 
 
 def test_a_dry_run_says_what_would_be_launched_and_launches_nothing(ntkcl, tmp_path):
@@ -278,11 +343,21 @@ def test_a_dry_run_says_what_would_be_launched_and_launches_nothing(ntkcl, tmp_p
     code, out, _ = ntkcl("-m", *TINY, "seed=0,1", "sweep.dry=true")
     lines = out.splitlines()
     assert code == 0 and files(tmp_path) == before
-    assert lines[0].startswith("missing  launch  ntkcl ") and "seed=0" in lines[0] and lines[1].startswith("complete leave   ntkcl ")
+    assert (
+        lines[0].startswith("missing  launch  ntkcl ")
+        and "seed=0" in lines[0]
+        and lines[1].startswith("complete leave   ntkcl ")
+    )
     assert lines[-1] == "1 of 2 jobs would be launched" and "sweep.dry" not in out
 
 
-OPTIMISE = ("-m", *TINY, "hydra/sweeper=optimise", "hydra.sweeper.n_trials=3", "training.steps=int(interval(5,20))")
+OPTIMISE = (
+    "-m",
+    *TINY,
+    "hydra/sweeper=optimise",
+    "hydra.sweeper.n_trials=3",
+    "training.steps=int(interval(5,20))",
+)
 
 
 @pytest.mark.filterwarnings("ignore")  # of Optuna, as it is imported
@@ -290,7 +365,9 @@ def test_a_dry_run_of_an_optimiser_tells_the_trials_that_depend_on_nothing(ntkcl
     before = files(tmp_path)
     code, out, err = ntkcl(*OPTIMISE, "sweep.objective=metrics.average_accuracy", "sweep.dry=true")
     assert code == 0 and files(tmp_path) == before, err
-    assert "1 of 1 jobs would be launched" in out and out.endswith("these alone: what follows depends on what they find\n")
+    assert "1 of 1 jobs would be launched" in out and out.endswith(
+        "these alone: what follows depends on what they find\n"
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -305,7 +382,9 @@ def test_a_dry_run_of_an_optimiser_tells_the_trials_that_depend_on_nothing(ntkcl
         "forecast.init.": "no such number in summary.json; the nearest is forecast.init.drift_r2",
     }.items(),
 )
-def test_an_objective_that_no_run_will_have_is_told_before_anything_is_made(ntkcl, tmp_path, objective, told):
+def test_an_objective_that_no_run_will_have_is_told_before_anything_is_made(
+    ntkcl, tmp_path, objective, told
+):
     code, _, err = ntkcl(*OPTIMISE, "forecast.anchors=[init]", f"sweep.objective={objective}")
     assert code == 2 and err.splitlines()[-1] == f"ntkcl: sweep.objective={objective}: {told}"
     assert not (tmp_path / "results" / "runs").exists()
@@ -315,10 +394,14 @@ def test_a_name_stands_for_one_sweep(ntkcl, tmp_path):
     named = ("-m", *TINY, "experiment_name=mine")
     assert ntkcl(*named, "seed=0,1")[0] == 0
     assert ntkcl(*named, "seed=2,3")[0] == 0  # more of what it varies
-    assert ntkcl(*named, "seed=0,1", "training.steps=6", "sweep.dry=true")[0] == 2  # the same is said of it before it is launched
+    assert (
+        ntkcl(*named, "seed=0,1", "training.steps=6", "sweep.dry=true")[0] == 2
+    )  # the same is said of it before it is launched
     code, _, err = ntkcl(*named, "seed=0,1", "training.steps=6")
     assert code == 2 and err.count("\n") == 1
-    assert err.startswith("ntkcl: experiment_name=mine: stands for a sweep with training.steps=5, and this one has 6; give it another")
+    assert err.startswith(
+        "ntkcl: experiment_name=mine: stands for a sweep with training.steps=5, and this one has 6; give it another"
+    )
     assert ntkcl(*named, "seed=0,1", "training.steps=6", "sweep.extend=true")[0] == 0
     assert ntkcl(*named, "seed=0", "training.steps=7")[0] == 0  # by now it varies them
 
@@ -358,7 +441,7 @@ def test_jobs_are_composed_as_hydra_composes_them():
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         master = hydra.compose("config", return_hydra_config=True)
         loader = state.instance().config_loader()
-        ours = list(sweeps.configurations(loader, master, JOBS))
+        ours = list(sweep.configurations(loader, master, JOBS))
         for overrides, cfg in zip(JOBS, ours, strict=True):
             assert cfg == hydra.compose("config", overrides=overrides), overrides
 
@@ -366,30 +449,34 @@ def test_jobs_are_composed_as_hydra_composes_them():
 def test_progress_is_told_from_names_alone(folder):
     others = [folder.with_name(f"run-{k}") for k in range(4)]
     others[0].mkdir(parents=True)
-    with claims.claimed(others[1]):
-        with pytest.raises(ValueError), claims.claimed(others[2]):
+    with lock.claimed(others[1]):
+        with pytest.raises(ValueError), lock.claimed(others[2]):
             raise ValueError("no")
-        assert sweeps.count(others) == sweeps.Count(done=1, running=1, failed=1, left=1)
+        assert count(others) == Count(done=1, running=1, failed=1, left=1)
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(5.0, "5 s"), (99.0, "99 s"), (600.0, "10 min"), (9000.0, "2.5 h")])
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(5.0, "5 s"), (99.0, "99 s"), (600.0, "10 min"), (9000.0, "2.5 h")]
+)
 def test_durations_are_short(seconds, told):
-    assert sweeps.duration(seconds) == told
+    assert duration(seconds) == told
 
 
 def test_an_objective_is_the_mean_over_seeds(tmp_path):
     cfg = OmegaConf.create({"sweep": {"objective": "metrics.average_accuracy"}})
     for k, value in enumerate((0.25, 0.75)):
         (tmp_path / str(k)).mkdir()
-        (tmp_path / str(k) / "summary.json").write_text(json.dumps({"metrics": {"average_accuracy": value}}))
-    assert sweeps.objective(cfg, [tmp_path / "0", tmp_path / "1"]) == 0.5
-    assert sweeps.objective(cfg, [tmp_path / "0", tmp_path / "2"]) is None
+        (tmp_path / str(k) / "summary.json").write_text(
+            json.dumps({"metrics": {"average_accuracy": value}})
+        )
+    assert sweep.objective(cfg, [tmp_path / "0", tmp_path / "1"]) == 0.5
+    assert sweep.objective(cfg, [tmp_path / "0", tmp_path / "2"]) is None
     (tmp_path / "2").mkdir()
     (tmp_path / "2" / "summary.json").write_text('{"metrics": {"average_accuracy": null}}')
-    assert sweeps.objective(cfg, [tmp_path / "2"]) is None  # it diverged: a trial that is none
+    assert sweep.objective(cfg, [tmp_path / "2"]) is None  # it diverged: a trial that is none
     cfg.sweep.objective = "metrics.average"
     with pytest.raises(ValueError, match=r"sweep.objective=metrics.average: no such number"):
-        sweeps.objective(cfg, [tmp_path / "0"])
+        sweep.objective(cfg, [tmp_path / "0"])
 
 
 def test_processes_share_the_cores_and_the_gpus(tmp_path):
@@ -427,7 +514,16 @@ def test_as_many_workers_as_gpus_or_else_cores(monkeypatch):
 
 def launched(root, launcher, *more):
     """A sweep of two runs in a process of its own, as a user starts it."""
-    call = [sys.executable, "-m", "ntkcl", "-m", *TINY, "seed=0,1", f"hydra/launcher={launcher}", *more]
+    call = [
+        sys.executable,
+        "-m",
+        "ntkcl",
+        "-m",
+        *TINY,
+        "seed=0,1",
+        f"hydra/launcher={launcher}",
+        *more,
+    ]
     return subprocess.run(call, capture_output=True, text=True, cwd=root, timeout=300)
 
 
@@ -454,17 +550,28 @@ def test_launchers_with_two_workers_make_the_same_runs(tmp_path, undisturbed, la
     assert "2 of 2 done, 0 failed, 0 left" in done.stdout and "schema" not in done.stderr
     same_runs(tmp_path, undisturbed)
     again = launched(tmp_path, launcher, "sweep.workers=2")
-    assert again.returncode == 0 and "2 runs: 2 done" in again.stdout and "completed in" not in again.stdout
+    assert (
+        again.returncode == 0
+        and "2 runs: 2 done" in again.stdout
+        and "completed in" not in again.stdout
+    )
 
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """A Slurm cluster of one node on this machine, for one test."""
     if shutil.which("slurmctld") is None or shutil.which("munged") is None or os.geteuid():
-        pytest.skip("Debian's slurm-wlm and munge are not installed, or this is not root (.ci/run installs them)")
+        pytest.skip(
+            "Debian's slurm-wlm and munge are not installed, or this is not root (.ci/run installs them)"
+        )
     script = ROOT / "scripts" / "slurm_loopback.sh"
     ports = {"SLURMCTLD_PORT": "16817", "SLURMD_PORT": "16818"}
-    started = subprocess.run([script, "start", tmp_path / "slurm"], capture_output=True, text=True, env=os.environ | ports)
+    started = subprocess.run(
+        [script, "start", tmp_path / "slurm"],
+        capture_output=True,
+        text=True,
+        env=os.environ | ports,
+    )
     assert started.returncode == 0, started.stderr
     monkeypatch.setenv("SLURM_CONF", started.stdout.strip().rpartition("=")[2])
     yield
@@ -478,11 +585,23 @@ def test_slurm_makes_the_same_runs(slurm, tmp_path, undisturbed):
     assert "2 of 2 done, 0 failed, 0 left" in done.stdout
     same_runs(tmp_path, undisturbed)
     again = launched(tmp_path, "submitit_slurm", *two)
-    assert again.returncode == 0 and "2 runs: 2 done" in again.stdout and not again.stdout.count("running, 0 failed, 2 left")
+    assert (
+        again.returncode == 0
+        and "2 runs: 2 done" in again.stdout
+        and not again.stdout.count("running, 0 failed, 2 left")
+    )
 
 
 def test_an_optimiser_takes_complete_trials_as_they_are(tmp_path):
-    call = [sys.executable, "-m", "ntkcl", "-m", *TINY, "hydra/sweeper=optimise", "hydra.sweeper.n_trials=3"]
+    call = [
+        sys.executable,
+        "-m",
+        "ntkcl",
+        "-m",
+        *TINY,
+        "hydra/sweeper=optimise",
+        "hydra.sweeper.n_trials=3",
+    ]
     call += [
         "experiment_name=study",
         "sweep.objective=metrics.average_accuracy",
@@ -492,12 +611,17 @@ def test_an_optimiser_takes_complete_trials_as_they_are(tmp_path):
     first = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     best = (tmp_path / "results" / "sweeps" / "study" / "optimization_results.yaml").read_text()
-    accuracies = [json.loads(p.read_text())["metrics"]["average_accuracy"] for p in tmp_path.glob("results/runs/study/*/summary.json")]
+    accuracies = [
+        json.loads(p.read_text())["metrics"]["average_accuracy"]
+        for p in tmp_path.glob("results/runs/study/*/summary.json")
+    ]
     assert yaml.safe_load(best)["best_value"] == max(accuracies)
     before = files(tmp_path, "study")
     again = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
     assert again.returncode == 0 and files(tmp_path, "study") == before != {}
-    assert (tmp_path / "results" / "sweeps" / "study" / "optimization_results.yaml").read_text() == best
+    assert (
+        tmp_path / "results" / "sweeps" / "study" / "optimization_results.yaml"
+    ).read_text() == best
 
 
 def test_a_launcher_that_is_not_installed_names_its_extra(ntkcl, monkeypatch):
@@ -508,7 +632,11 @@ def test_a_launcher_that_is_not_installed_names_its_extra(ntkcl, monkeypatch):
             raise RuntimeError("Unknown plugin class : 'x'")
 
     real = Plugins.instance()
-    monkeypatch.setattr(sweeps.Plugins, "instance", lambda: Missing() if sys._getframe(1).f_code.co_name == "_wrapped" else real)
+    monkeypatch.setattr(
+        sweep.Plugins,
+        "instance",
+        lambda: Missing() if sys._getframe(1).f_code.co_name == "_wrapped" else real,
+    )
     code, _, err = ntkcl("-m", *TINY, "hydra/launcher=joblib", "seed=0,1")
     assert code == 2 and err == (
         "ntkcl: hydra/launcher=joblib: not installed; it comes with an extra: pip install -e '.[launchers]' in a checkout of ntkcl\n"

@@ -3,7 +3,7 @@
 import hydra
 import pytest
 
-from ntkcl import configuration
+from ntkcl.cli import config
 from ntkcl.types import Dataset, Task
 
 HERE = "test_targets"
@@ -20,10 +20,10 @@ makes_number = returns(number)
 
 
 def build(*overrides):
-    with hydra.initialize_config_dir(configuration.CONF, version_base="1.3"):
+    with hydra.initialize_config_dir(config.CONF, version_base="1.3"):
         cfg = hydra.compose("config", overrides=list(overrides))
-    configuration._stream.cache_clear()
-    return configuration.build(cfg)
+    config._stream.cache_clear()
+    return config.build(cfg)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,12 @@ def build(*overrides):
     [
         ("source", "number", False, "returned int: 3; expected an ntkcl.types.Source"),
         ("loss", "nothing", False, "returned NoneType: None; expected an ntkcl.types.Loss"),
-        ("optimizer", "several", False, "returned str: 'one\\ntwo'; expected an ntkcl.types.Optimizer"),
+        (
+            "optimizer",
+            "several",
+            False,
+            "returned str: 'one\\ntwo'; expected an ntkcl.types.Optimizer",
+        ),
         ("method", "number", False, "returned int: 3; expected an ntkcl.types.Method"),
         ("network", "number", True, "returned int: 3; expected an ntkcl.types.Network"),
         ("network", "number", False, "returned int: 3; expected network._partial_=true"),
@@ -40,7 +45,12 @@ def build(*overrides):
         ("stream", "number", True, "returned int: 3; expected a tuple of ntkcl.types.Task"),
         ("stream", "one_task", True, "returned Task: Task(train="),
         ("stream", "no_tasks", True, "returned tuple: (); expected a tuple of ntkcl.types.Task"),
-        ("stream", "other_tasks", True, "returned as task 0 a int: 3; expected an ntkcl.types.Task"),
+        (
+            "stream",
+            "other_tasks",
+            True,
+            "returned as task 0 a int: 3; expected an ntkcl.types.Task",
+        ),
         ("stream", "number", False, "returned int: 3; expected stream._partial_=true"),
     ],
 )
@@ -54,4 +64,4 @@ def test_what_is_of_another_kind_is_named(group, target, partial, message):
 
 def test_a_list_of_tasks_is_a_stream():
     task = one_task()
-    assert configuration._checked_stream(None, [task, task]) == (task, task)
+    assert config._checked_stream(None, [task, task]) == (task, task)

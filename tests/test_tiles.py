@@ -37,7 +37,11 @@ def whole():
 def test_tiles_give_the_whole_whatever_the_budget(kind, budget_mib):
     network, theta, x, y = problem()
     counted = []
-    kernel_fn = kernels.tiled(kind(network), budget_mib=budget_mib, progress=lambda todo: counted.append(len(todo)) or todo)
+    kernel_fn = kernels.tiled(
+        kind(network),
+        budget_mib=budget_mib,
+        progress=lambda todo: counted.append(len(todo)) or todo,
+    )
     xy, xx = whole()
     np.testing.assert_allclose(kernel_fn(theta, x, y), xy, atol=1e-10)
     np.testing.assert_allclose(kernel_fn(theta, x), xx, atol=1e-10)
@@ -45,12 +49,18 @@ def test_tiles_give_the_whole_whatever_the_budget(kind, budget_mib):
     assert counted[0] == 1 if budget_mib == 100.0 else budget_mib == 0.3 or counted[0] > 1
 
 
-def test_a_symmetric_block_takes_the_tiles_on_and_above_the_diagonal_and_a_repeated_shape_compiles_nothing(monkeypatch):
+def test_a_symmetric_block_takes_the_tiles_on_and_above_the_diagonal_and_a_repeated_shape_compiles_nothing(
+    monkeypatch,
+):
     network, theta, x, _ = problem()
     counted, compiled = [], []
     fit = tiles.fit
     monkeypatch.setattr(tiles, "fit", lambda *a: compiled.append(fit(*a)) or compiled[-1])
-    kernel_fn = kernels.tiled(kernels.structured(network), budget_mib=0.2, progress=lambda todo: counted.append(len(todo)) or todo)
+    kernel_fn = kernels.tiled(
+        kernels.structured(network),
+        budget_mib=0.2,
+        progress=lambda todo: counted.append(len(todo)) or todo,
+    )
     kernel_fn(theta, x)
     kernel_fn(theta, x + 1)
     (tile,) = compiled
@@ -85,11 +95,14 @@ def test_the_search_for_a_tile_ends_with_any_number_of_devices(monkeypatch):
 def test_a_budget_below_one_tile_is_refused_with_the_numbers():
     network, theta, x, _ = problem(width=64)
     with pytest.raises(
-        ValueError, match=r"kernel.budget_mib=0.01: one contraction tile of 1 x 1 samples takes .* MiB; use a larger budget"
+        ValueError,
+        match=r"kernel.budget_mib=0.01: one contraction tile of 1 x 1 samples takes .* MiB; use a larger budget",
     ):
         kernels.tiled(kernels.contraction(network), budget_mib=0.01)(theta, x)
     for bad in (0.0, -1, float("nan")):
-        with pytest.raises(ValueError, match=r"kernel.budget_mib=.*: expected a finite number above 0"):
+        with pytest.raises(
+            ValueError, match=r"kernel.budget_mib=.*: expected a finite number above 0"
+        ):
             kernels.tiled(kernels.contraction(network), budget_mib=bad)
 
 
@@ -99,21 +112,32 @@ def test_a_budget_below_one_tile_is_refused_with_the_numbers():
 def stored(folder, todo=None, kind=kernels.structured, **settings):
     """The kernel function of the problem over a store, noting how many tiles each call had to compute."""
     progress = None if todo is None else lambda tiles: todo.append(len(tiles)) or tiles
-    return kernels.tiled(kind(problem()[0]), **(dict(budget_mib=0.2) | settings), store=folder, progress=progress)
+    return kernels.tiled(
+        kind(problem()[0]), **(dict(budget_mib=0.2) | settings), store=folder, progress=progress
+    )
 
 
 def test_a_repeated_computation_costs_nothing_in_this_process_or_with_other_tiles(tmp_path):
     _, theta, x, y = problem()
     todo: list[int] = []
-    for again in (stored(tmp_path, todo), stored(tmp_path, todo), stored(tmp_path, todo, budget_mib=0.5)):
+    for again in (
+        stored(tmp_path, todo),
+        stored(tmp_path, todo),
+        stored(tmp_path, todo, budget_mib=0.5),
+    ):
         for block, expected in zip((again(theta, x, y), again(theta, x)), whole(), strict=True):
             assert isinstance(block, np.memmap)
             np.testing.assert_allclose(block, expected, atol=1e-10)
     assert todo[0] > 1 and todo[1] > 1 and todo[2:] == [0, 0, 0, 0]
-    assert np.load(next(tmp_path.glob("*.npy"))).shape[1::2] == (3, 3)  # an array file like any other
+    assert np.load(next(tmp_path.glob("*.npy"))).shape[1::2] == (
+        3,
+        3,
+    )  # an array file like any other
 
 
-@pytest.mark.parametrize("change", ["theta", "x", "model", "implementation", "constant", "sides", "type"])
+@pytest.mark.parametrize(
+    "change", ["theta", "x", "model", "implementation", "constant", "sides", "type"]
+)
 def test_whatever_makes_another_kernel_has_another_key(change):
     network, theta, x, y = problem()
     shift = np.zeros((300, 300))  # a constant inside the model, too large to print
@@ -122,16 +146,25 @@ def test_whatever_makes_another_kernel_has_another_key(change):
 
     def shifted(constant):
         return kernels.contraction(
-            lambda theta, x: network.apply(theta, x) + jnp.sin(constant * x[0]).sum() * theta["readout"]["kernel"][0]
+            lambda theta, x: (
+                network.apply(theta, x)
+                + jnp.sin(constant * x[0]).sum() * theta["readout"]["kernel"][0]
+            )
         )
 
     keys = {
-        "theta": lambda: stores.key(kernels.structured(network), jax.tree.map(lambda a: a.at[0].add(1e-12), theta), x, y),
+        "theta": lambda: stores.key(
+            kernels.structured(network), jax.tree.map(lambda a: a.at[0].add(1e-12), theta), x, y
+        ),
         "x": lambda: stores.key(kernels.structured(network), theta, x + 1e-12, y),
-        "model": lambda: stores.key(kernels.structured(networks.mlp(outputs=3, width=16, depth=2, b_std=0.1)), theta, x, y),
+        "model": lambda: stores.key(
+            kernels.structured(networks.mlp(outputs=3, width=16, depth=2, b_std=0.1)), theta, x, y
+        ),
         "implementation": lambda: stores.key(kernels.contraction(network), theta, x, y),
         "sides": lambda: stores.key(kernels.structured(network), theta, x),
-        "type": lambda: stores.key(kernels.structured(network), jax.tree.map(np.float32, theta), x, y),
+        "type": lambda: stores.key(
+            kernels.structured(network), jax.tree.map(np.float32, theta), x, y
+        ),
     }
     reference = stores.key(kernels.structured(network), theta, x, y)
     assert reference == stores.key(kernels.structured(problem()[0]), *problem()[1:])
@@ -164,8 +197,12 @@ DAMAGE = {
     "gone": lambda path: path.unlink(),
     "journal of another": lambda path: path.with_suffix(".journal").write_text('{"a": 1}\n[1]\n'),
     "journal not text": lambda path: path.with_suffix(".journal").write_bytes(b"\xff\xfe\x00"),
-    "journal's lines not ours": lambda path: _append(path.with_suffix(".journal"), '"abcde"\n[1, 2, 3]\n{"a": 1}\n[0.5, 1, 0, 1, 3]\n'),
-    "journal cut": lambda path: path.with_suffix(".journal").write_text(path.with_suffix(".journal").read_text()[:-9]),
+    "journal's lines not ours": lambda path: _append(
+        path.with_suffix(".journal"), '"abcde"\n[1, 2, 3]\n{"a": 1}\n[0.5, 1, 0, 1, 3]\n'
+    ),
+    "journal cut": lambda path: path.with_suffix(".journal").write_text(
+        path.with_suffix(".journal").read_text()[:-9]
+    ),
 }
 
 
@@ -205,7 +242,9 @@ def test_a_killed_computation_goes_on_where_it_was(tmp_path):
     """SIGKILL after the second tile; what is left to do is the rest, and the lock died with its process."""
     _, theta, x, y = problem()
     script = SLOW.format(tests=str(SCRIPT.parent), folder=str(tmp_path))
-    worker = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=_environment())
+    worker = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=_environment()
+    )
     for line in worker.stdout:
         done, total = map(int, line.split())
         if done == 2:
@@ -224,7 +263,9 @@ def test_bfloat16_cannot_be_kept_but_may_be_looked_up(tmp_path):
     coarse = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), (theta, x, y))
     with pytest.raises(ValueError, match="blocks of bfloat16 cannot be kept"):
         stored(tmp_path)(*coarse)
-    assert stores.key(kernels.structured(problem()[0]), theta, *coarse[1:]) != stores.key(kernels.structured(problem()[0]), *coarse)
+    assert stores.key(kernels.structured(problem()[0]), theta, *coarse[1:]) != stores.key(
+        kernels.structured(problem()[0]), *coarse
+    )
 
 
 def test_what_tiles_cannot_take_is_told_in_one_line():
@@ -237,28 +278,39 @@ def test_what_tiles_cannot_take_is_told_in_one_line():
         kernels.tiled(network)
     with pytest.raises(ValueError, match=r"tiles are not for jax.jit"):
         jax.jit(kernels.tiled(kernel))(theta, x)
-    with pytest.raises(ValueError, match=r"kernel.budget_mib=1000.*: expected a finite number above 0"):
+    with pytest.raises(
+        ValueError, match=r"kernel.budget_mib=1000.*: expected a finite number above 0"
+    ):
         kernels.tiled(kernel, budget_mib=10**400)
 
 
 def test_an_absurd_budget_is_one_tile_and_another_structure_of_parameters_another_program():
-    kernel_fn = kernels.tiled(kernels.contraction(lambda theta, x: sum(jax.tree.leaves(theta)) * x), budget_mib=1e308)
+    kernel_fn = kernels.tiled(
+        kernels.contraction(lambda theta, x: sum(jax.tree.leaves(theta)) * x), budget_mib=1e308
+    )
     theta, x = jnp.ones(2), jnp.ones((3, 2))
-    np.testing.assert_array_equal(kernel_fn({"a": theta, "b": theta}, x), kernel_fn([theta, theta], x))
+    np.testing.assert_array_equal(
+        kernel_fn({"a": theta, "b": theta}, x), kernel_fn([theta, theta], x)
+    )
 
 
 def test_a_store_that_cannot_be_written_is_refused(tmp_path):
     _, theta, x, y = problem()
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nowhere"):
-        with pytest.raises(ValueError, match=r"kernel store=.*: cannot be written .*; expected a folder of your own"):
+        with pytest.raises(
+            ValueError,
+            match=r"kernel store=.*: cannot be written .*; expected a folder of your own",
+        ):
             stored(folder)(theta, x, y)
 
 
 def test_a_store_without_room_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
     _, theta, x, y = problem()
     monkeypatch.setattr(stores.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10}))
-    with pytest.raises(ValueError, match=r"the block needs 0 MiB and 0 MiB are free; use another folder"):
+    with pytest.raises(
+        ValueError, match=r"the block needs 0 MiB and 0 MiB are free; use another folder"
+    ):
         stored(tmp_path)(theta, x, y)
 
 
@@ -266,11 +318,17 @@ def test_a_store_without_room_is_refused_before_anything_is_computed(tmp_path, m
 
 
 def _environment(**extra):
-    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"} | extra
+    return (
+        {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"} | extra
+    )
 
 
 def _run(*arguments, **extra):
-    return subprocess.Popen([sys.executable, str(SCRIPT), *map(str, arguments)], env=_environment(**extra), stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        env=_environment(**extra),
+        stderr=subprocess.PIPE,
+    )
 
 
 def _finished(*workers):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ntkcl import where
+from ntkcl.reporting import where
 
 TABLE = pd.DataFrame(
     {
@@ -107,12 +107,16 @@ CODE = (
 
 
 @pytest.mark.parametrize("condition", CODE, ids=lambda text: text[:30])
-def test_what_is_not_on_the_list_is_refused_in_one_line_and_never_run(condition, tmp_path, monkeypatch):
+def test_what_is_not_on_the_list_is_refused_in_one_line_and_never_run(
+    condition, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError) as caught:
         where.holds(condition, TABLE)
     told = str(caught.value)
-    assert "\n" not in told and ("expected comparisons" in told or "compare numbers with numbers" in told), told
+    assert "\n" not in told and (
+        "expected comparisons" in told or "compare numbers with numbers" in told
+    ), told
     assert not list(tmp_path.iterdir())
 
 

@@ -1,59 +1,61 @@
-"""What training will do to the outputs, from kernel blocks alone. Arrays in, arrays out: nothing here trains a network.
+"""What training will do to a network, foretold at an anchor (theta, and all that was measured up to there) in one of these forms.
 
-A training rule is a filter of the residual; a task is one `Step`; a stream of tasks is one block lower-triangular solve; agreement
-compares the predicted outputs with measured ones, `baselines` with what was to be had for nothing; `attribution` takes a drift apart.
-The solves work in the floating type they are given: give them float64.
+* `closed`: the solve of a training rule, `ntkcl.dynamics.sequence`; squared error, full batches (for minibatches their mean path).
+* `matrix_free`: the same rule by Lanczos on kernel-vector products, for tasks whose kernels no memory holds; no method.
+* `simulated`: step by step in dual coefficients, the true batches in their true order, any loss; rules linear in gradients, no method.
+* `linearised`: the linearised network is trained, by the trainer itself with any loss, rule and method; no kernel is held.
+
+These foretell the network linearised at the anchor, and agree where they overlap.
+
+* `integrated`: the network itself, its training integrated in long strides and linearised anew on the way.
+
+`path` is none of them: it tells, once training is done, what the kernel on its way did.
 """
 
-from ntkcl.forecast import attribution, baselines
-from ntkcl.forecast.agreement import agreement, flip_f1, r2, spearman
-from ntkcl.forecast.decomposition import Arrow, Decomposed, eigendecomposed
-from ntkcl.forecast.rules import Rule, converged, gradient_descent, gradient_flow, heavy_ball, nesterov
-from ntkcl.forecast.sequence import (
-    Prepared,
-    Removed,
-    Solve,
-    Step,
-    extended,
-    largest_eigenvalue,
-    negative_mass,
-    one_task,
-    prepared,
-    read_out,
-    remembered,
-    sequence,
-)
-from ntkcl.forecast.simulate import simulate
-from ntkcl.forecast.trust import verdict
+from ntkcl.forecast.baseline_models import input_cosine, slopes
+from ntkcl.forecast.closed_form import closed, solved
+from ntkcl.forecast.forms import AUTO, FORMS, form_of, reasons
+from ntkcl.forecast.gram_solvers import DIAGONALISED, extend, prepare
+from ntkcl.forecast.integrated import integrated
+from ntkcl.forecast.linearised import linearised
+from ntkcl.forecast.matrix_free import matrix_free
+from ntkcl.forecast.outcome import Effort, Outcome, task_rows
+from ntkcl.forecast.path_kernel import path
+from ntkcl.forecast.self_consistency import halved, trial
+from ntkcl.forecast.simulated import simulated
+from ntkcl.forecast.stability import limit, limits
+from ntkcl.training.problem import Anchor, Setting, consolidated, fit, left, order, together, walk
 
 __all__ = [
-    "Arrow",
-    "Decomposed",
-    "Prepared",
-    "Removed",
-    "Rule",
-    "Solve",
-    "Step",
-    "agreement",
-    "attribution",
-    "baselines",
-    "converged",
-    "eigendecomposed",
-    "extended",
-    "flip_f1",
-    "gradient_descent",
-    "gradient_flow",
-    "heavy_ball",
-    "largest_eigenvalue",
-    "negative_mass",
-    "nesterov",
-    "one_task",
-    "prepared",
-    "r2",
-    "read_out",
-    "remembered",
-    "sequence",
-    "simulate",
-    "spearman",
-    "verdict",
+    "AUTO",
+    "DIAGONALISED",
+    "FORMS",
+    "Anchor",
+    "Effort",
+    "Outcome",
+    "Setting",
+    "closed",
+    "consolidated",
+    "extend",
+    "fit",
+    "form_of",
+    "halved",
+    "input_cosine",
+    "integrated",
+    "left",
+    "limit",
+    "limits",
+    "linearised",
+    "matrix_free",
+    "order",
+    "path",
+    "prepare",
+    "reasons",
+    "simulated",
+    "slopes",
+    "solved",
+    "task_rows",
+    "together",
+    "trial",
+    "walk",
 ]

@@ -6,13 +6,13 @@ columns what is trained on, and `.reshape(n1 * c, n2 * c)` is the Gram matrix. A
 
 from ntkcl.kernels import geometry, krylov
 from ntkcl.kernels.contraction import contraction
-from ntkcl.kernels.factored import Kernel, one_by_one
+from ntkcl.kernels.empirical import Plan, empirical, plan
 from ntkcl.kernels.infinite import InfiniteWidth, infinite
 from ntkcl.kernels.infinite_conv import infinite_conv
+from ntkcl.kernels.kernel import Kernel, one_by_one
 from ntkcl.kernels.numerics import Numerics, numerics
 from ntkcl.kernels.operator import Operator, operator
 from ntkcl.kernels.outputs import diagonal, traced, with_outputs
-from ntkcl.kernels.planner import Plan, empirical, plan
 from ntkcl.kernels.structured import layers, structured
 from ntkcl.kernels.tangent import held, tangent
 from ntkcl.kernels.tiles import tiled

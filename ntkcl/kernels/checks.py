@@ -22,11 +22,17 @@ def check(network: Network, theta, x1, x2=None) -> None:
     sides = {"x1": x1} if x2 is None else {"x1": x1, "x2": x2}
     for name, x in sides.items():
         if not isinstance(x, ARRAY):
-            raise ValueError(f"kernel: {name} is a {type(x).__name__}; expected an array [n, *shape of one input]")
+            raise ValueError(
+                f"kernel: {name} is a {type(x).__name__}; expected an array [n, *shape of one input]"
+            )
         if jnp.ndim(x) == 0 or jnp.size(x) == 0:
-            raise ValueError(f"kernel: {name} has shape {jnp.shape(x)}; expected [n, *shape of one input] with n of at least 1")
+            raise ValueError(
+                f"kernel: {name} has shape {jnp.shape(x)}; expected [n, *shape of one input] with n of at least 1"
+            )
     if x2 is not None and (x1.shape[1:], x1.dtype) != (x2.shape[1:], x2.dtype):
-        kinds = f"inputs of shape {x1.shape[1:]} {x1.dtype} in x1 and {x2.shape[1:]} {x2.dtype} in x2"
+        kinds = (
+            f"inputs of shape {x1.shape[1:]} {x1.dtype} in x1 and {x2.shape[1:]} {x2.dtype} in x2"
+        )
         raise ValueError(f"kernel: {kinds}; expected the same in both")
     _check_model(network, theta, x1)
     for name, tree in {"theta": theta, **sides}.items():
@@ -53,14 +59,20 @@ def _check_model(network, theta, x):
         except Exception:  # whatever the model's library raises: it looks its inputs up, so integers are what it wants
             pass
         else:
-            raise ValueError(f"kernel: inputs are {x.dtype}, and this model takes reals; convert and scale them first")
+            raise ValueError(
+                f"kernel: inputs are {x.dtype}, and this model takes reals; convert and scale them first"
+            )
     wanted = theta if network.init is None else _shape(one, network.init, jax.random.key(0), one)
     if shapes(wanted) != shapes(theta):
         path, shape = sorted(shapes(wanted).items() ^ shapes(theta).items())[0]
-        raise ValueError(f"kernel: theta holds the parameters of another model: {path} {shape} is in one of the two only")
+        raise ValueError(
+            f"kernel: theta holds the parameters of another model: {path} {shape} is in one of the two only"
+        )
     f = _shape(one, network.apply, theta, one)
     if not hasattr(f, "shape") or len(f.shape) != 1 or f.shape[0] == 0:
-        raise ValueError(f"kernel: the model maps one input of shape {one.shape} to {jax.tree.map(jnp.shape, f)}; expected outputs [c]")
+        raise ValueError(
+            f"kernel: the model maps one input of shape {one.shape} to {jax.tree.map(jnp.shape, f)}; expected outputs [c]"
+        )
     if not jnp.issubdtype(f.dtype, jnp.floating):
         raise ValueError(f"kernel: the model's outputs are {f.dtype}; expected reals")
 
@@ -70,7 +82,10 @@ def _shape(one, function, *arguments):
     try:
         return jax.eval_shape(function, *arguments)
     except Exception as error:
-        if isinstance(error, ValueError) and PACKAGE in traceback.extract_tb(error.__traceback__)[-1].filename:
+        if (
+            isinstance(error, ValueError)
+            and PACKAGE in traceback.extract_tb(error.__traceback__)[-1].filename
+        ):
             raise  # ours, and one line already
         first = (str(error).splitlines() or [type(error).__name__])[0]
         line = f"kernel: the model does not take these parameters and an input of shape {one.shape}: {first}"
@@ -82,7 +97,10 @@ def _check_samples(network, theta, x):
         return
     # Rows that differ by construction: samples that are all alike could interact unseen.
     batch = jnp.concatenate([x[:3], jnp.zeros_like(x[:1]), jnp.ones_like(x[:1])])
-    together, alone = network.batched(theta, batch), jax.vmap(network.apply, (None, 0))(theta, batch)
+    together, alone = (
+        network.batched(theta, batch),
+        jax.vmap(network.apply, (None, 0))(theta, batch),
+    )
     # Entries that are NaN or infinite on both sides, such as those of a direction at zero, tell nothing; on one side they mix.
     told = jnp.isfinite(together) | jnp.isfinite(alone)
     gap = float(jnp.max(jnp.abs(jnp.where(told, together - alone, 0))))
@@ -95,8 +113,15 @@ def _check_samples(network, theta, x):
 
 def shapes(tree) -> dict[str, tuple[int, ...]]:
     """{path of a leaf: its shape}."""
-    return {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path): jnp.shape(leaf)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def _finite(leaf) -> bool:
-    return isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact) or bool(np.all(np.isfinite(leaf)))
+    return (
+        isinstance(leaf, jax.core.Tracer)
+        or not jnp.issubdtype(leaf.dtype, jnp.inexact)
+        or bool(np.all(np.isfinite(leaf)))
+    )

@@ -12,11 +12,30 @@ from collections.abc import Callable
 import jax
 
 # Primitives in which each entry of a result depends on the entries at its own place; in any other an entry may meet its neighbours.
-ENTRY_BY_ENTRY = {"add", "add_any", "sub", "mul", "div", "neg", "select_n", "convert_element_type", "copy"}
-ORDER_KEPT = {"reshape", "squeeze", "expand_dims", "broadcast_in_dim", "convert_element_type", "copy"}  # where the size is kept too
+ENTRY_BY_ENTRY = {
+    "add",
+    "add_any",
+    "sub",
+    "mul",
+    "div",
+    "neg",
+    "select_n",
+    "convert_element_type",
+    "copy",
+}
+ORDER_KEPT = {
+    "reshape",
+    "squeeze",
+    "expand_dims",
+    "broadcast_in_dim",
+    "convert_element_type",
+    "copy",
+}  # where the size is kept too
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr"}
 
-NOT, ENTRYWISE, LINEAR, OTHERWISE = range(4)  # how a tangent depends on that of z: not, entry by entry, by one linear map after that
+NOT, ENTRYWISE, LINEAR, OTHERWISE = range(
+    4
+)  # how a tangent depends on that of z: not, entry by entry, by one linear map after that
 
 
 def commutes(f: Callable, z, probe) -> bool:
@@ -38,7 +57,11 @@ def _kinds(jaxpr, kinds, size, probe=None):
     known = dict(zip(map(id, jaxpr.invars), kinds, strict=True))
     for eqn in jaxpr.eqns:
         ins = [known.get(id(v), NOT) for v in eqn.invars]
-        if eqn.primitive.name in ("add", "add_any") and any(v is probe for v in eqn.invars) and max(ins) == LINEAR:
+        if (
+            eqn.primitive.name in ("add", "add_any")
+            and any(v is probe for v in eqn.invars)
+            and max(ins) == LINEAR
+        ):
             continue
         if any(ins):
             known |= dict(zip(map(id, eqn.outvars), _through(eqn, ins, size), strict=True))
@@ -58,6 +81,8 @@ def _through(eqn, ins, size):
         return [ENTRYWISE]
     if max(ins) == ENTRYWISE and name == "dot_general" and ins.count(NOT) == 1:
         return [LINEAR]
-    if max(ins) == LINEAR and (name in ORDER_KEPT or (name in ("mul", "div") and min(v.aval.size for v in eqn.invars) == 1)):
+    if max(ins) == LINEAR and (
+        name in ORDER_KEPT or (name in ("mul", "div") and min(v.aval.size for v in eqn.invars) == 1)
+    ):
         return [LINEAR]
     return [OTHERWISE] * len(eqn.outvars)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ntkcl.kernels.factored import Factors, Kernel, Work, factored, forward_work, network_of
+from ntkcl.kernels.kernel import Factors, Kernel, Work, factored, forward_work, network_of
 from ntkcl.types import Apply, Network
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkcl.settings import finite
+from ntkcl.validation import finite
 
 Gram = Float[Array, "..."]
 Scalar = Float[Array, ""]
@@ -59,7 +59,11 @@ def target_alignment(K: Gram, y: Float[Array, "n ..."]) -> Scalar:
     """
     A = _square("target_alignment", K)
     one = K.ndim == 4 or y.ndim == 1
-    if y.ndim == 0 or (y.size if one else len(y)) != len(A) or (K.ndim == 4 and y.shape != K.shape[:2]):
+    if (
+        y.ndim == 0
+        or (y.size if one else len(y)) != len(A)
+        or (K.ndim == 4 and y.shape != K.shape[:2])
+    ):
         raise ValueError(
             f"target_alignment: targets of shape {y.shape} for a kernel of shape {K.shape}; expected [n] or [n, c] as K has"
         )
@@ -95,7 +99,9 @@ def velocity(K_t: Gram, K_s: Gram, *, dt: float) -> Scalar:
 
 
 @jax.default_matmul_precision("highest")
-def overlap_cosines(K_SS: Gram, K_Sk: Gram, K_kk: Gram, *, cut: float | None = None) -> Float[Array, " r"]:
+def overlap_cosines(
+    K_SS: Gram, K_Sk: Gram, K_kk: Gram, *, cut: float | None = None
+) -> Float[Array, " r"]:
     """Cosines of the principal angles between two tasks' tangent spaces, the row spaces of J_S and J_k, from kernels alone.
 
         cosines = singular values of K_SS^(-1/2) K_Sk K_kk^(-1/2)
@@ -111,8 +117,12 @@ def overlap_cosines(K_SS: Gram, K_Sk: Gram, K_kk: Gram, *, cut: float | None = N
     S, M, k = _three("overlap_cosines", K_SS, K_Sk, K_kk)
     cut = float(jnp.finfo(M.dtype).eps) ** 0.5 if cut is None else finite("cut", cut, least=0.0)
     if cut >= 1:
-        raise ValueError(f"cut={cut}: expected a number of at least 0 and below 1, relative to the largest eigenvalue")
-    return jnp.minimum(jnp.linalg.svd(_inverse_root(S, cut) @ M @ _inverse_root(k, cut), compute_uv=False), 1)
+        raise ValueError(
+            f"cut={cut}: expected a number of at least 0 and below 1, relative to the largest eigenvalue"
+        )
+    return jnp.minimum(
+        jnp.linalg.svd(_inverse_root(S, cut) @ M @ _inverse_root(k, cut), compute_uv=False), 1
+    )
 
 
 def cross_energy(K_SS: Gram, K_Sk: Gram, K_kk: Gram) -> Scalar:
@@ -157,28 +167,36 @@ def _matrix(name, K):
     if K.ndim == 4 and K.shape[1] == K.shape[3]:
         return K.reshape(K.shape[0] * K.shape[1], -1)
     if K.ndim != 2:
-        raise ValueError(f"{name}: a kernel of shape {K.shape}; expected [N1, N2] or [n1, c, n2, c]")
+        raise ValueError(
+            f"{name}: a kernel of shape {K.shape}; expected [N1, N2] or [n1, c, n2, c]"
+        )
     return K
 
 
 def _square(name, K):
     A = _matrix(name, K)
     if A.shape[0] != A.shape[1]:
-        raise ValueError(f"{name}: a kernel of shape {K.shape}; expected the same inputs on both sides")
+        raise ValueError(
+            f"{name}: a kernel of shape {K.shape}; expected the same inputs on both sides"
+        )
     return A
 
 
 def _pair(name, K1, K2):
     A, B = _matrix(name, K1), _matrix(name, K2)
     if A.shape != B.shape:
-        raise ValueError(f"{name}: kernels of shape {K1.shape} and {K2.shape}; expected both on the same inputs")
+        raise ValueError(
+            f"{name}: kernels of shape {K1.shape} and {K2.shape}; expected both on the same inputs"
+        )
     return A, B
 
 
 def _three(name, K_SS, K_Sk, K_kk):
     S, M, k = _square(name, K_SS), _matrix(name, K_Sk), _square(name, K_kk)
     if M.shape != (len(S), len(k)):
-        raise ValueError(f"{name}: K_Sk has shape {K_Sk.shape} between kernels of shape {K_SS.shape} and {K_kk.shape}")
+        raise ValueError(
+            f"{name}: K_Sk has shape {K_Sk.shape} between kernels of shape {K_SS.shape} and {K_kk.shape}"
+        )
     return S, M, k
 
 

@@ -8,15 +8,16 @@ with memory for a few arrays [n1, n2].
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntkcl.reuse import once
-from ntkcl.settings import finite, one_of, whole
+from ntkcl import kernels
+from ntkcl.compilation import once
+from ntkcl.validation import finite, one_of, whole
 
 SMOOTH = {"tanh": jnp.tanh, "gelu": jax.nn.gelu}
 
@@ -96,7 +97,9 @@ def infinite(
         check_inputs(x1, x2)
         return kernels(x1, x2)
 
-    return InfiniteWidth(lambda x1, x2=None: checked(x1, x2)[0], lambda x1, x2=None: checked(x1, x2)[1])
+    return InfiniteWidth(
+        lambda x1, x2=None: checked(x1, x2)[0], lambda x1, x2=None: checked(x1, x2)[1]
+    )
 
 
 def _products(x1, x2):
@@ -119,14 +122,19 @@ def cosine_of(q1, q2, k, same):
     """
     norm = jnp.sqrt(q1) * jnp.sqrt(q2)
     cosine = k / jnp.where(norm > 0, norm, 1)
-    cosine = jnp.where(1 - jnp.abs(cosine) < ROUNDING * jnp.finfo(k.dtype).eps, jnp.sign(cosine), cosine)
+    cosine = jnp.where(
+        1 - jnp.abs(cosine) < ROUNDING * jnp.finfo(k.dtype).eps, jnp.sign(cosine), cosine
+    )
     return jnp.fill_diagonal(cosine, 1, inplace=False) if same else cosine
 
 
 def _relu(q1, q2, cosine):
     angle = jnp.arccos(cosine)
     beyond = jnp.pi - angle
-    return Moments(jnp.sqrt(q1) * jnp.sqrt(q2) * (jnp.sin(angle) + beyond * cosine) / (2 * jnp.pi), beyond / (2 * jnp.pi))
+    return Moments(
+        jnp.sqrt(q1) * jnp.sqrt(q2) * (jnp.sin(angle) + beyond * cosine) / (2 * jnp.pi),
+        beyond / (2 * jnp.pi),
+    )
 
 
 def _erf(q1, q2, cosine):
@@ -160,10 +168,14 @@ def _quadrature(activation, degree):
 
     def moments(q1, q2, cosine):
         def horner(sums, terms):
-            return Moments(*(cosine * s + a * b for s, (a, b) in zip(sums, terms, strict=True))), None
+            return Moments(
+                *(cosine * s + a * b for s, (a, b) in zip(sums, terms, strict=True))
+            ), None
 
         terms = list(zip(coefficients(q1), coefficients(q2), strict=True))
-        return jax.lax.scan(horner, Moments(jnp.zeros_like(cosine), jnp.zeros_like(cosine)), terms, reverse=True)[0]
+        return jax.lax.scan(
+            horner, Moments(jnp.zeros_like(cosine), jnp.zeros_like(cosine)), terms, reverse=True
+        )[0]
 
     return moments
 
@@ -176,18 +188,44 @@ def moments_of(activation, degree):
         return closed[name] if name in closed else _quadrature(SMOOTH[name], degree)
     one = jax.ShapeDtypeStruct((), jnp.result_type(float))
     if getattr(jax.eval_shape(activation, one), "shape", None) != ():
-        raise ValueError("network.activation: the function does not map one number to one number; expected sigma(z) for a scalar z")
+        raise ValueError(
+            "network.activation: the function does not map one number to one number; expected sigma(z) for a scalar z"
+        )
     return _quadrature(activation, degree)
 
 
 def check_inputs(x1, x2):
     for name, x in {"x1": x1, "x2": x1 if x2 is None else x2}.items():
         dtype = getattr(x, "dtype", type(x).__name__)
-        if not hasattr(x, "dtype") or jnp.ndim(x) == 0 or jnp.size(x) == 0 or not jnp.issubdtype(dtype, jnp.floating):
+        if (
+            not hasattr(x, "dtype")
+            or jnp.ndim(x) == 0
+            or jnp.size(x) == 0
+            or not jnp.issubdtype(dtype, jnp.floating)
+        ):
             kind = f"{name} has shape {np.shape(x)} and type {dtype}"
-            raise ValueError(f"infinite: {kind}; expected reals [n, *shape of one input] with n of at least 1")
+            raise ValueError(
+                f"infinite: {kind}; expected reals [n, *shape of one input] with n of at least 1"
+            )
         if not isinstance(x, jax.core.Tracer) and not np.all(np.isfinite(x)):
             raise ValueError(f"infinite: {name} holds NaN or infinite values; expected finite ones")
     if x2 is not None and (x1.shape[1:], x1.dtype) != (x2.shape[1:], x2.dtype):
-        kinds = f"inputs of shape {x1.shape[1:]} {x1.dtype} in x1 and {x2.shape[1:]} {x2.dtype} in x2"
+        kinds = (
+            f"inputs of shape {x1.shape[1:]} {x1.dtype} in x1 and {x2.shape[1:]} {x2.dtype} in x2"
+        )
         raise ValueError(f"infinite: {kinds}; expected the same in both")
+
+
+def wide(limit: Callable[..., Any], c: int) -> Callable[..., Any]:
+    """`kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]` of a `limit` as of `run`. In float64: rounding makes near inputs look equal."""
+
+    def kernel_fn(theta, x1, x2=None):
+        k = limit(
+            *(
+                None if x is None else jnp.asarray(x, jnp.float64).reshape(len(x), -1)
+                for x in (x1, x2)
+            )
+        )
+        return kernels.with_outputs(k.astype(x1.dtype), c)
+
+    return kernel_fn

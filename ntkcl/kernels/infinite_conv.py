@@ -10,9 +10,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ntkcl.compilation import once
 from ntkcl.kernels.infinite import DEGREE, InfiniteWidth, check_inputs, cosine_of, moments_of
-from ntkcl.reuse import once
-from ntkcl.settings import finite, one_of, whole
+from ntkcl.validation import finite, one_of, whole
 
 
 @once
@@ -84,7 +84,9 @@ def infinite_conv(
         theta = k = w2 * window(jnp.einsum(places, x, columns) / x.shape[-1]) + b2
         averages = [window] * (depth - 1) + [whole_image]
         for average, q1, q2 in zip(averages, of_x, of_columns, strict=True):
-            q1, q2 = (q1[None, :, :, None, None], q2[:, None, None]) if everywhere else (q1[None], q2)
+            q1, q2 = (
+                (q1[None, :, :, None, None], q2[:, None, None]) if everywhere else (q1[None], q2)
+            )
             value, slope = moments(q1, q2, cosine_of(q1, q2, k, False))
             k = w2 * average(value) + b2
             theta = k + w2 * average(slope * theta)
@@ -104,7 +106,9 @@ def infinite_conv(
         _check_images(x1, depth, size, stride, padding)
         return kernels(x1, x2)
 
-    return InfiniteWidth(lambda x1, x2=None: checked(x1, x2)[0], lambda x1, x2=None: checked(x1, x2)[1])
+    return InfiniteWidth(
+        lambda x1, x2=None: checked(x1, x2)[0], lambda x1, x2=None: checked(x1, x2)[1]
+    )
 
 
 def _window_mean(t, size, stride, padding):
@@ -114,16 +118,31 @@ def _window_mean(t, size, stride, padding):
         pad = jax.lax.padtype_to_pads(t.shape[first : first + 1], (size,), (stride,), padding)[0]
         t = jnp.pad(t, [pad if axis in axes else (0, 0) for axis in range(t.ndim)])
         stop = t.shape[first] - size + 1
-        t = sum(t[tuple(slice(a, a + stop, stride) if axis in axes else slice(None) for axis in range(t.ndim))] for a in range(size))
+        t = sum(
+            t[
+                tuple(
+                    slice(a, a + stop, stride) if axis in axes else slice(None)
+                    for axis in range(t.ndim)
+                )
+            ]
+            for a in range(size)
+        )
     return t / size**2
 
 
 def _check_images(x, depth, size, stride, padding):
     if x.ndim != 4:
-        raise ValueError(f"infinite_conv: x1 has shape {x.shape}; expected images [n, h, w, channels]")
+        raise ValueError(
+            f"infinite_conv: x1 has shape {x.shape}; expected images [n, h, w, channels]"
+        )
     h, w = x.shape[1:3]
     for layer in range(1, depth + 1):
         if padding == "VALID" and min(h, w) < size:
             small = f"layer {layer} sees {h} x {w}, less than kernel_size={size}"
-            raise ValueError(f"infinite_conv: {small}; expected larger images, padding=SAME or less depth")
-        h, w = (-(-extent // stride) if padding == "SAME" else (extent - size) // stride + 1 for extent in (h, w))
+            raise ValueError(
+                f"infinite_conv: {small}; expected larger images, padding=SAME or less depth"
+            )
+        h, w = (
+            -(-extent // stride) if padding == "SAME" else (extent - size) // stride + 1
+            for extent in (h, w)
+        )

@@ -14,7 +14,7 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, PRNGKeyArray
 from matfree import decomp
 
-from ntkcl.settings import finite, whole
+from ntkcl.validation import finite, whole
 
 MatVec = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
@@ -49,7 +49,7 @@ def filtered(matvec: MatVec, rule: Callable, *, order: int) -> MatVec:
     """v -> g(K) v for a training rule g(lam, r), which may look at the coefficients r of v in the (Ritz) eigenbasis.
 
     Arguments, cost, errors and source: as `matrix_function`, but `rule` takes all eigenvalues [k] and coefficients [k] at once, as the
-    rules of `ntkcl.forecast` do.
+    rules of `ntkcl.dynamics` do.
     """
     whole("order", order)
 
@@ -75,10 +75,14 @@ class Ritz(NamedTuple):
     def tail(self, rule: Callable):
         """The share of g(K) v that lies on the last vector of the space: what longer spaces would still change is of its size."""
         weights = self._weights(rule)
-        return jnp.abs(weights[-1]) / jnp.maximum(jnp.linalg.norm(weights), jnp.finfo(weights.dtype).tiny)
+        return jnp.abs(weights[-1]) / jnp.maximum(
+            jnp.linalg.norm(weights), jnp.finfo(weights.dtype).tiny
+        )
 
     def _weights(self, rule):
-        return self.rotation @ (rule(jnp.maximum(self.values, 0), self.coefficients) * self.coefficients)
+        return self.rotation @ (
+            rule(jnp.maximum(self.values, 0), self.coefficients) * self.coefficients
+        )
 
 
 @partial(jax.jit, static_argnames=("matvec", "order"))
@@ -96,7 +100,9 @@ def ritz(matvec: MatVec, v, *, order: int) -> Ritz:
     return Ritz(lam, length * U[0], U, space.Q.reshape(-1, *v.shape))
 
 
-def solve(matvec: MatVec, b, *, ridge: float = 0.0, tolerance: float = 1e-5, steps: int = 1000) -> Solution:
+def solve(
+    matvec: MatVec, b, *, ridge: float = 0.0, tolerance: float = 1e-5, steps: int = 1000
+) -> Solution:
     """(K + ridge I)^-1 b by conjugate gradients.
 
     Arguments:
@@ -153,14 +159,20 @@ class _Krylov(NamedTuple):
 
 def _lanczos(matvec, v, length, order) -> _Krylov:
     """Matfree's factorisation, cut where it breaks down: there it divides by zero, or by noise, and goes on with old directions."""
-    first = jnp.zeros(v.size, v.dtype).at[0].set(1)  # any unit vector: g(K) 0 is 0 times something finite
+    first = (
+        jnp.zeros(v.size, v.dtype).at[0].set(1)
+    )  # any unit vector: g(K) 0 is 0 times something finite
     start = jnp.where(length > 0, jnp.ravel(v) / jnp.where(length > 0, length, 1), first)
     factorise = decomp.hessenberg(min(order, v.size), reortho="full", custom_vjp=False)
     Q, H, *_ = factorise(lambda flat: jnp.ravel(matvec(flat.reshape(v.shape))), start)
-    lengths = jnp.diagonal(H, -1)  # the symmetric mean of H, which matfree's tridiagonal form keeps, would hide them
+    lengths = jnp.diagonal(
+        H, -1
+    )  # the symmetric mean of H, which matfree's tridiagonal form keeps, would hide them
     grown = lengths > BREAKDOWN * jnp.finfo(H.dtype).eps * jnp.nanmax(jnp.abs(H))
     inside = jnp.cumprod(jnp.concatenate([jnp.ones(1, bool), grown])).astype(bool)
-    return _Krylov(jnp.where(inside[:, None], Q, 0), jnp.diagonal(H), jnp.where(inside[1:], lengths, 0), inside)
+    return _Krylov(
+        jnp.where(inside[:, None], Q, 0), jnp.diagonal(H), jnp.where(inside[1:], lengths, 0), inside
+    )
 
 
 def _tridiagonal(space, beyond):

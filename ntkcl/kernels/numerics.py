@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntkcl.settings import finite
+from ntkcl.validation import finite
 
 
 class Numerics(NamedTuple):
@@ -42,11 +42,17 @@ def numerics(K, *, ridge: float = 0.0, b=None) -> Numerics:
         raise ValueError(f"numerics: a kernel of shape {K.shape}; expected [N, N] or [n, c, n, c]")
     side = int(np.prod(K.shape[:half]))
     A = K.reshape(side, side)
-    b = np.random.default_rng(0).standard_normal(side) if b is None else np.asarray(b, np.float64).reshape(-1)
+    b = (
+        np.random.default_rng(0).standard_normal(side)
+        if b is None
+        else np.asarray(b, np.float64).reshape(-1)
+    )
     if b.size != side:
         raise ValueError(f"numerics: b has {b.size} entries; expected {side}")
     if not (np.isfinite(A).all() and np.isfinite(b).all()):
-        raise ValueError("numerics: NaN or infinite values; expected a finite kernel and right-hand side")
+        raise ValueError(
+            "numerics: NaN or infinite values; expected a finite kernel and right-hand side"
+        )
     lam = np.linalg.eigvalsh((A + A.T) / 2)
     shifted = np.abs(lam + ridge)
     return Numerics(
@@ -61,7 +67,10 @@ def numerics(K, *, ridge: float = 0.0, b=None) -> Numerics:
 def _gap(A, b):
     with np.errstate(over="ignore", invalid="ignore"):
         try:
-            double, single = np.linalg.solve(A, b), np.linalg.solve(A.astype(np.float32), b.astype(np.float32))
+            double, single = (
+                np.linalg.solve(A, b),
+                np.linalg.solve(A.astype(np.float32), b.astype(np.float32)),
+            )
         except np.linalg.LinAlgError:
             return np.inf
         gap = _ratio(np.linalg.norm(single - double), np.linalg.norm(double))

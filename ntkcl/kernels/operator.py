@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ntkcl.compilation import portable
 from ntkcl.kernels.checks import check, shapes
-from ntkcl.kernels.factored import cover, network_of
-from ntkcl.reuse import portable
-from ntkcl.settings import whole
+from ntkcl.kernels.kernel import cover, network_of
 from ntkcl.types import Apply, Network
+from ntkcl.validation import whole
 
 # Measured on 2 cores (MLP 784-1024-10, 20,000 images, the product): 1.70 s at 128 samples, 1.47 at 512, 1.50 at 1024, 1.75 at 8192.
 # Below, each chunk adds a gradient too often; above, activations leave the cache. 512 is the least memory of the flat part.
@@ -49,7 +49,9 @@ def operator(model: Network | Apply, *, chunk: int = CHUNK) -> Operator:
     network = network_of(model)
     whole("chunk", chunk)
 
-    forward, backward = (partial(program, portable(network.apply), chunk) for program in (_forward, _backward))
+    forward, backward = (
+        partial(program, portable(network.apply), chunk) for program in (_forward, _backward)
+    )
 
     def outputs(theta, x):
         return jax.eval_shape(lambda theta, x: _on(network.apply, x)(theta), theta, x)
@@ -57,8 +59,12 @@ def operator(model: Network | Apply, *, chunk: int = CHUNK) -> Operator:
     def jvp(theta, x, u):
         check(network, theta, x)
         if shapes(u) != shapes(theta):
-            raise ValueError(f"jvp: u has leaves {_listed(u)}; expected those of theta, {_listed(theta)}")
-        return forward(theta, x, jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), u, theta))
+            raise ValueError(
+                f"jvp: u has leaves {_listed(u)}; expected those of theta, {_listed(theta)}"
+            )
+        return forward(
+            theta, x, jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), u, theta)
+        )
 
     def vjp(theta, x, a):
         check(network, theta, x)
@@ -98,16 +104,22 @@ def _backward(apply, chunk, theta, x, a):
     def add(total, step):
         k, start = step
         part, weights = (jax.lax.dynamic_slice_in_dim(array, start, length) for array in (x, a))
-        seen = start + jnp.arange(length) < k * length  # by the chunk before, which the last one overlaps
+        seen = (
+            start + jnp.arange(length) < k * length
+        )  # by the chunk before, which the last one overlaps
         (gradient,) = jax.vjp(_on(apply, part), theta)[1](jnp.where(seen[:, None], 0, weights))
         return jax.tree.map(jnp.add, total, gradient), None
 
-    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, theta), (jnp.arange(len(starts)), jnp.asarray(starts)))[0]
+    return jax.lax.scan(
+        add, jax.tree.map(jnp.zeros_like, theta), (jnp.arange(len(starts)), jnp.asarray(starts))
+    )[0]
 
 
 def _rows(name, a, f):
     if jnp.shape(a) != f.shape:
-        raise ValueError(f"{name} has shape {jnp.shape(a)}; expected {f.shape}, one row a sample and one column an output")
+        raise ValueError(
+            f"{name} has shape {jnp.shape(a)}; expected {f.shape}, one row a sample and one column an output"
+        )
     return jnp.asarray(a, f.dtype)
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntkcl.settings import whole
+from ntkcl.validation import whole
 
 
 def with_outputs(k: Float[Array, "n1 n2"], c: int) -> Float[Array, "n1 c n2 c"]:

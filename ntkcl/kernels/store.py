@@ -16,11 +16,13 @@ import filelock
 import jax
 import numpy as np
 
-from ntkcl.kernels.factored import Kernel
+from ntkcl.kernels.kernel import Kernel
 
 Region = tuple[int, int, int, int]  # rows from, to, columns from, to, in samples
 
-ENTRY = re.compile(r"\[(\d+), (\d+), (\d+), (\d+), (\d+)\]")  # a line of the journal: a region, the checksum of its tile
+ENTRY = re.compile(
+    r"\[(\d+), (\d+), (\d+), (\d+), (\d+)\]"
+)  # a line of the journal: a region, the checksum of its tile
 
 
 def key(kernel: Kernel, theta, x1, x2=None) -> str:
@@ -36,7 +38,9 @@ def key(kernel: Kernel, theta, x1, x2=None) -> str:
         for path, leaf in jax.tree.leaves_with_path(side):
             array = np.asarray(leaf)
             digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype};".encode())
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # as bytes: bfloat16 has no buffer of its own
+            digest.update(
+                np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+            )  # as bytes: bfloat16 has no buffer of its own
         digest.update(b"|")
     return digest.hexdigest()
 
@@ -97,7 +101,9 @@ class Block:
         self.journal = self.path.with_suffix(".journal")
         self.shape, self.dtype = shape, np.dtype(dtype)
         if self.dtype.kind != "f":  # such as bfloat16, whose type a .npy file would lose
-            raise ValueError(f"kernel store={folder}: blocks of {self.dtype} cannot be kept; use float32 parameters or no store")
+            raise ValueError(
+                f"kernel store={folder}: blocks of {self.dtype} cannot be kept; use float32 parameters or no store"
+            )
         self.head = {"format": 1, "shape": list(shape), "dtype": self.dtype.name}
         self._lock = filelock.FileLock(self.path.with_suffix(".lock"))
 
@@ -111,7 +117,9 @@ class Block:
         except OSError as error:
             self._lock.release()
             folder = self.path.parent
-            raise ValueError(f"kernel store={folder}: cannot be written ({error.strerror}); expected a folder of your own") from error
+            raise ValueError(
+                f"kernel store={folder}: cannot be written ({error.strerror}); expected a folder of your own"
+            ) from error
         except ValueError:
             self._lock.release()
             raise
@@ -123,8 +131,14 @@ class Block:
     def missing(self, regions: list[Region]) -> list[Region]:
         """The regions without a tile whose checksum holds; none if such tiles, of whatever size, make up the whole block."""
         block = self.open()
-        valid = {region for region, checksum in self._done.items() if checksum == _checksum(_part(block, region))}
-        whole = sum(map(_area, valid)) == self.shape[0] * self.shape[2] and not any(starmap(_overlap, combinations(valid, 2)))
+        valid = {
+            region
+            for region, checksum in self._done.items()
+            if checksum == _checksum(_part(block, region))
+        }
+        whole = sum(map(_area, valid)) == self.shape[0] * self.shape[2] and not any(
+            starmap(_overlap, combinations(valid, 2))
+        )
         return [] if whole else [region for region in regions if region not in valid]
 
     def write(self, region: Region, tile) -> None:
@@ -145,15 +159,25 @@ class Block:
         try:
             block = self.open()
             head, *lines = self.journal.read_text().splitlines()
-            if json.loads(head) != self.head or (block.shape, block.dtype) != (self.shape, self.dtype):
+            if json.loads(head) != self.head or (block.shape, block.dtype) != (
+                self.shape,
+                self.dtype,
+            ):
                 return {}
         except Exception:  # absent, cut short, or not ours: whatever numpy makes of a damaged header, tokenize.TokenError among them
             return {}
-        entries = [tuple(map(int, match.groups())) for match in map(ENTRY.fullmatch, lines) if match]  # a kill cuts a line short
-        return {(top, bottom, left, right): checksum for top, bottom, left, right, checksum in entries}
+        entries = [
+            tuple(map(int, match.groups())) for match in map(ENTRY.fullmatch, lines) if match
+        ]  # a kill cuts a line short
+        return {
+            (top, bottom, left, right): checksum for top, bottom, left, right, checksum in entries
+        }
 
     def _make(self):
-        needed, free = int(np.prod(self.shape)) * self.dtype.itemsize, shutil.disk_usage(self.path.parent).free
+        needed, free = (
+            int(np.prod(self.shape)) * self.dtype.itemsize,
+            shutil.disk_usage(self.path.parent).free,
+        )
         if needed > free:
             raise ValueError(
                 f"kernel store={self.path.parent}: the block needs {needed / 2**20:,.0f} MiB and {free / 2**20:,.0f} MiB are free; "

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ntkcl.kernels.checks import check
 from ntkcl.kernels.commuting import commutes
 from ntkcl.kernels.contraction import signals_gram
-from ntkcl.kernels.factored import Factors, Kernel, Work, factored, forward_work, network_of, strips
+from ntkcl.kernels.kernel import Factors, Kernel, Work, factored, forward_work, network_of, strips
 
 # Building M costs c P k m multiply-adds a sample, shared by all the pairs it takes part in; we count on as many partners as this.
 PARTNERS = 64
@@ -88,7 +88,9 @@ def layer_factors(network: Any):
     """`factors(theta, x) -> Factors({layer: Term or CommutingTerm}, {readout: [c, c]})`."""
     taps = network_of(network).taps
     if taps is None:
-        raise ValueError("structured kernel: this network has no taps; use kernels.contraction or kernels.vector_products")
+        raise ValueError(
+            "structured kernel: this network has no taps; use kernels.contraction or kernels.vector_products"
+        )
 
     def factors(theta, x):
         survey = taps.survey(theta, x[0])
@@ -104,7 +106,9 @@ def layer_factors(network: Any):
 
         names = ["/".join(layer) for layer in survey.layers] + ["rest"] * bool(survey.rest)
         if len(set(names)) < len(names):
-            raise ValueError(f'structured kernel: two layers share a name among {", ".join(names)}; rename one, "rest" is taken')
+            raise ValueError(
+                f'structured kernel: two layers share a name among {", ".join(names)}; rename one, "rest" is taken'
+            )
 
         shapes = jax.eval_shape(lambda: taps.read(survey.layers, theta, {}, x[0])[2])
         zeros = jax.tree.map(lambda z: jnp.zeros(z.shape, z.dtype), shapes)
@@ -114,7 +118,9 @@ def layer_factors(network: Any):
             (delta, jacobian), phi = jax.jacrev(outputs, (0, 1), has_aux=True)(zeros, rest, one)
             # The calls of a layer that runs several times are so many more positions.
             phi = {layer: jnp.concatenate(calls, 0).astype(dtype) for layer, calls in phi.items()}
-            delta = {layer: jnp.concatenate(calls, 1).astype(dtype) for layer, calls in delta.items()}
+            delta = {
+                layer: jnp.concatenate(calls, 1).astype(dtype) for layer, calls in delta.items()
+            }
             return phi, delta, [j.reshape(j.shape[0], -1).astype(dtype) for j in jacobian]
 
         def varying():
@@ -142,16 +148,24 @@ def layer_factors(network: Any):
         single = [layer for layer in survey.layers if _one_position(shapes[layer])]
         depends = varying() if single else ()
         readouts = [layer for layer in single if layer not in depends]
-        halved = [layer for layer in single if layer not in readouts and any(commuting(layer, r) for r in readouts)]
+        halved = [
+            layer
+            for layer in single
+            if layer not in readouts and any(commuting(layer, r) for r in readouts)
+        ]
 
         def term(layer, phi, delta):
             if layer in readouts:
                 return Term(phi[:, 0], None)
-            return CommutingTerm(phi[:, 0], delta[:, :, 0]) if layer in halved else _term(phi, delta)
+            return (
+                CommutingTerm(phi[:, 0], delta[:, :, 0]) if layer in halved else _term(phi, delta)
+            )
 
         def one_sample(one):
             phi, delta, jacobian = derivatives(one)
-            terms = {"/".join(layer): term(layer, phi[layer], delta[layer]) for layer in survey.layers}
+            terms = {
+                "/".join(layer): term(layer, phi[layer], delta[layer]) for layer in survey.layers
+            }
             terms |= {"rest": Term(None, jnp.concatenate(jacobian, -1))} if rest else {}
             return terms, {"/".join(layer): gram(delta[layer]) for layer in readouts}
 
@@ -189,19 +203,28 @@ def _pair_work(term, c):
 
 def by_layer(a: Factors, b: Factors):
     """{layer: [n1, c, n2, c]}."""
-    return {layer: _layer(a.samples[layer], b.samples[layer], a.shared.get(layer)) for layer in a.samples}
+    return {
+        layer: _layer(a.samples[layer], b.samples[layer], a.shared.get(layer))
+        for layer in a.samples
+    }
 
 
 def _commuting_gram(u, v):
     """`signals_gram` of signals [n, c, m] that commute: strips of outputs on and above the diagonal, the others mirrored."""
-    made = [(first, length, signals_gram(u[:, first : first + length], v[:, first:])) for first, length in strips(u.shape[1])]
+    made = [
+        (first, length, signals_gram(u[:, first : first + length], v[:, first:]))
+        for first, length in strips(u.shape[1])
+    ]
 
     def mirrored(first, length, above, strip):
         return strip[..., first - above : first - above + length].transpose(0, 3, 2, 1)
 
     return jnp.concatenate(
         [
-            jnp.concatenate([*(mirrored(first, length, above, other) for above, _, other in made[:i]), strip], -1)
+            jnp.concatenate(
+                [*(mirrored(first, length, above, other) for above, _, other in made[:i]), strip],
+                -1,
+            )
             for i, (first, length, strip) in enumerate(made)
         ],
         1,
@@ -215,7 +238,9 @@ def _layer(a: Term | CommutingTerm, b: Term | CommutingTerm, shared=None):
         return signals_gram(a.delta, b.delta)
 
     if isinstance(a, CommutingTerm):
-        return jnp.dot(a.phi[:, 0], b.phi[:, 0].T)[:, None, :, None] * _commuting_gram(a.delta[:, :, 0], b.delta[:, :, 0])
+        return jnp.dot(a.phi[:, 0], b.phi[:, 0].T)[:, None, :, None] * _commuting_gram(
+            a.delta[:, :, 0], b.delta[:, :, 0]
+        )
 
     def at(p, q):
         inputs = jnp.dot(a.phi[:, p], b.phi[:, q].T)
@@ -225,4 +250,6 @@ def _layer(a: Term | CommutingTerm, b: Term | CommutingTerm, shared=None):
     if positions == 1:
         return at(0, 0)
     pairs = jnp.stack(jnp.meshgrid(jnp.arange(positions), jnp.arange(positions)), -1).reshape(-1, 2)
-    return jax.lax.scan(lambda total, pq: (total + at(*pq), None), jnp.zeros_like(at(0, 0)), pairs)[0]
+    return jax.lax.scan(lambda total, pq: (total + at(*pq), None), jnp.zeros_like(at(0, 0)), pairs)[
+        0
+    ]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntkcl.compilation import portable
 from ntkcl.kernels.contraction import contraction
 from ntkcl.kernels.operator import operator
-from ntkcl.reuse import portable
 from ntkcl.types import Network, Tangent
 
 
@@ -24,7 +24,9 @@ def tangent(network: Network, theta, x, f, kernel_fn) -> Tangent:
         return jnp.asarray(kernel_fn(theta, x, x[inputs]))
 
     def squares(inputs, weights):
-        return _squares(portable(network.apply), theta, x, jnp.asarray(inputs), jnp.asarray(weights))
+        return _squares(
+            portable(network.apply), theta, x, jnp.asarray(inputs), jnp.asarray(weights)
+        )
 
     def scaled(metric):
         root = jax.tree.map(jnp.sqrt, metric)
@@ -48,7 +50,9 @@ def _squares(apply, theta, x, inputs, weights):
     def add(total, row):
         i, weight = row
         jacobian = jax.jacrev(apply)(theta, x[i])
-        return jax.tree.map(lambda s, j: s + jnp.tensordot(weight.astype(j.dtype), j**2, 1), total, jacobian), None
+        return jax.tree.map(
+            lambda s, j: s + jnp.tensordot(weight.astype(j.dtype), j**2, 1), total, jacobian
+        ), None
 
     return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, theta), (inputs, weights))[0]
 
@@ -61,4 +65,6 @@ def held(tangent: Tangent, inputs) -> Tangent:
     def block():
         return np.asarray(tangent.columns(inputs))
 
-    return tangent._replace(columns=lambda some: np.take(block(), [place[int(i)] for i in some], axis=2))
+    return tangent._replace(
+        columns=lambda some: np.take(block(), [place[int(i)] for i in some], axis=2)
+    )

@@ -1,6 +1,6 @@
 """Blocks of any size: tiles that fit a memory budget, over all devices, into memory or into a store.
 
-The tiles here are those of the host, sized by memory; within each, `ntkcl.kernels.factored` has its own, sized by the cache.
+The tiles here are those of the host, sized by memory; within each, `ntkcl.kernels.kernel` has its own, sized by the cache.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,8 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ntkcl.kernels import store as stores
 from ntkcl.kernels.checks import check
-from ntkcl.kernels.factored import Factors, Kernel
-from ntkcl.settings import finite
+from ntkcl.kernels.kernel import Factors, Kernel
+from ntkcl.validation import finite
 
 MIB = 2**20
 ROWS = PartitionSpec("samples")
@@ -60,18 +60,30 @@ def tiled(
     """
     budget_mib = finite("kernel.budget_mib", budget_mib, above=0.0)
     if not isinstance(kernel, Kernel):
-        raise ValueError(f"kernel: tiled({type(kernel).__name__}); expected a kernel, such as kernels.contraction(model)")
+        raise ValueError(
+            f"kernel: tiled({type(kernel).__name__}); expected a kernel, such as kernels.contraction(model)"
+        )
     devices = jax.devices() if devices is None else devices
-    if not isinstance(devices, Sequence) or not devices or len(set(devices)) < len(devices) or isinstance(devices, str):
+    if (
+        not isinstance(devices, Sequence)
+        or not devices
+        or len(set(devices)) < len(devices)
+        or isinstance(devices, str)
+    ):
         raise ValueError(f"kernel.devices={devices}: expected some of jax.devices(), each once")
     compiled: dict[Any, Tile] = {}
 
     def kernel_fn(theta, x1, x2=None):
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((theta, x1, x2))):
-            raise ValueError("kernel: tiles are not for jax.jit and its like; use kernels.structured or kernels.contraction there")
+            raise ValueError(
+                "kernel: tiles are not for jax.jit and its like; use kernels.structured or kernels.contraction there"
+            )
         check(kernel.model, theta, x1, x2)
         x1, x2 = np.asarray(x1), None if x2 is None else np.asarray(x2)
-        kinds = jax.tree.structure(theta), *(None if leaf is None else _kind(leaf) for leaf in (*jax.tree.leaves(theta), x1, x2))
+        kinds = (
+            jax.tree.structure(theta),
+            *(None if leaf is None else _kind(leaf) for leaf in (*jax.tree.leaves(theta), x1, x2)),
+        )
         if kinds not in compiled:
             compiled[kinds] = fit(kernel, theta, x1, x2, budget_mib, devices)
         tile = compiled[kinds]
@@ -80,7 +92,10 @@ def tiled(
 
         def factors(compiled_for, x, start, length):
             # Past the end the last sample again: tiles of one shape, compiled once.
-            return compiled_for(theta_there, place(x[np.minimum(np.arange(start, start + length), len(x) - 1)], ROWS))
+            return compiled_for(
+                theta_there,
+                place(x[np.minimum(np.arange(start, start + length), len(x) - 1)], ROWS),
+            )
 
         with _sink(store, kernel, theta, x1, x2) as sink:
             todo = _missing(sink, _regions(tile, x1, x2), x2 is None)
@@ -93,13 +108,18 @@ def tiled(
                 if on_diagonal:
                     block = tile.own(side[1])
                 else:
-                    block = tile.gram(side[1], factors(tile.column_factors, x1 if x2 is None else x2, left, tile.columns))
+                    block = tile.gram(
+                        side[1],
+                        factors(tile.column_factors, x1 if x2 is None else x2, left, tile.columns),
+                    )
                 values = fetch(block)[: bottom - top, :, : right - left]
                 sink.write(region, values)
                 if x2 is None and not on_diagonal:
                     sink.write(_mirror(region), values.transpose(2, 3, 0, 1))
             if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("kernel block")  # before the others open what the first has written
+                multihost_utils.sync_global_devices(
+                    "kernel block"
+                )  # before the others open what the first has written
             return sink.open()
 
     return kernel_fn
@@ -117,7 +137,9 @@ def tile_mib(kernel: Kernel, theta, x, edge: int) -> float:
 def guess_edge(kernel: Kernel, theta, x, budget_mib: float | int) -> float:
     """The `edge` whose `tile_mib` is `budget_mib`, below 1 where not even one pair of samples fits."""
     linear, quadratic = _sizes(kernel, theta, x)
-    return float((-linear + (linear**2 + 4 * quadratic * budget_mib * MIB) ** 0.5) / (2 * quadratic))
+    return float(
+        (-linear + (linear**2 + 4 * quadratic * budget_mib * MIB) ** 0.5) / (2 * quadratic)
+    )
 
 
 def _sizes(kernel, theta, x):
@@ -138,7 +160,9 @@ def fit(kernel: Kernel, theta, x1, x2, budget_mib: float | int, devices) -> Tile
                 f"kernel.budget_mib={budget_mib:g}: one {kernel.name} tile of {rows} x {columns} samples takes {tile.mib:.3g} MiB; "
                 "use a larger budget, or kernels.structured or kernels.vector_products, which take less than a Jacobian"
             )
-        longest = max(rows, columns)  # a multiple of the devices, and so is the next: at least so many less
+        longest = max(
+            rows, columns
+        )  # a multiple of the devices, and so is the next: at least so many less
         edge = min(longest - len(devices), longest * (budget_mib / tile.mib) ** 0.5)
 
 
@@ -154,10 +178,16 @@ def _compile(kernel, theta, x, rows, columns, symmetric, devices) -> Tile:
     split, whole = Factors(ROWS, WHOLE), Factors(WHOLE, WHOLE)
 
     def spec(array, partition):
-        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=NamedSharding(mesh, partition))
+        return jax.ShapeDtypeStruct(
+            array.shape, array.dtype, sharding=NamedSharding(mesh, partition)
+        )
 
     def share(f, ins, outs):
-        return jax.jit(f if len(devices) == 1 else jax.shard_map(f, mesh=mesh, in_specs=ins, out_specs=outs, check_vma=False))
+        return jax.jit(
+            f
+            if len(devices) == 1
+            else jax.shard_map(f, mesh=mesh, in_specs=ins, out_specs=outs, check_vma=False)
+        )
 
     theta = jax.tree.map(lambda leaf: spec(leaf, WHOLE), theta)
     shared_factors = share(kernel.factors, (WHOLE, ROWS), split)
@@ -165,17 +195,31 @@ def _compile(kernel, theta, x, rows, columns, symmetric, devices) -> Tile:
     def side(n):
         samples = spec(jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), ROWS)
         lowered = shared_factors.lower(theta, samples)
-        out = zip(lowered.out_info, split, strict=True)  # of this very trace: which form a layer takes is read off the program
-        return lowered.compile(), Factors(*(jax.tree.map(lambda leaf, p=p: spec(leaf, p), part) for part, p in out))
+        out = zip(
+            lowered.out_info, split, strict=True
+        )  # of this very trace: which form a layer takes is read off the program
+        return lowered.compile(), Factors(
+            *(jax.tree.map(lambda leaf, p=p: spec(leaf, p), part) for part, p in out)
+        )
 
     f, a = side(rows)
     g, b = (f, a) if rows == columns else side(columns)
     gram = share(lambda a, b: kernel.gram(a, b), (split, whole), ROWS).lower(a, b).compile()
     own = None
     if symmetric:
-        own = jax.jit(lambda a: kernel.gram(a)).lower(a).compile() if len(devices) == 1 else lambda a: gram(a, a)
-    costs = [compiled.memory_analysis() for compiled in (f, g, gram, *([own] if symmetric and len(devices) == 1 else []))]
-    sides, block = costs[0].output_size_in_bytes + costs[1].output_size_in_bytes, costs[2].output_size_in_bytes
+        own = (
+            jax.jit(lambda a: kernel.gram(a)).lower(a).compile()
+            if len(devices) == 1
+            else lambda a: gram(a, a)
+        )
+    costs = [
+        compiled.memory_analysis()
+        for compiled in (f, g, gram, *([own] if symmetric and len(devices) == 1 else []))
+    ]
+    sides, block = (
+        costs[0].output_size_in_bytes + costs[1].output_size_in_bytes,
+        costs[2].output_size_in_bytes,
+    )
     # Two sides of factors; beside them first a side in the making, then the block in work, the block, and its mirror image.
     making = max(cost.temp_size_in_bytes for cost in costs[:2])
     work = sides + max(making, max(cost.temp_size_in_bytes for cost in costs[2:]) + 2 * block)
@@ -186,7 +230,9 @@ def _regions(tile, x1, x2) -> list[stores.Region]:
     """Row by row of tiles; those on and above the diagonal where x2 is x1."""
     sides = (len(x1), tile.rows), (len(x1 if x2 is None else x2), tile.columns)
     rows, columns = (list(pairwise([*range(0, n, length), n])) for n, length in sides)
-    return [(*row, *column) for row in rows for column in columns if x2 is not None or row <= column]
+    return [
+        (*row, *column) for row in rows for column in columns if x2 is not None or row <= column
+    ]
 
 
 def _mirror(region: stores.Region) -> stores.Region:
@@ -197,7 +243,9 @@ def _missing(sink, regions, symmetric):
     """What is still to do; with several processes, as the first of them sees it."""
     parts = {*regions, *map(_mirror, regions)} if symmetric else set(regions)
     missing = set(sink.missing(list(parts)))
-    todo = np.array([region in missing or (symmetric and _mirror(region) in missing) for region in regions])
+    todo = np.array(
+        [region in missing or (symmetric and _mirror(region) in missing) for region in regions]
+    )
     if jax.process_count() > 1:
         todo = multihost_utils.broadcast_one_to_all(todo)
     return [region for region, wanted in zip(regions, todo, strict=True) if wanted]
@@ -208,10 +256,16 @@ def _transport(devices):
     mesh = Mesh(np.array(devices), ("samples",))
 
     def place(array, partition):
-        return jax.make_array_from_callback(array.shape, NamedSharding(mesh, partition), lambda index: array[index])
+        return jax.make_array_from_callback(
+            array.shape, NamedSharding(mesh, partition), lambda index: array[index]
+        )
 
     def fetch(array):
-        return np.asarray(array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True))
+        return np.asarray(
+            array
+            if array.is_fully_addressable
+            else multihost_utils.process_allgather(array, tiled=True)
+        )
 
     return place, fetch
 
@@ -223,7 +277,11 @@ def _sink(store, kernel, theta, x1, x2):
     if store is None:
         return stores.Memory(shape, block.dtype)
     name = stores.key(kernel, theta, x1, x2)
-    return stores.Block(store, name, shape, block.dtype) if jax.process_index() == 0 else stores.Follower(store, name)
+    return (
+        stores.Block(store, name, shape, block.dtype)
+        if jax.process_index() == 0
+        else stores.Follower(store, name)
+    )
 
 
 def _kind(array):

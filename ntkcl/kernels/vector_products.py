@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ntkcl.kernels.factored import Factors, Kernel, Work, factored, forward_work, network_of
+from ntkcl.kernels.kernel import Factors, Kernel, Work, factored, forward_work, network_of
 from ntkcl.types import Apply, Network
 
 
@@ -29,7 +29,9 @@ def vector_products(model: Network | Apply) -> Kernel:
 
             def column(e):
                 (gradient,) = pull(e)
-                along = lambda x: jax.jvp(lambda theta: network.apply(theta, x), (theta,), (gradient,))[1]  # noqa: E731
+                along = lambda x: jax.jvp(
+                    lambda theta: network.apply(theta, x), (theta,), (gradient,)
+                )[1]  # noqa: E731
                 return jax.vmap(along)(a.samples)
 
             return jax.lax.map(column, jnp.eye(f.shape[0], dtype=f.dtype))
@@ -39,6 +41,8 @@ def vector_products(model: Network | Apply) -> Kernel:
 
     def work(theta, x):
         forward, c, _ = forward_work(network, theta, x)
-        return Work(0.0, 2 * c * forward)  # a pass with tangents; the products at x2 are shared by all of x1
+        return Work(
+            0.0, 2 * c * forward
+        )  # a pass with tangents; the products at x2 are shared by all of x1
 
     return factored("vector_products", network, factors, pair, work)

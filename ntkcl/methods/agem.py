@@ -3,14 +3,21 @@
 import jax
 import jax.numpy as jnp
 
+from ntkcl.compilation import once
 from ntkcl.methods.buffer import draw, keys, mean_loss_of, remembering
 from ntkcl.methods.custom import custom
-from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
 @once
-def agem(size: int = 200, batch_size: int = 64, *, buffer: str = "balanced", passes: str = "first", seed: int = 0) -> Method:
+def agem(
+    size: int = 200,
+    batch_size: int = 64,
+    *,
+    buffer: str = "balanced",
+    passes: str = "first",
+    seed: int = 0,
+) -> Method:
     """Where g . r < 0, replaces the gradient g by g - (g . r / r . r) r, r the gradient of the mean loss over a batch from the buffer.
 
     Arguments:
@@ -27,7 +34,9 @@ def agem(size: int = 200, batch_size: int = 64, *, buffer: str = "balanced", pas
         rows, counts = draw(keys(memory)[0], memory, batch_size)
         reference = jax.grad(lambda theta: mean_loss_of(loss, apply, theta, rows, counts))(theta)
         against, squared = (_dot(gradient, reference), _dot(reference, reference))
-        part = jnp.where((against < 0) & (squared > 0), against / jnp.where(squared > 0, squared, 1.0), 0.0)
+        part = jnp.where(
+            (against < 0) & (squared > 0), against / jnp.where(squared > 0, squared, 1.0), 0.0
+        )
         return jax.tree.map(lambda g, r: g - part * r, gradient, reference)
 
     return remembering(custom(project=project), size, batch_size, buffer, passes, seed)

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl import meter, settings
-from ntkcl.methods.stack import outputs
+from ntkcl import resources, validation
+from ntkcl.methods.memory import outputs
 from ntkcl.types import Method
 
 BUFFERS, PASSES = ("reservoir", "balanced"), ("first", "all")
@@ -51,19 +51,28 @@ def keys(memory: Buffer):
 def draw(key, memory: Buffer, batch_size: int) -> tuple[Rows, Any]:
     """`batch_size` distinct rows at random, and which of them [batch_size] count: all rows in use where they are fewer."""
     size = len(memory.task)
-    order = jnp.where(jnp.arange(size) < memory.count, jax.random.uniform(key, (size,), jnp.float32), 2.0)
+    order = jnp.where(
+        jnp.arange(size) < memory.count, jax.random.uniform(key, (size,), jnp.float32), 2.0
+    )
     index = jnp.argsort(order)[:batch_size]
     return jax.tree.map(lambda a: a[index], memory.rows), jnp.arange(batch_size) < memory.count
 
 
 def mean_of(values, counts):
     """The mean of those values that count, 0 where none does."""
-    return jnp.sum(jnp.where(counts, values, 0.0)) / jnp.maximum(jnp.sum(counts), 1).astype(values.dtype)
+    return jnp.sum(jnp.where(counts, values, 0.0)) / jnp.maximum(jnp.sum(counts), 1).astype(
+        values.dtype
+    )
 
 
 def mean_loss_of(loss, apply, theta, rows: Rows, counts):
     """The mean loss over drawn rows, each over the head of its task."""
-    return mean_of(jax.vmap(lambda x, y, head: loss.value(apply(theta, x), y, head))(rows.x, rows.y, rows.head), counts)
+    return mean_of(
+        jax.vmap(lambda x, y, head: loss.value(apply(theta, x), y, head))(
+            rows.x, rows.y, rows.head
+        ),
+        counts,
+    )
 
 
 def offer(key, memory: Buffer, rows: Rows, valid) -> Buffer:
@@ -75,7 +84,9 @@ def offer(key, memory: Buffer, rows: Rows, valid) -> Buffer:
     """
     size, n = len(memory.task), len(valid)
     at = memory.offered + jnp.cumsum(valid, dtype=jnp.int32) - 1
-    place = jnp.where(at < size, at, jax.random.randint(key, (n,), 0, jnp.maximum(at, 0) + 1, jnp.int32))
+    place = jnp.where(
+        at < size, at, jax.random.randint(key, (n,), 0, jnp.maximum(at, 0) + 1, jnp.int32)
+    )
     place = jnp.where(valid & (place < size), place, size)
     last = jnp.full(size + 1, -1).at[place].max(jnp.arange(n))[:size]
 
@@ -85,7 +96,10 @@ def offer(key, memory: Buffer, rows: Rows, valid) -> Buffer:
     offered = memory.offered + jnp.sum(valid, dtype=jnp.int32)
     fresh = jnp.full(n, memory.tasks)
     return memory._replace(
-        rows=jax.tree.map(put, memory.rows, rows), task=put(memory.task, fresh), count=jnp.minimum(offered, size), offered=offered
+        rows=jax.tree.map(put, memory.rows, rows),
+        task=put(memory.task, fresh),
+        count=jnp.minimum(offered, size),
+        offered=offered,
     )
 
 
@@ -96,7 +110,9 @@ def balance(key, memory: Buffer, rows: Rows) -> Buffer:
     size, t = len(memory.task), int(memory.tasks)
     shares = [size // (t + 1) + (j < size % (t + 1)) for j in range(t + 1)]
     task = np.asarray(memory.task)[: int(memory.count)]
-    old = np.concatenate([np.flatnonzero(task == j)[: shares[j]] for j in range(t)] or [np.empty(0, int)])
+    old = np.concatenate(
+        [np.flatnonzero(task == j)[: shares[j]] for j in range(t)] or [np.empty(0, int)]
+    )
     new = np.asarray(jax.random.permutation(key, len(rows.x)))[: shares[t]]
     count = len(old) + len(new)
 
@@ -111,7 +127,16 @@ def balance(key, memory: Buffer, rows: Rows) -> Buffer:
     )
 
 
-def remembering(base: Method, size: int, batch_size: int, buffer: str, passes: str, seed: int, *, tells: bool = False) -> Method:
+def remembering(
+    base: Method,
+    size: int,
+    batch_size: int,
+    buffer: str,
+    passes: str,
+    seed: int,
+    *,
+    tells: bool = False,
+) -> Method:
     """The method `base` with a buffer as its memory, which it draws from by `keys` and `draw`.
 
     Arguments:
@@ -120,27 +145,42 @@ def remembering(base: Method, size: int, batch_size: int, buffer: str, passes: s
       passes: "first", a sample is offered in the first pass over its task alone, so that each is once; "all", again in every pass.
       tells: whether outputs are kept beside the samples, as they were before the step.
     """
-    settings.whole("method.size", size)
-    if settings.whole("method.batch_size", batch_size) > size:
-        raise ValueError(f"method.batch_size={batch_size}: expected at most method.size={size}, the rows of the buffer")
-    settings.one_of("method.buffer", buffer, BUFFERS)
-    settings.one_of("method.passes", passes, PASSES)
-    settings.seed("method.seed", seed)
+    validation.whole("method.size", size)
+    if validation.whole("method.batch_size", batch_size) > size:
+        raise ValueError(
+            f"method.batch_size={batch_size}: expected at most method.size={size}, the rows of the buffer"
+        )
+    validation.one_of("method.buffer", buffer, BUFFERS)
+    validation.one_of("method.passes", passes, PASSES)
+    validation.seed("method.seed", seed)
 
     def rows_of(apply, theta, x, y, head):
-        return Rows(x, y, jnp.broadcast_to(head, y.shape), outputs(apply, theta, x) if tells else ())
+        return Rows(
+            x, y, jnp.broadcast_to(head, y.shape), outputs(apply, theta, x) if tells else ()
+        )
 
     def begin(memory, network, theta, task):
         n = jnp.int32(len(task.train.x))
         if memory:
             return memory._replace(tasks=memory.tasks + 1, trained_on=jnp.int32(0), n=n)
-        first = rows_of(network.apply, theta, task.train.x[:1], task.train.y[:1], jnp.asarray(task.head))
-        need, there = sum(a.nbytes for a in jax.tree.leaves(first)) * size / 2**30, meter.memory_gib()
+        first = rows_of(
+            network.apply, theta, task.train.x[:1], task.train.y[:1], jnp.asarray(task.head)
+        )
+        need, there = (
+            sum(a.nbytes for a in jax.tree.leaves(first)) * size / 2**30,
+            resources.memory_gib(),
+        )
         if need > there:
-            raise ValueError(f"method.size={size}: a buffer of so many rows takes {need:.3g} GiB, and there are {there:.3g}; use fewer")
-        rows = jax.tree.map(lambda a: jnp.repeat(a, size, 0), first)  # what is not in use is a sample, so that no network fails on it
+            raise ValueError(
+                f"method.size={size}: a buffer of so many rows takes {need:.3g} GiB, and there are {there:.3g}; use fewer"
+            )
+        rows = jax.tree.map(
+            lambda a: jnp.repeat(a, size, 0), first
+        )  # what is not in use is a sample, so that no network fails on it
         none = jnp.int32(0)
-        return Buffer(rows, jnp.zeros(size, jnp.int32), none, none, none, none, n, jax.random.key(seed))
+        return Buffer(
+            rows, jnp.zeros(size, jnp.int32), none, none, none, none, n, jax.random.key(seed)
+        )
 
     def observe(memory, apply, theta, batch, head, gradient, update):
         *_, key, following = keys(memory)

@@ -5,7 +5,13 @@ from typing import Any
 
 from ntkcl.types import Method
 
-HOOKS = ("begin", "objective", "project", "consolidate", "observe")  # what a method does to training
+HOOKS = (
+    "begin",
+    "objective",
+    "project",
+    "consolidate",
+    "observe",
+)  # what a method does to training
 
 
 def _begin(memory, network, theta, task):
@@ -41,22 +47,38 @@ def custom(
     Raises ValueError for a part that is not a function.
     """
     parts = dict(begin=begin, objective=objective, project=project, consolidate=consolidate)
-    optional = {name: part for name, part in (("observe", observe), ("step", step)) if part is not None}
+    optional = {
+        name: part for name, part in (("observe", observe), ("step", step)) if part is not None
+    }
     for name, part in (parts | optional).items():
         if not callable(part):
             raise ValueError(f"method.{name}={part}: expected a function, see ntkcl.types.Method")
-    return Method(**parts, step=step, observe=observe, converged=converged, step_is_of=(*parts.values(), observe))
+    return Method(
+        **parts,
+        step=step,
+        observe=observe,
+        converged=converged,
+        step_is_of=(*parts.values(), observe),
+    )
 
 
 def checked(method: Any) -> Method:
     """The method itself; ValueError for what is no `Method`, and for a `step` that was written for other hooks than its own."""
     if not isinstance(method, Method):
-        raise ValueError(f"method={method}: expected an ntkcl.types.Method, such as methods.custom(objective=...)")
+        raise ValueError(
+            f"method={method}: expected an ntkcl.types.Method, such as methods.custom(objective=...)"
+        )
     if method.step is None or hooks(method) == method.step_is_of:
         return method
     if len(method.step_is_of) != len(HOOKS):
-        raise ValueError("method: does not say for which hooks its step was written; use methods.custom(...)")
-    new = [name for name, own, of in zip(HOOKS, hooks(method), method.step_is_of, strict=True) if own != of]
+        raise ValueError(
+            "method: does not say for which hooks its step was written; use methods.custom(...)"
+        )
+    new = [
+        name
+        for name, own, of in zip(HOOKS, hooks(method), method.step_is_of, strict=True)
+        if own != of
+    ]
     was, another = ("was", "another") if len(new) == 1 else ("were", "others")
     raise ValueError(
         f"method: its {' and '.join(new)} {was} replaced, and its step is of {another}; use "

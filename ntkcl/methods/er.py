@@ -2,10 +2,10 @@
 
 import jax.numpy as jnp
 
-from ntkcl import settings
+from ntkcl import validation
+from ntkcl.compilation import once
 from ntkcl.methods.buffer import draw, keys, mean_loss_of, remembering
 from ntkcl.methods.custom import custom
-from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
@@ -35,7 +35,7 @@ def er(
     Source: Chaudhry et al. 2019 (reservoir, both batches as one); Vitter 1985. `replay` has a fixed buffer, all of it at every step.
     """
     if weight is not None:
-        settings.finite("method.weight", weight, least=0.0)
+        validation.finite("method.weight", weight, least=0.0)
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
         rows, counts = draw(keys(memory)[0], memory, batch_size)

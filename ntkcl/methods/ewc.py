@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl import settings
+from ntkcl import validation
+from ntkcl.compilation import once, portable
+from ntkcl.dynamics.steps import own, stacked, task_step
 from ntkcl.methods.custom import custom
-from ntkcl.methods.naive import task_step
-from ntkcl.methods.stack import mean_over, own, stacked
-from ntkcl.reuse import once, portable
+from ntkcl.methods.memory import mean_over
 from ntkcl.types import Loss, Method
 
 
@@ -35,11 +35,13 @@ def ewc(penalty: float | int = 1.0, *, online: bool = False) -> Method:
     lambda scale_t / n_j. Exact for any rule, finite steps included, full batch.
     Source: Kirkpatrick et al. 2017 (centres theta_j); online: Schwarz et al. 2018.
     """
-    settings.finite("method.penalty", penalty, above=0.0)
-    settings.flag("method.online", online)
+    validation.finite("method.penalty", penalty, above=0.0)
+    validation.flag("method.online", online)
 
     def begin(memory, network, theta, task):
-        return tuple((there, theta if online else centre, x, head) for there, centre, x, head in memory)
+        return tuple(
+            (there, theta if online else centre, x, head) for there, centre, x, head in memory
+        )
 
     def consolidate(memory, network, loss, theta, task):
         return (*memory, (theta, theta, task.train.x, task.head))
@@ -59,8 +61,14 @@ def ewc(penalty: float | int = 1.0, *, online: bool = False) -> Method:
         return task_loss + penalty / 2 * sum(moved(*kept) for kept in memory)
 
     def step(tangent, tasks, t, fs):
-        held = [task._replace(targets=fs[-1 if online else j + 1][np.asarray(task.inputs)]) for j, task in enumerate(tasks[:t])]
-        return stacked(own(tasks[t]), *(own(task, penalty * tasks[t].scale / len(task.inputs)) for task in held))
+        held = [
+            task._replace(targets=fs[-1 if online else j + 1][np.asarray(task.inputs)])
+            for j, task in enumerate(tasks[:t])
+        ]
+        return stacked(
+            own(tasks[t]),
+            *(own(task, penalty * tasks[t].scale / len(task.inputs)) for task in held),
+        )
 
     return custom(begin=begin, objective=objective, consolidate=consolidate, step=step)
 
@@ -72,9 +80,13 @@ def known(loss: Loss) -> bool:
     with jax.ensure_compile_time_eval():
         f, y = jnp.array([0.3, -1.2, 0.5]), jnp.array([0.0, 0.7, 0.3])
         # Compared in here too: outside, even a constant is traced while a training is compiled.
-        apart = float(jnp.max(jnp.abs(jax.grad(loss.value)(f, y, jnp.ones(3)) - (jax.nn.softmax(f) - y))))
+        apart = float(
+            jnp.max(jnp.abs(jax.grad(loss.value)(f, y, jnp.ones(3)) - (jax.nn.softmax(f) - y)))
+        )
     if not apart < 1e-4:
-        raise ValueError("loss: the Fisher information of this loss is not known; expected squared_error or cross_entropy")
+        raise ValueError(
+            "loss: the Fisher information of this loss is not known; expected squared_error or cross_entropy"
+        )
     return True
 
 
@@ -89,7 +101,9 @@ class Memory(NamedTuple):
 
 def diagonal_fisher(apply, theta, key, x, y, head, *, softmax, labels, batch):
     """The diagonal of the Fisher information, shaped as theta; see `ewc_diagonal`."""
-    return _diagonal_fisher(portable(apply), theta, key, x, y, head, softmax=softmax, labels=labels, batch=batch)
+    return _diagonal_fisher(
+        portable(apply), theta, key, x, y, head, softmax=softmax, labels=labels, batch=batch
+    )
 
 
 @partial(jax.jit, static_argnames=("softmax", "labels", "batch"))
@@ -101,37 +115,57 @@ def _diagonal_fisher(apply, theta, key, x, y, head, *, softmax, labels, batch):
 
     def score(f, y):
         """d log p(y | x) / df, of active outputs."""
-        return jnp.where(active, jnp.sum(y, where=active, keepdims=True) * -model(f) + y if softmax else y - f, 0.0)
+        return jnp.where(
+            active,
+            jnp.sum(y, where=active, keepdims=True) * -model(f) + y if softmax else y - f,
+            0.0,
+        )
 
     def label(key, f, y):
         if labels == "true":
             return y
         if not softmax:
             return f + jax.random.normal(key, f.shape, f.dtype)
-        place = jax.random.categorical(key, jnp.where(active, f, -jnp.inf)) if labels == "sampled" else jnp.argmax(model(f))
+        place = (
+            jax.random.categorical(key, jnp.where(active, f, -jnp.inf))
+            if labels == "sampled"
+            else jnp.argmax(model(f))
+        )
         return jax.nn.one_hot(place, len(f), dtype=f.dtype)
 
     def exact(sample):
         """sum_a p_a (J^T (e_a - p))^2, or sum_a (J^T e_a)^2."""
         f, back = jax.vjp(lambda theta: apply(theta, sample[0]), theta)
         rows = jnp.eye(len(f), dtype=f.dtype)
-        weights, cotangents = (model(f), jax.vmap(score, (None, 0))(f, rows)) if softmax else (head, rows)
-        return jax.tree.map(lambda j: jnp.tensordot(weights, j**2, 1), jax.vmap(lambda v: back(v)[0])(cotangents))
+        weights, cotangents = (
+            (model(f), jax.vmap(score, (None, 0))(f, rows)) if softmax else (head, rows)
+        )
+        return jax.tree.map(
+            lambda j: jnp.tensordot(weights, j**2, 1), jax.vmap(lambda v: back(v)[0])(cotangents)
+        )
 
     def squared(samples):
         """The square of the mean gradient over some samples."""
         x, y, keys, counts = samples
         f, back = jax.vjp(lambda theta: jax.vmap(apply, (None, 0))(theta, x), theta)
-        cotangents = counts[:, None] * jax.vmap(score)(f, jax.vmap(label)(keys, f, y)) / jnp.sum(counts)
+        cotangents = (
+            counts[:, None] * jax.vmap(score)(f, jax.vmap(label)(keys, f, y)) / jnp.sum(counts)
+        )
         return jax.tree.map(jnp.square, back(cotangents)[0])
 
     if labels == "all":
         return mean_over(exact, theta, (x,))
     n, groups = len(x), -(-len(x) // batch)
     filled = jnp.arange(groups * batch) % n  # the last one may be smaller
-    counts = (jnp.arange(groups * batch) < n).astype(x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else y.dtype)
+    counts = (jnp.arange(groups * batch) < n).astype(
+        x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else y.dtype
+    )
     samples = jax.tree.map(lambda a: a[filled], (x, y, jax.random.split(key, n)))
-    return mean_over(squared, theta, jax.tree.map(lambda a: a.reshape(groups, batch, *a.shape[1:]), (*samples, counts)))
+    return mean_over(
+        squared,
+        theta,
+        jax.tree.map(lambda a: a.reshape(groups, batch, *a.shape[1:]), (*samples, counts)),
+    )
 
 
 LABELS = ("all", "sampled", "predicted", "true")
@@ -169,18 +203,22 @@ def ewc_diagonal(
     Raises ValueError for a D with zeros; predicted labels and squared error, where g is zero; a batch larger than a task.
     Source: Kirkpatrick et al. 2017; online: Schwarz et al. 2018; labels and batches: van de Ven 2025.
     """
-    settings.finite("method.penalty", penalty, above=0.0)
-    settings.finite("method.damping", damping, least=0.0)
-    settings.one_of("method.labels", labels, LABELS)
-    if settings.whole("method.batch", batch) > 1 and labels == "all":
-        raise ValueError(f"method.batch={batch}: expected 1 with method.labels=all, or labels that are sampled, predicted or true")
-    settings.flag("method.online", online)
-    settings.seed("method.seed", seed)
+    validation.finite("method.penalty", penalty, above=0.0)
+    validation.finite("method.damping", damping, least=0.0)
+    validation.one_of("method.labels", labels, LABELS)
+    if validation.whole("method.batch", batch) > 1 and labels == "all":
+        raise ValueError(
+            f"method.batch={batch}: expected 1 with method.labels=all, or labels that are sampled, predicted or true"
+        )
+    validation.flag("method.online", online)
+    validation.seed("method.seed", seed)
 
     def begin(memory, network, theta, task):
         if batch > 1 and batch > len(task.train.x):
             t = int(memory.tasks) if memory else 0
-            raise ValueError(f"method.batch={batch}: expected at most {len(task.train.x)}, the samples of task {t}")
+            raise ValueError(
+                f"method.batch={batch}: expected at most {len(task.train.x)}, the samples of task {t}"
+            )
         return memory._replace(centre=theta) if memory and online else memory
 
     def consolidate(memory, network, loss, theta, task):
@@ -191,7 +229,9 @@ def ewc_diagonal(
             )
         key = jax.random.fold_in(jax.random.key(seed), t)
         told = dict(softmax=softmax, labels=labels, batch=batch)
-        fresh = diagonal_fisher(network.apply, theta, key, *task.train, jnp.asarray(task.head), **told)
+        fresh = diagonal_fisher(
+            network.apply, theta, key, *task.train, jnp.asarray(task.head), **told
+        )
         if not online:
             fresh = jax.tree.map(lambda d: d + damping, fresh)
         if not memory:
@@ -200,26 +240,41 @@ def ewc_diagonal(
         if online:
             return Memory(theta, total, memory.tasks + 1)
         # sum_j D_j (theta - theta_j)^2 = D (theta - centre)^2 + a constant, the centre being the mean of theta_j weighted by D_j
-        centre = jax.tree.map(lambda a, d, b, own: a + own / jnp.where(d > 0, d, 1.0) * (b - a), memory.centre, total, theta, fresh)
+        centre = jax.tree.map(
+            lambda a, d, b, own: a + own / jnp.where(d > 0, d, 1.0) * (b - a),
+            memory.centre,
+            total,
+            theta,
+            fresh,
+        )
         return Memory(centre, total, memory.tasks + 1)
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
         if not memory:
             return task_loss
         more = damping if online else 0.0
-        terms = jax.tree.map(lambda a, b, d: jnp.sum((d + more) * (a - b) ** 2), theta, memory.centre, memory.fisher)
+        terms = jax.tree.map(
+            lambda a, b, d: jnp.sum((d + more) * (a - b) ** 2), theta, memory.centre, memory.fisher
+        )
         return task_loss + penalty / 2 * sum(jax.tree.leaves(terms))
 
     def step(tangent, tasks, t, fs):
         if t == 0:
             return task_step(tasks[t])
         rows = [own(task, 1 / len(task.inputs)) for task in tasks[:t]]
-        fisher = tangent.squares(np.concatenate([inputs for inputs, _, _ in rows]), np.concatenate([weights for *_, weights in rows]))
+        fisher = tangent.squares(
+            np.concatenate([inputs for inputs, _, _ in rows]),
+            np.concatenate([weights for *_, weights in rows]),
+        )
         metric = jax.tree.map(lambda d: d + damping, fisher)
         least = min(float(jnp.min(d)) for d in jax.tree.leaves(metric))
         if least <= 0:
-            raise ValueError(f"method.damping={damping}: the Fisher information has zeros on its diagonal; use a damping above 0")
-        return task_step(tasks[t])._replace(ridge=penalty * tasks[t].scale, columns=tangent.scaled(metric))
+            raise ValueError(
+                f"method.damping={damping}: the Fisher information has zeros on its diagonal; use a damping above 0"
+            )
+        return task_step(tasks[t])._replace(
+            ridge=penalty * tasks[t].scale, columns=tangent.scaled(metric)
+        )
 
     twin = labels == "all" and online
     parts: dict = dict(begin=begin, objective=objective, consolidate=consolidate)

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from ntkcl import settings
+from ntkcl import validation
+from ntkcl.compilation import once
+from ntkcl.dynamics.steps import buffered, own, stacked
 from ntkcl.methods.custom import custom
-from ntkcl.methods.stack import DISTANCE, buffered, chosen, mean_loss, outputs, own, stacked
-from ntkcl.reuse import once
+from ntkcl.methods.memory import DISTANCE, chosen, mean_loss, outputs
 from ntkcl.types import Method
 
 
@@ -21,13 +22,15 @@ def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: 
     Kernel space: replay of the model's own old outputs. Exact for any rule, full batch.
     Raises ValueError for a memory larger than a task.
     """
-    settings.finite("method.weight", weight, above=0.0)
+    validation.finite("method.weight", weight, above=0.0)
     if per_task is not None:
-        settings.whole("method.per_task", per_task)
-    settings.seed("method.seed", seed)
+        validation.whole("method.per_task", per_task)
+    validation.seed("method.seed", seed)
 
     def begin(memory, network, theta, task):
-        chosen(seed, len(memory), len(task.train.x), per_task)  # a task that has too few is refused before it is trained
+        chosen(
+            seed, len(memory), len(task.train.x), per_task
+        )  # a task that has too few is refused before it is trained
         return memory
 
     def consolidate(memory, network, loss, theta, task):
@@ -35,11 +38,16 @@ def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: 
         return (*memory, (x, outputs(network.apply, theta, x), task.head))
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
-        return task_loss + weight * mean_loss(DISTANCE, apply, theta, memory) if memory else task_loss
+        return (
+            task_loss + weight * mean_loss(DISTANCE, apply, theta, memory) if memory else task_loss
+        )
 
     def step(tangent, tasks, t, fs):
         picks = [chosen(seed, j, len(tasks[j].inputs), per_task) for j in range(t)]
-        held = [task._replace(targets=fs[j + 1][np.asarray(task.inputs)]) for j, task in enumerate(tasks[:t])]
+        held = [
+            task._replace(targets=fs[j + 1][np.asarray(task.inputs)])
+            for j, task in enumerate(tasks[:t])
+        ]
         return stacked(own(tasks[t]), *buffered(held, tasks[t], picks, weight))
 
     return custom(begin=begin, objective=objective, consolidate=consolidate, step=step)

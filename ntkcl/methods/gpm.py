@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ntkcl import settings
+from ntkcl import validation
+from ntkcl.compilation import once
 from ntkcl.methods.custom import custom
-from ntkcl.methods.stack import chosen, mean_over
-from ntkcl.reuse import once
+from ntkcl.methods.memory import chosen, mean_over
 from ntkcl.types import Method
 
 
@@ -24,7 +24,11 @@ class Memory(NamedTuple):
 
 @once
 def gpm(
-    threshold: float | int | Sequence[float | int] = 0.97, per_task: int | None = 200, increment: float | int = 0.0, *, seed: int = 0
+    threshold: float | int | Sequence[float | int] = 0.97,
+    per_task: int | None = 200,
+    increment: float | int = 0.0,
+    *,
+    seed: int = 0,
 ) -> Method:
     """Projects the gradient G [k, m] of each layer to G - M M^T G, M an orthonormal basis [k, r] of inputs of old tasks.
 
@@ -48,11 +52,13 @@ def gpm(
     Source: Saha, Garg, Roy 2021, equations 4 to 9; frozen parameters: their code, of batch norm.
     """
     several = isinstance(threshold, Sequence) and not isinstance(threshold, str)
-    thresholds = tuple(settings.unit("method.threshold", one) for one in (threshold if several else (threshold,)))  # type: ignore
+    thresholds = tuple(
+        validation.unit("method.threshold", one) for one in (threshold if several else (threshold,))
+    )  # type: ignore
     if per_task is not None:
-        settings.whole("method.per_task", per_task)
-    settings.unit("method.increment", increment)
-    settings.seed("method.seed", seed)
+        validation.whole("method.per_task", per_task)
+    validation.unit("method.increment", increment)
+    validation.seed("method.seed", seed)
 
     def begin(memory, network, theta, task):
         survey = _survey(network, theta, task.train.x[0])
@@ -61,10 +67,14 @@ def gpm(
             raise ValueError(
                 f"method.threshold={list(thresholds)}: expected one number, or {len(names)}, one for each of {', '.join(names)}"
             )
-        chosen(seed, int(memory.tasks) if memory else 0, len(task.train.x), per_task)  # too few are refused before they are trained
+        chosen(
+            seed, int(memory.tasks) if memory else 0, len(task.train.x), per_task
+        )  # too few are refused before they are trained
         if memory:
             return memory
-        shapes = jax.eval_shape(partial(_grams, network.taps.read, survey.layers), theta, task.train.x[0])
+        shapes = jax.eval_shape(
+            partial(_grams, network.taps.read, survey.layers), theta, task.train.x[0]
+        )
         dtype = jnp.result_type(*jax.tree.leaves(theta))
         zeros = {layer: jnp.zeros(shape.shape, dtype) for layer, shape in shapes.items()}
         return Memory(_tree(theta, zeros, jnp.zeros((), dtype)), jnp.int32(0))
@@ -79,7 +89,11 @@ def gpm(
         grams = _mean_grams(network.taps.read, layers, theta, x)
         wanted = dict(zip(layers, thresholds if several else thresholds * len(layers), strict=True))
         grown = {
-            layer: _grown(_at(memory.kept, layer), grams[layer], min(wanted[layer] + t * increment, 1.0) if wanted[layer] else 0.0)
+            layer: _grown(
+                _at(memory.kept, layer),
+                grams[layer],
+                min(wanted[layer] + t * increment, 1.0) if wanted[layer] else 0.0,
+            )
             for layer in layers
         }
         frozen = jnp.asarray(float(any(thresholds)), jnp.result_type(*jax.tree.leaves(theta)))
@@ -90,7 +104,9 @@ def gpm(
 
 def _survey(network, theta, x):
     if network.taps is None:
-        raise ValueError("method=gpm: this network has no taps to read its layers' inputs; expected networks.network of a linen module")
+        raise ValueError(
+            "method=gpm: this network has no taps to read its layers' inputs; expected networks.network of a linen module"
+        )
     return network.taps.survey(theta, x)
 
 
@@ -98,7 +114,10 @@ def _grams(read, layers, theta, x):
     """{layer: phi phi^T [G, k, k]}, summed over the positions of one input, in the widest type there is."""
     phis = read(layers, theta, {}, x)[1]
     wide = {layer: jnp.concatenate(calls, 0).astype(float) for layer, calls in phis.items()}
-    return {layer: jnp.einsum("pgi,pgj->gij", phi, phi, precision="highest") for layer, phi in wide.items()}
+    return {
+        layer: jnp.einsum("pgi,pgj->gij", phi, phi, precision="highest")
+        for layer, phi in wide.items()
+    }
 
 
 @partial(jax.jit, static_argnames=("read", "layers"))
@@ -127,7 +146,11 @@ def _tree(theta, layers, other, path=()):
     """theta with each layer's parameters replaced by its entry, and every other parameter by `other`."""
     if path in layers:
         return layers[path]
-    return {name: _tree(below, layers, other, (*path, name)) for name, below in theta.items()} if isinstance(theta, dict) else other
+    return (
+        {name: _tree(below, layers, other, (*path, name)) for name, below in theta.items()}
+        if isinstance(theta, dict)
+        else other
+    )
 
 
 def _at(tree, path):

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from ntkcl.compilation import once
+from ntkcl.dynamics.steps import own, stacked
 from ntkcl.methods.custom import custom
-from ntkcl.methods.stack import mean_loss, own, stacked
-from ntkcl.reuse import once
+from ntkcl.methods.memory import mean_loss
 from ntkcl.types import Method
 
 
@@ -28,6 +29,11 @@ def joint() -> Method:
 
     def step(tangent, tasks, t, fs):
         n = sum(len(task.inputs) for task in tasks[: t + 1])
-        return stacked(*(own(task, tasks[t].scale / (n * np.sum(task.head))) for task in (tasks[t], *tasks[:t])))
+        return stacked(
+            *(
+                own(task, tasks[t].scale / (n * np.sum(task.head)))
+                for task in (tasks[t], *tasks[:t])
+            )
+        )
 
     return custom(begin=begin, objective=objective, step=step)

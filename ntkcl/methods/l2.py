@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from ntkcl import settings
+from ntkcl import validation
+from ntkcl.compilation import once
+from ntkcl.dynamics.steps import task_step
 from ntkcl.methods.custom import custom
-from ntkcl.methods.naive import task_step
-from ntkcl.reuse import once
 from ntkcl.types import Method
 
 CENTRES = ("previous", "start", "zero")
@@ -23,13 +23,17 @@ def l2(penalty: float | int = 1e-3, centre: str = "previous") -> Method:
     Kernel space: a ridge of lambda scale_t on the task's own rows, scale_t what turns its mean loss into the (1/2) sum.
     Exact for any rule.
     """
-    settings.finite("method.penalty", penalty, above=0.0)
-    settings.one_of("method.centre", centre, CENTRES)
+    validation.finite("method.penalty", penalty, above=0.0)
+    validation.one_of("method.centre", centre, CENTRES)
 
     def begin(memory, network, theta, task):
         if centre == "zero":
             return jax.tree.map(jnp.zeros_like, theta)
-        return theta if centre == "previous" or (isinstance(memory, tuple) and memory == ()) else memory
+        return (
+            theta
+            if centre == "previous" or (isinstance(memory, tuple) and memory == ())
+            else memory
+        )
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
         squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), theta, memory)
@@ -37,6 +41,8 @@ def l2(penalty: float | int = 1e-3, centre: str = "previous") -> Method:
 
     def step(tangent, tasks, t, fs):
         origins = {"previous": lambda: None, "start": lambda: fs[0], "zero": tangent.at_zero}
-        return task_step(tasks[t])._replace(ridge=penalty * tasks[t].scale, origin=origins[centre]())
+        return task_step(tasks[t])._replace(
+            ridge=penalty * tasks[t].scale, origin=origins[centre]()
+        )
 
     return custom(begin=begin, objective=objective, step=step)

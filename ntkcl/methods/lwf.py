@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl import settings
-from ntkcl.forecast import Step
+from ntkcl import validation
+from ntkcl.compilation import once
+from ntkcl.dynamics import Step
+from ntkcl.dynamics.steps import task_step
 from ntkcl.methods.custom import custom
-from ntkcl.methods.naive import task_step
-from ntkcl.methods.stack import DISTANCE
-from ntkcl.reuse import once
+from ntkcl.methods.memory import DISTANCE
 from ntkcl.types import Method
 
 
@@ -26,10 +26,12 @@ def lwf(weight: float | int = 1.0) -> Method:
     target and of itself. With one shared head: the rate times 1 + mu, the residual over 1 + mu. Exact for any rule, full batch.
     Source: Li, Hoiem 2016.
     """
-    settings.finite("method.weight", weight, above=0.0)
+    validation.finite("method.weight", weight, above=0.0)
 
     def begin(memory, network, theta, task):
-        return (theta, memory) if len(memory) else memory  # the mask of the old outputs, once there are any
+        return (
+            (theta, memory) if len(memory) else memory
+        )  # the mask of the old outputs, once there are any
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
         if not memory:
@@ -52,7 +54,9 @@ def lwf(weight: float | int = 1.0) -> Method:
         held = weight * np.sum(head) / np.sum(old) * old
         total = head + held
         before = fs[-1][np.asarray(task.inputs)]
-        targets = (head[None] * task.targets + held[None] * before) / np.where(total > 0, total, 1.0)[None]
+        targets = (head[None] * task.targets + held[None] * before) / np.where(
+            total > 0, total, 1.0
+        )[None]
         return Step(np.asarray(task.inputs), targets, np.broadcast_to(total, targets.shape))
 
     return custom(begin=begin, objective=objective, consolidate=consolidate, step=step)

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ntkcl import settings
+from ntkcl import validation
+from ntkcl.compilation import once, portable
 from ntkcl.methods.custom import custom
-from ntkcl.methods.stack import mean_over
-from ntkcl.reuse import once, portable
+from ntkcl.methods.memory import mean_over
 from ntkcl.types import Method
 
 
@@ -24,7 +24,9 @@ def _sensitivity(apply, theta, x, head):
     """Mean over x of |d |f|^2 / d theta|, shaped as theta."""
 
     def one(x):
-        return jax.tree.map(jnp.abs, jax.grad(lambda theta: jnp.sum(head * apply(theta, x) ** 2))(theta))
+        return jax.tree.map(
+            jnp.abs, jax.grad(lambda theta: jnp.sum(head * apply(theta, x) ** 2))(theta)
+        )
 
     return mean_over(one, theta, x)
 
@@ -41,13 +43,18 @@ def mas(strength: float | int = 1.0) -> Method:
     Kernel space: none; forecasts train the linearised network.
     Source: Aljundi et al. 2018, equations 2 to 5.
     """
-    settings.finite("method.strength", strength, least=0.0)
+    validation.finite("method.strength", strength, least=0.0)
 
     def begin(memory, network, theta, task):
         return Memory(theta, memory.importance if memory else jax.tree.map(jnp.zeros_like, theta))
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
-        terms = jax.tree.map(lambda a, b, omega: jnp.sum(omega * (a - b) ** 2), theta, memory.before, memory.importance)
+        terms = jax.tree.map(
+            lambda a, b, omega: jnp.sum(omega * (a - b) ** 2),
+            theta,
+            memory.before,
+            memory.importance,
+        )
         return task_loss + strength * sum(jax.tree.leaves(terms))
 
     def consolidate(memory, network, loss, theta, task):

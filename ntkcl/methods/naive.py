@@ -1,9 +1,8 @@
 """Training on one task after the other and nothing else: the identity of every part of a method."""
 
-from ntkcl.forecast import Step
+from ntkcl.compilation import once
+from ntkcl.dynamics.steps import task_step
 from ntkcl.methods.custom import custom
-from ntkcl.methods.stack import own
-from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
@@ -20,8 +19,3 @@ def is_naive(method: Method) -> bool:
 
 def _step(tangent, tasks, t, fs):
     return task_step(tasks[t])
-
-
-def task_step(task) -> Step:
-    """The task's own rows, its active outputs with weight 1."""
-    return Step(*own(task))

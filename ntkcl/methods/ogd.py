@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from ntkcl import meter, settings
-from ntkcl.forecast import Removed
+from ntkcl import resources, validation
+from ntkcl.compilation import once, portable
+from ntkcl.dynamics import Removed
+from ntkcl.dynamics.steps import task_step
 from ntkcl.methods.custom import custom
-from ntkcl.methods.naive import task_step
-from ntkcl.methods.stack import chosen
-from ntkcl.reuse import once, portable
+from ntkcl.methods.memory import chosen
 from ntkcl.types import Method
 
 OUTPUTS = ("all", "average", "true")
@@ -58,7 +58,9 @@ def ogd_plus(per_task: int | None = 200, outputs: str = "all", *, seed: int = 0)
 
 
 @once
-def pca_ogd(directions: int = 50, per_task: int | None = 200, outputs: str = "all", *, seed: int = 0) -> Method:
+def pca_ogd(
+    directions: int = 50, per_task: int | None = 200, outputs: str = "all", *, seed: int = 0
+) -> Method:
     """OGD that keeps only the `directions` largest principal directions (uncentred) of each task's kept Jacobians.
 
     Arguments: otherwise as of `ogd`.
@@ -66,7 +68,9 @@ def pca_ogd(directions: int = 50, per_task: int | None = 200, outputs: str = "al
     Raises ValueError for more directions than a task's memory has rows.
     Source: Doan et al. 2021.
     """
-    return _projection(per_task, outputs, seed, settings.whole("method.directions", directions), again=False)
+    return _projection(
+        per_task, outputs, seed, validation.whole("method.directions", directions), again=False
+    )
 
 
 @jax.jit
@@ -99,8 +103,13 @@ def _beside(basis, rows):
 
 def _grown(basis, rows):
     """The orthonormal basis, and of the rows what is not in its span."""
-    rounding = max(DEPENDENT, len(rows) * float(jnp.finfo(jnp.result_type(float)).eps)) * float(jnp.max(jnp.sum(rows**2, 1)))
-    for least in (rounding, 0.5):  # the second time all are of length 1, and what rounding has left of the basis in small ones goes
+    rounding = max(DEPENDENT, len(rows) * float(jnp.finfo(jnp.result_type(float)).eps)) * float(
+        jnp.max(jnp.sum(rows**2, 1))
+    )
+    for least in (
+        rounding,
+        0.5,
+    ):  # the second time all are of length 1, and what rounding has left of the basis in small ones goes
         rest, lam, modes = _beside(basis, rows)
         solid = np.flatnonzero(np.asarray(lam) > least)
         rows = (modes[:, solid] / jnp.sqrt(lam[solid])[None]).T @ rest
@@ -109,9 +118,9 @@ def _grown(basis, rows):
 
 def _projection(per_task, outputs, seed, directions, again) -> Method:
     if per_task is not None:
-        settings.whole("method.per_task", per_task)
-    settings.one_of("method.outputs", outputs, OUTPUTS)
-    settings.seed("method.seed", seed)
+        validation.whole("method.per_task", per_task)
+    validation.one_of("method.outputs", outputs, OUTPUTS)
+    validation.seed("method.seed", seed)
 
     def picked(t, y, head):
         """Places [k] and combinations of outputs [k, c] of the rows kept of task t."""
@@ -124,16 +133,25 @@ def _projection(per_task, outputs, seed, directions, again) -> Method:
         else:
             weights = one[active[np.argmax(np.asarray(y)[places][:, active], 1)]]
         if directions is not None and directions > len(places):
-            raise ValueError(f"method.directions={directions}: expected at most {len(places)}, the rows kept of a task")
+            raise ValueError(
+                f"method.directions={directions}: expected at most {len(places)}, the rows kept of a task"
+            )
         return places, weights
 
     def begin(memory, network, theta, task):
         """Refuses what could not be kept, before anything is trained."""
         basis, kept = memory or ((), ())
-        rows = len(basis) + len(picked(len(kept), task.train.y, task.head)[0]) + (sum(len(x) for x, _ in kept) if again else 0)
+        rows = (
+            len(basis)
+            + len(picked(len(kept), task.train.y, task.head)[0])
+            + (sum(len(x) for x, _ in kept) if again else 0)
+        )
         leaves = jax.tree.leaves(theta)
         p = sum(math.prod(leaf.shape) for leaf in leaves)
-        need, there = COPIES * rows * p * jnp.result_type(*leaves).itemsize / 2**30, meter.memory_gib()
+        need, there = (
+            COPIES * rows * p * jnp.result_type(*leaves).itemsize / 2**30,
+            resources.memory_gib(),
+        )
         if need > there:
             raise ValueError(
                 f"method.per_task={per_task}: {rows} directions of {p} parameters take {need:.1f} GiB while they are made orthonormal, "
@@ -155,7 +173,10 @@ def _projection(per_task, outputs, seed, directions, again) -> Method:
         rows = _jacobians(portable(network.apply), theta, *own)
         rows = rows if directions is None else _principal(rows, directions)
         moved = [_jacobians(portable(network.apply), theta, *old) for old in kept] if again else []
-        return Memory(_grown(rows[:0] if basis is None else basis, jnp.concatenate([*moved, rows])), (*kept, own))
+        return Memory(
+            _grown(rows[:0] if basis is None else basis, jnp.concatenate([*moved, rows])),
+            (*kept, own),
+        )
 
     def step(tangent, tasks, t, fs):
         step = task_step(tasks[t])
@@ -170,7 +191,11 @@ def _projection(per_task, outputs, seed, directions, again) -> Method:
             own = np.asarray(task.inputs)[distinct]
             if directions is not None:
                 flat = rows.reshape(len(rows), -1)
-                gram = flat @ np.asarray(tangent.columns(own), float)[own].reshape(flat.shape[1], -1) @ flat.T
+                gram = (
+                    flat
+                    @ np.asarray(tangent.columns(own), float)[own].reshape(flat.shape[1], -1)
+                    @ flat.T
+                )
                 rows = np.einsum("kd,kqc->dqc", np.linalg.eigh(gram)[1][:, -directions:], rows)
             inputs.append(own)
             parts.append(rows)

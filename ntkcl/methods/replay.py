@@ -2,16 +2,21 @@
 
 import numpy as np
 
-from ntkcl import settings
+from ntkcl import validation
+from ntkcl.compilation import once
+from ntkcl.dynamics.steps import buffered, own, stacked
 from ntkcl.methods.custom import custom
-from ntkcl.methods.stack import buffered, chosen, mean_loss, own, stacked
-from ntkcl.reuse import once
+from ntkcl.methods.memory import chosen, mean_loss
 from ntkcl.types import Method
 
 
 @once
 def replay(
-    per_task: int | None = 20, weight: float | int = 1.0, *, seed: int = 0, picks: tuple[tuple[int, ...], ...] | None = None
+    per_task: int | None = 20,
+    weight: float | int = 1.0,
+    *,
+    seed: int = 0,
+    picks: tuple[tuple[int, ...], ...] | None = None,
 ) -> Method:
     """Minimises the task's mean loss + weight x the mean loss over the buffer, the whole buffer at every step.
 
@@ -25,15 +30,17 @@ def replay(
     Raises ValueError for a buffer larger than a task.
     """
     if per_task is not None:
-        settings.whole("method.per_task", per_task)
-    settings.finite("method.weight", weight, above=0.0)
-    settings.seed("method.seed", seed)
+        validation.whole("method.per_task", per_task)
+    validation.finite("method.weight", weight, above=0.0)
+    validation.seed("method.seed", seed)
 
     def kept(t, n):
         return chosen(seed, t, n, per_task) if picks is None else np.asarray(picks[t])
 
     def begin(memory, network, theta, task):
-        kept(len(memory), len(task.train.x))  # a task that has too few is refused before it is trained
+        kept(
+            len(memory), len(task.train.x)
+        )  # a task that has too few is refused before it is trained
         return memory
 
     def consolidate(memory, network, loss, theta, task):

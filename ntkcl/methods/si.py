@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ntkcl import settings
+from ntkcl import validation
+from ntkcl.compilation import once
 from ntkcl.methods.custom import custom
-from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
@@ -34,28 +34,41 @@ def si(strength: float | int = 0.1, *, damping: float | int = 0.1) -> Method:
     Kernel space: none known before training, omega depends on the path; forecasts train the linearised network.
     Source: Zenke, Poole, Ganguli 2017, equations 3 to 5.
     """
-    settings.finite("method.strength", strength, least=0.0)
-    settings.finite("method.damping", damping, above=0.0)
+    validation.finite("method.strength", strength, least=0.0)
+    validation.finite("method.damping", damping, above=0.0)
 
     def begin(memory, network, theta, task):
         zero = jax.tree.map(jnp.zeros_like, theta)
         return Memory(theta, zero, memory.importance if memory else zero)
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
-        terms = jax.tree.map(lambda a, b, omega: jnp.sum(omega * (a - b) ** 2), theta, memory.before, memory.importance)
+        terms = jax.tree.map(
+            lambda a, b, omega: jnp.sum(omega * (a - b) ** 2),
+            theta,
+            memory.before,
+            memory.importance,
+        )
         return task_loss + strength * sum(jax.tree.leaves(terms))
 
     def observe(memory, apply, theta, batch, head, gradient, update):
-        def own(path, g, step, a, b, omega):  # the penalty's gradient is known: what is left of g is the task's
+        def own(
+            path, g, step, a, b, omega
+        ):  # the penalty's gradient is known: what is left of g is the task's
             return path - (g - 2 * strength * omega * (a - b)) * step
 
-        path = jax.tree.map(own, memory.path, gradient, update, theta, memory.before, memory.importance)
+        path = jax.tree.map(
+            own, memory.path, gradient, update, theta, memory.before, memory.importance
+        )
         return memory._replace(path=path)
 
     def consolidate(memory, network, loss, theta, task):
         def grown(omega, path, a, b):
             return omega + path / ((a - b) ** 2 + damping)
 
-        return memory._replace(importance=jax.tree.map(grown, memory.importance, memory.path, theta, memory.before))
+        return memory._replace(
+            importance=jax.tree.map(grown, memory.importance, memory.path, theta, memory.before)
+        )
 
-    return custom(begin=begin, objective=objective, observe=observe, consolidate=consolidate, step=None)
+    return custom(
+        begin=begin, objective=objective, observe=observe, consolidate=consolidate, step=None
+    )

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ntkcl.compilation import once
 from ntkcl.methods.custom import custom
-from ntkcl.reuse import once
 from ntkcl.types import Method
 
 
@@ -21,23 +21,40 @@ def together(parts: Mapping[str, Any]) -> Method:
     Kernel space: none in general; forecasts train the linearised network.
     Raises ValueError for fewer than two methods.
     """
-    bad = {"": parts} if not isinstance(parts, Mapping) else {f".{k}": p for k, p in parts.items() if not isinstance(p, Method)}
+    bad = (
+        {"": parts}
+        if not isinstance(parts, Mapping)
+        else {f".{k}": p for k, p in parts.items() if not isinstance(p, Method)}
+    )
     for name, part in bad.items():
-        raise ValueError(f"method.parts{name}={part}: expected a method by a name of your own, such as method@method.parts.second=agem")
+        raise ValueError(
+            f"method.parts{name}={part}: expected a method by a name of your own, such as method@method.parts.second=agem"
+        )
     if len(parts) < 2:
-        raise ValueError(f"method.parts={list(parts)}: expected at least two methods, by names of your own")
+        raise ValueError(
+            f"method.parts={list(parts)}: expected at least two methods, by names of your own"
+        )
     methods = tuple(parts.values())
     nothing = ((),) * len(methods)
 
     def begin(memory, *given):
-        return tuple(part.begin(own, *given) for part, own in zip(methods, memory or nothing, strict=True))
+        return tuple(
+            part.begin(own, *given) for part, own in zip(methods, memory or nothing, strict=True)
+        )
 
     def consolidate(memory, *given):
-        return tuple(part.consolidate(own, *given) for part, own in zip(methods, memory, strict=True))
+        return tuple(
+            part.consolidate(own, *given) for part, own in zip(methods, memory, strict=True)
+        )
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
-        each = (part.objective(own, apply, loss, theta, batch, head, task_loss) for part, own in zip(methods, memory, strict=True))
-        return task_loss + sum((value - task_loss for value in each), start=jnp.zeros_like(task_loss))
+        each = (
+            part.objective(own, apply, loss, theta, batch, head, task_loss)
+            for part, own in zip(methods, memory, strict=True)
+        )
+        return task_loss + sum(
+            (value - task_loss for value in each), start=jnp.zeros_like(task_loss)
+        )
 
     def project(memory, apply, loss, theta, gradient):
         for part, own in zip(methods, memory, strict=True):
@@ -45,7 +62,10 @@ def together(parts: Mapping[str, Any]) -> Method:
         return gradient
 
     def observe(memory, *given):
-        return tuple(part.observe(own, *given) if part.observe else own for part, own in zip(methods, memory, strict=True))
+        return tuple(
+            part.observe(own, *given) if part.observe else own
+            for part, own in zip(methods, memory, strict=True)
+        )
 
     watching = any(part.observe for part in methods)
     return custom(

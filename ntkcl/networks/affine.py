@@ -15,7 +15,14 @@ from flax import linen as nn
 from ntkcl.networks.layers import Conv, Dense, scaled
 
 # Fields through which a user replaces the arithmetic of a Flax layer; set, they make it something we cannot know.
-REPLACED = {"dot_general", "dot_general_cls", "conv_general_dilated", "conv_general_dilated_cls", "promote_dtype", "mask"}
+REPLACED = {
+    "dot_general",
+    "dot_general_cls",
+    "conv_general_dilated",
+    "conv_general_dilated_cls",
+    "promote_dtype",
+    "mask",
+}
 
 
 def features(module: nn.Module, *inputs):
@@ -30,7 +37,11 @@ def features(module: nn.Module, *inputs):
 
 
 def _plain(module):
-    return all(getattr(module, f.name) is f.default for f in dataclasses.fields(module) if f.name in REPLACED)
+    return all(
+        getattr(module, f.name) is f.default
+        for f in dataclasses.fields(module)
+        if f.name in REPLACED
+    )
 
 
 def _ours(module, x):
@@ -40,7 +51,10 @@ def _ours(module, x):
 
 def _our_conv(module, x):
     k = module.kernel_size
-    return scaled(module.layers, _conv(nn.Conv(module.features, (k, k), module.strides, module.padding, parent=None), x))
+    return scaled(
+        module.layers,
+        _conv(nn.Conv(module.features, (k, k), module.strides, module.padding, parent=None), x),
+    )
 
 
 def _dense(module, x):
@@ -50,14 +64,18 @@ def _dense(module, x):
 def _dense_general(module, x):
     if module.batch_dims not in ((), []):
         return None  # one kernel for each batch index: rare, and exact by contraction
-    axes = sorted(a % x.ndim for a in ([module.axis] if isinstance(module.axis, int) else module.axis))  # as the kernel has them
+    axes = sorted(
+        a % x.ndim for a in ([module.axis] if isinstance(module.axis, int) else module.axis)
+    )  # as the kernel has them
     x = jnp.moveaxis(x, axes, range(-len(axes), 0))
     return x.reshape(-1, 1, math.prod(x.shape[-len(axes) :]))
 
 
 def _conv(module, x):
     """Patches by slices of the padded input: position (o_1, ..., o_d), then channel group, then (offset, channel in the group)."""
-    size = (module.kernel_size,) if isinstance(module.kernel_size, int) else tuple(module.kernel_size)
+    size = (
+        (module.kernel_size,) if isinstance(module.kernel_size, int) else tuple(module.kernel_size)
+    )
     d = len(size)
     stride, dilation, spread = (
         (v or 1,) * d if v is None or isinstance(v, int) else tuple(v)
@@ -78,10 +96,21 @@ def _conv(module, x):
     out = [(n - w) // s + 1 for n, w, s in zip(x.shape[1:-1], window, stride, strict=True)]
 
     def patch(offset):
-        ranges = [slice(o * a, o * a + (n - 1) * s + 1, s) for o, a, n, s in zip(offset, dilation, out, stride, strict=True)]
-        return x[(slice(None), *ranges)].reshape(-1, module.feature_group_count, x.shape[-1] // module.feature_group_count)
+        ranges = [
+            slice(o * a, o * a + (n - 1) * s + 1, s)
+            for o, a, n, s in zip(offset, dilation, out, stride, strict=True)
+        ]
+        return x[(slice(None), *ranges)].reshape(
+            -1, module.feature_group_count, x.shape[-1] // module.feature_group_count
+        )
 
     return jnp.concatenate([patch(offset) for offset in product(*map(range, size))], axis=-1)
 
 
-RULES = {Dense: _ours, Conv: _our_conv, nn.Dense: _dense, nn.DenseGeneral: _dense_general, nn.Conv: _conv}
+RULES = {
+    Dense: _ours,
+    Conv: _our_conv,
+    nn.Dense: _dense,
+    nn.DenseGeneral: _dense_general,
+    nn.Conv: _conv,
+}

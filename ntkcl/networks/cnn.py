@@ -5,12 +5,12 @@ from functools import partial
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ntkcl.compilation import once
 from ntkcl.networks.layers import ACTIVATIONS, Conv, Dense, image
 from ntkcl.networks.linen import network
 from ntkcl.networks.parametrization import Layers, scales
-from ntkcl.reuse import once
-from ntkcl.settings import flag, one_of, whole
 from ntkcl.types import Network
+from ntkcl.validation import flag, one_of, whole
 
 
 class CNN(nn.Module):

@@ -76,5 +76,7 @@ def _shifted(z, shift, layer, init):
 def image(x):
     """One image [h, w, c], of one channel where it comes as [h, w]; ValueError for anything else."""
     if x.ndim not in (2, 3) or 0 in x.shape:
-        raise ValueError(f"network: an input has shape {x.shape}; expected one image [h, w] or [h, w, c], or network=mlp")
+        raise ValueError(
+            f"network: an input has shape {x.shape}; expected one image [h, w] or [h, w, c], or network=mlp"
+        )
     return x if x.ndim == 3 else x[..., None]

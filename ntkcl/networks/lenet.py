@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ntkcl.compilation import once
 from ntkcl.networks.layers import ACTIVATIONS, Conv, Dense, image
 from ntkcl.networks.linen import network
 from ntkcl.networks.parametrization import Layers, scales
-from ntkcl.reuse import once
-from ntkcl.settings import flag, one_of, whole
 from ntkcl.types import Network
+from ntkcl.validation import flag, one_of, whole
 
 CHANNELS, HIDDEN = (6, 16), (120, 84)  # at width 6
 
@@ -28,9 +28,13 @@ class LeNet(nn.Module):
         x, act, least = image(x), ACTIVATIONS[self.activation], 12 if self.padding == "VALID" else 4
         if min(x.shape[:2]) < least:
             also = ", or network.padding=SAME" if self.padding == "VALID" else ""
-            raise ValueError(f"network: lenet got an image of {x.shape[0]} x {x.shape[1]}; expected {least} x {least} or larger{also}")
+            raise ValueError(
+                f"network: lenet got an image of {x.shape[0]} x {x.shape[1]}; expected {least} x {least} or larger{also}"
+            )
         for k, (channels, padding) in enumerate(zip(CHANNELS, ("SAME", self.padding), strict=True)):
-            x = Conv(self.units(channels), 5, padding=padding, layers=self.layers, name=f"conv_{k}")(x)
+            x = Conv(
+                self.units(channels), 5, padding=padding, layers=self.layers, name=f"conv_{k}"
+            )(x)
             x = nn.avg_pool(act(x), (2, 2), (2, 2))
         x = jnp.ravel(x)
         for k, hidden in enumerate(HIDDEN):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from ntkcl.reuse import portable
+from ntkcl.compilation import portable
 from ntkcl.types import Network, Params, Taps
 
 
@@ -18,7 +18,12 @@ def linearised(network: Network, theta0: Params) -> Network:
     """
 
     apply = Partial(_expanded, portable(network.apply), theta0)
-    return Network(init=lambda key, x: theta0, apply=apply, taps=_taps(network, apply, theta0), centred=network.centred)
+    return Network(
+        init=lambda key, x: theta0,
+        apply=apply,
+        taps=_taps(network, apply, theta0),
+        centred=network.centred,
+    )
 
 
 def _expanded(apply, theta0, theta, x):

@@ -11,15 +11,20 @@ from flax import linen as nn
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from ntkcl.compilation import portable
 from ntkcl.networks import strided
 from ntkcl.networks.affine import features
 from ntkcl.networks.layers import Conv
-from ntkcl.reuse import portable
 from ntkcl.types import Apply, Network, Params, Survey, Taps
 
 
 def network(
-    module: nn.Module, *, constants: dict | None = None, batched: bool = False, centred: bool = False, rate_scale: float = 1.0
+    module: nn.Module,
+    *,
+    constants: dict | None = None,
+    batched: bool = False,
+    centred: bool = False,
+    rate_scale: float = 1.0,
 ) -> Network:
     """The `Network` of any linen module.
 
@@ -74,7 +79,9 @@ def taps(apply: Apply) -> Taps:
 
     def survey(theta, x):
         calls: Counter = Counter()
-        if any(not hasattr(key, "key") for path, _ in jax.tree.leaves_with_path(theta) for key in path):
+        if any(
+            not hasattr(key, "key") for path, _ in jax.tree.leaves_with_path(theta) for key in path
+        ):
             raise ValueError(
                 "structured kernel: theta is not a nest of dictionaries of arrays; flax.linen.unbox(params) takes boxes off"
             )
@@ -84,16 +91,24 @@ def taps(apply: Apply) -> Taps:
 
             def on_call(module, call, args, kwargs, phi):
                 calls[module.path] += 1
-                return module.clone(parent=None).apply({"params": _layer(own, module.path)}, *args, **kwargs)
+                return module.clone(parent=None).apply(
+                    {"params": _layer(own, module.path)}, *args, **kwargs
+                )
 
             return _intercepted(apply, on_call)(theta, x)
 
         def in_own_trace(*layers):
             try:
-                used = jax.make_jaxpr(lambda theta, x: jax.tree.map(lambda a: a * 1, read(layers, theta, {}, x)))(theta, x)
-            except jax.errors.UnexpectedTracerError:  # one runs inside a jax.vmap, ... of the model's own, and using them tells
+                used = jax.make_jaxpr(
+                    lambda theta, x: jax.tree.map(lambda a: a * 1, read(layers, theta, {}, x))
+                )(theta, x)
+            except (
+                jax.errors.UnexpectedTracerError
+            ):  # one runs inside a jax.vmap, ... of the model's own, and using them tells
                 return False
-            return not any(isinstance(const, jax.core.Tracer) for const in used.consts)  # of a jax.checkpoint, jax.jit, ... likewise
+            return not any(
+                isinstance(const, jax.core.Tracer) for const in used.consts
+            )  # of a jax.checkpoint, jax.jit, ... likewise
 
         jaxpr = jax.make_jaxpr(cut)(theta, theta, x).jaxpr
         touched = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
@@ -138,10 +153,16 @@ def _intercepted(apply, on_call):
             nonlocal root
             scope = context.module.scope
             root = scope.root if root is None else root
-            if context.method_name != "__call__" or scope.root is not root:  # inside a lifted transformation, or a clone of ours
+            if (
+                context.method_name != "__call__" or scope.root is not root
+            ):  # inside a lifted transformation, or a clone of ours
                 return call(*args, **kwargs)
             phi = features(context.module, *args, *kwargs.values())
-            return call(*args, **kwargs) if phi is None else on_call(context.module, call, args, kwargs, phi)
+            return (
+                call(*args, **kwargs)
+                if phi is None
+                else on_call(context.module, call, args, kwargs, phi)
+            )
 
         with nn.intercept_methods(intercept):
             return apply(theta, x)
@@ -177,7 +198,9 @@ class _ComputedIn(NamedTuple):
         def rounded(leaf):
             return leaf.astype(self.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-        return apply(jax.tree.map(rounded, theta), rounded(x)).astype(jnp.result_type(*jax.tree.leaves(theta)))
+        return apply(jax.tree.map(rounded, theta), rounded(x)).astype(
+            jnp.result_type(*jax.tree.leaves(theta))
+        )
 
 
 @jax.jit

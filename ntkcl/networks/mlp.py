@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ntkcl.compilation import once
 from ntkcl.networks.layers import ACTIVATIONS, Dense
 from ntkcl.networks.linen import network
 from ntkcl.networks.parametrization import Layers, scales
-from ntkcl.reuse import once
-from ntkcl.settings import flag, one_of, whole
 from ntkcl.types import Network
+from ntkcl.validation import flag, one_of, whole
 
 
 class MLP(nn.Module):
@@ -62,7 +62,13 @@ def mlp(
     Source: Jacot, Gabriel, Hongler 2018, section 2.
     """
     scaled = scales(
-        width=width, w_std=w_std, b_std=b_std, parametrization=parametrization, init=init, gamma0=gamma0, output_scale=output_scale
+        width=width,
+        w_std=w_std,
+        b_std=b_std,
+        parametrization=parametrization,
+        init=init,
+        gamma0=gamma0,
+        output_scale=output_scale,
     )
     module = MLP(
         whole("network.outputs", outputs),

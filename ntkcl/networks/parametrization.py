@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from flax import linen as nn
 
-from ntkcl.settings import finite, one_of, whole
+from ntkcl.validation import finite, one_of, whole
 
 PARAMETRIZATIONS = ("ntk", "standard", "mup")
 INITS = ("normal", "torch", "flax")
@@ -72,7 +72,16 @@ def uniform(bound: float) -> Callable:
     return lambda key, shape, dtype: nn.initializers.uniform(2 * bound)(key, shape, dtype) - bound
 
 
-def scales(*, width, w_std=1.0, b_std=0.0, parametrization="ntk", init="normal", gamma0=1.0, output_scale=1.0) -> Scales:
+def scales(
+    *,
+    width,
+    w_std=1.0,
+    b_std=0.0,
+    parametrization="ntk",
+    init="normal",
+    gamma0=1.0,
+    output_scale=1.0,
+) -> Scales:
     """The scales of a network of N = width; ValueError for settings out of range, and for those that would have no effect."""
     width = whole("network.width", width)
     layers = Layers(
@@ -81,7 +90,10 @@ def scales(*, width, w_std=1.0, b_std=0.0, parametrization="ntk", init="normal",
         one_of("network.parametrization", parametrization, PARAMETRIZATIONS),
         one_of("network.init", init, INITS),
     )
-    output, gamma0 = finite("network.output_scale", output_scale, above=0.0), finite("network.gamma0", gamma0, above=0.0)
+    output, gamma0 = (
+        finite("network.output_scale", output_scale, above=0.0),
+        finite("network.gamma0", gamma0, above=0.0),
+    )
     if init != "normal" and parametrization != "standard":
         raise ValueError(
             f"network.init={init}: {parametrization} begins at N(0, 1); expected network.parametrization=standard, or normal"
@@ -92,6 +104,8 @@ def scales(*, width, w_std=1.0, b_std=0.0, parametrization="ntk", init="normal",
             f"came as {layers.w_std:g} and {layers.b_std:g}"
         )
     if parametrization != "mup" and gamma0 != 1:
-        raise ValueError(f"network.gamma0={gamma0:g}: only mup has it; expected network.parametrization=mup, or 1")
+        raise ValueError(
+            f"network.gamma0={gamma0:g}: only mup has it; expected network.parametrization=mup, or 1"
+        )
     gamma = gamma0 * (width / BASE_WIDTH) ** 0.5 if parametrization == "mup" else 1.0
     return Scales(layers, output / gamma, gamma**2)

@@ -4,12 +4,12 @@ from functools import partial
 
 from flax import linen as nn
 
+from ntkcl.compilation import once
 from ntkcl.networks.layers import ACTIVATIONS, Conv, Dense, image
 from ntkcl.networks.linen import network
 from ntkcl.networks.parametrization import Layers, scales
-from ntkcl.reuse import once
-from ntkcl.settings import flag, one_of, whole
 from ntkcl.types import Network
+from ntkcl.validation import flag, one_of, whole
 
 
 class ResNet(nn.Module):
@@ -37,12 +37,18 @@ class ResNet(nn.Module):
                 name, stride = f"block_{stage}_{block}", 2 if stage and not block else 1
                 h = conv(channels, strides=stride, name=f"{name}_first")(self.active(x))
                 h = conv(channels, name=f"{name}_second")(self.active(h))
-                x = h + (x if x.shape == h.shape else conv(channels, 1, stride, name=f"{name}_short")(x))
-        return self.output_scale * Dense(self.outputs, self.layers, name="readout")(self.active(x).mean((0, 1)))
+                x = h + (
+                    x if x.shape == h.shape else conv(channels, 1, stride, name=f"{name}_short")(x)
+                )
+        return self.output_scale * Dense(self.outputs, self.layers, name="readout")(
+            self.active(x).mean((0, 1))
+        )
 
     def active(self, x):
         if self.groups:
-            x = nn.GroupNorm(self.groups, use_bias=False, use_scale=False, parent=None).apply({}, x[None])[0]
+            x = nn.GroupNorm(self.groups, use_bias=False, use_scale=False, parent=None).apply(
+                {}, x[None]
+            )[0]
         return ACTIVATIONS[self.activation](x)
 
 

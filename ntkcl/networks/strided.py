@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 
 
-def convolution(x, w, strides, padding, *, lhs_dilation, rhs_dilation, dimension_numbers, **settings):
+def convolution(
+    x, w, strides, padding, *, lhs_dilation, rhs_dilation, dimension_numbers, **settings
+):
     """`jax.lax.conv_general_dilated` as `nn.Conv` calls it; where it has a stride, its tangents by x come from `space_to_depth`.
 
     The value is JAX's own, the derivative by w too, and all of a convolution with a dilation.
@@ -31,12 +33,20 @@ def convolution(x, w, strides, padding, *, lhs_dilation, rhs_dilation, dimension
     )
     if max(strides) == 1 or {*lhs_dilation, *rhs_dilation} != {1}:
         return plain(x, w)
-    pads = jax.lax.padtype_to_pads(x.shape[1:-1], w.shape[:-2], strides, padding) if isinstance(padding, str) else padding
+    pads = (
+        jax.lax.padtype_to_pads(x.shape[1:-1], w.shape[:-2], strides, padding)
+        if isinstance(padding, str)
+        else padding
+    )
 
     def tangent(primals, tangents):
         (x, w), (dx, dw) = primals, tangents
         z = plain(x, w)
-        of_x = [] if isinstance(dx, SymbolicZero) else [space_to_depth(dx, w, strides, pads, dimension_numbers, **settings)]
+        of_x = (
+            []
+            if isinstance(dx, SymbolicZero)
+            else [space_to_depth(dx, w, strides, pads, dimension_numbers, **settings)]
+        )
         of_w = [] if isinstance(dw, SymbolicZero) else [plain(x, dw)]
         return z, sum([*of_x, *of_w], jnp.zeros_like(z))
 
@@ -59,19 +69,45 @@ def space_to_depth(x, w, strides, pads, dimension_numbers, feature_group_count=1
     axes = list(zip(pixels, taps, strides, pads, strict=True))
     blocks = [-(-k // s) for k, s in zip(taps, strides, strict=True)]
     kept = [min(k, s) for k, s in zip(taps, strides, strict=True)]
-    places = [(p + low + high - k) // s + t for (p, k, s, (low, high)), t in zip(axes, blocks, strict=True)]
+    places = [
+        (p + low + high - k) // s + t
+        for (p, k, s, (low, high)), t in zip(axes, blocks, strict=True)
+    ]
     zero = jnp.zeros((), x.dtype)
 
-    x = jax.lax.pad(x, zero, [no, *((low, s * i - p - low, 0) for (p, _, s, (low, _)), i in zip(axes, places, strict=True)), no])
+    x = jax.lax.pad(
+        x,
+        zero,
+        [
+            no,
+            *(
+                (low, s * i - p - low, 0)
+                for (p, _, s, (low, _)), i in zip(axes, places, strict=True)
+            ),
+            no,
+        ],
+    )
     x = x.reshape(n, *(v for pair in zip(places, strides, strict=True) for v in pair), groups, c)
     for axis, k in enumerate(kept):
         x = jax.lax.slice_in_dim(x, 0, k, axis=2 * axis + 2)
     x = x.transpose(0, *range(1, 2 * d, 2), 2 * d + 1, *range(2, 2 * d + 1, 2), 2 * d + 2)
     x = x.reshape(n, *places, groups * prod(kept) * c)
 
-    w = jax.lax.pad(w, zero.astype(w.dtype), [*((0, t * r - k, 0) for t, r, k in zip(blocks, kept, taps, strict=True)), no, no])
+    w = jax.lax.pad(
+        w,
+        zero.astype(w.dtype),
+        [*((0, t * r - k, 0) for t, r, k in zip(blocks, kept, taps, strict=True)), no, no],
+    )
     w = w.reshape(*(v for pair in zip(blocks, kept, strict=True) for v in pair), c, m)
-    w = w.transpose(*range(0, 2 * d, 2), *range(1, 2 * d, 2), 2 * d, 2 * d + 1).reshape(*blocks, prod(kept) * c, m)
+    w = w.transpose(*range(0, 2 * d, 2), *range(1, 2 * d, 2), 2 * d, 2 * d + 1).reshape(
+        *blocks, prod(kept) * c, m
+    )
     return jax.lax.conv_general_dilated(
-        x, w, (1,) * d, "VALID", dimension_numbers=dimension_numbers, feature_group_count=groups, **settings
+        x,
+        w,
+        (1,) * d,
+        "VALID",
+        dimension_numbers=dimension_numbers,
+        feature_group_count=groups,
+        **settings,
     )

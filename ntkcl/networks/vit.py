@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ntkcl.compilation import once
 from ntkcl.networks.layers import ACTIVATIONS, Dense, image
 from ntkcl.networks.linen import network
 from ntkcl.networks.parametrization import BASE_WIDTH, Layers, scales
-from ntkcl.reuse import once
-from ntkcl.settings import finite, flag, one_of, whole
 from ntkcl.types import Network
+from ntkcl.validation import finite, flag, one_of, whole
 
 
 class ViT(nn.Module):
@@ -34,7 +34,9 @@ class ViT(nn.Module):
         for block in range(self.depth):
             x = x + self.attention(normalised(x), f"block_{block}")
             h = self.dense(self.expansion * self.width, f"block_{block}_expand")(normalised(x))
-            x = x + self.dense(self.width, f"block_{block}_contract")(ACTIVATIONS[self.activation](h))
+            x = x + self.dense(self.width, f"block_{block}_contract")(
+                ACTIVATIONS[self.activation](h)
+            )
         return self.output_scale * self.dense(self.outputs, "readout")(normalised(x).mean(0))
 
     def dense(self, features, name):
@@ -43,7 +45,9 @@ class ViT(nn.Module):
     def patches(self, x):
         p, (h, w, c) = self.patch, x.shape
         if h % p or w % p:
-            raise ValueError(f"network.patch={p}: an image has {h} x {w} pixels; expected a divisor of both")
+            raise ValueError(
+                f"network.patch={p}: an image has {h} x {w} pixels; expected a divisor of both"
+            )
         return x.reshape(h // p, p, w // p, p, c).swapaxes(1, 2).reshape(-1, p * p * c)
 
     def position(self, x):
@@ -53,9 +57,14 @@ class ViT(nn.Module):
         return front * self.param("position", nn.initializers.normal(inside), x.shape, x.dtype)
 
     def attention(self, x, name):
-        q, k, v = (self.dense(self.width, f"{name}_{part}")(x).reshape(len(x), self.heads, -1) for part in ("query", "key", "value"))
+        q, k, v = (
+            self.dense(self.width, f"{name}_{part}")(x).reshape(len(x), self.heads, -1)
+            for part in ("query", "key", "value")
+        )
         score = jnp.einsum("thd,shd->hts", q, k) / q.shape[-1] ** 0.5
-        if self.layers.parametrization == "mup":  # 1/d in place of 1/sqrt(d): queries and keys that learn are no longer independent
+        if (
+            self.layers.parametrization == "mup"
+        ):  # 1/d in place of 1/sqrt(d): queries and keys that learn are no longer independent
             score = score * (BASE_WIDTH / self.width) ** 0.5
         mixed = jnp.einsum("hts,shd->thd", jax.nn.softmax(score), v)
         return self.dense(self.width, f"{name}_mix")(mixed.reshape(len(x), -1))

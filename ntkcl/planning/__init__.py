@@ -4,10 +4,10 @@ A `Candidate` is one training of the stream: an order of its tasks, a method, a 
 untrained network, its kernel and the decompositions of it.
 """
 
+from ntkcl.planning.buffers import searched_buffers
 from ntkcl.planning.candidate import Candidate, Ground, foretold, ground, trained
 from ntkcl.planning.orders import every_order, searched_orders
 from ntkcl.planning.ranking import SCORES, Ranking, rank, verified
-from ntkcl.planning.replay import searched_buffers
 
 __all__ = [
     "SCORES",

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl import forecast, kernels, predict
-from ntkcl.experiment import Begun, diverged, full_batches
-from ntkcl.predict import Anchor, Setting
-from ntkcl.record import PARTS, score_matrices
+from ntkcl import dynamics, forecast, kernels
+from ntkcl.experiment.scores import PARTS, score_matrices
+from ntkcl.experiment.start import Begun
+from ntkcl.training.loop import diverged
+from ntkcl.training.problem import Anchor, Setting, consolidated, fit
+from ntkcl.training.settings import full_batches
 from ntkcl.types import Rows, Tangent
 
 
@@ -45,28 +47,45 @@ def ground(begun: Begun, prepare: Callable[..., Any] | None = None) -> Ground:
     f = jnp.asarray(begun.outputs(theta))
     rows = Rows.of(setting.stream)
     trained_on = np.arange(rows.train[-1].stop)
-    tangent = kernels.held(kernels.tangent(setting.network, theta, setting.x, f, setting.kernel_fn), trained_on)
-    return Ground(Anchor(theta, (), (f,)), tangent, _remembered(setting, prepare), rows, begun.outputs)
+    tangent = kernels.held(
+        kernels.tangent(setting.network, theta, setting.x, f, setting.kernel_fn), trained_on
+    )
+    return Ground(
+        Anchor(theta, (), (f,)), tangent, _remembered(setting, prepare), rows, begun.outputs
+    )
 
 
 def _remembered(setting, prepare):
     own = max(len(task.inputs) * int(np.sum(task.head)) for task in setting.tasks)
-    shared = predict.prepare(setting.effort.krylov_order, max(own if own <= LARGEST else 0, predict.DIAGONALISED), TAIL)
-    anew, extend = (make(setting.effort.krylov_order, tail=TAIL) for make in (predict.prepare, predict.extend))
-    return forecast.remembered(prepare or shared, None if prepare else extend, prepare or anew, max(12, 2 * len(setting.tasks)))
+    shared = forecast.prepare(
+        setting.effort.krylov_order, max(own if own <= LARGEST else 0, forecast.DIAGONALISED), TAIL
+    )
+    anew, extend = (
+        make(setting.effort.krylov_order, tail=TAIL) for make in (forecast.prepare, forecast.extend)
+    )
+    return dynamics.remembered(
+        prepare or shared,
+        None if prepare else extend,
+        prepare or anew,
+        max(12, 2 * len(setting.tasks)),
+    )
 
 
 def foretold(candidate: Candidate, ground: Ground) -> np.ndarray:
     """Outputs [T+1, N, c] before and after each task, from the untrained network, by the first form that is exact for it linearised."""
     setting = candidate.setting
     full = full_batches(setting.stream, setting.batch_size)
-    form = predict.form_of("auto", setting.loss, setting.optimizer, setting.method, full)
+    form = forecast.form_of("auto", setting.loss, setting.optimizer, setting.method, full)
     if form == "closed":
-        outcomes = predict.solved(setting, ground.here, range(len(setting.tasks)), ground.tangent, ground.prepare)
+        outcomes = forecast.solved(
+            setting, ground.here, range(len(setting.tasks)), ground.tangent, ground.prepare
+        )
     else:
-        outcomes = predict.FORMS[form](setting, ground.here, len(setting.tasks))
+        outcomes = forecast.FORMS[form](setting, ground.here, len(setting.tasks))
     first = np.asarray(ground.here.history[0])[None]
-    return np.cumsum(np.concatenate([first, np.stack([outcome.change for outcome in outcomes])]), axis=0)
+    return np.cumsum(
+        np.concatenate([first, np.stack([outcome.change for outcome in outcomes])]), axis=0
+    )
 
 
 def trained(candidate: Candidate, ground: Ground) -> np.ndarray:
@@ -74,11 +93,13 @@ def trained(candidate: Candidate, ground: Ground) -> np.ndarray:
     setting, theta, memory = candidate.setting, ground.here.theta, ground.here.memory
     seen = [np.asarray(ground.here.history[0])]
     for t, task in enumerate(setting.stream):
-        fitted = predict.fit(setting, t, setting.trained, theta, memory)
-        theta, memory = fitted.theta, predict.consolidated(setting, t, setting.network, fitted)
+        fitted = fit(setting, t, setting.trained, theta, memory)
+        theta, memory = fitted.theta, consolidated(setting, t, setting.network, fitted)
         seen.append(ground.outputs(theta))
         if diverged(task, setting.loss, np.asarray(fitted.losses), seen[-1]):
-            return np.stack([*seen[:-1], *[np.full_like(seen[0], np.nan)] * (len(setting.stream) - t)])
+            return np.stack(
+                [*seen[:-1], *[np.full_like(seen[0], np.nan)] * (len(setting.stream) - t)]
+            )
     return np.stack(seen)
 
 
@@ -89,7 +110,9 @@ def scores(outputs: np.ndarray, candidate: Candidate, ground: Ground) -> dict[st
     forgetting = mean_{j<T-1} (R_loss[T-1, j] - R_loss[j, j]).
     """
     order, stream = candidate.order, candidate.setting.stream
-    places = np.concatenate([np.arange(part[t].start, part[t].stop) for part in ground.rows for t in order])
+    places = np.concatenate(
+        [np.arange(part[t].start, part[t].stop) for part in ground.rows for t in order]
+    )
     row: dict[str, float] = {}
     for part in PARTS:
         matrices = score_matrices(outputs[:, places], stream, part, candidate.setting.loss)
@@ -97,7 +120,9 @@ def scores(outputs: np.ndarray, candidate: Candidate, ground: Ground) -> dict[st
         row |= {
             f"average_loss_{part}": float(last.mean()),
             f"learning_loss_{part}": float(just_after.mean()),
-            f"forgetting_{part}": float((last - just_after)[:-1].mean()) if len(order) > 1 else float("nan"),
+            f"forgetting_{part}": float((last - just_after)[:-1].mean())
+            if len(order) > 1
+            else float("nan"),
             f"average_accuracy_{part}": float(matrices["R"][-1].mean()),
         }
     return row

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ntkcl import predict
+from ntkcl import forecast
+from ntkcl.experiment.scores import sample_losses
 from ntkcl.planning.candidate import Candidate, Ground, named
-from ntkcl.predict import Anchor, Setting
-from ntkcl.record import sample_losses
+from ntkcl.training.problem import Anchor, Setting
 
 
 def every_order(setting: Setting, ground: Ground) -> Iterator[tuple[Candidate, np.ndarray]]:
@@ -23,7 +23,9 @@ def every_order(setting: Setting, ground: Ground) -> Iterator[tuple[Candidate, n
     yield from walk((), ground.here)
 
 
-def searched_orders(setting: Setting, ground: Ground, beam: int) -> Iterator[tuple[Candidate, np.ndarray]]:
+def searched_orders(
+    setting: Setting, ground: Ground, beam: int
+) -> Iterator[tuple[Candidate, np.ndarray]]:
     """The `beam` orders that a beam search ends with: of all beginnings of one length, those of the smallest mean loss over the tasks
     they hold are continued by every task left. No guarantee that the best order is among them."""
     frontier: list[tuple[tuple[int, ...], Anchor]] = [((), ground.here)]
@@ -44,10 +46,21 @@ def _candidate(setting, order) -> Candidate:
 
 def _onwards(setting, ground, here, order):
     """Where the last task of this beginning leads."""
-    (outcome,) = predict.solved(setting.reordered(order), here, here.ahead(1), ground.tangent, ground.prepare)
+    (outcome,) = forecast.solved(
+        setting.reordered(order), here, here.ahead(1), ground.tangent, ground.prepare
+    )
     return here._replace(history=(*here.history, here.history[-1] + outcome.change))
 
 
 def _mean_loss(setting, order, here) -> float:
     f, tasks = np.asarray(here.history[-1]), [setting.tasks[t] for t in order]
-    return float(np.mean([sample_losses(f[task.inputs], np.asarray(task.targets), task.head, setting.loss).mean() for task in tasks]))
+    return float(
+        np.mean(
+            [
+                sample_losses(
+                    f[task.inputs], np.asarray(task.targets), task.head, setting.loss
+                ).mean()
+                for task in tasks
+            ]
+        )
+    )

@@ -5,10 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntkcl import forecast
+from ntkcl import metrics
 from ntkcl.planning.candidate import Candidate, Ground, scores, trained
 
-SCORES = {"average_loss": 1.0, "forgetting": 1.0, "average_accuracy": -1.0}  # and the sign that makes smaller better
+SCORES = {
+    "average_loss": 1.0,
+    "forgetting": 1.0,
+    "average_accuracy": -1.0,
+}  # and the sign that makes smaller better
 
 
 class Ranking(NamedTuple):
@@ -24,11 +28,16 @@ def cost(row: dict, score: str, part: str) -> float:
     return value if value == value else float("inf")
 
 
-def rank(told: Iterable[tuple[Candidate, np.ndarray]], ground: Ground, score: str, part: str) -> Ranking:
+def rank(
+    told: Iterable[tuple[Candidate, np.ndarray]], ground: Ground, score: str, part: str
+) -> Ranking:
     """All candidates by one of `SCORES` of their predicted outputs, on train or test inputs."""
     each = [(candidate, scores(outputs, candidate, ground)) for candidate, outputs in told]
     each.sort(key=lambda one: cost(one[1], score, part))
-    rows = (one.coordinates | {f"predicted_{name}": value for name, value in row.items()} for one, row in each)
+    rows = (
+        one.coordinates | {f"predicted_{name}": value for name, value in row.items()}
+        for one, row in each
+    )
     return Ranking(tuple(candidate for candidate, _ in each), tuple(rows))
 
 
@@ -38,11 +47,16 @@ def chosen(count: int, verify: int, seed: int) -> list[int]:
     return sorted({0, count - 1, *others.tolist()})
 
 
-def verified(ranking: Ranking, ground: Ground, verify: int, seed: int) -> Iterator[tuple[int, Ranking]]:
+def verified(
+    ranking: Ranking, ground: Ground, verify: int, seed: int
+) -> Iterator[tuple[int, Ranking]]:
     """The ranking, with one more candidate trained at each step, and that candidate's place."""
     for k in chosen(len(ranking.rows), verify, seed):
         candidate = ranking.candidates[k]
-        measured = {f"measured_{name}": value for name, value in scores(trained(candidate, ground), candidate, ground).items()}
+        measured = {
+            f"measured_{name}": value
+            for name, value in scores(trained(candidate, ground), candidate, ground).items()
+        }
         rows = (*ranking.rows[:k], ranking.rows[k] | measured, *ranking.rows[k + 1 :])
         ranking = ranking._replace(rows=rows)
         yield k, ranking
@@ -53,7 +67,9 @@ def agreement(rows: Sequence[dict], score: str, part: str) -> dict[str, float | 
     measured(best predicted) - measured(best), itself and as a share of the range of measured scores. `diverged` of them count in
     neither, and where one of these was foretold to be the best, the regret is unknown. A predicted score that is NaN is the worst."""
     names = [f"{side}_{score}_{part}" for side in ("predicted", "measured")]
-    pairs = np.array([[SCORES[score] * row[name] for name in names] for row in rows if names[1] in row], float).reshape(-1, 2)
+    pairs = np.array(
+        [[SCORES[score] * row[name] for name in names] for row in rows if names[1] in row], float
+    ).reshape(-1, 2)
     pairs[:, 0] = np.where(np.isnan(pairs[:, 0]), np.inf, pairs[:, 0])
     came = np.isfinite(pairs[:, 1])
     predicted, measured = pairs[came].T
@@ -64,4 +80,8 @@ def agreement(rows: Sequence[dict], score: str, part: str) -> dict[str, float | 
     regret = float(measured[np.argmin(predicted)] - measured.min()) if best else float("nan")
     spread = float(np.ptp(measured))
     share = regret / spread if spread > 0 else regret
-    return told | {"spearman": forecast.spearman(measured, predicted), "regret": regret, "regret_share": share}
+    return told | {
+        "spearman": metrics.spearman(measured, predicted),
+        "regret": regret,
+        "regret_share": share,
+    }

@@ -5,7 +5,8 @@ transforms them standardises afterwards, so that an empty corner of a rotated im
 """
 
 from ntkcl.sources.digits import digits
+from ntkcl.sources.idx import idx, read_idx, tfds_or_idx
 from ntkcl.sources.npz import npz
-from ntkcl.sources.stock import from_tfds, idx, read_idx, tfds_or_idx
+from ntkcl.sources.tfds import from_tfds
 
 __all__ = ["digits", "from_tfds", "idx", "npz", "read_idx", "tfds_or_idx"]

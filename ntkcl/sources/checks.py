@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ntkcl.settings import finite
 from ntkcl.types import Dataset, Source
+from ntkcl.validation import finite
 
 CLASSES = 65_536  # beyond it labels are names of things, not numbers of outputs
 
@@ -20,11 +20,17 @@ def dataset(x, labels, classes, origin) -> Dataset:
     if len(x) != len(labels) or len(x) == 0:
         raise ValueError(f"{origin}: {len(x)} images but {len(labels)} labels")
     if not np.isfinite(x).all():
-        raise ValueError(f"{origin}: {np.sum(~np.isfinite(x))} pixels are NaN or infinite in float32; expected finite numbers")
+        raise ValueError(
+            f"{origin}: {np.sum(~np.isfinite(x))} pixels are NaN or infinite in float32; expected finite numbers"
+        )
     if classes > CLASSES:
-        raise ValueError(f"{origin}: {classes} classes, each of which is an output; expected at most {CLASSES}")
+        raise ValueError(
+            f"{origin}: {classes} classes, each of which is an output; expected at most {CLASSES}"
+        )
     if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"{origin}: labels run from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}")
+        raise ValueError(
+            f"{origin}: labels run from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}"
+        )
     y = np.zeros((len(labels), classes), np.float32)
     y[np.arange(len(labels)), labels] = 1.0
     return Dataset(x, y)

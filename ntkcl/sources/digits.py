@@ -1,9 +1,9 @@
 """The digits that scikit-learn brings along."""
 
-from ntkcl import settings
-from ntkcl.settings import finite
+from ntkcl import validation
 from ntkcl.sources.checks import dataset, source
 from ntkcl.types import Source
+from ntkcl.validation import finite
 
 
 def digits(*, mean: float, sd: float, test_fraction: float = 0.2, seed: int = 0) -> Source:
@@ -16,8 +16,16 @@ def digits(*, mean: float, sd: float, test_fraction: float = 0.2, seed: int = 0)
 
     if not 0.01 <= finite("source.test_fraction", test_fraction) <= 0.99:
         raise ValueError(f"source.test_fraction={test_fraction}: expected 0.01 to 0.99")
-    settings.seed("source.seed", seed)
+    validation.seed("source.seed", seed)
     bunch = load_digits()
-    parts = train_test_split(bunch.images / 16.0, bunch.target, test_size=test_fraction, stratify=bunch.target, random_state=seed)
+    parts = train_test_split(
+        bunch.images / 16.0,
+        bunch.target,
+        test_size=test_fraction,
+        stratify=bunch.target,
+        random_state=seed,
+    )
     x_train, x_test, y_train, y_test = parts
-    return source(dataset(x_train, y_train, 10, "digits"), dataset(x_test, y_test, 10, "digits"), mean, sd)
+    return source(
+        dataset(x_train, y_train, 10, "digits"), dataset(x_test, y_test, 10, "digits"), mean, sd
+    )

@@ -5,16 +5,24 @@ from pathlib import Path
 
 import numpy as np
 
-from ntkcl import settings
-from ntkcl.settings import finite, text, whole
+from ntkcl import validation
 from ntkcl.sources.checks import dataset, source
 from ntkcl.types import Source
+from ntkcl.validation import finite, text, whole
 
 APART = ("x_train", "y_train", "x_test", "y_test")
 TOGETHER = ("x", "y")
 
 
-def npz(path: str, *, mean: float, sd: float, classes: int | None = None, test_fraction: float = 0.2, seed: int = 0) -> Source:
+def npz(
+    path: str,
+    *,
+    mean: float,
+    sd: float,
+    classes: int | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> Source:
     """Labelled images that lie in an npz file as `x_train`, `y_train`, `x_test`, `y_test`; or as `x`, `y`, split here.
 
     Images [n, h, w] or [n, h, w, channels], or vectors of features [n, d], which mlp takes: bytes
@@ -32,15 +40,23 @@ def npz(path: str, *, mean: float, sd: float, classes: int | None = None, test_f
     share = finite("source.test_fraction", test_fraction)
     if not 0 < share < 1:
         raise ValueError(f"source.test_fraction={test_fraction}: expected a number between 0 and 1")
-    settings.seed("source.seed", seed)
+    validation.seed("source.seed", seed)
     if set(TOGETHER) <= set(arrays) and not set(APART) & set(arrays):
         pairs = {"": (_images(path, "x", arrays["x"]), _labels(path, "y", arrays["y"], classes))}
     elif set(APART) <= set(arrays):
         parts = ("_train", "_test")
-        pairs = {p: (_images(path, f"x{p}", arrays[f"x{p}"]), _labels(path, f"y{p}", arrays[f"y{p}"], classes)) for p in parts}
+        pairs = {
+            p: (
+                _images(path, f"x{p}", arrays[f"x{p}"]),
+                _labels(path, f"y{p}", arrays[f"y{p}"], classes),
+            )
+            for p in parts
+        }
     else:
         found = ", ".join(sorted(names)) or "nothing"
-        raise ValueError(f"source.path={path}: expected the arrays {', '.join(APART)}, or {', '.join(TOGETHER)} alone; found {found}")
+        raise ValueError(
+            f"source.path={path}: expected the arrays {', '.join(APART)}, or {', '.join(TOGETHER)} alone; found {found}"
+        )
     for part, (x, (labels, _)) in pairs.items():
         if len(x) != len(labels) or not len(x):
             raise ValueError(
@@ -48,33 +64,57 @@ def npz(path: str, *, mean: float, sd: float, classes: int | None = None, test_f
             )
     known = {wide for _, (_, wide) in pairs.values() if wide is not None}
     if len(known) > 1:
-        raise ValueError(f"source.path={path}: y_train and y_test are one-hot of {sorted(known)} classes; expected as many")
+        raise ValueError(
+            f"source.path={path}: y_train and y_test are one-hot of {sorted(known)} classes; expected as many"
+        )
     count = classes or (known.pop() if known else None)
     if count is None:
         distinct = np.unique(np.concatenate([labels for _, (labels, _) in pairs.values()]))
         count = len(distinct)
-        pairs = {p: (x, (np.searchsorted(distinct, labels), None)) for p, (x, (labels, _)) in pairs.items()}
+        pairs = {
+            p: (x, (np.searchsorted(distinct, labels), None))
+            for p, (x, (labels, _)) in pairs.items()
+        }
     if "" in pairs:
         x, (labels, _) = pairs[""]
         test = _chosen(path, labels, share, seed)
-        pairs = {"_train": (x[~test], (labels[~test], None)), "_test": (x[test], (labels[test], None))}
+        pairs = {
+            "_train": (x[~test], (labels[~test], None)),
+            "_test": (x[test], (labels[test], None)),
+        }
     shapes = {x.shape[1:] for x, _ in pairs.values()}
     if len(shapes) > 1:
         theirs = " and ".join(f"x{part} of {x.shape[1:]}" for part, (x, _) in pairs.items())
         raise ValueError(f"source.path={path}: images of one shape are needed, found {theirs}")
-    train, test_set = (dataset(x, labels, count, f"source.path={path}: x{part}, y{part}") for part, (x, (labels, _)) in pairs.items())
+    train, test_set = (
+        dataset(x, labels, count, f"source.path={path}: x{part}, y{part}")
+        for part, (x, (labels, _)) in pairs.items()
+    )
     return source(train, test_set, mean, sd)
 
 
 def _read(path) -> tuple[dict[str, np.ndarray], list[str]]:
     """The arrays that are of use, and the names of all."""
     if not Path(path).is_file():
-        raise ValueError(f"source.path={path}: no such file; expected an npz file, as numpy.savez writes it")
+        raise ValueError(
+            f"source.path={path}: no such file; expected an npz file, as numpy.savez writes it"
+        )
     try:
         with np.load(path) as stored:
-            return {name: stored[name] for name in stored.files if name in (*APART, *TOGETHER)}, stored.files
-    except (AttributeError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:  # one array, pickles, no zip at all
-        raise ValueError(f"source.path={path}: not an npz file of plain arrays ({type(error).__name__}); see numpy.savez") from error
+            return {
+                name: stored[name] for name in stored.files if name in (*APART, *TOGETHER)
+            }, stored.files
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+        EOFError,
+        OSError,
+        zipfile.BadZipFile,
+    ) as error:  # one array, pickles, no zip at all
+        raise ValueError(
+            f"source.path={path}: not an npz file of plain arrays ({type(error).__name__}); see numpy.savez"
+        ) from error
 
 
 def _images(path, name, x) -> np.ndarray:
@@ -96,19 +136,31 @@ def _labels(path, name, y, classes) -> tuple[np.ndarray, int | None]:
     where = f"source.path={path}: {name}"
     if classes is not None:
         whole("source.classes", classes, least=2)
-    if y.ndim not in (1, 2) or not (np.issubdtype(y.dtype, np.integer) or y.dtype == bool or np.issubdtype(y.dtype, np.floating)):
-        raise ValueError(f"{where} of shape {y.shape} and type {y.dtype}; expected labels [n], or one-hot [n, classes]")
+    if y.ndim not in (1, 2) or not (
+        np.issubdtype(y.dtype, np.integer) or y.dtype == bool or np.issubdtype(y.dtype, np.floating)
+    ):
+        raise ValueError(
+            f"{where} of shape {y.shape} and type {y.dtype}; expected labels [n], or one-hot [n, classes]"
+        )
     if y.ndim == 2 and y.shape[1] != 1:
         bad = np.flatnonzero(~(np.isin(y, (0, 1)).all(1) & (y.sum(1) == 1)))
         if len(bad):
-            raise ValueError(f"{where}: row {bad[0]} is not one-hot; expected a single 1 among zeros")
+            raise ValueError(
+                f"{where}: row {bad[0]} is not one-hot; expected a single 1 among zeros"
+            )
         if classes is not None and y.shape[1] != classes:
-            raise ValueError(f"{where}: one-hot of {y.shape[1]} classes, but source.classes={classes}")
+            raise ValueError(
+                f"{where}: one-hot of {y.shape[1]} classes, but source.classes={classes}"
+            )
         return y.argmax(1), y.shape[1]
     flat = y.reshape(-1)
-    bad = np.flatnonzero(~(np.isfinite(flat) & (flat >= 0) & (flat == np.floor(flat)) & (flat < 2**31)))
+    bad = np.flatnonzero(
+        ~(np.isfinite(flat) & (flat >= 0) & (flat == np.floor(flat)) & (flat < 2**31))
+    )
     if len(bad):
-        raise ValueError(f"{where}: label {flat[bad[0]]} of image {bad[0]}; expected whole numbers from 0")
+        raise ValueError(
+            f"{where}: label {flat[bad[0]]} of image {bad[0]}; expected whole numbers from 0"
+        )
     return flat.astype(int), None
 
 
@@ -119,6 +171,8 @@ def _chosen(path, labels, share, seed) -> np.ndarray:
     for k in np.unique(labels):
         own = rng.permutation(np.flatnonzero(labels == k))
         if len(own) == 1:
-            raise ValueError(f"source.path={path}: class {k} has one image; a split into train and test set needs two of each class")
+            raise ValueError(
+                f"source.path={path}: class {k} has one image; a split into train and test set needs two of each class"
+            )
         test[own[: int(np.clip(round(share * len(own)), 1, len(own) - 1))]] = True
     return test

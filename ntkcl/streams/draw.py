@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntkcl import settings
-from ntkcl.settings import flag, whole
+from ntkcl import validation
 from ntkcl.types import Dataset, Source, Stream, Task
+from ntkcl.validation import flag, whole
 
-PerClass = int | Sequence[int | None] | None  # for all tasks, or one number a task; None is all images that there are
+PerClass = (
+    int | Sequence[int | None] | None
+)  # for all tasks, or one number a task; None is all images that there are
 
 
 class Sizes(NamedTuple):
@@ -21,10 +23,21 @@ class Sizes(NamedTuple):
     same_images: bool
 
 
-def sizes(tasks: int, train_per_class: PerClass, test_per_class: PerClass, seed: int, same_images: bool = True) -> Sizes:
+def sizes(
+    tasks: int,
+    train_per_class: PerClass,
+    test_per_class: PerClass,
+    seed: int,
+    same_images: bool = True,
+) -> Sizes:
     """Checked; a ValueError names the setting."""
-    train, test = (of_tasks(f"stream.{part}_per_class", n, tasks) for part, n in (("train", train_per_class), ("test", test_per_class)))
-    return Sizes(train, test, settings.seed("stream.seed", seed), flag("stream.same_images", same_images))
+    train, test = (
+        of_tasks(f"stream.{part}_per_class", n, tasks)
+        for part, n in (("train", train_per_class), ("test", test_per_class))
+    )
+    return Sizes(
+        train, test, validation.seed("stream.seed", seed), flag("stream.same_images", same_images)
+    )
 
 
 def of_tasks(name: str, value: PerClass, tasks: int, every: bool = True) -> tuple[int | None, ...]:
@@ -32,7 +45,9 @@ def of_tasks(name: str, value: PerClass, tasks: int, every: bool = True) -> tupl
     listed = isinstance(value, Sequence) and not isinstance(value, str)
     values = list(value) if listed else [value] * tasks  # type: ignore[arg-type]
     if len(values) != tasks:
-        raise ValueError(f"{name}={values}: expected {tasks} numbers, one for each of stream.tasks={tasks}, or one number for all")
+        raise ValueError(
+            f"{name}={values}: expected {tasks} numbers, one for each of stream.tasks={tasks}, or one number for all"
+        )
     return tuple(None if every and n is None else whole(name, n) for n in values)
 
 
@@ -43,7 +58,9 @@ def domain_incremental(source: Source, transforms: Sequence[Callable], sizes: Si
 
     def task(t, transform):
         parts = drawn(source, classes, sizes, t)
-        return Task(*(Dataset(standardised(transform(part.x), source), part.y) for part in parts), head)
+        return Task(
+            *(Dataset(standardised(transform(part.x), source), part.y) for part in parts), head
+        )
 
     return tuple(task(t, transform) for t, transform in enumerate(transforms))
 
@@ -70,9 +87,15 @@ def _balanced(dataset, classes, per_class, before, seed, name):
         left = own[:0] if every else own[start:]
         if len(left) < (per_class or 1):
             taken = "all" if every else start
-            used = f", of which {taken} went to the tasks before (stream.same_images=true reuses them)" if before else ""
+            used = (
+                f", of which {taken} went to the tasks before (stream.same_images=true reuses them)"
+                if before
+                else ""
+            )
             asked = "null" if per_class is None else per_class
-            raise ValueError(f"stream.{name}_per_class={asked}: class {k} has {len(own)} images in the {name} set{used}")
+            raise ValueError(
+                f"stream.{name}_per_class={asked}: class {k} has {len(own)} images in the {name} set{used}"
+            )
         chosen.append(left if per_class is None else left[:per_class])
     index = np.concatenate(chosen)
     return Dataset(dataset.x[index].astype(np.float64), dataset.y[index].astype(np.float64))

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ntkcl.settings import finite
 from ntkcl.types import Dataset, Source, Stream
+from ntkcl.validation import finite
 
 
 def mixture(source: Source, *, of: Callable[[Source], Stream], share: float = 0.5) -> Stream:
@@ -19,17 +19,29 @@ def mixture(source: Source, *, of: Callable[[Source], Stream], share: float = 0.
     if finite("stream.share", share, least=0.0) > 1:
         raise ValueError(f"stream.share={share}: expected a number from 0 to 1")
     if not callable(of):
-        raise ValueError(f"stream.of={of}: expected the settings of a stream, such as stream@stream.of=rotated")
+        raise ValueError(
+            f"stream.of={of}: expected the settings of a stream, such as stream@stream.of=rotated"
+        )
     first, *others = of(source)
 
     def mixed(t, name):
         theirs, own = getattr(first, name), getattr(others[t - 1], name)
         if len(theirs.x) != len(own.x):
-            raise ValueError(f"stream=mixture: task 0 has {len(theirs.x)} {name} images and task {t} {len(own.x)}; expected as many")
-        if not np.array_equal(first.head, others[t - 1].head) or not np.array_equal(theirs.y, own.y):
+            raise ValueError(
+                f"stream=mixture: task 0 has {len(theirs.x)} {name} images and task {t} {len(own.x)}; expected as many"
+            )
+        if not np.array_equal(first.head, others[t - 1].head) or not np.array_equal(
+            theirs.y, own.y
+        ):
             raise ValueError(
                 f"stream=mixture: task {t} has other targets than task 0; expected a shared head (stream.of.scenario=domain)"
             )
         return Dataset(share * theirs.x + (1 - share) * own.x, own.y)
 
-    return (first, *(task._replace(train=mixed(t, "train"), test=mixed(t, "test")) for t, task in enumerate(others, 1)))
+    return (
+        first,
+        *(
+            task._replace(train=mixed(t, "train"), test=mixed(t, "test"))
+            for t, task in enumerate(others, 1)
+        ),
+    )

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from ntkcl import settings
-from ntkcl.settings import flag, whole
+from ntkcl import validation
 from ntkcl.streams import draw
 from ntkcl.streams.draw import PerClass
 from ntkcl.types import Source, Stream
+from ntkcl.validation import flag, whole
 
 
 def permuted(
@@ -26,13 +26,17 @@ def permuted(
     move together. Of vectors [d] the entries are shuffled, all of them.
     """
     whole("stream.tasks", tasks)
-    settings.seed("stream.seed", seed)
+    validation.seed("stream.seed", seed)
     shape = source.train.x.shape[1:]
     if len(shape) == 1 and patch is not None:
-        raise ValueError(f"stream.patch={patch}: vectors of shape {shape} have no centre; expected null, for all entries")
+        raise ValueError(
+            f"stream.patch={patch}: vectors of shape {shape} have no centre; expected null, for all entries"
+        )
     side = (1, *shape) if len(shape) == 1 else shape[:2]
     if patch is not None and not 2 <= whole("stream.patch", patch, least=2) <= min(shape[:2]):
-        raise ValueError(f"stream.patch={patch}: expected 2 to {min(shape[:2])} for images of shape {shape}, or null for all pixels")
+        raise ValueError(
+            f"stream.patch={patch}: expected 2 to {min(shape[:2])} for images of shape {shape}, or null for all pixels"
+        )
     inside = _central_pixels(side, patch)
 
     def transform(t):

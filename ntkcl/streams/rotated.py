@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from ntkcl import settings
-from ntkcl.settings import finite, one_of, whole
+from ntkcl import validation
 from ntkcl.streams import draw
 from ntkcl.streams.draw import PerClass
 from ntkcl.types import Source, Stream
+from ntkcl.validation import finite, one_of, whole
 
 
 def rotated(
@@ -34,18 +34,28 @@ def rotated(
     not square, and where the number of angles is not the number of tasks.
     """
     whole("stream.tasks", tasks)
-    settings.seed("stream.seed", seed)
+    validation.seed("stream.seed", seed)
     if angles is not None and (isinstance(angles, str) or not isinstance(angles, Sequence)):
-        raise ValueError(f"stream.angles={angles}: expected a list of {tasks} angles in degrees, or null for multiples of stream.step")
-    angles = [finite("stream.step", step) * t for t in range(tasks)] if angles is None else list(angles)
+        raise ValueError(
+            f"stream.angles={angles}: expected a list of {tasks} angles in degrees, or null for multiples of stream.step"
+        )
+    angles = (
+        [finite("stream.step", step) * t for t in range(tasks)] if angles is None else list(angles)
+    )
     if len(angles) != tasks:
-        raise ValueError(f"stream.angles={angles}: expected {tasks} angles in degrees, one for each of stream.tasks={tasks}")
+        raise ValueError(
+            f"stream.angles={angles}: expected {tasks} angles in degrees, one for each of stream.tasks={tasks}"
+        )
     angles = [finite("stream.angles", angle) for angle in angles]
     shape = source.train.x.shape[1:]
     if len(shape) < 2 or shape[0] != shape[1]:
-        raise ValueError(f"stream=rotated: images of shape {shape} cannot be rotated; expected square ones")
+        raise ValueError(
+            f"stream=rotated: images of shape {shape} cannot be rotated; expected square ones"
+        )
 
-    turn = {"bilinear": _bilinear, "nearest": _nearest}[one_of("stream.interpolation", interpolation, ("bilinear", "nearest"))]
+    turn = {"bilinear": _bilinear, "nearest": _nearest}[
+        one_of("stream.interpolation", interpolation, ("bilinear", "nearest"))
+    ]
     sizes = draw.sizes(tasks, train_per_class, test_per_class, seed, same_images)
     return draw.domain_incremental(source, [partial(turn, angle % 360) for angle in angles], sizes)
 
@@ -57,6 +67,10 @@ def _bilinear(angle, x):
 def _nearest(angle, x):
     """PIL rotates the pixels' numbers, so that its own rounding decides which pixel is nearest; number 0 is what lies outside."""
     numbers = np.arange(1, 1 + math.prod(x.shape[1:3]), dtype=np.int32).reshape(x.shape[1:3])
-    turned = np.asarray(Image.fromarray(numbers).rotate(angle, Image.Resampling.NEAREST, fillcolor=0)).ravel()
+    turned = np.asarray(
+        Image.fromarray(numbers).rotate(angle, Image.Resampling.NEAREST, fillcolor=0)
+    ).ravel()
     pixels = x.reshape(len(x), numbers.size, -1)
-    return np.concatenate([np.zeros_like(pixels[:, :1]), pixels], axis=1)[:, turned].reshape(x.shape)
+    return np.concatenate([np.zeros_like(pixels[:, :1]), pixels], axis=1)[:, turned].reshape(
+        x.shape
+    )

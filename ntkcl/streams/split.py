@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from ntkcl import settings
-from ntkcl.settings import flag, one_of, whole
+from ntkcl import validation
 from ntkcl.streams import draw
 from ntkcl.streams.draw import PerClass
 from ntkcl.types import Dataset, Source, Stream, Task
+from ntkcl.validation import flag, one_of, whole
 
 
 def split(
@@ -32,16 +32,24 @@ def split(
     """
     whole("stream.tasks", tasks)
     whole("stream.classes_per_task", classes_per_task)
-    settings.seed("stream.seed", seed)
+    validation.seed("stream.seed", seed)
     classes = source.train.y.shape[1]
     if tasks * classes_per_task > classes:
         need = f"{tasks} tasks x {classes_per_task} classes need {tasks * classes_per_task}"
-        raise ValueError(f"stream.classes_per_task={classes_per_task}: {need} classes, the source has {classes}")
+        raise ValueError(
+            f"stream.classes_per_task={classes_per_task}: {need} classes, the source has {classes}"
+        )
     one_of("stream.scenario", scenario, ("domain", "task", "class"))
     one_of("stream.targets", targets, ("one_hot", "sign"))
     if targets == "sign" and (classes_per_task != 2 or scenario == "class"):
-        raise ValueError("stream.targets=sign: expected stream.classes_per_task=2 and stream.scenario=domain or task; or one_hot")
-    order = np.random.default_rng(seed).permutation(classes) if flag("stream.shuffle_classes", shuffle_classes) else np.arange(classes)
+        raise ValueError(
+            "stream.targets=sign: expected stream.classes_per_task=2 and stream.scenario=domain or task; or one_hot"
+        )
+    order = (
+        np.random.default_rng(seed).permutation(classes)
+        if flag("stream.shuffle_classes", shuffle_classes)
+        else np.arange(classes)
+    )
     code = np.array([[1.0], [-1.0]]) if targets == "sign" else np.eye(classes_per_task)
     heads = 1 if scenario == "domain" else tasks
     sizes = draw.sizes(tasks, train_per_class, test_per_class, seed)
@@ -56,6 +64,8 @@ def split(
             head = np.zeros_like(head)
             head[own] = 1
         parts = draw.drawn(source, members, sizes, t)
-        return Task(*(Dataset(draw.standardised(part.x, source), part.y @ outputs) for part in parts), head)
+        return Task(
+            *(Dataset(draw.standardised(part.x, source), part.y @ outputs) for part in parts), head
+        )
 
     return tuple(task(t) for t in range(tasks))

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ntkcl import settings
-from ntkcl.settings import finite, one_of, whole
+from ntkcl import validation
 from ntkcl.streams.draw import PerClass, of_tasks
 from ntkcl.types import Dataset, Source, Stream, Task
+from ntkcl.validation import finite, one_of, whole
 
 
 def teacher_student(
@@ -39,17 +39,22 @@ def teacher_student(
     """
     whole("stream.tasks", tasks)
     whole("stream.dimension", dimension)
-    settings.seed("stream.seed", seed)
+    validation.seed("stream.seed", seed)
     one_of("stream.inputs", inputs, ("gaussian", "sphere"))
     for name, value, least in (("correlation", correlation, -1.0), ("overlap", overlap, 0.0)):
         if not least <= finite(f"stream.{name}", value) <= 1:
             raise ValueError(f"stream.{name}={value}: expected a number from {least:g} to 1")
-    counts = {name: of_tasks(f"stream.{name}_size", n, tasks, every=False) for name, n in (("train", train_size), ("test", test_size))}
+    counts = {
+        name: of_tasks(f"stream.{name}_size", n, tasks, every=False)
+        for name, n in (("train", train_size), ("test", test_size))
+    }
     spectrum = np.arange(1, dimension + 1) ** -finite("stream.decay", decay, least=0.0)
     spectrum /= spectrum.sum()
     blocks = 1 if overlap == 1 else tasks
     sides = _chain(overlap, np.eye(tasks))[:, :blocks]
-    teachers = _chain(correlation, np.stack([_normal(seed, 0, t, (blocks, dimension)) for t in range(tasks)]))
+    teachers = _chain(
+        correlation, np.stack([_normal(seed, 0, t, (blocks, dimension)) for t in range(tasks)])
+    )
     width = blocks * dimension
 
     def part(t, kind, n):
@@ -58,7 +63,10 @@ def teacher_student(
         x = np.einsum("b,ni->nbi", sides[t], z).reshape(n, width)
         return Dataset(np.sqrt(width) * x, x @ teachers[t].reshape(width, 1))
 
-    return tuple(Task(part(t, 1, counts["train"][t]), part(t, 2, counts["test"][t]), np.ones(1)) for t in range(tasks))
+    return tuple(
+        Task(part(t, 1, counts["train"][t]), part(t, 2, counts["test"][t]), np.ones(1))
+        for t in range(tasks)
+    )
 
 
 def _normal(seed, kind, t, shape):

@@ -21,11 +21,12 @@ import jax
 from omegaconf import OmegaConf
 from publish import command, parser, publish, stem, with_jax
 
-from ntkcl import experiment, planning, predict
-from ntkcl.configuration import CONF, build, grid_of
-from ntkcl.meter import Meter
-from ntkcl.planning import jobs
+from ntkcl import experiment, forecast, planning
+from ntkcl.cli.config import CONF, build, grid_of
+from ntkcl.planning import grids
 from ntkcl.planning.candidate import scores
+from ntkcl.resources import Meter
+from ntkcl.training.settings import rate
 
 FULL = [
     "source=fashion_mnist",
@@ -55,15 +56,15 @@ def measure(overrides) -> dict:
     grid = list(grid_of(OmegaConf.to_container(cfg.plan.methods)))
     begun, meter = experiment.begin(**named), Meter()
     shared = planning.ground(begun)
-    limits = predict.limits(begun.setting, begun.theta, shared.tangent, shared.prepare)
+    limits = forecast.limits(begun.setting, begun.theta, shared.tangent, shared.prepare)
     kernel = meter.read()
     cells = []
-    for candidate, outputs in jobs.methods(begun, shared, named["training"], grid):
+    for candidate, outputs in grids.methods(begun, shared, named["training"], grid):
         loss = scores(outputs, candidate, shared)["average_loss_train"]
         cells.append(
             candidate.coordinates | {"predicted_average_loss_train": loss, **meter.read()._asdict()}
         )
-    plain = begun.setting.at(experiment.rate(named["training"], min(limits)))
+    plain = begun.setting.at(rate(named["training"], min(limits)))
     one = planning.Candidate({}, tuple(range(len(plain.tasks))), plain)
     trainings = []
     for _ in range(2):

@@ -210,7 +210,7 @@ def multiply_adds(network, structured, theta, x1, x2):
 def meter():
     """ntkcl's, from the repository where the environment has no ntkcl; it needs JAX alone."""
     sys.path.append(str(Path(__file__).parents[2]))
-    from ntkcl.meter import Meter
+    from ntkcl.resources import Meter
 
     return Meter()
 

@@ -24,7 +24,7 @@ from publish import parser, publish, stem, with_jax
 
 from ntkcl import networks, sources
 from ntkcl.kernels.operator import CHUNK, operator
-from ntkcl.meter import Meter
+from ntkcl.resources import Meter
 
 ROOT = Path(__file__).parents[2]
 REPEATS = 7

@@ -15,7 +15,7 @@ import jax
 from publish import parser, publish, stem, with_jax
 
 from ntkcl import kernels, networks
-from ntkcl.meter import Meter
+from ntkcl.resources import Meter
 
 
 def measure(n: int, width: int, budget_mib: int) -> dict:

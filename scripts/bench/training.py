@@ -31,7 +31,8 @@ from kernels import side_environment
 from kernels_worker import timed
 from publish import command, machine, parser, publish, stem
 
-from ntkcl import losses, methods, networks, train
+from ntkcl import losses, methods, networks
+from ntkcl.training import loop
 from ntkcl.types import Dataset, Task
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +70,7 @@ def bare(theta, x, y, order, *, apply):
 
     Convolutions step by step, as `train.walk` takes them.
     """
-    if not train.convolves(apply, theta, x):
+    if not loop.convolves(apply, theta, x):
         return bare_loop(theta, x, y, order, apply=apply)
     for index in order:
         theta = bare_step(theta, x, y, index, apply=apply)
@@ -110,18 +111,18 @@ def calls(name: str, case: dict, steps: int, samples: int) -> dict:
     first, second = tasks(samples)
     theta, key = net.init(jax.random.key(1), first.train.x[0]), jax.random.key(2)
     settings = dict(apply=net.apply, loss=LOSS, transform=SGD, steps=steps, batch_size=BATCH)
-    fit = partial(train.fit, key, theta, second.train, second.head, **settings)
+    fit = partial(loop.fit, key, theta, second.train, second.head, **settings)
     trainings = {
         "sgd": partial(fit, method=methods.naive()),
         "bare": lambda: bare(
-            theta, *second.train, train.batches(key, samples, BATCH, steps), apply=net.apply
+            theta, *second.train, loop.batches(key, samples, BATCH, steps), apply=net.apply
         ),
     }
 
     def with_memory(method):
         memory = method.begin((), net, theta, first)
-        state = train.start(theta, SGD, memory)
-        (seen,) = train.walk(key, state, first.train, first.head, method=method, **settings)
+        state = loop.start(theta, SGD, memory)
+        (seen,) = loop.walk(key, state, first.train, first.head, method=method, **settings)
         memory = method.begin(
             method.consolidate(seen.state.memory, net, LOSS, seen.theta, first), net, theta, second
         )

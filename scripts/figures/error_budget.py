@@ -30,6 +30,7 @@ from omegaconf import DictConfig
 from publish import claims_list, increasing, on_images, publish, settings_of
 
 from ntkcl import (
+    dynamics,
     experiment,
     forecast,
     kernels,
@@ -37,13 +38,15 @@ from ntkcl import (
     methods,
     networks,
     optimizers,
-    predict,
     streams,
 )
-from ntkcl.configuration import CONF
-from ntkcl.forecast.budget import budget
-from ntkcl.settings import finite, seed, whole
+from ntkcl.cli.config import CONF
+from ntkcl.kernels.infinite import wide
+from ntkcl.metrics.error_budget import budget
+from ntkcl.training.problem import Anchor, fit
+from ntkcl.training.settings import Training, rate
 from ntkcl.types import Rows
+from ntkcl.validation import finite, seed, whole
 
 MEANING = {
     "boundary": "kernel motion within a task",
@@ -61,7 +64,7 @@ def ladder(settings: dict, stream, width: int, number: int) -> dict[str, np.ndar
     Every drift is one vector.
     """
     shape = dict(depth=settings["depth"], activation="relu", w_std=2**0.5)
-    training = experiment.Training(
+    training = Training(
         steps=settings["steps"],
         batch_size=settings["batch_size"],
         learning_rate_fraction=settings["learning_rate_fraction"],
@@ -74,14 +77,14 @@ def ladder(settings: dict, stream, width: int, number: int) -> dict[str, np.ndar
         optimizers.sgd(),
         training,
         methods.naive(),
-        predict.Effort(),
+        forecast.Effort(),
         kernels.empirical,
     )
-    true = begun.setting.at(experiment.rate(training, predict.limit(begun.setting, begun.theta)))
+    true = begun.setting.at(rate(training, forecast.limit(begun.setting, begun.theta)))
     full = true._replace(batch_size=None)
     flow = full._replace(
         optimizer=full.optimizer._replace(
-            rule=lambda rate, steps: forecast.gradient_flow(rate, steps)
+            rule=lambda rate, steps: dynamics.gradient_flow(rate, steps)
         )
     )
     limit = kernels.infinite(**shape).ntk
@@ -94,24 +97,22 @@ def ladder(settings: dict, stream, width: int, number: int) -> dict[str, np.ndar
         )
 
     start, count = (
-        predict.Anchor(begun.theta, (), (jnp.asarray(begun.outputs(begun.theta)),)),
+        Anchor(begun.theta, (), (jnp.asarray(begun.outputs(begun.theta)),)),
         len(stream),
     )
     outcomes_of = {
-        "init": predict.simulated(true, start, count),
-        "full batches": predict.closed(full, start, count),
-        "flow": predict.closed(flow, start, count),
-        "one kernel": predict.closed(flow._replace(kernel_fn=shared), start, count),
-        "infinite width": predict.closed(
-            flow._replace(kernel_fn=experiment.wide(limit, c)), start, count
-        ),
+        "init": forecast.simulated(true, start, count),
+        "full batches": forecast.closed(full, start, count),
+        "flow": forecast.closed(flow, start, count),
+        "one kernel": forecast.closed(flow._replace(kernel_fn=shared), start, count),
+        "infinite width": forecast.closed(flow._replace(kernel_fn=wide(limit, c)), start, count),
     }
     here, boundary, outputs = start, [], [np.asarray(start.history[0])]
     for t in range(count):
-        boundary += predict.simulated(true, here, 1)
-        fitted = predict.fit(true, t, true.network, here.theta, ())
+        boundary += forecast.simulated(true, here, 1)
+        fitted = fit(true, t, true.network, here.theta, ())
         outputs.append(begun.outputs(fitted.theta))
-        here = predict.Anchor(fitted.theta, (), (*here.history, jnp.asarray(outputs[-1])))
+        here = Anchor(fitted.theta, (), (*here.history, jnp.asarray(outputs[-1])))
 
     def drift(changes):
         rows = Rows.of(stream).train[:-1]

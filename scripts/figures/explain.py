@@ -23,12 +23,12 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from publish import claims_list, publish, settings_of
 
-from ntkcl import forecast, kernels, losses, metrics, networks, optimizers
-from ntkcl.configuration import CONF
-from ntkcl.figures import explanation
-from ntkcl.forecast import attribution
-from ntkcl.settings import finite, whole
-from ntkcl.train import fit
+from ntkcl import dynamics, kernels, losses, metrics, networks, optimizers
+from ntkcl.cli.config import CONF
+from ntkcl.dynamics import attribution
+from ntkcl.reporting.figures import explanation
+from ntkcl.training.loop import fit
+from ntkcl.validation import finite, whole
 
 LOSS, SGD = losses.squared_error(), optimizers.sgd()
 CHOICES = ("harmful", "random", "harmless")
@@ -66,7 +66,7 @@ def learn_first_task(cfg: DictConfig, seed: int) -> Boundary:
 
     def limit(task):
         weights = np.broadcast_to(np.asarray(task.head), task.train.y.shape)
-        top = forecast.largest_eigenvalue(
+        top = dynamics.largest_eigenvalue(
             np.asarray(kernels.structured(network)(theta, task.train.x)), weights
         )
         return SGD.limit(top) / LOSS.rate(1.0, len(task.train.x), task.head)
@@ -125,10 +125,10 @@ def predict(boundary: Boundary, block, kept=None) -> Prediction:
         np.asarray(boundary.new.train.y, np.float64),
         np.broadcast_to(np.asarray(boundary.new.head), boundary.f_new.shape),
     )
-    step = forecast.Step(n_old + kept, jnp.asarray(y[kept]), weights[kept])
+    step = dynamics.Step(n_old + kept, jnp.asarray(y[kept]), weights[kept])
     rule = SGD.rule(LOSS.rate(boundary.learning_rate, n_new, boundary.new.head), boundary.steps)
     f = jnp.asarray(np.concatenate([boundary.f_old, boundary.f_new]))
-    solve = forecast.one_task(lambda inputs: block[:, :, inputs - n_old], f, step, rule)
+    solve = dynamics.one_task(lambda inputs: block[:, :, inputs - n_old], f, step, rule)
     return Prediction(block, solve.alpha, np.asarray(solve.change[:n_old]))
 
 
@@ -211,7 +211,7 @@ def measure(cfg: DictConfig, seed: int) -> dict:
         boundary.f_old, boundary.old
     )
     return {
-        "drift R2": forecast.r2(drift[:, active].ravel(), predicted.drift[:, active].ravel()),
+        "drift R2": metrics.r2(drift[:, active].ravel(), predicted.drift[:, active].ravel()),
         "harm": harm.tolist(),
         "gaps": {
             "samples - drift": float(

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from publish import as_it_stands, publish_runs
 
-from ntkcl.results import load
+from ntkcl.runs.files import load
 
 STREAMS = ("rotated", "permuted", "split")
 NUMBERS = {

@@ -21,13 +21,13 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from publish import claims_list, increasing, joined, on_images, publish, settings_of
 
-from ntkcl import forecast, kernels, losses, networks, optimizers, streams
-from ntkcl.configuration import CONF
-from ntkcl.forecast import Step
+from ntkcl import dynamics, kernels, losses, metrics, networks, optimizers, streams
+from ntkcl.cli.config import CONF
+from ntkcl.dynamics import Step
 from ntkcl.kernels import geometry
-from ntkcl.settings import finite, one_of, seed, whole
-from ntkcl.train import fit
+from ntkcl.training.loop import fit
 from ntkcl.types import Dataset, Network, Source, Task
+from ntkcl.validation import finite, one_of, seed, whole
 
 COLOURS = ("tab:blue", "tab:orange", "tab:green")
 HEADS = {"domain": "shared outputs", "class": "an output a class", "task": "separate heads"}
@@ -97,7 +97,7 @@ def measure(settings: dict, pair: tuple[Task, Task], net: Network, number: int) 
     theta = net.init(key, x[0])
     k = np.asarray(kernel_fn(theta, x))
     tops = [
-        forecast.largest_eigenvalue(k[rows][:, :, rows], w)
+        dynamics.largest_eigenvalue(k[rows][:, :, rows], w)
         for rows, w in zip((old, new), weights, strict=True)
     ]
     rate = settings["learning_rate_fraction"] * optimizer.limit(max(tops))
@@ -122,12 +122,12 @@ def measure(settings: dict, pair: tuple[Task, Task], net: Network, number: int) 
 
     def forecast_by(block, step, rule):
         return np.asarray(
-            forecast.one_task(lambda inputs: block[:, :, inputs], f, step, rule).change[old][
+            dynamics.one_task(lambda inputs: block[:, :, inputs], f, step, rule).change[old][
                 :, active
             ]
         )
 
-    descent, ended = forecast.gradient_descent(rate, steps), forecast.converged()
+    descent, ended = dynamics.gradient_descent(rate, steps), dynamics.converged()
     predicted = {
         "steps": forecast_by(k, step, descent),
         "ridge": forecast_by(
@@ -185,8 +185,7 @@ def scores(drifts: dict) -> dict:
     return {
         "miss": {name: miss(measured, p) for name, p in drifts["predicted"].items()},
         "r2": {
-            name: forecast.r2(measured.ravel(), p.ravel())
-            for name, p in drifts["predicted"].items()
+            name: metrics.r2(measured.ravel(), p.ravel()) for name, p in drifts["predicted"].items()
         },
         "modes": {f"{share:.0%}": modes_needed(energies, share) for share in SHARES},
         "leading": {f"{share:.0%}": leading_needed(energies, share) for share in SHARES},

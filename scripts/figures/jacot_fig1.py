@@ -22,11 +22,11 @@ from publish import claims_list, increasing, joined, publish, settings_of
 from scipy import stats
 
 from ntkcl import kernels, losses, networks, optimizers
-from ntkcl.configuration import CONF
+from ntkcl.cli.config import CONF
 from ntkcl.kernels.infinite import infinite
-from ntkcl.settings import finite, whole
-from ntkcl.train import fit
+from ntkcl.training.loop import fit
 from ntkcl.types import Dataset
+from ntkcl.validation import finite, whole
 
 TIMES = ("before", "after")
 COLOURS = ("tab:orange", "tab:green", "tab:blue", "tab:purple", "tab:red")

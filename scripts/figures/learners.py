@@ -29,8 +29,8 @@ from publish import claims_list, publish_runs
 from scipy import stats
 
 from ntkcl import experiment, metrics
-from ntkcl.configuration import CONF, build
-from ntkcl.events import Measurement
+from ntkcl.cli.config import CONF, build
+from ntkcl.experiment.events import Measurement
 from ntkcl.types import Dataset, Rows, Stream, Task
 
 STREAMS = ("rotated", "permuted")

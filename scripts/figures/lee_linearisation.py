@@ -23,11 +23,11 @@ from omegaconf import DictConfig
 from publish import claims_list, increasing, joined, on_images, publish, settings_of
 from scipy import stats
 
-from ntkcl import forecast, kernels, losses, networks, optimizers
-from ntkcl.configuration import CONF
-from ntkcl.settings import finite, seed, share, whole
-from ntkcl.train import fit
+from ntkcl import dynamics, kernels, losses, networks, optimizers
+from ntkcl.cli.config import CONF
+from ntkcl.training.loop import fit
 from ntkcl.types import Dataset, Loss, Optimizer, Source
+from ntkcl.validation import finite, seed, share, whole
 
 COLOURS = ("tab:blue", "tab:orange", "tab:green")
 LARGEST_GAP = 0.1
@@ -152,10 +152,10 @@ def measure(
         for steps in range(0, settings["steps"], settings["every"]):
             alpha = jnp.zeros_like(f)
             if steps:
-                alpha = forecast.simulate(
+                alpha = dynamics.simulate(
                     k, f, y, head, loss=loss, transform=transform, steps=steps
                 )
-            now = f + forecast.read_out(k, alpha)
+            now = f + dynamics.read_out(k, alpha)
             linearised.append(
                 float(jnp.mean(jax.vmap(loss.value, (0, 0, None))(now, y, head))) / divisor
             )

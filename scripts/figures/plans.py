@@ -14,7 +14,7 @@ from pathlib import Path
 
 from publish import publish_runs
 
-from ntkcl.results import load_plan
+from ntkcl.runs.files import load_plan
 
 PRESETS = ("orders_rotated", "orders_permuted", "orders_split", "methods_rotated")
 

@@ -27,9 +27,9 @@ from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
-from ntkcl.configuration import CONF
-from ntkcl.identity import identify
-from ntkcl.results import plain, read_summary
+from ntkcl.cli.config import CONF
+from ntkcl.runs.files import plain, read_summary
+from ntkcl.runs.identity import identify
 from ntkcl.types import Source
 
 NOT_SETTINGS = ("draw", "results_dir")  # where files lie is no part of what was computed

@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from publish import complete, publish_runs
 
-from ntkcl import forecast
+from ntkcl import metrics
+from ntkcl.metrics import verdict
 
 VERDICTS = ("good", "fair", "poor")
 # Of a sign that is null in the summary: a trial that diverged, a singular kernel, or not known.
@@ -87,7 +88,7 @@ def ranked(rows: list[dict]) -> list[dict]:
             for name, same in streams.items():
                 values = [WORST if row[sign] is None else better * row[sign] for row in same]
                 if len(same) > 2:
-                    ranks[name] = forecast.spearman(
+                    ranks[name] = metrics.spearman(
                         np.array([row["drift_r2"] for row in same]), np.array(values)
                     )
             table.append(
@@ -150,7 +151,7 @@ def draw(rows: list[dict]) -> Figure:
                     fillstyle="none",
                     label=stream,
                 )
-            for cut in (forecast.trust.GOOD, forecast.trust.FAIR):
+            for cut in (verdict.GOOD, verdict.FAIR):
                 axes.axvline(cut, color="0.8", zorder=0)
             axes.set(title=f"from {anchor}", xlabel=names[sign], xlim=(-0.2, 1.02))
         line[0].set_ylabel("R² of the drift, measured")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cases import load_script
 
-from ntkcl.forecast.budget import budget
+from ntkcl.metrics.error_budget import budget
 
 ROOT = Path(__file__).parents[3]
 TINY = (

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from cases import load_script, tiny_source
 
-from ntkcl import figures
-from ntkcl.identity import YOUNGER
+from ntkcl.reporting import figures
+from ntkcl.runs.identity import YOUNGER
 
 ROOT = Path(__file__).parents[3]
 TINY = (

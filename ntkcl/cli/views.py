@@ -1,0 +1,128 @@
+"""What looks at runs that were made: `ntkcl table`, `ntkcl report`, `ntkcl dashboard`, each from its configuration."""
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig
+
+from ntkcl.reporting import panels, table
+from ntkcl.reporting.where import EXPECTED
+from ntkcl.runs.status import failures
+from ntkcl.validation import text
+
+EXAMPLES = {
+    "by": "method,network.width",
+    "values": "metrics.average_accuracy",
+    "experiment_name": "width,methods",
+}
+
+
+def table_of(cfg: DictConfig) -> None:
+    """`ntkcl table`: runs gathered, means over seeds with their intervals, printed or written."""
+    _check(cfg)
+    by, values = (None if cfg[key] is None else _list(key, cfg[key]) for key in ("by", "values"))
+    _, gathered = table.read(table.folders(cfg.results_dir, _experiments(cfg)), _skipped)
+    gathered = table.chosen(gathered, cfg.where)
+    by = table.varied(gathered) if by is None else by
+    values = [name for name in table.SHOWN if name in gathered] if values is None else values
+    told = table.written(table.summary(gathered, by, values), cfg.format, cfg.pivot, values)
+    if cfg.out is None:
+        if isinstance(told, bytes):
+            raise ValueError(f"out=null: format={cfg.format} is for a file; expected its name")
+        sys.stdout.write(told)
+        return
+    Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
+    Path(cfg.out).write_bytes(told if isinstance(told, bytes) else told.encode())
+    print(f"{len(gathered)} runs -> {cfg.out}")
+
+
+def report_of(cfg: DictConfig) -> None:
+    """`ntkcl report`: one self-contained page of a run or a sweep."""
+    from ntkcl.reporting.html.sections import page
+
+    _check(cfg)
+    if cfg.run is not None:
+        folders = [Path(cfg.run)]
+        if not (folders[0] / "summary.json").is_file():
+            raise ValueError(
+                f"run={cfg.run}: expected the folder of a complete run, which holds summary.json"
+            )
+        title, failed, gathered = folders[0].name, [], table.gather(folders)
+    else:
+        experiments = _experiments(cfg)
+        folders, gathered = table.read(table.folders(cfg.results_dir, experiments), _skipped)
+        title = ", ".join(experiments) or "all runs"
+        failed = failures(Path(cfg.results_dir), experiments)
+        kept = table.chosen(gathered, cfg.where)
+        folders, gathered = [folders[k] for k in kept.index], kept.reset_index(drop=True)
+    out = (
+        Path(cfg.out)
+        if cfg.out is not None
+        else Path(cfg.results_dir)
+        / "reports"
+        / f"{title.replace(', ', '+').replace(' ', '_')}.html"
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page(folders, title, failed, gathered, _skipped))
+    print(f"{len(folders)} runs -> {out}")
+
+
+def dashboard_of(cfg: DictConfig) -> None:
+    """`ntkcl dashboard`: the report's panels as a workspace and a report of Weights & Biases."""
+    from ntkcl.reporting import wandb_runs, wandb_workspace
+
+    if len(_experiments(cfg)) > 1:
+        raise ValueError(
+            f"experiment_name={cfg.experiment_name}: a dashboard is of one experiment, or of all; expected a name or null"
+        )
+    name = ", ".join(_experiments(cfg)) or "all runs"
+    _, gathered = table.read(table.folders(cfg.results_dir, _experiments(cfg)), _skipped)
+    sections = panels.sections(*table.axes(gathered), table.anchors(gathered))
+    to = dict(
+        name=name,
+        project=cfg.project,
+        entity=cfg.entity or "",
+        experiment=_experiments(cfg)[0] if len(_experiments(cfg)) == 1 else None,
+    )
+    workspace = wandb_workspace.workspace(sections, **to)
+    for one in workspace.sections:
+        print(
+            f"{one.name}: {', '.join(getattr(panel, 'title', None) or panel.table_name for panel in one.panels)}"
+        )
+    if not cfg.save:
+        print("built, and not saved: save=true does that, online")
+        return
+    if cfg.entity is None:
+        raise ValueError(
+            "entity=null: expected whose project it is, a user or a team of Weights & Biases"
+        )
+    wandb_runs.check()
+    workspace.save()
+    wandb_workspace.report(sections, **to).save()
+
+
+def _check(cfg):
+    """ValueError for a setting of another kind than a text, where it is one."""
+    if cfg.where is not None and not isinstance(cfg.where, str):
+        raise ValueError(f"where={cfg.where}: {EXPECTED}")
+    for name in ("results_dir", "out", "run"):
+        if cfg.get(name) is not None:
+            text(name, cfg[name])
+
+
+def _skipped(line):
+    """Tells of a damaged run that it is left out."""
+    print(f"ntkcl: left out {line}", file=sys.stderr)
+
+
+def _experiments(cfg) -> list[str]:
+    return [] if cfg.experiment_name is None else _list("experiment_name", cfg.experiment_name)
+
+
+def _list(setting, names) -> list[str]:
+    """One name, or a list of them; ValueError for anything else."""
+    found = list(names) if isinstance(names, ListConfig) else [names]
+    if not all(isinstance(name, str) and name for name in found):
+        example = f"[{EXAMPLES[setting]}]"
+        raise ValueError(f"{setting}={names}: expected a name or a list of names, as {example}")
+    return found

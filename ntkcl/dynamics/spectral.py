@@ -1,0 +1,72 @@
+"""A Gram matrix taken apart, so that functions of it act on vectors."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+class Decomposed(NamedTuple):
+    """`filtered(rule, v)` = g(K) v for a rule g(lam, r), r the coefficients of v in the eigenbasis; `eigenvalues`, ascending, as they
+    came, or those that are known, the largest among them; `scaled(s)` the same for s K; `modes` [k, k] all eigenvectors, None where
+    they are not known. Rules are `jax.tree_util.Partial`s."""
+
+    filtered: Callable[..., Any]
+    eigenvalues: Float[Array, " k"]
+    scaled: Callable[[float], "Decomposed"]
+    modes: Any = None
+
+
+class Arrow(NamedTuple):
+    """[[Lam, B], [B^T, C]] - D D^T: lam [k], border B [k, q], corner C [q, q], removed D [k + q, d] or None."""
+
+    lam: Any
+    border: Any
+    corner: Any
+    removed: Any
+
+    def product(self, v):
+        """Of the matrix with v [k + q]."""
+        u, w = v[: len(self.lam)], v[len(self.lam) :]
+        whole = jnp.concatenate([self.lam * u + self.border @ w, u @ self.border + self.corner @ w])
+        return whole if self.removed is None else whole - self.removed @ (v @ self.removed)
+
+
+def eigendecomposed(gram: Float[Array | np.ndarray, "k k"]) -> Decomposed:
+    """By all eigenvalues and eigenvectors; those below zero are rounding and count as zero to the rule."""
+    lam, modes = _eigh(gram)
+    return _by_modes(lam, modes, 1.0)
+
+
+_eigh = jax.jit(jnp.linalg.eigh)
+
+
+def _by_modes(lam, modes, scale) -> Decomposed:
+    return Decomposed(
+        lambda rule, v: _filtered(scale * lam, modes, rule, v),
+        scale * lam,
+        lambda s: _by_modes(lam, modes, s * scale),
+        modes,
+    )
+
+
+def rotated(decomposed: Decomposed, modes: Float[Array, "k k"]) -> Decomposed:
+    """Of a matrix whose first k rows and columns are given in the basis `modes`: the same in the basis they came from."""
+    k = len(modes)
+
+    def filtered(rule, v):
+        there = decomposed.filtered(rule, jnp.concatenate([v[:k] @ modes, v[k:]]))
+        return jnp.concatenate([modes @ there[:k], there[k:]])
+
+    return Decomposed(
+        filtered, decomposed.eigenvalues, lambda s: rotated(decomposed.scaled(s), modes)
+    )
+
+
+@jax.jit
+def _filtered(lam, modes, rule, v):
+    r = modes.T @ v
+    return modes @ (rule(jnp.maximum(lam, 0.0), r) * r)

@@ -1,0 +1,72 @@
+"""One task in function space: the rows it trains on, their targets and weights, directions kept out."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+Columns = Callable[
+    [Int[np.ndarray, " m"]], Any
+]  # inputs, by their place among all N -> K(x, x[inputs]) [N, c, m, c]
+
+
+class Removed(NamedTuple):
+    """Directions v = basis J(x[inputs]) of parameter space that a projection keeps training out of.
+
+    inputs [q]; basis [d, q, c], or None for all q c Jacobian rows themselves.
+    """
+
+    inputs: Int[np.ndarray, " q"]
+    basis: Any = None
+
+
+class Step(NamedTuple):
+    """One task's training in kernel space, on the loss (1/2) sum over rows and outputs of weight (target - f)^2.
+
+    inputs: [m], places among all N inputs; an input may come twice, with two targets.
+    targets, weights: [m, c]; an output of weight 0 does not count.
+    ridge: lambda of a penalty lambda/2 |theta - centre|^2, relative to the (1/2) sum.
+    origin: [N, c], the linearised outputs at the centre; None for the outputs before this task, the centre being where they are.
+    removed: directions kept out of, for methods that project the gradient.
+    columns: K(x, x[inputs]) in a metric of the method's own; None for the kernel of the stream.
+    """
+
+    inputs: Int[np.ndarray, " m"]
+    targets: Float[Array, "m c"]
+    weights: Float[np.ndarray, "m c"]
+    ridge: float | int = 0.0
+    origin: Float[Array, "N c"] | None = None
+    removed: Removed | None = None
+    columns: Columns | None = None
+
+
+def task_step(task) -> Step:
+    """The task's own rows, its active outputs with weight 1."""
+    return Step(*own(task))
+
+
+def stacked(*parts) -> Step:
+    """One step on the rows (inputs, targets, weights) of all parts."""
+    inputs, targets, weights = zip(*parts, strict=True)
+    return Step(np.concatenate(inputs), jnp.concatenate(targets), np.concatenate(weights))
+
+
+def own(task, weight=1.0, pick=slice(None)):
+    """The task's rows, or some of them, every active output with one weight."""
+    targets = task.targets[pick]
+    return (
+        np.asarray(task.inputs)[pick],
+        targets,
+        weight * np.broadcast_to(np.asarray(task.head, float), targets.shape),
+    )
+
+
+def buffered(tasks, new, picks, weight):
+    """Rows of old tasks, some of each, whose weights make `weight` x their mean loss beside that of the task `new`."""
+    size = sum(map(len, picks))
+    return [
+        own(task, weight * new.scale / (size * np.sum(task.head)), pick)
+        for task, pick in zip(tasks, picks, strict=True)
+    ]

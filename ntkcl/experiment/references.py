@@ -1,0 +1,89 @@
+"""What a run is held against: networks trained from theta_0 on each task alone, and on all tasks at once.
+
+They depend neither on the method nor on a forecast, so they are trained once and shared by all runs that agree in the rest: a small
+file each, found by what it is made of, `facts_of`. The learning rate is among the facts as a number, since what fraction of a limit it
+is depends on the method, whose rows the limit knows. A file that is damaged, or of something else, is told and made again.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ntkcl.experiment.run import NAIVE
+from ntkcl.experiment.scores import score_matrices
+from ntkcl.experiment.start import Begun
+from ntkcl.training.loop import diverged
+from ntkcl.training.problem import Setting, fit
+from ntkcl.types import Dataset, Loss, Stream
+
+Scores = dict[str, np.ndarray]
+
+
+def single(begun: Begun, learning_rate: float) -> Float[np.ndarray, "T N c"]:
+    """Outputs on all N inputs of T networks, network t trained from theta_0 on task t alone.
+
+    S plain steps of the run's optimizer at rest, on the batches that the run draws for task t: what a naive run does to its first task.
+    NaN where training diverged.
+    """
+    setting = begun.setting._replace(method=NAIVE).at(learning_rate)
+    return np.stack(
+        [_trained(begun, setting, t, setting.stream[t : t + 1]) for t in range(len(setting.stream))]
+    )
+
+
+def joint(begun: Begun, learning_rate: float) -> Float[np.ndarray, "T N c"]:
+    """Outputs on all N inputs of one network trained from theta_0 on all tasks at once, T times the same.
+
+    What a naive run does to a stream whose one task is the union of the tasks' samples, each with the head of its own task: as many
+    steps as the stream takes, on the mean loss over the union or over batches of the run's size drawn from it. NaN where training
+    diverged. (`methods.joint` is another thing: a sequence, whose last stage begins where the tasks before have left the parameters.)
+
+    A learning rate that is stable on every task is stable here too: the Hessian at theta_0 is the mean of the tasks' own, weighted by
+    their sizes, and its largest eigenvalue at most the largest of theirs.
+    """
+    stream = begun.setting.stream
+    # The rate is set after the steps, for rules that ask how many there will be.
+    f = _trained(begun, united(begun.setting._replace(method=NAIVE)).at(learning_rate), 0, stream)
+    return np.broadcast_to(f, (len(stream), *f.shape))
+
+
+TRAINED: dict[str, Callable[[Begun, float], np.ndarray]] = {"single": single, "joint": joint}
+
+
+def united(setting: Setting) -> Setting:
+    """For `predict.fit`: one task, the union of all, with the steps of all. A target is the pair of its y and its task's head."""
+    stream = setting.stream
+    samples = [
+        (task.train.x, (task.train.y, jnp.broadcast_to(task.head, task.train.y.shape)))
+        for task in stream
+    ]
+    union = Dataset(*jax.tree.map(lambda *parts: jnp.concatenate(parts), *samples))
+    task = stream[0]._replace(train=union, head=jnp.ones_like(stream[0].head))
+    value = setting.loss.value
+    loss = setting.loss._replace(value=lambda f, y, head: value(f, *y))
+    return setting._replace(stream=(task,), loss=loss, steps=(sum(setting.steps),))
+
+
+def _trained(begun, setting, t, tasks):
+    fitted = fit(setting, t, setting.trained, begun.theta, ())
+    f, losses = begun.outputs(fitted.theta), np.asarray(fitted.losses)
+    lost = any(diverged(task, begun.setting.loss, losses, f) for task in tasks)
+    return np.full_like(f, np.nan) if lost else f
+
+
+def score(outputs: Float[np.ndarray, "T N c"], stream: Stream, loss: Loss) -> Scores:
+    """`accuracy` and `loss` [T] on test inputs, `accuracy_train` and `loss_train` on train inputs: outputs[j] judged on task j."""
+    after = np.concatenate(
+        [outputs[:1], outputs]
+    )  # `score_matrices` takes the outputs before and after each task
+    test, train = (score_matrices(after, stream, part, loss) for part in ("test", "train"))
+    named = {
+        "accuracy": test["R"],
+        "loss": test["R_loss"],
+        "accuracy_train": train["R"],
+        "loss_train": train["R_loss"],
+    }
+    return {name: R.diagonal() for name, R in named.items()}

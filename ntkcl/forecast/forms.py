@@ -1,0 +1,80 @@
+"""Which form foretells which training."""
+
+from ntkcl import methods
+from ntkcl.forecast.closed_form import closed
+from ntkcl.forecast.integrated import integrated
+from ntkcl.forecast.linearised import linearised
+from ntkcl.forecast.matrix_free import matrix_free
+from ntkcl.forecast.outcome import memoryless
+from ntkcl.forecast.simulated import simulated
+from ntkcl.types import Loss, Method, Optimizer
+from ntkcl.validation import one_of
+
+FORMS = {
+    "closed": closed,
+    "matrix_free": matrix_free,
+    "simulated": simulated,
+    "linearised": linearised,
+    "integrated": integrated,
+}
+AUTO = ("auto", *FORMS)
+
+HELD_MIB = 4096  # the largest block K(x, X_t) that "auto" will hold
+
+
+def form_of(
+    form: str,
+    loss: Loss,
+    optimizer: Optimizer,
+    method: Method,
+    full_batches: bool,
+    block_mib: float = 0.0,
+) -> str:
+    """The form that "auto" stands for, the first that is exact for the linearised network and, the
+    largest block of kernel being of `block_mib`, holds no more than `HELD_MIB` of it; ValueError
+    for a form that cannot be, and for a method whose step was written for other hooks."""
+    methods.checked(method)
+    one_of("forecast.form", form, AUTO)
+    against = {name: reasons(name, loss, optimizer, method, full_batches) for name in FORMS}
+    if form == "auto":
+        exact = [
+            name
+            for name in ("closed", "simulated", "linearised")
+            if not against[name] and (full_batches or name != "closed")
+        ]
+        return exact[0] if block_mib <= HELD_MIB else "linearised"
+    if against[form]:
+        fit = " or ".join(name for name in FORMS if not against[name])
+        raise ValueError(f"forecast.form={form}: {against[form][0]}; use {fit} or auto")
+    return form
+
+
+def reasons(
+    form: str, loss: Loss, optimizer: Optimizer, method: Method, full_batches: bool
+) -> list[str]:
+    """What speaks against one of `FORMS`; nothing where it can foretell this training."""
+    against: dict[str, dict[str, bool]] = {
+        "closed": {
+            "the loss is not squared error": not loss.quadratic,
+            "the optimizer has no rule in kernel space": optimizer.rule is None,
+            "the method has no twin in kernel space": method.step is None,
+            "the method has a twin for training to the end alone": method.converged,
+        },
+        "matrix_free": {
+            "the loss is not squared error": not loss.quadratic,
+            "the optimizer has no rule in kernel space": optimizer.rule is None,
+            "a method other than naive changes more than the targets": not methods.is_naive(method),
+        },
+        "simulated": {
+            "the optimizer is not linear in gradients": optimizer.rule is None,
+            "a method other than naive changes more than the targets": not methods.is_naive(method),
+        },
+        "linearised": {},
+        "integrated": {
+            "the loss is not squared error": not loss.quadratic,
+            "the optimizer has a memory, or no rule in kernel space": not memoryless(optimizer),
+            "a method other than naive changes more than the targets": not methods.is_naive(method),
+            "the batches are not full": not full_batches,
+        },
+    }
+    return [reason for reason, holds in against[form].items() if holds]

@@ -1,0 +1,157 @@
+"""Which runs: a condition on the columns of the sweep table, read by an allow-list of its syntax.
+
+Nothing in a condition is ever run as code: it is parsed, every node that is not on the list is
+refused, and the rest is evaluated here. Calculations, calls, attributes and subscripts are refused.
+"""
+
+import ast
+import operator
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+EXPECTED = (
+    "expected comparisons of columns with numbers, texts or lists of them, joined by and, or, not, "
+    "such as \"method == 'ewc' and `network.width` > 64\""
+)
+COMPARED: dict[type, Callable] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+# A text, a quoted name, or one of the signs that bind like words, as they do in pandas' `query`:
+# `a > 1 & b < 2` needs no parentheses.
+TOKENS = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|`([^`]*)`|([&|])""")
+LONGEST = 10_000  # characters
+
+
+def holds(condition: str, table: pd.DataFrame) -> pd.Series:
+    """Row by row, whether a condition holds; names with dots stand in backticks.
+
+    `&`, `|`, `~` are `and`, `or`, `not`; `==` with a list is `in`; `== None` finds what is missing.
+    Raises ValueError, one line, for a condition outside the allow-list, for a column there is not,
+    for sides that cannot be compared.
+    """
+    if len(condition) > LONGEST:
+        raise ValueError(f"longer than {LONGEST} characters; {EXPECTED}")
+    quoted: dict[str, str] = {}
+
+    def plain(match):
+        text, name, sign = match.groups()
+        if text is not None:
+            return text
+        if sign is not None:
+            return " and " if sign == "&" else " or "
+        return f" {quoted.setdefault(name, f'quoted_{len(quoted)}_')} "
+
+    source = TOKENS.sub(plain, condition).strip()
+    try:
+        tree = ast.parse(source, mode="eval").body
+        return _truth(tree, _Columns(table, {short: name for name, short in quoted.items()}))
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else "nested too deeply"
+        raise ValueError(f"{reason}; {EXPECTED}") from error
+    except (TypeError, OverflowError) as error:  # of pandas: a text below a number
+        raise ValueError(f"{error}; compare numbers with numbers and texts with texts") from error
+
+
+class _Columns:
+    def __init__(self, table, quoted):
+        self.table, self.quoted = table, quoted
+
+    def __getitem__(self, name) -> pd.Series:
+        name = self.quoted.get(name, name)
+        if name not in self.table:
+            last = name.split(".")[-1]
+            near = [c for c in self.table.columns if "." in c and c.split(".")[-1] == last]
+            hint = f"; settings with dots stand in backticks, such as `{near[0]}`" if near else ""
+            raise ValueError(f"name '{name}' is not defined{hint or f'; {EXPECTED}'}")
+        return self.table[name]
+
+
+def _truth(node, columns) -> pd.Series:
+    """A node that is true or false of each row."""
+    if isinstance(node, ast.BoolOp):
+        joined = operator.and_ if isinstance(node.op, ast.And) else operator.or_
+        first, *others = (_truth(one, columns) for one in node.values)
+        for other in others:
+            first = joined(first, other)
+        return first
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.Invert):
+        return ~_truth(node.operand, columns)
+    if isinstance(node, ast.Compare):
+        sides = [_side(one, columns) for one in (node.left, *node.comparators)]
+        pairs = [_pair(op, a, b) for op, a, b in zip(node.ops, sides, sides[1:], strict=False)]
+        for other in pairs[1:]:
+            pairs[0] &= other
+        return pairs[0]
+    column = _side(node, columns)
+    flags = isinstance(column, pd.Series) and all(
+        isinstance(value, bool) for value in column.dropna()
+    )
+    if not flags:
+        raise ValueError(f"{_name(node, columns)} is neither true nor false; {EXPECTED}")
+    return column.map(lambda value: value is True).astype(bool)
+
+
+def _side(node, columns) -> Any:
+    """A column, a constant, or a list of constants."""
+    if isinstance(node, ast.Name):
+        return columns[node.id]
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        return [_constant(one, columns) for one in node.elts]
+    return _constant(node, columns)
+
+
+def _constant(node, columns):
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _constant(node.operand, columns)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return -value
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None):
+        return node.value
+    raise ValueError(f"{_name(node, columns)} is not allowed{_hint(node, columns)}; {EXPECTED}")
+
+
+def _pair(op, left, right) -> pd.Series:
+    """One comparison; between two constants there is none."""
+    if isinstance(op, ast.In | ast.NotIn):
+        if not isinstance(left, pd.Series) or not isinstance(right, list):
+            raise ValueError(
+                f"`in` expects a column and then a list: method in ['ewc']; {EXPECTED}"
+            )
+        found = left.isin(right)
+        return found if isinstance(op, ast.In) else ~found
+    if type(op) not in COMPARED:
+        raise ValueError(f"`is` is not allowed, == is; {EXPECTED}")
+    if not isinstance(left, pd.Series) and not isinstance(right, pd.Series):
+        raise ValueError(f"no column is compared; {EXPECTED}")
+    if isinstance(left, list) or left is None:
+        left, right = right, left
+    if isinstance(right, list) or right is None:
+        if not isinstance(op, ast.Eq | ast.NotEq):
+            what = "None" if right is None else "a list"
+            raise ValueError(f"{what} is neither above nor below anything; {EXPECTED}")
+        found = left.isna() if right is None else left.isin(right)
+        return found if isinstance(op, ast.Eq) else ~found
+    return COMPARED[type(op)](left, right).astype(bool)
+
+
+def _name(node, columns) -> str:
+    """A node as it was written, cut short."""
+    text = ast.unparse(node)
+    for short, name in columns.quoted.items():
+        text = text.replace(short, f"`{name}`")
+    return re.sub(r"\s+", " ", text)[:60]
+
+
+def _hint(node, columns) -> str:
+    """What a name with dots lacks."""
+    name = ast.unparse(node)
+    dotted = isinstance(node, ast.Attribute) and name in columns.table
+    return f"; settings with dots stand in backticks: `{name}`" if dotted else ""

@@ -1,0 +1,156 @@
+"""Any TFDS name, and a folder of IDX files as a TFDS dataset of ours. The one door to TFDS.
+
+TFDS is read through array_record, without TensorFlow; only preparing its stock image sets needs the extra `data`.
+"""
+
+import contextlib
+import difflib
+import importlib.util
+import io
+import logging
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ntkcl.sources.checks import dataset, source
+from ntkcl.types import Dataset, Source
+from ntkcl.validation import flag, text
+
+REMAKE = "delete that folder to have it prepared anew"
+ARRAY_RECORD = {
+    "file_format": "array_record"
+}  # TFDS's default, tfrecord, has no random access and needs TensorFlow
+
+
+def from_tfds(
+    name: str,
+    *,
+    mean: float,
+    sd: float,
+    train_split: str = "train",
+    test_split: str = "test",
+    data_dir: str | None = None,
+    download: bool = True,
+) -> Source:
+    """Any labelled image set of TensorFlow Datasets, by name.
+
+    Arguments:
+      name: `mnist`, `cifar10`, ...; with a config or version as TFDS writes them.
+      train_split, test_split: TFDS split expressions.
+      data_dir: where prepared sets lie; null is TFDS's own default (TFDS_DATA_DIR or ~/tensorflow_datasets).
+      download: whether a set that is not prepared may be downloaded and prepared, which needs the extra `data`.
+    Raises ValueError for an unknown name or split, and for a set that is not prepared and cannot be.
+    """
+    flag("source.download", download)
+    builder = _stock_builder(text("source.name", name), _folder(data_dir))
+    with _quiet():
+        if not builder.is_prepared():
+            _prepare(name, builder, download)
+    return source(_read(builder, train_split), _read(builder, test_split), mean, sd)
+
+
+class _Unprepared(ValueError):
+    """The set is known to TFDS, but there is no copy here and none could be made."""
+
+
+def _stock_builder(name, data_dir):
+    known = tfds.list_builders(with_community_datasets=False)
+    base = name.split("/")[0].split(":")[0]
+    if base not in known and not (Path(data_dir or tfds.core.constants.DATA_DIR) / base).is_dir():
+        near = difflib.get_close_matches(base, known, n=3)
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else "see the TFDS catalogue, or use source=idx with a folder"
+        )
+        raise ValueError(f"source.name={name}: TensorFlow Datasets has no such data set; {hint}")
+    try:
+        with _quiet():
+            return tfds.builder(name, data_dir=data_dir, **ARRAY_RECORD)
+    except Exception as error:  # TFDS asserts, parses and looks up: a version that does not exist, a broken dataset_info.json
+        raise ValueError(
+            f"source.name={name}: TFDS cannot open it ({_first_line(error)})"
+        ) from error
+
+
+def _prepare(name, builder, download):
+    """Download and prepare, or say in one line why not. TFDS needs TensorFlow to encode the images of its stock sets."""
+    remedy = (
+        "prepare it on a machine with network: pip install -e '.[data]' in a checkout of ntkcl, and "
+        f"source.name={name}, or copy its folder there"
+    )
+    missing = f"source.name={name}: no prepared array_record copy in {builder.data_dir}"
+    if not download:
+        raise _Unprepared(f"{missing} and source.download=false; {remedy}")
+    if importlib.util.find_spec("tensorflow") is None:
+        raise _Unprepared(
+            f"{missing} and TensorFlow, needed to prepare one, is not installed; {remedy}"
+        )
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # TFDS's own download errors share no other base class
+        raise _Unprepared(
+            f"{missing} and downloading failed ({type(error).__name__}); {remedy}"
+        ) from error
+
+
+def _read(builder, split) -> Dataset:
+    """One split as arrays, read in one call: iterating takes three times as long."""
+    name = builder.info.full_name
+    try:
+        with _quiet():
+            data = builder.as_data_source(split)
+    except (KeyError, ValueError) as error:
+        known = ", ".join(builder.info.splits)
+        raise ValueError(f"{name}: cannot read split {split!r}; it has {known}") from error
+    image, label = builder.info.supervised_keys or ("image", "label")
+    features = dict(builder.info.features)
+    labelled = isinstance(features.get(label), tfds.features.ClassLabel)
+    if not labelled or len(getattr(features.get(image), "shape", ())) not in (2, 3):
+        raise ValueError(
+            f"{name}: expected images with class labels, but its features are {', '.join(features)}"
+        )
+    promised = builder.info.splits[split].num_examples
+    try:
+        records = data.__getitems__(range(len(data)))
+    except Exception as error:  # the array_record reader raises what its C++ side threw
+        raise ValueError(
+            f"{builder.data_dir}: the prepared copy is damaged ({_first_line(error)}); {REMAKE}"
+        ) from error
+    if len(records) != promised:
+        raise ValueError(
+            f"{builder.data_dir}: {split} holds {len(records)} examples, {promised} are promised; {REMAKE}"
+        )
+    shapes = {np.shape(record[image]) for record in records}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"{name}: images of one shape are needed, but {split} has {len(shapes)} shapes"
+        )
+    x = np.stack([record[image] for record in records])
+    y = np.array([record[label] for record in records])
+    scale = 255.0 if x.dtype == np.uint8 else 1.0
+    return dataset(x / np.float32(scale), y, features[label].num_classes, f"{name} {split}")
+
+
+def _folder(data_dir):
+    return None if data_dir is None else text("source.data_dir", data_dir)
+
+
+def _first_line(error) -> str:
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:160]
+
+
+@contextlib.contextmanager
+def _quiet():
+    """TFDS logs and draws progress bars; a run has one progress display, its own."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+        tfds.enable_progress_bar()
