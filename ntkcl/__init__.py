@@ -1,25 +1,31 @@
 """Forecast forgetting from the neural tangent kernel, train, measure, and show the two side by side.
 
-The map of the house, from the roof down (arrows point down; `tests/test_architecture.py` keeps them so):
+The packages, from top to bottom. Imports point down; packages of one floor do not import each
+other (`tests/test_architecture.py`).
 
-    __main__                                 starts and ends the command
-    command                                  the runs, and one line for what the user can mend
-    plugins  looks                           Hydra's door to sweeps; what looks at runs: table, report, dashboard
-    sweeps                                   jobs to runs: which are lacking, who makes them, how far they are, what failed
-    configuration  report  dashboards        from a configuration to its parts; a page; the same panels in W&B
-    table                                    runs as one table, means over seeds
-    console  jobs  identity  panels  tracking  the terminal; a plan; what a run is called; what a dashboard shows; a run in W&B
-    results  claims  figures  planning  checkpoints  references  a record as files; who makes it; pictures; plans, ranked
-    record                                   a run as numbers: forecast beside measurement
-    experiment                               the story, once: forecast, train, measure, yield
-    predict                                  what training will do to a network, in one of several forms
-    train  events                            optax inside one lax.scan, for one seed or several at once; what a story tells
-    kernels  forecast  losses  metrics       the mathematics: arrays in, arrays out
-    networks  streams  sources  optimizers  methods   what conf/ names by _target_
-    types  settings  meter  machine  reuse   the nouns; checks of settings; seconds; cores; programs that serve many runs
-    where  stored                            a condition on runs; a run's files, damaged or not
+    __main__      starts and ends the command quickly
+    cli           the command: configurations in, runs, sweeps, tables and reports out
+    reporting     what a person looks at: terminal, tables, figures, HTML, Weights & Biases
+    runs          runs on disk: identity, lock, status, files, checkpoints
+    planning      orders, methods, buffers, learning rates ranked without training
+    experiment    forecast, train, measure: events, record, scores, comparison
+    forecast      what training will do to a network, in one of several forms
+    networks      Flax models as pure functions of theta and one input
+    methods       continual-learning algorithms, one a file: training and kernel-space equivalent
+    optimizers    training rules with their kernel-space equivalents, schedules
+    kernels       neural tangent kernels as blocks, operators, infinite-width limits
+    dynamics      training in function space, from kernel blocks alone
+    training      the training loop, the problem that is trained, its settings
+    metrics       scores of a stream; agreement, baselines, verdict of a forecast
+    losses        losses of one prediction and one target
+    streams       sequences of tasks made from a source
+    sources       data sets
+    types         the nouns: aliases and NamedTuples
+    validation    checks of single settings
+    resources     seconds and memory of a phase
+    compilation   programs that serve many runs
 
-As a library: `from ntkcl import kernels, forecast`.
+As a library: `from ntkcl import kernels, dynamics, forecast, methods, metrics, networks`.
 """
 
 

@@ -39,6 +39,7 @@ def sgd(momentum: float | int = 0.0, nesterov: bool = False) -> Optimizer:
         partial(optax.sgd, momentum=b or None, nesterov=nesterov),
         rule,
         lambda lam_max: top / lam_max if lam_max > 0 else float("inf"),
+        memoryless=b == 0,
     )
 
 

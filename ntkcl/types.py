@@ -81,7 +81,8 @@ class Network(NamedTuple):
     `init(key, x) -> theta` for one input x; `apply(theta, x) -> [c]`; `taps`, what the structured kernel reads, or None for a model
     that only offers the first two; `centred`, whether f - f_0 is trained and forecast in place of f; `batched(theta, x) -> [n, c]`,
     where the model was written for batches, so that kernels can see whether its samples interact; `rate_scale`, what a learning rate
-    given as a number is multiplied by (gamma^2 in the parametrization mup, see `ntkcl.networks.parametrization`).
+    given as a number is multiplied by (gamma^2 in the parametrization mup, see `ntkcl.networks.parametrization`); `infinite(x1, x2=None)
+    -> [n1, n2]`, the kernel that each output's tends to as the network gets wider, None where it is not known.
     """
 
     init: Callable[[Key, Any], Params] | None
@@ -90,6 +91,7 @@ class Network(NamedTuple):
     centred: bool = False
     batched: Callable[[Params, Any], Float[Array, "n c"]] | None = None
     rate_scale: float = 1.0
+    infinite: Callable[..., Float[Array, "n1 n2"]] | None = None
 
 
 class Loss(NamedTuple):
@@ -113,12 +115,14 @@ class Optimizer(NamedTuple):
     `transform(learning_rate)` is the Optax transformation; `rule(rate, steps)` the filter g(lam, r) of the eigenvalues of K_tt and the
     residual's coefficients, at one rate or at one [steps] for each step; `limit(lam_max)` the largest `rate` at which it is stable.
     `rate` is eta_eff, the learning rate times the normalisation of the loss. A rule whose update is not linear in the gradients (Adam)
-    has no twin in kernel space: `rule` is None.
+    has no kernel-space equivalent: `rule` is None. `memoryless`: whether two steps leave of a residual what one step and one more do
+    from rest, as without momentum; then the filter of S steps may be cut in two.
     """
 
     transform: Callable[[float], optax.GradientTransformation]
     rule: Callable[[Any, int], Callable[..., Any]] | None
     limit: Callable[[float], float]
+    memoryless: bool = False
 
 
 class TaskRows(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 
 LARGEST = sys.float_info.max  # a whole number may lie beyond it
+MOST_STEPS = 2**31 - 1  # what an int32 holds, in which Optax counts
 LARGEST_SEED = 2**32 - 1  # what NumPy's legacy generators, and scikit-learn with them, accept
 
 # Control characters, what is left of bytes that could not be decoded, separators of lines.
@@ -35,8 +36,8 @@ def finite(name: str, value, above: float | None = None, least: float | None = N
     number = (
         isinstance(value, Real)
         and not isinstance(value, bool)
-        and bool(-LARGEST <= value <= LARGEST)
-    )  # type: ignore[operator]
+        and bool(-LARGEST <= value <= LARGEST)  # type: ignore[operator]
+    )
     if (
         not number
         or (above is not None and value <= above)

@@ -5,54 +5,35 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "ntkcl"
 FLOORS = [
-    {"types", "settings", "meter", "machine", "reuse", "where", "stored"},
-    {
-        "losses",
-        "metrics",
-        "kernels",
-        "forecast",
-        "streams",
-        "sources",
-        "networks",
-        "optimizers",
-        "methods",
-    },
-    {"train", "events"},
-    {"predict"},
+    {"types", "validation", "resources", "compilation"},
+    {"losses", "metrics", "kernels", "dynamics", "streams", "sources", "training"},
+    {"networks", "optimizers", "methods"},
+    {"forecast"},
     {"experiment"},
-    {"record"},
-    {"results", "figures", "planning", "checkpoints", "references", "claims"},
-    {"console", "jobs", "identity", "panels", "tracking"},
-    {"table"},
-    {"configuration", "report", "dashboards"},
-    {"sweeps"},
-    {"plugins", "looks"},
-    {"command"},
+    {"runs", "planning"},
+    {"reporting"},
+    {"cli"},
     {"__main__"},
 ]
-NEIGHBOURS = {
-    ("optimizers", "forecast"),  # a training rule carries its twin in kernel space
-    ("methods", "forecast"),  # and so does a method
-    ("methods", "losses"),  # distances between outputs
-}
+NEIGHBOURS: set[tuple[str, str]] = set()
 DOORS = {
     "flax": {"networks"},
-    "hydra": {"command", "configuration", "sweeps", "plugins"},
-    "omegaconf": {"command", "looks", "configuration", "identity", "sweeps"},
-    "wandb": {"tracking"},
+    "hydra": {"cli"},
+    "omegaconf": {"cli", "runs"},
+    "wandb": {"reporting"},
     "tensorflow_datasets": {"sources"},
     "sklearn": {"sources"},
-    "matplotlib": {"figures"},
-    "pandas": {"results", "table", "report", "tracking", "where", "stored"},
-    "plotly": {"report"},
-    "jinja2": {"report"},
-    "wandb_workspaces": {"dashboards"},
+    "matplotlib": {"reporting"},
+    "pandas": {"runs", "reporting"},
+    "plotly": {"reporting"},
+    "jinja2": {"reporting"},
+    "wandb_workspaces": {"reporting"},
     "matfree": {"kernels"},
     "lineax": {"kernels"},
-    "filelock": {"kernels", "machine"},
-    "psutil": {"kernels", "claims"},
-    "rich": {"console"},
-    "orbax": {"checkpoints"},
+    "filelock": {"kernels", "runs"},
+    "psutil": {"kernels", "runs"},
+    "rich": {"reporting"},
+    "orbax": {"runs"},
 }
 
 

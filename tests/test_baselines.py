@@ -11,7 +11,7 @@ from cases import linear, quadratic_features, random_stream
 from ntkcl import dynamics, experiment, losses, metrics, optimizers
 from ntkcl.experiment import record
 from ntkcl.experiment.compare import compare
-from ntkcl.experiment.events import Baselines, Forecast, Measurement
+from ntkcl.experiment.events import AnchorForecast, Baselines, Measurement
 from ntkcl.kernels import geometry
 from ntkcl.metrics import baselines
 from ntkcl.training.settings import Training
@@ -166,7 +166,10 @@ def test_the_summary_compares_the_forecast_with_every_baseline_and_ranks_by_hand
     assert numbers["spearman_pairs"] == pytest.approx(1) and compared["zero_drift"][
         "skill"
     ] == pytest.approx(1)
-    rows, (foretold,) = Rows.of(STREAM).train, (e for e in events() if isinstance(e, Forecast))
+    rows, (foretold,) = (
+        Rows.of(STREAM).train,
+        (e for e in events() if isinstance(e, AnchorForecast)),
+    )
     pairs, active = ((0, 1), (0, 2), (1, 2)), ([0], [1], [0, 1])
     squared = [
         np.mean((told.measured[t + 1, rows[s]] - told.measured[t, rows[s]])[:, active[s]] ** 2)

@@ -11,7 +11,7 @@ from cases import linear, quadratic_features, random_stream
 from ntkcl import dynamics, experiment, forecast, kernels, losses, networks, optimizers, resources
 from ntkcl.experiment import record
 from ntkcl.experiment.compare import compare
-from ntkcl.experiment.events import Forecast, Measurement, Plan
+from ntkcl.experiment.events import AnchorForecast, Measurement, Plan
 from ntkcl.experiment.scores import score_matrices
 from ntkcl.training import loop
 from ntkcl.training.problem import Anchor
@@ -29,11 +29,12 @@ def events(
     key=0,
     anchors=("init", "boundary"),
     form="auto",
-    limit=None,
+    infinite=None,
     **training,
 ):
     settings = Training(**(dict(steps=25) | training))
-    told = dict(anchors=anchors, form=form, limit=limit)
+    network = network._replace(infinite=infinite) if infinite else network
+    told = dict(anchors=anchors, form=form)
     return experiment.run(
         jax.random.key(key), stream, network, LOSS, optimizers.sgd(), settings, **told
     )
@@ -89,7 +90,6 @@ def test_the_infinite_anchor_is_the_init_one_of_a_kernel_of_infinite_width():
     run = told(
         network=networks.mlp(outputs=2, width=8, **shape),
         anchors=["infinite", "boundary"],
-        limit=limit,
     )
 
     def block(inputs):
@@ -111,7 +111,6 @@ def test_the_infinite_anchor_is_the_init_one_of_a_kernel_of_infinite_width():
     wide = told(
         network=networks.mlp(outputs=2, width=4096, **shape),
         anchors=["infinite", "init"],
-        limit=limit,
         steps=2,
     )
     gap = [
@@ -159,7 +158,7 @@ def test_the_path_is_what_training_did_up_to_the_square_of_its_steps():
         {},
         dict(batch_size=3),
         dict(form="linearised"),
-        dict(anchors=("infinite", "init", "boundary"), limit=lambda x1, x2: x1 @ x2.T),
+        dict(anchors=("infinite", "init", "boundary"), infinite=lambda x1, x2: x1 @ x2.T),
     ],
     ids=["closed", "batches", "linearised", "infinite"],
 )
@@ -167,7 +166,7 @@ def test_every_forecast_is_made_before_the_training_it_foretells(settings, monke
     """Poison: from the first training on, the trainer gets shuffled NaN-free garbage. No forecast made before may change."""
     clean = list(events(**settings))
     trained = []
-    honest = loop.walk
+    honest = loop.segments
 
     def poisoned(key, state, dataset, head, **settings):
         if (
@@ -178,16 +177,16 @@ def test_every_forecast_is_made_before_the_training_it_foretells(settings, monke
         garbage = Dataset(-dataset.x[::-1], 7.0 - dataset.y)
         return honest(key, state, garbage, head, **settings)
 
-    monkeypatch.setattr(loop, "walk", poisoned)
+    monkeypatch.setattr(loop, "segments", poisoned)
     seen, before = [], []
     for event in events(**settings):
         seen.append(event)
         before.append(len(trained))
-    foretold = [(e, n) for e, n in zip(seen, before, strict=True) if isinstance(e, Forecast)]
+    foretold = [(e, n) for e, n in zip(seen, before, strict=True) if isinstance(e, AnchorForecast)]
     assert all(
         n <= e.first for e, n in foretold
     )  # nothing of task `first` or later had been trained
-    pairs = [(a, b) for a, b in zip(clean, seen, strict=True) if isinstance(a, Forecast)]
+    pairs = [(a, b) for a, b in zip(clean, seen, strict=True) if isinstance(a, AnchorForecast)]
     unchanged = [np.array_equal(a.changes, b.changes) for a, b in pairs]
     assert unchanged == [
         e.first == 0 for e, _ in pairs
@@ -216,11 +215,11 @@ def test_a_forecast_never_reads_targets_of_tests_or_of_later_tasks():
 
 def test_the_events_come_in_the_order_of_the_story():
     kinds = [
-        type(e).__name__ + (f":{e.anchor}{e.first}" if isinstance(e, Forecast) else "")
+        type(e).__name__ + (f":{e.anchor}{e.first}" if isinstance(e, AnchorForecast) else "")
         for e in events()
     ]
-    tasks = [k for t in range(3) for k in (f"Forecast:boundary{t}", "Measurement")]
-    assert kinds == ["Plan", "Measurement", "Forecast:init0", "Baselines", *tasks]
+    tasks = [k for t in range(3) for k in (f"AnchorForecast:boundary{t}", "Measurement")]
+    assert kinds == ["Plan", "Measurement", "AnchorForecast:init0", "Baselines", *tasks]
     assert "Baselines" not in [type(e).__name__ for e in events(anchors=[])]
 
 
@@ -371,14 +370,14 @@ def test_minibatches_get_a_limit_that_no_batch_exceeds():
 
 def test_a_loss_that_explodes_and_comes_back_has_diverged(monkeypatch):
     """Far over the limit every ReLU may die after a few steps, and a dead network has a small and finite loss again."""
-    honest = loop.walk
+    honest = loop.segments
 
     def exploding(*arguments, **settings):
         for fitted in honest(*arguments, **settings):
             yield fitted._replace(losses=fitted.losses.at[3].multiply(1e9))
 
     assert told(anchors=[]).status == "completed"
-    monkeypatch.setattr(loop, "walk", exploding)
+    monkeypatch.setattr(loop, "segments", exploding)
     run = told(anchors=[])
     assert (
         run.status == "diverged"
@@ -485,7 +484,7 @@ def test_tasks_of_unequal_sizes_take_steps_of_their_own_and_are_foretold_exactly
         )
     rows = record.curves(run, STREAM, LOSS)
     assert [row["step"] for row in rows[::3]] == [0, 5, 10, 12, 17, 18, 23, 28, 33, 34]
-    begun = experiment.begin(
+    initialised = experiment.initialise(
         *(
             jax.random.key(0),
             STREAM,
@@ -496,14 +495,16 @@ def test_tasks_of_unequal_sizes_take_steps_of_their_own_and_are_foretold_exactly
         ),
         *(experiment.NAIVE, experiment.EFFORT, kernels.contraction),
     )
-    assert begun.setting.reordered((2, 0)).steps == (16, 12)
+    assert initialised.problem.reordered((2, 0)).steps == (16, 12)
     setting, start = (
-        begun.setting.at(0.1)._replace(batch_size=None),
-        jnp.asarray(begun.outputs(begun.theta)),
+        initialised.problem.at(0.1)._replace(batch_size=None),
+        jnp.asarray(initialised.outputs(initialised.theta)),
     )
-    start = Anchor(begun.theta, (), (start,))
+    start = Anchor(initialised.theta, (), (start,))
+    how = initialised.kernel_fn, initialised.effort
     for mean, step_by_step in zip(
-        forecast.closed(setting, start, 3), forecast.simulated(setting, start, 3), strict=True
+        *(form(*how)(setting, start, 3) for form in (forecast.closed, forecast.simulated)),
+        strict=True,
     ):
         np.testing.assert_allclose(mean.change, step_by_step.change, atol=1e-10)
 
@@ -519,7 +520,7 @@ def test_a_rate_over_the_limit_of_a_task_is_marked():
     foretold = [
         e
         for e in events(learning_rate_fraction=1.3, allow_unstable=True, steps=2)
-        if isinstance(e, Forecast)
+        if isinstance(e, AnchorForecast)
     ]
     assert not all(foretold[0].stable) and max(foretold[0].rate_times_eigenvalue) == pytest.approx(
         2.6
@@ -561,7 +562,7 @@ def test_a_rate_over_the_limit_of_a_task_is_marked():
             "infinite is for networks whose kernel of infinite width is known; expected network=mlp",
         ),
         (
-            dict(anchors=["infinite"], limit=jnp.dot, form="linearised"),
+            dict(anchors=["infinite"], infinite=jnp.dot, form="linearised"),
             "infinite has no parameters for form=linearised to follow",
         ),
     ],

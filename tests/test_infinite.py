@@ -12,7 +12,7 @@ from ntkcl import kernels, losses, networks, optimizers
 from ntkcl.kernels.infinite import infinite
 from ntkcl.kernels.outputs import with_outputs
 from ntkcl.networks.layers import ACTIVATIONS
-from ntkcl.training.loop import fit
+from ntkcl.training.loop import train
 from ntkcl.types import Dataset
 
 X, Z, U = jnp.array([1.0, 0.0, 0.0]), jnp.array([0.0, 1.0, 0.0]), jnp.array([1.0, 2.0, 2.0])
@@ -330,7 +330,7 @@ def test_the_kernel_moves_less_in_training_the_wider_a_smooth_network():
 
         def change(key, net=net, kernel_fn=kernel_fn, transform=transform, loss=loss):
             theta = net.init(key, POINTS[0])
-            after = fit(
+            after = train(
                 key,
                 theta,
                 Dataset(POINTS, y),

@@ -108,7 +108,7 @@ def trained(
     theta, memory, ended = theta0(network=network) if theta is None else theta, (), []
     for t, task in enumerate(tasks):
         begun = method.begin(memory, network, theta, task)
-        fitted = loop.fit(
+        fitted = loop.train(
             jax.random.fold_in(key, t), theta, task.train, task.head, memory=begun, apply=network.apply, loss=loss,
             transform=transform, steps=steps, batch_size=batch_size, method=method,
         )  # fmt: skip

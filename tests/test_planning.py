@@ -216,9 +216,12 @@ def test_steps_on_the_same_rows_share_one_decomposition():
         taken.append(1)
         return forecast.prepare(100)(*arguments)
 
-    begun = experiment.begin(**named(*small()))
-    ground = planning.ground(begun, prepare)
-    assert len(list(planning.every_order(begun.setting.at(0.1), ground))) == 6 and len(taken) == 3
+    initialised = experiment.initialise(**named(*small()))
+    shared = planning.shared_kernel(initialised, prepare)
+    assert (
+        len(list(planning.every_order(initialised.problem.at(0.1), shared))) == 6
+        and len(taken) == 3
+    )
 
 
 def test_agreement_by_hand():

@@ -417,14 +417,15 @@ def test_a_trial_that_blows_up_is_not_one_that_there_was_not():
         networks.mlp(outputs=3, width=4),
         (losses.squared_error(), optimizers.sgd(), Training(steps=2), methods.naive()),
     )
-    begun = experiment.begin(
+    initialised = experiment.initialise(
         jax.random.key(0), stream, network, *plain, forecast.Effort(), kernels.contraction
     )
     here, setting = (
-        Anchor(begun.theta, (), (jnp.asarray(begun.outputs(begun.theta)),)),
-        begun.setting.at(0.1),
+        Anchor(initialised.theta, (), (jnp.asarray(initialised.outputs(initialised.theta)),)),
+        initialised.problem.at(0.1),
     )
-    outcomes = forecast.closed(setting, here, 1)
+    form = forecast.closed(initialised.kernel_fn, initialised.effort)
+    outcomes = form(setting, here, 1)
     for moved in (forecast.trial, forecast.halved):
         assert np.isposinf(
             moved(setting, here, outcomes, lambda theta: np.full((8, 3), np.nan))

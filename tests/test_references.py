@@ -25,12 +25,12 @@ STREAM = random_stream(jax.random.key(5), SIZES)
 WITH_HEADS = random_stream(jax.random.key(5), SIZES, heads=((1, 0), (0, 1), (1, 1)))
 
 
-def begun(
+def initialised(
     stream=STREAM, steps=25, batch_size=None, optimizer=None, method=experiment.NAIVE, **training
 ):
     settings = Training(steps=steps, batch_size=batch_size, learning_rate=RATE, **training)
     optimizer = optimizer or optimizers.sgd(momentum=0.5)
-    return experiment.begin(
+    return experiment.initialise(
         KEY, stream, LINEAR, LOSS, optimizer, settings, method, forecast.Effort(), kernels.empirical
     )
 
@@ -39,7 +39,9 @@ def ran(stream, steps=25, batch_size=None):
     """The parameters after the first task of a run."""
     settings = Training(steps=steps, batch_size=batch_size, learning_rate=RATE, allow_unstable=True)
     fits = []
-    keeper = checkpoints.Keeper(lambda t, state: None, lambda t, fit: fits.append(fit), steps)
+    checkpointer = checkpoints.Checkpointer(
+        lambda t, state: None, lambda t, fit: fits.append(fit), steps
+    )
     list(
         experiment.run(
             KEY,
@@ -49,7 +51,7 @@ def ran(stream, steps=25, batch_size=None):
             optimizers.sgd(momentum=0.5),
             settings,
             anchors=(),
-            keeper=keeper,
+            checkpointer=checkpointer,
         )
     )
     return fits[0].theta
@@ -63,7 +65,7 @@ def own(outputs, stream, t):
 
 @pytest.mark.parametrize("stream", [STREAM, WITH_HEADS], ids=["all outputs", "heads"])
 def test_single_is_what_a_run_of_that_task_alone_does_bit_for_bit(stream):
-    start = begun(stream)
+    start = initialised(stream)
     outputs = references.single(start, RATE)
     for t, task in enumerate(stream):
         np.testing.assert_array_equal(outputs[t], start.outputs(ran((task,))))
@@ -71,13 +73,13 @@ def test_single_is_what_a_run_of_that_task_alone_does_bit_for_bit(stream):
 
 @pytest.mark.parametrize("optimizer_state", ["reset", "carry"])
 def test_single_takes_the_batches_that_the_run_takes_and_begins_at_rest(optimizer_state):
-    start = begun(batch_size=2, optimizer_state=optimizer_state)
+    start = initialised(batch_size=2, optimizer_state=optimizer_state)
     outputs = references.single(start, RATE)
     np.testing.assert_array_equal(outputs[0], start.outputs(ran(STREAM, batch_size=2)))
     transform = optimizers.sgd(momentum=0.5).transform(RATE)
     for t, task in enumerate(STREAM):
         told = dict(apply=LINEAR.apply, loss=LOSS, transform=transform, steps=25, batch_size=2)
-        fitted = loop.fit(
+        fitted = loop.train(
             jax.random.fold_in(KEY, t + 1), start.theta, task.train, task.head, **told
         )
         np.testing.assert_array_equal(outputs[t], start.outputs(fitted.theta))
@@ -85,7 +87,7 @@ def test_single_takes_the_batches_that_the_run_takes_and_begins_at_rest(optimize
 
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_joint_is_what_a_run_of_the_union_does_in_as_many_steps_as_the_stream_takes(batch_size):
-    start = begun(batch_size=batch_size)
+    start = initialised(batch_size=batch_size)
     outputs = references.joint(start, RATE)
     union = Dataset(
         *(jnp.concatenate(parts) for parts in zip(*(task.train for task in STREAM), strict=True))
@@ -97,7 +99,7 @@ def test_joint_is_what_a_run_of_the_union_does_in_as_many_steps_as_the_stream_ta
 
 
 def test_joint_trains_every_sample_through_the_head_of_its_task():
-    start = begun(WITH_HEADS, steps=5, optimizer=optimizers.sgd())
+    start = initialised(WITH_HEADS, steps=5, optimizer=optimizers.sgd())
 
     def mean_loss(theta):
         each = [
@@ -116,14 +118,14 @@ def test_joint_trains_every_sample_through_the_head_of_its_task():
 @pytest.mark.parametrize("kind", references.TRAINED)
 def test_references_do_not_know_the_method_of_the_run(kind):
     plain, held = (
-        references.TRAINED[kind](begun(method=method), RATE)
+        references.TRAINED[kind](initialised(method=method), RATE)
         for method in (methods.naive(), methods.l2(penalty=0.3))
     )
     np.testing.assert_array_equal(plain, held)
 
 
 def test_scores_judge_each_task_by_its_own_outputs():
-    outputs = references.single(begun(), RATE)
+    outputs = references.single(initialised(), RATE)
     told = references.score(outputs, STREAM, LOSS)
     for t, task in enumerate(STREAM):
         parts = np.split(own(outputs[t], STREAM, t), [SIZES[t]])
@@ -137,8 +139,8 @@ def test_scores_judge_each_task_by_its_own_outputs():
 
 
 def test_a_reference_that_diverged_is_nan_and_kept_as_null(tmp_path):
-    outputs = references.single(begun(), 1e3)
-    assert np.isnan(outputs).all() and np.isnan(references.joint(begun(), 1e3)).all()
+    outputs = references.single(initialised(), 1e3)
+    assert np.isnan(outputs).all() and np.isnan(references.joint(initialised(), 1e3)).all()
     scores = references.score(outputs, STREAM, LOSS)
     reference_cache.write(tmp_path / "single.json", {}, scores, pytest.fail)
     assert json.loads((tmp_path / "single.json").read_text())["scores"]["loss"] == [None] * 3
@@ -190,7 +192,7 @@ def test_facts_hold_what_references_are_made_of_and_nothing_else():
 
 
 def known(folder, say=pytest.fail, begin=None, kinds=("single", "joint"), facts=FACTS):
-    return reference_cache.known(kinds, folder, facts, begin or begun, say)
+    return reference_cache.known(kinds, folder, facts, begin or initialised, say)
 
 
 def untrained():

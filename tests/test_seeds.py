@@ -8,7 +8,7 @@ import pytest
 from cases import random_stream
 
 from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers
-from ntkcl.experiment.events import Forecast, Measurement, Plan
+from ntkcl.experiment.events import AnchorForecast, Measurement, Plan
 from ntkcl.runs import files
 from ntkcl.training import loop
 from ntkcl.training.settings import Training
@@ -64,7 +64,6 @@ def arguments(
         form="auto",
         effort=forecast.Effort(),
         kernel=kernels.empirical,
-        limit=None,
     )
 
 
@@ -74,14 +73,14 @@ def test_each_seed_is_what_it_is_alone(case):
     anchors = ["init", "boundary"] if case == "naive" else []  # to forecast is not to train
     runs = [arguments(seed, method, rule, **training) | {"anchors": anchors} for seed in SEEDS]
     rates = set()
-    for told, run in zip(experiment.together(runs), runs, strict=True):
+    for told, run in zip(experiment.run_seeds(runs), runs, strict=True):
         alone = list(experiment.run(**run))
         assert [type(e) for e in told] == [type(e) for e in alone]
         for ours, other in zip(told, alone, strict=True):
             if isinstance(ours, Plan):
                 rates.add(ours.learning_rate)
                 assert ours[:3] == other[:3]
-            if isinstance(ours, Forecast):
+            if isinstance(ours, AnchorForecast):
                 np.testing.assert_allclose(ours.changes, other.changes, atol=1e-10)
                 if ours.first == 0:
                     np.testing.assert_array_equal(ours.changes, other.changes)
@@ -94,18 +93,18 @@ def test_each_seed_is_what_it_is_alone(case):
 
 
 def test_all_tasks_of_all_seeds_are_one_compilation_and_nothing_is_trained_alone(monkeypatch):
-    monkeypatch.setattr(loop, "walk", None)
-    loop._advance_together.clear_cache()
-    told = experiment.together([arguments(seed) | {"anchors": []} for seed in SEEDS])
+    monkeypatch.setattr(loop, "segments", None)
+    loop._advance_vmapped.clear_cache()
+    told = experiment.run_seeds([arguments(seed) | {"anchors": []} for seed in SEEDS])
     assert [len(events) for events in told] == [1 + 1 + 3] * len(
         SEEDS
-    ) and loop._advance_together._cache_size() == 1
+    ) and loop._advance_vmapped._cache_size() == 1
 
 
 def test_a_forecast_is_made_before_any_seed_is_trained(monkeypatch):
     """Poisoned trainings leave what was foretold at initialisation as it was."""
     runs = [arguments(seed) for seed in SEEDS]
-    honest, clean = loop.together, experiment.together(runs)
+    honest, clean = loop.train_vmapped, experiment.run_seeds(runs)
 
     def poisoned(keys, states, datasets, *others, **settings):
         return honest(
@@ -116,10 +115,10 @@ def test_a_forecast_is_made_before_any_seed_is_trained(monkeypatch):
             **settings,
         )
 
-    monkeypatch.setattr(loop, "together", poisoned)
-    for ours, other in zip(experiment.together(runs), clean, strict=True):
+    monkeypatch.setattr(loop, "train_vmapped", poisoned)
+    for ours, other in zip(experiment.run_seeds(runs), clean, strict=True):
         first, again = (
-            [e.changes for e in events if isinstance(e, Forecast) and e.first == 0]
+            [e.changes for e in events if isinstance(e, AnchorForecast) and e.first == 0]
             for events in (ours, other)
         )
         assert len(first) == 2 and all(
@@ -138,7 +137,7 @@ def test_a_seed_that_diverges_ends_and_the_others_go_on():
         arguments(2, **training),
     ]
     ends = [
-        [e for e in events if isinstance(e, Measurement)] for events in experiment.together(runs)
+        [e for e in events if isinstance(e, Measurement)] for events in experiment.run_seeds(runs)
     ]
     assert [(len(end), end[-1].diverged) for end in ends] == [(4, False), (3, True), (4, False)]
     alone = [e for e in experiment.run(**runs[2]) if isinstance(e, Measurement)]
@@ -147,7 +146,7 @@ def test_a_seed_that_diverges_ends_and_the_others_go_on():
 
 def test_what_trainings_cost_is_shared_and_no_second_counted_twice():
     start = time.perf_counter()
-    told = experiment.together([arguments(seed, steps=300) | {"anchors": []} for seed in SEEDS])
+    told = experiment.run_seeds([arguments(seed, steps=300) | {"anchors": []} for seed in SEEDS])
     taken = time.perf_counter() - start
     ends = [e for events in told for e in events if isinstance(e, Measurement)]
     plans = [e.cost.seconds for events in told for e in events if isinstance(e, Plan)]
@@ -172,7 +171,7 @@ def test_no_second_of_a_run_alone_is_counted_twice():
 @pytest.mark.parametrize(("setting", "value"), [("evaluate_every", 5), ("devices", "all")])
 def test_what_cannot_be_done_side_by_side_is_refused(setting, value):
     with pytest.raises(ValueError, match=f"training.{setting}={value}"):
-        experiment.together([arguments(seed, **{setting: value}) for seed in SEEDS])
+        experiment.run_seeds([arguments(seed, **{setting: value}) for seed in SEEDS])
 
 
 @pytest.mark.parametrize("what", ["sizes that differ", "convolutions"])
@@ -189,8 +188,8 @@ def test_what_is_no_one_program_is_trained_one_after_the_other(what, monkeypatch
         arguments(seed, stream=stream, network=network) | {"anchors": []}
         for seed, stream in zip(SEEDS, streams, strict=True)
     ]
-    monkeypatch.setattr(loop, "together", None)
-    for told, run in zip(experiment.together(runs), runs, strict=True):
+    monkeypatch.setattr(loop, "train_vmapped", None)
+    for told, run in zip(experiment.run_seeds(runs), runs, strict=True):
         np.testing.assert_array_equal(told[-1].outputs, list(experiment.run(**run))[-1].outputs)
 
 

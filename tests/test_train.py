@@ -25,7 +25,7 @@ MODEL = linear(quadratic_features, 2)
 
 def fit(task, theta, **settings):
     settings = dict(apply=MODEL.apply, loss=LOSS, transform=optax.sgd(0.05), steps=30) | settings
-    return loop.fit(jax.random.key(3), theta, task.train, task.head, **settings)
+    return loop.train(jax.random.key(3), theta, task.train, task.head, **settings)
 
 
 def test_full_batch_training_of_a_linear_model_is_the_plain_loop():
@@ -278,7 +278,7 @@ def test_convolutions_are_trained_step_by_step_without_a_loop_and_come_to_the_sa
     def trained(every=None):
         about = dict(steps=7, batch_size=4, every=every)
         return list(
-            loop.walk(
+            loop.segments(
                 jax.random.key(3), loop.start(theta, rule), Dataset(x, y), ones, **about, **settings
             )
         )

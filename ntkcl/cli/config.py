@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ntkcl import forecast, kernels, methods, optimizers, planning, validation
+from ntkcl import forecast, methods, optimizers, planning, validation
 from ntkcl.experiment import references
 from ntkcl.experiment.events import ANCHORS
 from ntkcl.runs import lock, machine
@@ -20,7 +20,7 @@ from ntkcl.training.settings import Training
 from ntkcl.types import Loss, Method, Network, Optimizer, Source, Stream, Task
 from ntkcl.validation import one_of, text
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 CONF = next(
     str(folder) for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir()
 )  # wheel, or checkout
@@ -158,7 +158,7 @@ def check(cfg: DictConfig) -> None:
 
 
 def parts(cfg: DictConfig) -> dict[str, Any]:
-    """The arguments of `experiment.run` and `experiment.begin` for which no data are needed, the network still without its outputs."""
+    """The arguments of `experiment.run` and `experiment.initialise` for which no data are needed, the network still without its outputs."""
     return dict(
         network=_to_call("network", cfg.network),
         loss=_made("loss", cfg.loss, instantiate(cfg.loss), Loss),
@@ -219,7 +219,7 @@ def _checked_stream(chosen, what) -> Stream:
 
 
 def build(cfg: DictConfig) -> dict[str, Any]:
-    """The arguments of `experiment.run` and `experiment.begin` that a configuration names, by their names."""
+    """The arguments of `experiment.run` and `experiment.initialise` that a configuration names, by their names."""
     stream = _stream(
         *(OmegaConf.to_yaml(cfg[group], resolve=True) for group in ("source", "stream")),
         cfg.precision,
@@ -249,15 +249,3 @@ def _training(chosen) -> Training:
     named = dict(OmegaConf.to_container(chosen, resolve=True))  # type: ignore[arg-type]
     schedule = named.pop("schedule", None)
     return Training(**named, schedule=None if schedule is None else optimizers.schedule(**schedule))
-
-
-def limit_of(cfg: DictConfig):
-    """The kernel that the configured network tends to with its width, or None where none is known or asked for."""
-    known = (
-        cfg.network["_target_"] == "ntkcl.networks.mlp"
-        and cfg.network.get("parametrization", "ntk") == "ntk"
-    )
-    if "infinite" not in cfg.forecast.anchors or not known:
-        return None
-    shape = ("depth", "activation", "w_std", "b_std", "output_scale")
-    return kernels.infinite(**{key: cfg.network[key] for key in shape}).ntk

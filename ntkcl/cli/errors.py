@@ -16,7 +16,7 @@ from ntkcl import validation
 from ntkcl.cli.config import CONF
 
 # What only some commands need is imported where they do: W&B, matplotlib, plotly and orbax take a second together.
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 
 def _told(action, *arguments, stop=True, composing=None):

@@ -14,14 +14,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ntkcl import experiment, planning
-from ntkcl.cli.config import build, check, grid_of, limit_of
+from ntkcl.cli import sweep as sweeps
+from ntkcl.cli.config import build, check, grid_of
 from ntkcl.experiment import record
 from ntkcl.experiment.events import Event
 from ntkcl.reporting import console
 from ntkcl.resources import Cost, Meter
 from ntkcl.runs import files, lock, machine, reference_cache
+from ntkcl.runs import rows as run_rows
 from ntkcl.runs.identity import coordinates, identify, labels, names, place, seeds_of
-from ntkcl.runs.rows import arrays, rows, within
 from ntkcl.runs.summary import summarise
 
 SHARED = {  # launchers whose processes share this machine: among how many
@@ -47,14 +48,14 @@ def run(cfg: DictConfig, sweep: bool = False) -> float | None:
         "jax_enable_x64", True
     )  # forecasts are solved in float64; networks keep `precision`
     check(cfg)
-    sweep.check_objective(cfg)
+    sweeps.check_objective(cfg)
     seeds = seeds_of(cfg)
     batches = [seeds] if cfg.job == "run" and cfg.seeds_by == "vmap" else [[one] for one in seeds]
     for batch in batches:
         with ExitStack() as stack:
             if lacking := [one for one in batch if _claimed(one, sweep, stack)]:
                 _run(lacking, sweep) if cfg.job == "run" else _plan(lacking[0], sweep)
-    return sweep.objective(cfg, [place(one)[0] for one in seeds])
+    return sweeps.objective(cfg, [place(one)[0] for one in seeds])
 
 
 def _claimed(cfg, sweep, stack) -> bool:
@@ -65,7 +66,7 @@ def _claimed(cfg, sweep, stack) -> bool:
     if complete and not (stored.is_file() and stored.read_text() == config):
         return True  # another's folder, which is told when this run is to be written there
     wanted = lock.wanted(before, cfg.sweep.retry)
-    if wanted or (complete and sweep.unlogged(cfg, folder)):
+    if wanted or (complete and sweeps.unlogged(cfg, folder)):
         holder = stack.enter_context(lock.claimed(folder, remember=sweep))
         if holder is not None and not sweep:
             raise ValueError(f"{folder}: {holder} is making this run; wait for it")
@@ -138,27 +139,24 @@ def _run(cfgs, sweep):
 def _played(works, terminal) -> Iterator[Iterable[Event]]:
     """The events of each, as they happen where it is one alone."""
     asked = [
-        w.named
-        | dict(
-            anchors=list(w.cfg.forecast.anchors), form=w.cfg.forecast.form, limit=limit_of(w.cfg)
-        )
+        w.named | dict(anchors=list(w.cfg.forecast.anchors), form=w.cfg.forecast.form)
         for w in works
     ]
     if len(works) > 1:
         seeds = ", ".join(str(work.cfg.seed) for work in works)
         terminal.print(f"[dim]seeds {seeds} side by side[/dim]")
         with console.waiting(f"forecasting and training seeds {seeds}", terminal):
-            told = experiment.together(asked)
+            told = experiment.run_seeds(asked)
         yield from (console.remarks(events, terminal) for events in told)
         return
-    (work,), (arguments,), keeper = works, asked, None
+    (work,), (arguments,), checkpointer = works, asked, None
     if (every := work.cfg.checkpoints.every) is not None:
         from ntkcl.runs import checkpoints
 
-        keeper = checkpoints.keeper(
+        checkpointer = checkpoints.checkpointer(
             work.checkpoints, work.identity["id"], every, console.told(terminal)
         )
-    events = experiment.run(**arguments, keeper=keeper)
+    events = experiment.run(**arguments, checkpointer=checkpointer)
     stream = arguments["stream"]
     yield console.progress(events, arguments["anchors"], len(stream), _inputs(stream), terminal)
 
@@ -193,8 +191,11 @@ def _written(work, stage, events, drawn, terminal):
         from ntkcl.reporting import figures
 
         files.save_figures(stage, figures.draw(told, summary, stream))
-    rows, inside = (made(told, stream, loss, labels(cfg, work.identity)) for made in (rows, within))
-    files.write(stage, work.config, summary, rows, arrays(told, stream, loss), inside)
+    rows, inside = (
+        made(told, stream, loss, labels(cfg, work.identity))
+        for made in (run_rows.rows, run_rows.within)
+    )
+    files.write(stage, work.config, summary, rows, run_rows.arrays(told, stream, loss), inside)
     return summary
 
 
@@ -206,7 +207,7 @@ def _references(cfg, named, told, say) -> dict:
     facts = reference_cache.facts_of(coordinates(cfg), told.plan.learning_rate, named["stream"])
     folder = Path(cfg.results_dir) / "references"
     held = reference_cache.known(
-        cfg.references, folder, facts, lambda: experiment.begin(**named), say
+        cfg.references, folder, facts, lambda: experiment.initialise(**named), say
     )
     told.costs["references"] = [meter.read()]
     return held

@@ -1,8 +1,9 @@
-"""What training will do to the outputs, from kernel blocks alone. Arrays in, arrays out: nothing here trains a network.
+"""Training in function space, from kernel blocks alone. Arrays in, arrays out: nothing here trains.
 
-A training rule is a filter of the residual; a task is one `Step`; a stream of tasks is one block lower-triangular solve; agreement
-compares the predicted outputs with measured ones, `baselines` with what was to be had for nothing; `attribution` takes a drift apart.
-The solves work in the floating type they are given: give them float64.
+A training rule is a filter of the residual, a task one `Step`, a stream of tasks one block
+lower-triangular solve (`sequence`); `simulate` follows the steps one by one, `attribution` says
+which training samples a drift comes from. The solves work in the floating type they are given:
+give them float64.
 """
 
 from ntkcl.dynamics import attribution
@@ -25,10 +26,7 @@ from ntkcl.dynamics.sequence import (
 )
 from ntkcl.dynamics.simulate import simulate
 from ntkcl.dynamics.spectral import Arrow, Decomposed, eigendecomposed
-from ntkcl.dynamics.steps import Removed, Step
-from ntkcl.metrics import baselines
-from ntkcl.metrics.agreement import agreement, flip_f1, r2, spearman
-from ntkcl.metrics.verdict import verdict
+from ntkcl.dynamics.steps import Removed, Step, buffered, own, stacked, task_step
 
 __all__ = [
     "Arrow",
@@ -38,13 +36,11 @@ __all__ = [
     "Rule",
     "Solve",
     "Step",
-    "agreement",
     "attribution",
-    "baselines",
+    "buffered",
     "converged",
     "eigendecomposed",
     "extended",
-    "flip_f1",
     "gradient_descent",
     "gradient_flow",
     "heavy_ball",
@@ -52,12 +48,12 @@ __all__ = [
     "negative_mass",
     "nesterov",
     "one_task",
+    "own",
     "prepared",
-    "r2",
     "read_out",
     "remembered",
     "sequence",
     "simulate",
-    "spearman",
-    "verdict",
+    "stacked",
+    "task_step",
 ]

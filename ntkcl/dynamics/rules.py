@@ -19,12 +19,11 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from ntkcl.dynamics import checks
-from ntkcl.validation import finite, share, whole
+from ntkcl.validation import MOST_STEPS, finite, share, whole
 
 Rule = Callable[[Float[Array, " k"], Float[Array, " k"]], Float[Array, " k"]]
 Rate = float | int | Float[Array, ""] | Float[Array, " steps"]
 
-MOST_STEPS = 2**31 - 1  # what an int32 holds, in which Optax counts
 BISECTIONS = 200  # of the time of a flow that stops early: float64 has no more digits
 
 

@@ -20,7 +20,7 @@ class Plan(NamedTuple):
     cost: Cost
 
 
-class Forecast(NamedTuple):
+class AnchorForecast(NamedTuple):
     """Predicted changes [T', N, c] of all outputs by tasks `first`, `first` + 1, ..., seen from one anchor (from `path`: in hindsight).
 
     `trial` are the changes of the network itself, its parameters moved as foretold, `halved` those of two strides in its place; NaN
@@ -87,4 +87,4 @@ class Measurement(NamedTuple):
     measuring: Cost
 
 
-Event = Plan | Forecast | Baselines | Evaluation | Measurement
+Event = Plan | AnchorForecast | Baselines | Evaluation | Measurement

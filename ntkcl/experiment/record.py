@@ -11,7 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntkcl.experiment.events import AHEAD, Baselines, Evaluation, Event, Forecast, Measurement, Plan
+from ntkcl.experiment.events import (
+    AHEAD,
+    AnchorForecast,
+    Baselines,
+    Evaluation,
+    Event,
+    Measurement,
+    Plan,
+)
 from ntkcl.experiment.scores import _scores
 from ntkcl.resources import Cost
 from ntkcl.types import Loss, Rows, Stream
@@ -32,7 +40,7 @@ class Record(NamedTuple):
 
     measured [T+1, N, c]; changes[anchor], trials[anchor], halves[anchor] [T, N, c]; losses [T, S], NaN beyond the steps of a task
     that has fewer than others;
-    numerics[anchor] what `Forecast` tells of each task;
+    numerics[anchor] what `AnchorForecast` tells of each task;
     costs[phase]; baselines, None where nothing was foretold; slopes [T], the gradient's magnitude where each task's training begins;
     looks, outputs in the midst of training.
     """
@@ -76,7 +84,7 @@ def gather(events: Iterable[Event], stream: Stream) -> Record:
     played = list(events)
     (plan,) = (e for e in played if isinstance(e, Plan))
     measurements = [e for e in played if isinstance(e, Measurement)]
-    forecasts = [e for e in played if isinstance(e, Forecast)]
+    forecasts = [e for e in played if isinstance(e, AnchorForecast)]
     looks = tuple(e for e in played if isinstance(e, Evaluation))
     guesses = next((e for e in played if isinstance(e, Baselines)), None)
     anchors = dict.fromkeys(e.anchor for e in forecasts)

@@ -14,27 +14,30 @@ from jaxtyping import Float
 
 from ntkcl.experiment.run import NAIVE
 from ntkcl.experiment.scores import score_matrices
-from ntkcl.experiment.start import Begun
+from ntkcl.experiment.start import Initialised
 from ntkcl.training.loop import diverged
-from ntkcl.training.problem import Setting, fit
+from ntkcl.training.problem import Problem, train
 from ntkcl.types import Dataset, Loss, Stream
 
 Scores = dict[str, np.ndarray]
 
 
-def single(begun: Begun, learning_rate: float) -> Float[np.ndarray, "T N c"]:
+def single(initialised: Initialised, learning_rate: float) -> Float[np.ndarray, "T N c"]:
     """Outputs on all N inputs of T networks, network t trained from theta_0 on task t alone.
 
     S plain steps of the run's optimizer at rest, on the batches that the run draws for task t: what a naive run does to its first task.
     NaN where training diverged.
     """
-    setting = begun.setting._replace(method=NAIVE).at(learning_rate)
+    problem = initialised.problem._replace(method=NAIVE).at(learning_rate)
     return np.stack(
-        [_trained(begun, setting, t, setting.stream[t : t + 1]) for t in range(len(setting.stream))]
+        [
+            _trained(initialised, problem, t, problem.stream[t : t + 1])
+            for t in range(len(problem.stream))
+        ]
     )
 
 
-def joint(begun: Begun, learning_rate: float) -> Float[np.ndarray, "T N c"]:
+def joint(initialised: Initialised, learning_rate: float) -> Float[np.ndarray, "T N c"]:
     """Outputs on all N inputs of one network trained from theta_0 on all tasks at once, T times the same.
 
     What a naive run does to a stream whose one task is the union of the tasks' samples, each with the head of its own task: as many
@@ -44,33 +47,35 @@ def joint(begun: Begun, learning_rate: float) -> Float[np.ndarray, "T N c"]:
     A learning rate that is stable on every task is stable here too: the Hessian at theta_0 is the mean of the tasks' own, weighted by
     their sizes, and its largest eigenvalue at most the largest of theirs.
     """
-    stream = begun.setting.stream
+    stream = initialised.problem.stream
     # The rate is set after the steps, for rules that ask how many there will be.
-    f = _trained(begun, united(begun.setting._replace(method=NAIVE)).at(learning_rate), 0, stream)
+    f = _trained(
+        initialised, united(initialised.problem._replace(method=NAIVE)).at(learning_rate), 0, stream
+    )
     return np.broadcast_to(f, (len(stream), *f.shape))
 
 
-TRAINED: dict[str, Callable[[Begun, float], np.ndarray]] = {"single": single, "joint": joint}
+TRAINED: dict[str, Callable[[Initialised, float], np.ndarray]] = {"single": single, "joint": joint}
 
 
-def united(setting: Setting) -> Setting:
+def united(problem: Problem) -> Problem:
     """For `predict.fit`: one task, the union of all, with the steps of all. A target is the pair of its y and its task's head."""
-    stream = setting.stream
+    stream = problem.stream
     samples = [
         (task.train.x, (task.train.y, jnp.broadcast_to(task.head, task.train.y.shape)))
         for task in stream
     ]
     union = Dataset(*jax.tree.map(lambda *parts: jnp.concatenate(parts), *samples))
     task = stream[0]._replace(train=union, head=jnp.ones_like(stream[0].head))
-    value = setting.loss.value
-    loss = setting.loss._replace(value=lambda f, y, head: value(f, *y))
-    return setting._replace(stream=(task,), loss=loss, steps=(sum(setting.steps),))
+    value = problem.loss.value
+    loss = problem.loss._replace(value=lambda f, y, head: value(f, *y))
+    return problem._replace(stream=(task,), loss=loss, steps=(sum(problem.steps),))
 
 
-def _trained(begun, setting, t, tasks):
-    fitted = fit(setting, t, setting.trained, begun.theta, ())
-    f, losses = begun.outputs(fitted.theta), np.asarray(fitted.losses)
-    lost = any(diverged(task, begun.setting.loss, losses, f) for task in tasks)
+def _trained(initialised, problem, t, tasks):
+    fitted = train(problem, t, problem.trained, initialised.theta, ())
+    f, losses = initialised.outputs(fitted.theta), np.asarray(fitted.losses)
+    lost = any(diverged(task, initialised.problem.loss, losses, f) for task in tasks)
     return np.full_like(f, np.nan) if lost else f
 
 

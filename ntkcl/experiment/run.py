@@ -1,16 +1,18 @@
-"""The story, once: forecast, train, measure. Yields what happened, in the order in which it happened.
+"""One experiment: forecast, train, measure. Yields events in the order in which things happen.
 
-A `Forecast` is yielded before the training it forecasts has begun: the generator stands still at that `yield`, so nothing that is
-done to the data or the trainer afterwards can reach it. So is a `Baselines`, what the forecasts will be compared with. Anchors:
+An `AnchorForecast` is yielded before the training it forecasts has initialised: the generator stands
+still at that `yield`, so nothing that is done to the data or the trainer afterwards can reach it.
+So are `Baselines`, what the forecasts will be compared with. Anchors:
 
 * `infinite`: the kernel of infinite width for the whole stream, one for all seeds and widths;
 * `init`: one kernel at theta_0 for the whole stream, before anything is trained;
-* `boundary`: at the start of each task, the kernel and the residuals of the network as it then is, one task ahead;
-* `path`: no forecast but a diagnostic, yielded after the measurement of each task: the kernels of its training, step by step.
+* `boundary`: at the start of each task, the kernel and the residuals of the network as it then is,
+  one task ahead;
+* `path`: no forecast but a diagnostic, yielded after the measurement of each task: the kernels of
+  its training, step by step.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,21 +22,39 @@ import numpy as np
 
 from ntkcl import forecast, kernels, methods
 from ntkcl.experiment.checks import check
-from ntkcl.experiment.events import Baselines, Evaluation, Event, Forecast, Measurement, Plan
-from ntkcl.experiment.start import begin
+from ntkcl.experiment.events import Evaluation, Event, Measurement
+from ntkcl.experiment.forecasts import anchor_forecast, baseline_forecasts, path_diagnostic, plan
+from ntkcl.experiment.start import Initialised, initialise
 from ntkcl.forecast import Effort
-from ntkcl.kernels.infinite import wide
+from ntkcl.kernels.infinite import infinite_kernel_fn
 from ntkcl.kernels.tiles import MIB
-from ntkcl.metrics import baselines
 from ntkcl.resources import Cost, Meter
-from ntkcl.training.loop import diverged
-from ntkcl.training.problem import Anchor, Setting, consolidated, left, together, walk
-from ntkcl.training.settings import Training, full_batches, rate
+from ntkcl.training import problem as training_problem
+from ntkcl.training.loop import Fit, diverged
+from ntkcl.training.problem import Anchor, Problem, carried_optimizer_state, consolidate
+from ntkcl.training.settings import Training, full_batches
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Rows, Stream
 
 DEFAULT = ("init", "boundary")
 NAIVE = methods.naive()
 EFFORT = Effort()
+
+
+class Experiment(NamedTuple):
+    """Everything that is decided before the first event: the untrained network, how each task is
+    trained, the anchors, and the form of the forecasts."""
+
+    initialised: Initialised
+    training: Training
+    anchors: Sequence[str]
+    form: str
+
+    def forecast(self, problem: Problem, anchor: Anchor, count: int, kernel_fn=None):
+        """The outcomes of the next `count` tasks, by this kernel or the network's own."""
+        form = forecast.FORMS[self.form]
+        return form(kernel_fn or self.initialised.kernel_fn, self.initialised.effort)(
+            problem, anchor, count
+        )
 
 
 def run(
@@ -50,294 +70,252 @@ def run(
     form: str = "auto",
     effort: Effort = EFFORT,
     kernel: Callable[[Network], Callable[..., np.ndarray]] = kernels.empirical,
-    limit: Callable[..., Any] | None = None,
-    keeper: Any = None,
+    checkpointer: Any = None,
 ) -> Iterator[Event]:
-    """Yields the plan, the untrained measurement, the infinite and the init forecast and the baselines, then for each task its boundary
-    forecast, measurement and path. No baselines without an anchor.
+    """Yields the plan, the untrained measurement, the infinite and the init forecast and the
+    baselines, then for each task its boundary forecast, measurement and path diagnostic. No
+    baselines without an anchor.
 
     Arguments:
       key: split into the initialisation and one key a task.
-      stream: arrays in the floating type that networks and kernels are to work in; forecasts are solved in float64.
+      stream: arrays in the floating type that networks and kernels are to work in; forecasts are
+        solved in float64.
       method: what is done against forgetting, in training and in the forecast alike.
-      anchors: which of `ANCHORS` to forecast from.
-      form: which of `predict.FORMS` to forecast by; "auto" takes the first that is exact for the linearised network.
+      anchors: which of `events.ANCHORS` to forecast from.
+      form: which of `forecast.FORMS` to forecast by; "auto" takes the first that is exact for the
+        linearised network.
       effort: what a forecast may spend.
-      kernel: from the network to its `kernel_fn(theta, x1, x2=None)`, such as `kernels.empirical` with settings of one's own.
-      limit: `limit(x1, x2) -> [n1, n2]`, what one output's kernel tends to as this network gets wider, for the anchor "infinite", such
-        as `kernels.infinite(...).ntk`. What a method asks for beside the kernel is then still of the network as it is.
-      keeper: where trainings that a run before this one has done are kept, see `ntkcl.runs.checkpoints`; None keeps nothing.
+      kernel: from the network to its `kernel_fn(theta, x1, x2=None)`, such as `kernels.empirical`
+        with settings of one's own.
+      checkpointer: keeps trainings that an earlier process has done, `ntkcl.runs.checkpoints`.
     After a measurement that diverged nothing more is trained and the generator ends.
-    Raises ValueError at the call for bad settings and data, and before the first event where the learning rate exceeds the
-    stability limit and that is not allowed.
+    Raises ValueError at the call for bad settings and data, and before the first event where the
+    learning rate exceeds the stability limit and that is not allowed.
     """
-    story = _opened(
-        key,
-        stream,
-        network,
-        loss,
-        optimizer,
-        training,
-        method,
-        anchors,
-        form,
-        effort,
-        kernel,
-        limit,
-        Meter(),
-    )
-    if keeper is not None and training.evaluate_every is not None:
+    every = training.evaluate_every
+    if checkpointer is not None and every is not None:
         raise ValueError(
-            f"training.evaluate_every={training.evaluate_every}: checkpoints keep no curves; expected null, or checkpoints.every=null"
+            f"training.evaluate_every={every}: checkpoints keep no curves; expected null, or "
+            "checkpoints.every=null"
         )
-    return _alone(story, training.evaluate_every, keeper)
+    experiment = _prepare(
+        key, stream, network, loss, optimizer, training, method, anchors, form, effort, kernel
+    )
+    return _run(experiment, checkpointer)
 
 
-def _alone(story, every, keeper):
-    asked = yield from _until_asked(story, None)
-    while asked:
-        asked = yield from _until_asked(story, (_walked(*asked, every, keeper), Cost(0.0, 0.0)))
+def _run(experiment, checkpointer) -> Iterator[Event]:
+    meter = Meter()
+    problem, anchor = yield from _open(experiment, meter)
+    path = forecast.path(problem)
+    for t in range(len(problem.stream)):
+        yield from _forecast_task(experiment, problem, anchor, meter)
+        fitted, cost = yield from _train_task(experiment, problem, t, anchor, checkpointer, meter)
+        measurement, reached = _measure_task(experiment, problem, t, anchor, fitted, cost, meter)
+        yield measurement
+        if measurement.diverged:
+            return
+        yield from _diagnose_task(experiment, path, problem, t, anchor, meter)
+        anchor = reached
 
 
-def _until_asked(story, answer):
-    """The events until a story waits for a training, what it waits for, None at its end."""
-    with suppress(StopIteration):
-        event = story.send(answer)
-        while not isinstance(event, Asked):
-            yield event
-            event = next(story)
-        return event
+def run_seeds(runs: Sequence[Mapping[str, Any]]) -> list[list[Event]]:
+    """The events of several runs that differ in their seeds alone, each given by all arguments of
+    `run` but the checkpointer.
 
-
-def _walked(setting, t, here, every, keeper):
-    every, resume = (keeper.every, partial(keeper.load, t)) if keeper else (every, None)
-    for fitted in walk(
-        setting, t, setting.trained, here.theta, here.memory, here.optimizer, every, resume
-    ):
-        if keeper:
-            keeper.save(t, fitted)
-        else:
-            yield fitted
-    if keeper:
-        yield fitted
-
-
-def together(runs: Sequence[Mapping[str, Any]]) -> list[list[Event]]:
-    """The events of several runs that differ in their seeds alone, each given by all arguments of `run` but the keeper.
-
-    They are played side by side; where all have come to a task's training, it is one program mapped over them, if `predict.together`
-    finds that it can be. A run's results are those that it has alone, up to rounding. One that diverges ends, the others go on. What
-    trainings cost is shared evenly.
-    Raises ValueError as `run`, and for what cannot be done side by side: looks within a task, batches shared by devices.
+    Each task's training is one program mapped over the seeds, where `problem.train_seeds` finds
+    that it can be. A run's results are those that it has alone, up to rounding. One that diverges
+    ends, the others go on. The cost of training is shared evenly.
+    Raises ValueError as `run`, and for what cannot be done side by side: evaluations within a task,
+    batches shared by devices.
     """
-    training, meter = runs[0]["training"], Meter()
-    for name, expected in (("evaluate_every", None), ("devices", 1)):
-        if getattr(training, name) != expected:
-            raise ValueError(
-                f"training.{name}={getattr(training, name)}: expected {'null' if expected is None else expected} where seeds are "
-                "trained as one, or seeds_by=loop"
-            )
-    stories = [_opened(**run, meter=meter) for run in runs]
-    told: list[list[Event]] = [[] for _ in runs]
-    answers: dict[int, Any] = dict.fromkeys(range(len(runs)))
-    while answers:
-        asked = {
-            k: _told(_until_asked(stories[k], answer), told[k]) for k, answer in answers.items()
-        }
-        asked = {k: one for k, one in asked.items() if one is not None}
-        if not asked:
-            break
+    _check_side_by_side(runs[0]["training"])
+    experiments, meter = [_prepare(**run) for run in runs], Meter()
+    events: list[list[Event]] = [[] for _ in runs]
+    states = [_collect(_open(one, meter), events[k]) for k, one in enumerate(experiments)]
+    paths, running = [forecast.path(problem) for problem, _ in states], list(range(len(runs)))
+    for t in range(len(states[0][0].stream)):
+        for k in running:
+            problem, anchor = states[k]
+            events[k] += _forecast_task(experiments[k], problem, anchor, meter)
         meter.read()
-        settings, (t, *_), anchors = zip(*asked.values(), strict=True)
-        fits = jax.block_until_ready(together(settings, t, anchors))
-        cost = meter.read()
-        answers = {
-            k: ((fit,), cost._replace(seconds=cost.seconds / len(fits)))
-            for k, fit in zip(asked, fits, strict=True)
-        }
-    return told
+        problems, anchors = zip(*(states[k] for k in running), strict=True)
+        fits = jax.block_until_ready(training_problem.train_seeds(problems, t, anchors))
+        total = meter.read()
+        cost = total._replace(seconds=total.seconds / len(fits))
+        for k, fitted in zip(list(running), fits, strict=True):
+            one, (problem, anchor) = experiments[k], states[k]
+            measurement, reached = _measure_task(one, problem, t, anchor, fitted, cost, meter)
+            events[k].append(measurement)
+            if measurement.diverged:
+                running.remove(k)
+                continue
+            events[k] += _diagnose_task(one, paths[k], problem, t, anchor, meter)
+            states[k] = problem, reached
+        if not running:
+            break
+    return events
 
 
-def _told(events, told):
-    """What a generator returns, once all its events are told."""
-    while True:
-        try:
-            told.append(next(events))
-        except StopIteration as end:
-            return end.value
-
-
-def _opened(
+def _prepare(
     key,
     stream,
     network,
     loss,
     optimizer,
     training,
-    method,
-    anchors,
-    form,
-    effort,
-    kernel,
-    limit,
-    meter,
-):
+    method=NAIVE,
+    anchors=DEFAULT,
+    form="auto",
+    effort=EFFORT,
+    kernel=kernels.empirical,
+) -> Experiment:
+    """The experiment, its settings and data checked; arguments as of `run`."""
     check(stream, loss, training, anchors)
     form = _form(stream, loss, optimizer, training, method, form) if anchors else "linearised"
     if "infinite" in anchors:
-        if limit is None:
-            raise ValueError(
-                "forecast.anchors: infinite is for networks whose kernel of infinite width is known; expected network=mlp with "
-                "network.parametrization=ntk"
-            )
-        if form not in ("closed", "simulated"):
-            raise ValueError(
-                f"forecast.anchors: infinite has no parameters for form={form} to follow; expected closed or simulated"
-            )
-    begun = begin(key, stream, network, loss, optimizer, training, method, effort, kernel)
-    return _story(begun, training, anchors, forecast.FORMS[form], limit, meter)
+        _check_infinite(network, form)
+    initialised = initialise(
+        key, stream, network, loss, optimizer, training, method, effort, kernel
+    )
+    return Experiment(initialised, training, tuple(anchors), form)
+
+
+def _open(experiment, meter) -> Generator[Event, None, tuple[Problem, Anchor]]:
+    """Everything before the first task; returns the problem at its learning rate, and the anchor
+    at theta_0."""
+    initialised, anchors = experiment.initialised, experiment.anchors
+    theta, outputs = initialised.theta, initialised.outputs
+    meter.read()  # what `initialised.cost` holds already
+    chosen = plan(initialised, experiment.training, meter)
+    problem = initialised.problem.at(chosen.learning_rate)
+    yield chosen
+    f = outputs(theta)
+    if not np.isfinite(f).all():
+        raise ValueError(
+            "network: the untrained outputs are not finite; use a smaller network.output_scale or "
+            "network.w_std"
+        )
+    slope = forecast.slopes(problem)(0, theta, f)
+    yield Measurement(0, f, np.empty(0), False, slope, initialised.cost, meter.read())
+
+    anchor, energies, tasks = Anchor(theta, (), (jnp.asarray(f),)), None, len(problem.stream)
+    if "infinite" in anchors:
+        kernel_fn = infinite_kernel_fn(problem.network.infinite, f.shape[1])
+        outcomes = experiment.forecast(problem, anchor, tasks, kernel_fn)
+        yield anchor_forecast("infinite", problem, anchor, outcomes, outputs, meter)
+    if "init" in anchors:
+        outcomes = experiment.forecast(problem, anchor, tasks)
+        energies = [outcome.energies for outcome in outcomes]
+        yield anchor_forecast("init", problem, anchor, outcomes, outputs, meter)
+        del outcomes  # and the Gram matrices with them, before anything is trained
+    if anchors:
+        yield baseline_forecasts(problem, f, energies, meter)
+    return problem, anchor
+
+
+def _forecast_task(experiment, problem, anchor, meter) -> Iterator[Event]:
+    """The boundary forecast of the next task, where it is asked for."""
+    if "boundary" in experiment.anchors:
+        outcomes, outputs = experiment.forecast(problem, anchor, 1), experiment.initialised.outputs
+        yield anchor_forecast("boundary", problem, anchor, outcomes, outputs, meter)
+
+
+def _train_task(
+    experiment, problem, t, anchor, checkpointer, meter
+) -> Generator[Event, None, tuple[Fit, Cost]]:
+    """Evaluations within the task, where they are asked for; returns the end of the training, and
+    what it cost."""
+    tested, cost = Rows.of(problem.stream).test[0].start, Cost(0.0, 0.0)
+    every = experiment.training.evaluate_every
+    for fitted in _fits(problem, t, anchor, every, checkpointer):
+        jax.block_until_ready(fitted.losses)  # else whoever reads it would pay for the training
+        cost = cost.plus(meter.read())
+        if fitted.step < problem.steps[t]:
+            f = experiment.initialised.outputs(fitted.theta, tested)
+            yield Evaluation(t, fitted.step, f, meter.read())
+    return fitted, cost
+
+
+def _fits(problem, t, anchor, every, checkpointer) -> Iterator[Fit]:
+    """The training's state after every `every` steps and at its end; its end alone where a
+    checkpointer saves the others, and perhaps has some already."""
+    start = problem.trained, anchor.theta, anchor.memory, anchor.optimizer_state
+    if checkpointer is None:
+        yield from training_problem.segments(problem, t, *start, every)
+        return
+    resume = partial(checkpointer.load, t)
+    for fitted in training_problem.segments(problem, t, *start, checkpointer.every, resume):
+        checkpointer.save(t, fitted)
+    yield fitted
+
+
+def _measure_task(
+    experiment, problem, t, anchor, fitted, cost, meter
+) -> tuple[Measurement, Anchor]:
+    """What training task t did to all outputs, and the anchor that the next task begins at."""
+    theta, stream = fitted.theta, problem.stream
+    memory = consolidate(problem, t, problem.network, fitted)
+    losses, cost = np.asarray(fitted.losses), cost.plus(meter.read())
+    f = experiment.initialised.outputs(theta)
+    lost = diverged(stream[t], problem.loss, losses, f)
+    ahead = not lost and t + 1 < len(stream)
+    slope = forecast.slopes(problem)(t + 1, theta, f) if ahead else float("nan")
+    history = (*anchor.history, jnp.asarray(f))
+    reached = Anchor(theta, memory, history, carried_optimizer_state(problem, fitted))
+    return Measurement(t + 1, f, losses, lost, slope, cost, meter.read()), reached
+
+
+def _diagnose_task(experiment, path, problem, t, anchor, meter) -> Iterator[Event]:
+    """What the kernels on the path of task t's training did, where it is asked for."""
+    if "path" in experiment.anchors:
+        yield path_diagnostic(t, path(t, anchor), problem.steps[t], meter)
+
+
+def _collect(events: Generator[Event, None, Any], into: list[Event]) -> Any:
+    """Appends a generator's events to a list; returns what the generator returns."""
+
+    def all_of():
+        result.append((yield from events))
+
+    result: list[Any] = []
+    into.extend(all_of())
+    return result[0]
 
 
 def _form(stream, loss, optimizer, training, method, form) -> str:
     if training.optimizer_state == "carry":
         if form not in ("auto", "linearised"):
             raise ValueError(
-                f"forecast.form={form}: begins each task at rest, and training.optimizer_state=carry; use linearised or auto"
+                f"forecast.form={form}: begins each task at rest, and "
+                "training.optimizer_state=carry; use linearised or auto"
             )
         return "linearised"
     full, rows = full_batches(stream, training.batch_size), Rows.of(stream)
     y = stream[0].train.y
-    block = (
-        rows.test[-1].stop
-        * max(own.stop - own.start for own in rows.train)
-        * y.shape[1] ** 2
-        * y.dtype.itemsize
-    )
+    largest = max(own.stop - own.start for own in rows.train)
+    block = rows.test[-1].stop * largest * y.shape[1] ** 2 * y.dtype.itemsize
     return forecast.form_of(form, loss, optimizer, method, full, block / MIB)
 
 
-class Asked(NamedTuple):
-    """A training that a story waits for. It is sent what comes of it, a `train.Fit` or several on the way, and what it cost already."""
-
-    setting: Setting
-    task: int
-    here: Anchor
-
-
-def _story(begun, training, anchors, foretell, limit, meter):
-    setting, theta, outputs, born = begun
-    tested = Rows.of(setting.stream).test[0].start
-    stream, loss = setting.stream, setting.loss
-    meter.read()  # what `born` has told already
-    plan = _plan(setting, theta, training, meter)
-    setting = setting.at(plan.learning_rate)
-    yield plan
-    f = outputs(theta)
-    if not np.isfinite(f).all():
+def _check_infinite(network, form) -> None:
+    if network.infinite is None:
         raise ValueError(
-            "network: the untrained outputs are not finite; use a smaller network.output_scale or network.w_std"
+            "forecast.anchors: infinite is for networks whose kernel of infinite width is known; "
+            "expected network=mlp or network=cnn with network.parametrization=ntk"
         )
-    slope = forecast.slopes(setting)
-    yield Measurement(0, f, np.empty(0), False, slope(0, theta, f), born, meter.read())
-
-    here, energies = Anchor(theta, (), (jnp.asarray(f),)), None
-    walked = forecast.path(setting)
-    if "infinite" in anchors:
-        infinite = setting._replace(kernel_fn=wide(limit, f.shape[1]))
-        yield _foretold(
-            "infinite", setting, here, foretell(infinite, here, len(stream)), outputs, meter
+    if form not in ("closed", "simulated"):
+        raise ValueError(
+            f"forecast.anchors: infinite has no parameters for form={form} to follow; expected "
+            "closed or simulated"
         )
-    if "init" in anchors:
-        outcomes = foretell(setting, here, len(stream))
-        energies = [outcome.energies for outcome in outcomes]
-        yield _foretold("init", setting, here, outcomes, outputs, meter)
-        del outcomes  # and the Gram matrices with them, before anything is trained
-    if anchors:
-        yield _baselines(setting, f, energies, meter)
-    for t, task in enumerate(stream):
-        if "boundary" in anchors:
-            yield _foretold("boundary", setting, here, foretell(setting, here, 1), outputs, meter)
-        fits, cost = yield Asked(setting, t, here)
-        for fitted in fits:
-            jax.block_until_ready(fitted.losses)  # else what looks at it would pay for the training
-            cost = cost.plus(meter.read())
-            if fitted.step < setting.steps[t]:
-                yield Evaluation(t, fitted.step, outputs(fitted.theta, tested), meter.read())
-        memory = consolidated(setting, t, setting.network, fitted)
-        losses, cost = np.asarray(fitted.losses), cost.plus(meter.read())
-        f = outputs(fitted.theta)
-        lost = diverged(task, loss, losses, f)
-        ahead = not lost and t + 1 < len(stream)
-        next_slope = slope(t + 1, fitted.theta, f) if ahead else float("nan")
-        yield Measurement(t + 1, f, losses, lost, next_slope, cost, meter.read())
-        if lost:
-            return
-        if "path" in anchors:
-            yield _in_hindsight(t, walked(t, here), setting.steps[t], meter)
-        here = Anchor(fitted.theta, memory, (*here.history, jnp.asarray(f)), left(setting, fitted))
 
 
-def _foretold(name, setting, here, outcomes, outputs, meter) -> Forecast:
-    ahead = here.ahead(len(outcomes))
-    rates = [setting.learning_rate * setting.extremes[1] / setting.tasks[t].scale for t in ahead]
-    tops = [setting.loss.curvature * outcome.top for outcome in outcomes]
-    firsts = [
-        top if o.anchor_top is None else setting.loss.curvature * o.anchor_top
-        for top, o in zip(tops, outcomes, strict=True)
-    ]
-    limits = [setting.optimizer.limit(top) if top == top else float("nan") for top in tops]
-    return Forecast(
-        name,
-        ahead.start,
-        np.stack([outcome.change for outcome in outcomes]),
-        forecast.trial(setting, here, outcomes, outputs),
-        forecast.halved(setting, here, outcomes, outputs),
-        tuple(rate * first for rate, first in zip(rates, firsts, strict=True)),
-        tuple(not rate > limit for rate, limit in zip(rates, limits, strict=True)),
-        tuple(rate / limit for rate, limit in zip(rates, limits, strict=True)),
-        tuple(outcome.negative_mass for outcome in outcomes),
-        tuple(outcome.condition for outcome in outcomes),
-        tuple(outcome.kernels for outcome in outcomes),
-        tuple(outcome.gradients for outcome in outcomes),
-        meter.read(),
-    )
-
-
-def _in_hindsight(t, change, steps, meter) -> Forecast:
-    changes, unknown = change[None], (float("nan"),)
-    trial = np.full_like(changes, np.nan)
-    return Forecast(
-        "path",
-        t,
-        changes,
-        trial,
-        trial,
-        unknown,
-        (True,),
-        unknown,
-        unknown,
-        unknown,
-        (0,),
-        (steps,),
-        meter.read(),
-    )
-
-
-def _baselines(setting, f, energies, meter) -> Baselines:
-    tasks = len(setting.stream)
-    held = energies is not None and all(e is not None for e in energies)
-    both = np.stack(energies, 1) if held else np.full((tasks, tasks, 2), np.nan)  # [S, t, 2]
-    cross_energy, cka = (
-        baselines.similarity(np.asarray(both[..., k], np.float64)) for k in range(2)
-    )
-    changes, remark = forecast.input_cosine(setting, jnp.asarray(f))
-    return Baselines(changes, cka, cross_energy, meter.read(), remark)
-
-
-def _plan(setting, theta, training, meter) -> Plan:
-    # Of a learning rate that may exceed it nobody asks, and on many samples it takes longer than training.
-    asked = training.learning_rate is None or not training.allow_unstable
-    limit = forecast.limit(setting, theta) if asked else float("nan")
-    return Plan(
-        rate(training, limit, setting.network.rate_scale), float(limit), setting.steps, meter.read()
-    )
+def _check_side_by_side(training) -> None:
+    for name, expected in (("evaluate_every", None), ("devices", 1)):
+        value = getattr(training, name)
+        if value != expected:
+            raise ValueError(
+                f"training.{name}={value}: expected {'null' if expected is None else expected} "
+                "where seeds are trained as one, or seeds_by=loop"
+            )

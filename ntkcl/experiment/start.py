@@ -1,62 +1,72 @@
-"""The untrained network on all inputs of the stream."""
+"""An experiment before anything is trained: the untrained network on all inputs of the stream."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl import forecast, methods
+from ntkcl import methods
+from ntkcl.forecast import Effort
 from ntkcl.networks import centred, computed_in, forward
 from ntkcl.resources import Cost, Meter
-from ntkcl.training.problem import Setting
+from ntkcl.training.problem import Problem, task_rows
 from ntkcl.training.settings import devices_of, steps_of
 from ntkcl.types import Params, Rows
 
-READ = 10_000  # inputs whose outputs are read at a time: of more, fresh memory costs more than the reading
+READ = 10_000  # inputs read at a time: of more, fresh memory costs more than the reading
 
 
-class Begun(NamedTuple):
-    """Before anything is trained: the setting without its learning rate, theta_0, and `outputs(theta, first=0)` [N - first, c] in
-    float64, those at theta_0 subtracted where the network is centred; what the initialisation cost."""
+class Initialised(NamedTuple):
+    """Before anything is trained.
 
-    setting: Setting
+    problem: without its learning rate.  theta: theta_0.
+    outputs: `outputs(theta, first=0) -> [N - first, c]` in float64, those at theta_0 subtracted
+      where the network is centred.
+    kernel_fn, effort: what forecasts compute kernels with, and what they may spend.
+    cost: of the initialisation.
+    """
+
+    problem: Problem
     theta: Params
     outputs: Callable[..., np.ndarray]
+    kernel_fn: Callable[..., Any]
+    effort: Effort
     cost: Cost
 
 
-def begin(key, stream, network, loss, optimizer, training, method, effort, kernel) -> Begun:
-    """The untrained network on all inputs of the stream, the train sets in turn and then the test sets; arguments as of `run`."""
-    meter = Meter()
+def initialise(
+    key, stream, network, loss, optimizer, training, method, effort, kernel
+) -> Initialised:
+    """The untrained network on all inputs of the stream, the train sets in turn and then the test
+    sets; arguments as of `run`."""
     methods.checked(method)
+    meter = Meter()
     x = jnp.concatenate([task.train.x for task in stream] + [task.test.x for task in stream])
     theta = network.init(jax.random.fold_in(key, 0), x[0])
 
     def read(theta, first=0):
-        parts = [
-            forward(network.apply, theta, x[at : at + READ]) for at in range(first, len(x), READ)
-        ]
+        starts = range(first, len(x), READ)
+        parts = [forward(network.apply, theta, x[at : at + READ]) for at in starts]
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
     theta0 = theta if network.centred else None
-    full = network._replace(apply=centred(network.apply, theta0))
-    trained = (
-        network.apply if training.compute is None else computed_in(network.apply, training.compute)
-    )
-    # In float64, and centred by what the same compiled function gave at theta_0, so that f_0 is 0 and not rounding.
+    measured = network._replace(apply=centred(network.apply, theta0))
+    trained = measured
+    if training.compute is not None:
+        low_precision = computed_in(network.apply, training.compute)
+        trained = network._replace(apply=centred(low_precision, theta0))
+    # In float64, and centred by what the same compiled function gave at theta_0, so that f_0 is 0
+    # and not rounding.
     origin = read(theta) if network.centred else np.zeros((len(x), 1))
-    setting = Setting(
+    problem = Problem(
         key=key,
         stream=stream,
         x=x,
-        tasks=forecast.task_rows(stream, loss, Rows.of(stream).train),
-        network=full,
-        trained=full
-        if training.compute is None
-        else network._replace(apply=centred(trained, theta0)),
-        kernel_fn=kernel(network),
+        tasks=task_rows(stream, loss, Rows.of(stream).train),
+        network=measured,
+        trained=trained,
         loss=loss,
         optimizer=optimizer,
         method=method,
@@ -64,20 +74,25 @@ def begin(key, stream, network, loss, optimizer, training, method, effort, kerne
         transform=None,
         steps=steps_of(training, stream),
         batch_size=training.batch_size,
-        effort=effort.checked(),
         carry=training.optimizer_state == "carry",
         schedule=training.schedule,
         devices=devices_of(training, stream),
     )
-    _check_schedule(setting)
-    return Begun(
-        setting, theta, lambda theta, first=0: read(theta, first) - origin[first:], meter.read()
+    _check_schedule(problem)
+    return Initialised(
+        problem=problem,
+        theta=theta,
+        outputs=lambda theta, first=0: read(theta, first) - origin[first:],
+        kernel_fn=kernel(network),
+        effort=effort.checked(),
+        cost=meter.read(),
     )
 
 
-def _check_schedule(setting):
-    low, high = setting.extremes
+def _check_schedule(problem):
+    low, high = problem.extremes
     if not 0 <= low <= high < float("inf") or high == 0:
         raise ValueError(
-            f"training.schedule: values from {low:g} to {high:g} over the training; expected finite ones, none below 0 and not all 0"
+            f"training.schedule: values from {low:g} to {high:g} over the training; expected "
+            "finite ones, none below 0 and not all 0"
         )

@@ -19,43 +19,33 @@ from ntkcl.forecast.gram_solvers import DIAGONALISED, extend, prepare
 from ntkcl.forecast.integrated import integrated
 from ntkcl.forecast.linearised import linearised
 from ntkcl.forecast.matrix_free import matrix_free
-from ntkcl.forecast.outcome import Effort, Outcome, task_rows
+from ntkcl.forecast.outcome import Effort, Outcome
 from ntkcl.forecast.path_kernel import path
 from ntkcl.forecast.self_consistency import halved, trial
 from ntkcl.forecast.simulated import simulated
 from ntkcl.forecast.stability import limit, limits
-from ntkcl.training.problem import Anchor, Setting, consolidated, fit, left, order, together, walk
 
 __all__ = [
     "AUTO",
     "DIAGONALISED",
     "FORMS",
-    "Anchor",
     "Effort",
     "Outcome",
-    "Setting",
     "closed",
-    "consolidated",
     "extend",
-    "fit",
     "form_of",
     "halved",
     "input_cosine",
     "integrated",
-    "left",
     "limit",
     "limits",
     "linearised",
     "matrix_free",
-    "order",
     "path",
     "prepare",
     "reasons",
     "simulated",
     "slopes",
     "solved",
-    "task_rows",
-    "together",
     "trial",
-    "walk",
 ]

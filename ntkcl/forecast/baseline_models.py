@@ -1,4 +1,4 @@
-"""What forecasts are compared with, as far as it takes the setting: a linear model on the inputs, the gradient of the next task."""
+"""What forecasts are compared with, as far as it takes the problem: a linear model on the inputs, the gradient of the next task."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,40 +9,39 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkcl import kernels, methods
-from ntkcl.forecast.linearised import follow
-from ntkcl.training.problem import Anchor, Setting
+from ntkcl.forecast.linearised import train_model
+from ntkcl.training.problem import Anchor, Problem
 from ntkcl.types import Network
 
-# What a method raises that refuses the model, or looks for parameters by names that it does not have.
+# What a method raises that refuses the model, or looks for parameters by names it does not have.
 NO_LINEAR_MODEL = (ValueError, TypeError, LookupError, AttributeError)
 
 
-def input_cosine(setting: Setting, f0: Float[Array, "N c"]) -> tuple[np.ndarray, str]:
-    """A baseline: the changes [T, N, c] of f_0(x) + W x / sqrt(n_0), whose kernel is X X^T / n_0 (x) I. Does the network matter?
+def input_cosine(problem: Problem, f0: Float[Array, "N c"]) -> tuple[np.ndarray, str]:
+    """A baseline: the changes [T, N, c] of f_0(x) + W x / sqrt(n_0), whose kernel is X X^T / n_0 (x)
+    I. Does the network matter?
 
-    Trained from W = 0 as the network would be, with any loss, rule and method; being linear it is its own forecast. A rate that is
-    stable for the network need not be so here: then the changes grow without bound, and say so. NaN, and one line that says why, for a
-    method that cannot train such a model, whose parameters are W alone (gpm: it has no layers); else "" beside the changes.
+    Trained from W = 0 as the network would be, with any loss, rule and method; being linear it is
+    its own forecast. A rate that is stable for the network need not be so here: then the changes
+    grow without bound, and say so. NaN, and one line that says why, for a method that cannot train
+    such a model, whose parameters are W alone (gpm: it has no layers); else "" beside the changes.
     """
-    flat = setting.x.reshape(len(setting.x), -1)
+    flat = problem.x.reshape(len(problem.x), -1)
     x = jnp.concatenate([flat / flat.shape[1] ** 0.5, jnp.asarray(f0, flat.dtype)], 1)
     stream = tuple(
         task._replace(train=task.train._replace(x=x[rows.inputs]))
-        for task, rows in zip(setting.stream, setting.tasks, strict=True)
+        for task, rows in zip(problem.stream, problem.tasks, strict=True)
     )
     weights = jnp.zeros((flat.shape[1], f0.shape[1]), flat.dtype)
-    linear = setting._replace(stream=stream, x=x)
+    linear = problem._replace(stream=stream, x=x)
     try:
-        outcomes = follow(linear, INPUTS, Anchor(weights, (), (f0,)), len(stream))
+        outcomes = train_model(linear, INPUTS, Anchor(weights, (), (f0,)), len(stream))
     except NO_LINEAR_MODEL as error:
-        if methods.is_naive(
-            setting.method
-        ):  # which asks nothing of a model: this is a fault of ours
+        if methods.is_naive(problem.method):  # asks nothing of a model: this is a fault of ours
             raise
         why = f"{type(error).__name__}: {error}".splitlines()[0]
-        return np.full(
-            (len(stream), *f0.shape), np.nan
-        ), f"input_cosine: the method does not train a linear model ({why})"
+        remark = f"input_cosine: the method does not train a linear model ({why})"
+        return np.full((len(stream), *f0.shape), np.nan), remark
     return np.stack([outcome.change for outcome in outcomes]), ""
 
 
@@ -58,14 +57,14 @@ def _signal(loss, f, y, head):
     return jax.grad(lambda f: jnp.mean(jax.vmap(loss.value, (0, 0, None))(f, y, head)))(f)
 
 
-def slopes(setting: Setting) -> Callable[..., float]:
+def slopes(problem: Problem) -> Callable[..., float]:
     """A baseline: `(t, theta, f) -> |dL_t/dtheta|`, the gradient of task t's mean loss at theta, where the outputs are f [N, c]."""
-    operator = kernels.operator(setting.network)
+    operator = kernels.operator(problem.network)
 
     def slope(t, theta, f):
-        x, y = setting.stream[t].train
-        own = jnp.asarray(f[setting.tasks[t].inputs], y.dtype)
-        gradient = operator.vjp(theta, x, _signal(setting.loss, own, y, setting.stream[t].head))
+        x, y = problem.stream[t].train
+        own = jnp.asarray(f[problem.tasks[t].inputs], y.dtype)
+        gradient = operator.vjp(theta, x, _signal(problem.loss, own, y, problem.stream[t].head))
         return float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))))
 
     return slope

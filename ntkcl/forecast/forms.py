@@ -1,11 +1,10 @@
-"""Which form foretells which training."""
+"""Which form can predict which training."""
 
 from ntkcl import methods
 from ntkcl.forecast.closed_form import closed
 from ntkcl.forecast.integrated import integrated
 from ntkcl.forecast.linearised import linearised
 from ntkcl.forecast.matrix_free import matrix_free
-from ntkcl.forecast.outcome import memoryless
 from ntkcl.forecast.simulated import simulated
 from ntkcl.types import Loss, Method, Optimizer
 from ntkcl.validation import one_of
@@ -30,9 +29,9 @@ def form_of(
     full_batches: bool,
     block_mib: float = 0.0,
 ) -> str:
-    """The form that "auto" stands for, the first that is exact for the linearised network and, the
-    largest block of kernel being of `block_mib`, holds no more than `HELD_MIB` of it; ValueError
-    for a form that cannot be, and for a method whose step was written for other hooks."""
+    """The form that "auto" stands for, the first that is exact for the linearised network and, the largest block of kernel being of
+    `block_mib`, holds no more than `HELD_MIB` of it; ValueError for a form that cannot be, and for a method whose step was written
+    for other hooks."""
     methods.checked(method)
     one_of("forecast.form", form, AUTO)
     against = {name: reasons(name, loss, optimizer, method, full_batches) for name in FORMS}
@@ -72,7 +71,7 @@ def reasons(
         "linearised": {},
         "integrated": {
             "the loss is not squared error": not loss.quadratic,
-            "the optimizer has a memory, or no rule in kernel space": not memoryless(optimizer),
+            "the optimizer has a memory, or no rule in kernel space": not optimizer.memoryless,
             "a method other than naive changes more than the targets": not methods.is_naive(method),
             "the batches are not full": not full_batches,
         },

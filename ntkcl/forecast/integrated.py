@@ -19,9 +19,9 @@ from jaxtyping import Array, Float
 
 from ntkcl import dynamics, kernels, networks
 from ntkcl.forecast.gram_solvers import prepare
-from ntkcl.forecast.outcome import Outcome, rule
+from ntkcl.forecast.outcome import Effort, Outcome, rule
 from ntkcl.forecast.stability import task_top
-from ntkcl.training.problem import Anchor, Setting
+from ntkcl.training.problem import Anchor, Problem
 from ntkcl.types import Params
 
 REUSED = 6000  # rows up to which a Gram matrix, used by many strides, is diagonalised
@@ -43,52 +43,57 @@ class _Walk(NamedTuple):
     gradients: int
 
 
-def integrated(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
-    """The next `count` tasks, by at most `effort.kernels` kernels a task; full batches, squared error, plain gradient descent."""
+def integrated(kernel_fn, effort: Effort):
+    """`(problem, anchor, count) -> outcomes`, by at most `effort.kernels` kernels a task; for full
+    batches, squared error, plain gradient descent."""
 
-    def forward(theta, x):
-        return networks.forward(setting.network.apply, theta, x).astype(jnp.float64)
+    def forecast(problem: Problem, anchor: Anchor, count: int) -> list[Outcome]:
+        def forward(theta, x):
+            return networks.forward(problem.network.apply, theta, x).astype(jnp.float64)
 
-    theta, f, outcomes = anchor.theta, forward(anchor.theta, setting.x), []
-    for t in anchor.ahead(count):
-        at_anchor = None if theta is anchor.theta else task_top(setting, anchor.theta, t)
-        walk, top, negative = _task(setting, theta, t, forward)
-        theta, before = walk.theta, f
-        f = forward(theta, setting.x)
-        outcomes.append(
-            Outcome(f - before, top, negative, walk.kernels, walk.gradients, anchor_top=at_anchor)
-        )
-    return outcomes
+        theta, f, outcomes = anchor.theta, forward(anchor.theta, problem.x), []
+        for t in anchor.ahead(count):
+            known = theta is anchor.theta
+            first = None if known else task_top(problem, kernel_fn, anchor.theta, t)
+            walk, top, negative = _task(problem, kernel_fn, effort, theta, t, forward)
+            theta, before = walk.theta, f
+            f = forward(theta, problem.x)
+            outcomes.append(
+                Outcome(f - before, top, negative, walk.kernels, walk.gradients, anchor_top=first)
+            )
+        return outcomes
+
+    return forecast
 
 
-def _task(setting, theta, t, forward):
-    task = setting.tasks[t]
-    x, head = setting.x[task.inputs], jnp.asarray(task.head)[None]
+def _task(problem, kernel_fn, effort, theta, t, forward):
+    task = problem.tasks[t]
+    x, head = problem.x[task.inputs], jnp.asarray(task.head)[None]
     pull, decompose = (
-        kernels.operator(setting.network).vjp,
-        prepare(setting.effort.krylov_order, REUSED),
+        kernels.operator(problem.network).vjp,
+        prepare(effort.krylov_order, REUSED),
     )
 
     def residual(theta):
         return head * (task.targets - forward(theta, x))
 
     def decomposed(theta):
-        block = jnp.asarray(setting.kernel_fn(theta, x))
+        block = jnp.asarray(kernel_fn(theta, x))
         step = dynamics.Step(
             np.arange(len(x)), task.targets, np.broadcast_to(task.head, task.targets.shape)
         )
         return decompose(lambda _: block, step, jnp.float64)
 
     def stride(theta, r, prepared, first, length):
-        alpha = prepared.coefficients(rule(setting, t, first, first + length), r)
-        return jax.tree.map(jnp.add, theta, pull(theta, x, alpha.astype(setting.x.dtype)))
+        alpha = prepared.coefficients(rule(problem, t, first, first + length), r)
+        return jax.tree.map(jnp.add, theta, pull(theta, x, alpha.astype(problem.x.dtype)))
 
     now = decomposed(theta)
     lam = now.decomposed.eigenvalues
     walk, length, since = _Walk(theta, residual(theta), 0, 1, 0), 2, 0
     whole = float(jnp.linalg.norm(walk.residual))
-    while walk.steps < setting.steps[t]:
-        length = min(length, setting.steps[t] - walk.steps)
+    while walk.steps < problem.steps[t]:
+        length = min(length, problem.steps[t] - walk.steps)
         if length < 2:
             theta = stride(walk.theta, walk.residual, now, walk.steps, 1)
             walk = walk._replace(
@@ -105,25 +110,19 @@ def _task(setting, theta, t, forward):
         walk = walk._replace(gradients=walk.gradients + 3)
         error = float(jnp.linalg.norm(residual(once) - residual(twice))) / max(whole, 1e-300)
         change = (
-            SAFE * (setting.effort.tolerance / max(error, 1e-300)) ** 0.5
-            if np.isfinite(error)
-            else SHORTER
+            SAFE * (effort.tolerance / max(error, 1e-300)) ** 0.5 if np.isfinite(error) else SHORTER
         )
         nearer = max(2, int(length * min(max(change, SHORTER), LONGER)))
-        if error <= setting.effort.tolerance or (length == 2 and np.isfinite(error)):
+        if error <= effort.tolerance or (length == 2 and np.isfinite(error)):
             # Two single steps are training itself, and need no correction.
             theta = jax.tree.map(lambda a, b: 2 * a - b, twice, once) if length > 2 else twice
             walk = walk._replace(theta=theta, residual=residual(theta), steps=walk.steps + length)
             length = nearer
-        elif (
-            walk.kernels < setting.effort.kernels
-            and walk.steps > since
-            and nearer < SHORT * walk.steps
-        ):
+        elif walk.kernels < effort.kernels and walk.steps > since and nearer < SHORT * walk.steps:
             now, since = decomposed(walk.theta), walk.steps
             walk = walk._replace(kernels=walk.kernels + 1)
         elif length == 2:  # training itself blows up
-            walk = walk._replace(theta=twice, steps=setting.steps[t])
+            walk = walk._replace(theta=twice, steps=problem.steps[t])
         else:
             length = nearer
     whole_spectrum = len(lam) == len(now.rows)

@@ -1,28 +1,41 @@
-"""The linearised network is trained, by the trainer itself with any loss, rule and method; no kernel is held."""
+"""The linearised network is trained, by the trainer itself with any loss, rule and method.
+
+No kernel is held.
+"""
 
 import jax.numpy as jnp
 
 from ntkcl import networks
-from ntkcl.forecast.outcome import Outcome
-from ntkcl.training.problem import Anchor, Setting, consolidated, fit, left
+from ntkcl.forecast.outcome import Effort, Outcome
+from ntkcl.training.problem import (
+    Anchor,
+    Problem,
+    carried_optimizer_state,
+    consolidate,
+    train,
+)
 from ntkcl.types import Network
 
 
-def linearised(setting: Setting, anchor: Anchor, count: int) -> list[Outcome]:
-    """The next `count` tasks, by training the network linearised at the anchor."""
-    return follow(setting, networks.linearised(setting.network, anchor.theta), anchor, count)
+def linearised(kernel_fn, effort: Effort):
+    """`(problem, anchor, count) -> outcomes`, by training the network linearised at the anchor."""
+
+    def forecast(problem: Problem, anchor: Anchor, count: int) -> list[Outcome]:
+        network = networks.linearised(problem.network, anchor.theta)
+        return train_model(problem, network, anchor, count)
+
+    return forecast
 
 
-def follow(setting: Setting, network: Network, anchor: Anchor, count: int) -> list[Outcome]:
-    """The next `count` tasks, by training this network in place of the setting's."""
-    theta, memory, optimizer, outcomes = anchor.theta, anchor.memory, anchor.optimizer, []
-    f = networks.forward(network.apply, theta, setting.x)
+def train_model(problem: Problem, network: Network, anchor: Anchor, count: int) -> list[Outcome]:
+    """The next `count` tasks, by training this network in place of the problem's."""
+    theta, memory, state = anchor.theta, anchor.memory, anchor.optimizer_state
+    f, outcomes = networks.forward(network.apply, theta, problem.x), []
     for t in anchor.ahead(count):
-        fitted = fit(setting, t, network, theta, memory, optimizer)
-        memory = consolidated(setting, t, network, fitted)
-        theta, optimizer, before = fitted.theta, left(setting, fitted), f
-        f = networks.forward(network.apply, theta, setting.x)
-        outcomes.append(
-            Outcome(f.astype(jnp.float64) - before.astype(jnp.float64), float("nan"), float("nan"))
-        )
+        fitted = train(problem, t, network, theta, memory, state)
+        memory = consolidate(problem, t, network, fitted)
+        theta, state = fitted.theta, carried_optimizer_state(problem, fitted)
+        before, f = f, networks.forward(network.apply, theta, problem.x)
+        change = f.astype(jnp.float64) - before.astype(jnp.float64)
+        outcomes.append(Outcome(change, float("nan"), float("nan")))
     return outcomes

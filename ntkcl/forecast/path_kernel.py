@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from ntkcl.training.problem import Setting, fit
+from ntkcl.training.problem import Problem, train
 
 
 class _Walked(NamedTuple):
@@ -25,7 +25,7 @@ class _Walked(NamedTuple):
     change: Float[Array, "N c"]
 
 
-def path(setting: Setting) -> Callable[..., np.ndarray]:
+def path(problem: Problem) -> Callable[..., np.ndarray]:
     """`(t, here) -> sum_s Jbar_s (theta_{s+1} - theta_s)` [N, c], of task t trained from the anchor `here`, any loss, rule and method.
 
     Jbar_s is taken as the Jacobian in the middle of a step, which is wrong by its square. Costs the training again, and a forward
@@ -34,22 +34,26 @@ def path(setting: Setting) -> Callable[..., np.ndarray]:
     """
 
     def outputs(theta):
-        return jax.vmap(setting.network.apply, (None, 0))(theta, setting.x)
+        return jax.vmap(problem.network.apply, (None, 0))(theta, problem.x)
 
     def init(theta):
         shape = jax.eval_shape(outputs, theta).shape
-        return _Walked(setting.transform.init(theta), jnp.zeros(shape, jnp.float64))
+        return _Walked(problem.transform.init(theta), jnp.zeros(shape, jnp.float64))
 
     def update(gradient, walked, theta):
-        updates, inner = setting.transform.update(gradient, walked.inner, theta)
+        updates, inner = problem.transform.update(gradient, walked.inner, theta)
         middle = jax.tree.map(lambda leaf, update: leaf + update / 2, theta, updates)
         return updates, _Walked(inner, walked.change + jax.jvp(outputs, (middle,), (updates,))[1])
 
-    followed = setting._replace(transform=optax.GradientTransformation(init, update))
+    followed = problem._replace(transform=optax.GradientTransformation(init, update))
 
     def change(t, here):
-        begun = None if here.optimizer is None else _Walked(here.optimizer, init(here.theta).change)
-        fitted = fit(followed, t, setting.trained, here.theta, here.memory, begun)
+        start = (
+            None
+            if here.optimizer_state is None
+            else _Walked(here.optimizer_state, init(here.theta).change)
+        )
+        fitted = train(followed, t, problem.trained, here.theta, here.memory, start)
         return np.asarray(fitted.state.optimizer.change)
 
     return change

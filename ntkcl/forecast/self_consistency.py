@@ -9,11 +9,11 @@ import numpy as np
 
 from ntkcl import kernels
 from ntkcl.forecast.outcome import Outcome, rule
-from ntkcl.training.problem import Anchor, Setting
+from ntkcl.training.problem import Anchor, Problem
 
 
 def trial(
-    setting: Setting, here: Anchor, outcomes: Sequence[Outcome], outputs: Callable[..., np.ndarray]
+    problem: Problem, here: Anchor, outcomes: Sequence[Outcome], outputs: Callable[..., np.ndarray]
 ) -> np.ndarray:
     """f(theta + sum_{j<=t} J_j^T alpha_j) - f(theta + sum_{j<t} J_j^T alpha_j) at all inputs, [T', N, c]; NaN without a `pull`."""
 
@@ -22,7 +22,7 @@ def trial(
 
     told = all(outcome.pull is not None for outcome in outcomes)
     return _walked(
-        setting,
+        problem,
         here,
         outcomes,
         outputs,
@@ -31,13 +31,13 @@ def trial(
 
 
 def halved(
-    setting: Setting, here: Anchor, outcomes: Sequence[Outcome], outputs: Callable[..., np.ndarray]
+    problem: Problem, here: Anchor, outcomes: Sequence[Outcome], outputs: Callable[..., np.ndarray]
 ) -> np.ndarray:
     """`trial` in two strides a task, each of half the steps: by the anchor's kernel, but from the residual and along the tangents of
     the network where it then is, [T', N, c]; NaN without `coefficients`."""
 
     def stride(t, outcome, first, last):
-        task, g = setting.tasks[t], rule(setting, t, first, last)
+        task, g = problem.tasks[t], rule(problem, t, first, last)
         return lambda theta, f: (
             theta,
             task.inputs,
@@ -45,28 +45,28 @@ def halved(
         )
 
     def halves(t):
-        return pairwise((0, setting.steps[t] - setting.steps[t] // 2, setting.steps[t]))
+        return pairwise((0, problem.steps[t] - problem.steps[t] // 2, problem.steps[t]))
 
     ahead = here.ahead(len(outcomes))
     told = all(
-        outcome.coefficients is not None and setting.steps[t] > 1
+        outcome.coefficients is not None and problem.steps[t] > 1
         for t, outcome in zip(ahead, outcomes, strict=True)
     )
     each = zip(ahead, outcomes, strict=True)
     walk = (
         [[stride(t, outcome, *half) for half in halves(t)] for t, outcome in each] if told else None
     )
-    return _walked(setting, here, outcomes, outputs, walk)
+    return _walked(problem, here, outcomes, outputs, walk)
 
 
-def _walked(setting, here, outcomes, outputs, walk) -> np.ndarray:
+def _walked(problem, here, outcomes, outputs, walk) -> np.ndarray:
     """Changes [T', N, c] by the strides of each task, `(theta, f) -> (theta', inputs, alpha)`, J_{theta'}(x[inputs])^T alpha each; NaN
     for no walk, infinite for one that blows up."""
     shape = (len(outcomes), *outcomes[0].change.shape)
     if walk is None:
         return np.full(shape, np.nan)
     pull_back, theta, seen = (
-        kernels.operator(setting.network).vjp,
+        kernels.operator(problem.network).vjp,
         here.theta,
         [np.asarray(here.history[-1])],
     )
@@ -77,7 +77,7 @@ def _walked(setting, here, outcomes, outputs, walk) -> np.ndarray:
             theta = jax.tree.map(
                 jnp.add,
                 theta,
-                pull_back(along, setting.x[inputs], jnp.asarray(alpha, setting.x.dtype)),
+                pull_back(along, problem.x[inputs], jnp.asarray(alpha, problem.x.dtype)),
             )
             f = outputs(theta)
             if not np.isfinite(f).all():

@@ -4,23 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl import dynamics, kernels, methods
+from ntkcl import dynamics, kernels
 from ntkcl.compilation import portable
 from ntkcl.forecast.gram_solvers import DIAGONALISED, LARGEST
-from ntkcl.training.problem import Setting
+from ntkcl.training.problem import Problem
 from ntkcl.types import Params, Tangent
 
 DENSE = 5000  # rows x outputs up to which the stability limit is read off the Gram matrix itself
-ALONE = methods.naive().step  # of a method without a twin in kernel space
 
 
-def limit(setting: Setting, theta: Params) -> float:
+def limit(problem: Problem, theta: Params, kernel_fn) -> float:
     """The largest stable learning rate: the smallest of `limits`."""
-    return min(limits(setting, theta))
+    return min(limits(problem, theta, kernel_fn))
 
 
 def limits(
-    setting: Setting, theta: Params, tangent: Tangent | None = None, prepare=None
+    problem: Problem, theta: Params, kernel_fn, tangent: Tangent | None = None, prepare=None
 ) -> list[float]:
     """Each task's largest stable learning rate, at the largest eigenvalue, at theta, of what its method trains on. For minibatches one
     that no batch exceeds, that of the task's worst single sample. A method without a twin in kernel space has the limit of the task
@@ -29,14 +28,14 @@ def limits(
     `tangent`, `prepare`: one at theta whose columns are held, and the decompositions of its steps, where they are there already.
     Raises ValueError for a kernel that is zero or not finite.
     """
-    c = setting.tasks[0].targets.shape[1]
-    f0 = jnp.zeros((len(setting.x), c))  # targets and outputs do not matter here
-    peak = setting.extremes[1]
-    twin = tangent or kernels.tangent(setting.network, theta, setting.x, f0, setting.kernel_fn)
+    c = problem.tasks[0].targets.shape[1]
+    f0 = jnp.zeros((len(problem.x), c))  # targets and outputs do not matter here
+    peak = problem.extremes[1]
+    twin = tangent or kernels.tangent(problem.network, theta, problem.x, f0, kernel_fn)
 
     def gram(inputs):
         return (
-            setting.kernel_fn(theta, setting.x[inputs])
+            kernel_fn(theta, problem.x[inputs])
             if tangent is None
             else tangent.columns(inputs)[inputs]
         )
@@ -51,15 +50,20 @@ def limits(
         )
 
     def own(t, task):
-        step = (setting.method.step or ALONE)(twin, setting.tasks, t, [f0] * (t + 1))
+        method = problem.method
+        step = (
+            method.step(twin, problem.tasks, t, [f0] * (t + 1))
+            if method.step
+            else dynamics.task_step(task)
+        )
         n = len(task.inputs)
-        if setting.batch_size in (None, n):
-            top = whole(step) if prepare else _top(setting, theta, gram, step.inputs, step.weights)
+        if problem.batch_size in (None, n):
+            top = whole(step) if prepare else _top(problem, theta, gram, step.inputs, step.weights)
         else:
             # The Gram matrix of any batch, divided by its size, has eigenvalues no larger than those of its worst sample.
-            top = n * _worst(setting, theta, step.inputs[:n], step.weights[:n])
+            top = n * _worst(problem, theta, step.inputs[:n], step.weights[:n])
             top += (
-                _top(setting, theta, gram, step.inputs[n:], step.weights[n:])
+                _top(problem, theta, gram, step.inputs[n:], step.weights[n:])
                 if len(step.inputs) > n
                 else 0.0
             )
@@ -72,26 +76,28 @@ def limits(
                 f"network: the kernel of task {t} is zero, all units dead? Try another network.width or activation"
             )
         return (
-            setting.optimizer.limit(setting.loss.curvature * top + step.ridge) * task.scale / peak
+            problem.optimizer.limit(problem.loss.curvature * top + step.ridge) * task.scale / peak
         )
 
-    return [own(t, task) for t, task in enumerate(setting.tasks)]
+    return [own(t, task) for t, task in enumerate(problem.tasks)]
 
 
-def task_top(setting: Setting, theta: Params, t: int) -> float:
-    """lam_max(K_tt) [n c, n c] at theta, of task t's rows and active outputs."""
-    task = setting.tasks[t]
+def task_top(problem: Problem, kernel_fn, theta: Params, t: int) -> float:
+    """lam_max(K_tt) at theta, of task t's rows and active outputs."""
+    task = problem.tasks[t]
     weights = np.broadcast_to(task.head, task.targets.shape)
-    return _top(
-        setting, theta, lambda rows: setting.kernel_fn(theta, setting.x[rows]), task.inputs, weights
-    )
+
+    def gram(rows):
+        return kernel_fn(theta, problem.x[rows])
+
+    return _top(problem, theta, gram, task.inputs, weights)
 
 
-def _top(setting, theta, gram, inputs, weights) -> float:
+def _top(problem, theta, gram, inputs, weights) -> float:
     """Largest eigenvalue of the weighted Gram matrix of rows: from the matrix, or from products where it is large."""
-    rows, root = np.count_nonzero(weights), jnp.sqrt(jnp.asarray(weights, setting.x.dtype))
+    rows, root = np.count_nonzero(weights), jnp.sqrt(jnp.asarray(weights, problem.x.dtype))
     if rows > DENSE:
-        x, product = setting.x[inputs], kernels.operator(setting.network).product
+        x, product = problem.x[inputs], kernels.operator(problem.network).product
         ritz = kernels.krylov.spectrum(
             lambda v: root * product(theta, x, None, root * v),
             root,
@@ -113,10 +119,10 @@ def _top(setting, theta, gram, inputs, weights) -> float:
     return float(kernels.krylov.ritz_of(jnp.matmul, weighted, start, order=LARGEST).values[-1])
 
 
-def _worst(setting, theta, inputs, weights) -> float:
+def _worst(problem, theta, inputs, weights) -> float:
     """Largest eigenvalue over the Gram matrices of single rows."""
     return float(
-        _worst_of(portable(setting.network.apply), theta, setting.x[inputs], jnp.asarray(weights))
+        _worst_of(portable(problem.network.apply), theta, problem.x[inputs], jnp.asarray(weights))
     )
 
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntkcl import kernels
 from ntkcl.compilation import once
+from ntkcl.kernels.outputs import with_outputs
 from ntkcl.validation import finite, one_of, whole
 
 SMOOTH = {"tanh": jnp.tanh, "gelu": jax.nn.gelu}
@@ -216,16 +216,14 @@ def check_inputs(x1, x2):
         raise ValueError(f"infinite: {kinds}; expected the same in both")
 
 
-def wide(limit: Callable[..., Any], c: int) -> Callable[..., Any]:
-    """`kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]` of a `limit` as of `run`. In float64: rounding makes near inputs look equal."""
+def infinite_kernel_fn(infinite: Callable[..., Any], c: int) -> Callable[..., Any]:
+    """`kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]` of a network's `infinite`, theta unused.
+
+    In float64, as rounding makes near inputs look equal; the block is in the type of x1.
+    """
 
     def kernel_fn(theta, x1, x2=None):
-        k = limit(
-            *(
-                None if x is None else jnp.asarray(x, jnp.float64).reshape(len(x), -1)
-                for x in (x1, x2)
-            )
-        )
-        return kernels.with_outputs(k.astype(x1.dtype), c)
+        k = infinite(*(None if x is None else jnp.asarray(x, jnp.float64) for x in (x1, x2)))
+        return with_outputs(k.astype(x1.dtype), c)
 
     return kernel_fn

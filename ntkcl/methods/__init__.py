@@ -6,7 +6,8 @@ of one's own is made by `custom`.
 """
 
 from ntkcl.methods.agem import agem
-from ntkcl.methods.custom import checked, custom
+from ntkcl.methods.custom import checked as checked
+from ntkcl.methods.custom import custom as custom
 from ntkcl.methods.der import der, der_plus_plus
 from ntkcl.methods.er import er
 from ntkcl.methods.ewc import ewc, ewc_diagonal
@@ -16,7 +17,8 @@ from ntkcl.methods.joint import joint
 from ntkcl.methods.l2 import l2
 from ntkcl.methods.lwf import lwf
 from ntkcl.methods.mas import mas
-from ntkcl.methods.naive import is_naive, naive
+from ntkcl.methods.naive import is_naive as is_naive
+from ntkcl.methods.naive import naive
 from ntkcl.methods.ogd import ogd, ogd_plus, pca_ogd
 from ntkcl.methods.replay import replay
 from ntkcl.methods.si import si

@@ -53,8 +53,9 @@ def gpm(
     """
     several = isinstance(threshold, Sequence) and not isinstance(threshold, str)
     thresholds = tuple(
-        validation.unit("method.threshold", one) for one in (threshold if several else (threshold,))
-    )  # type: ignore
+        validation.unit("method.threshold", one)
+        for one in (threshold if several else (threshold,))  # type: ignore
+    )
     if per_task is not None:
         validation.whole("method.per_task", per_task)
     validation.unit("method.increment", increment)

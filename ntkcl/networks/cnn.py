@@ -1,10 +1,12 @@
 """The convolutional network whose limit of infinitely many channels is `ntkcl.kernels.infinite_conv`."""
 
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ntkcl import kernels
 from ntkcl.compilation import once
 from ntkcl.networks.layers import ACTIVATIONS, Conv, Dense, image
 from ntkcl.networks.linen import network
@@ -70,6 +72,7 @@ def cnn(
       readout: flatten (all positions and channels) or mean (over positions).
       activation, centred, scaling (w_std, b_std, parametrization, init, gamma0, output_scale): as in `mlp`.
 
+    Its kernel of infinite width is known in the parametrization ntk with stride_every=1.
     Raises ValueError as `mlp`, for inputs that are no image, and for images that a window without padding does not fit.
     """
     scaled = scales(width=width, **scaling)
@@ -86,4 +89,22 @@ def cnn(
         scaled.layers,
         scaled.output,
     )
-    return network(module, centred=flag("network.centred", centred), rate_scale=scaled.rate)
+    factors: Any = {key: scaling[key] for key in scaling if key not in ("init", "gamma0")}
+    known = factors.pop("parametrization", "ntk") == "ntk" and stride_every == 1
+    shape = dict(depth=depth, kernel_size=kernel_size, stride=stride, padding=padding)
+
+    def limit(x1, x2=None):
+        kernel = kernels.infinite_conv(**shape, readout=readout, activation=activation, **factors)
+        return kernel.ntk(_with_channels(x1), _with_channels(x2))
+
+    return network(
+        module,
+        centred=flag("network.centred", centred),
+        rate_scale=scaled.rate,
+        infinite=limit if known else None,
+    )
+
+
+def _with_channels(x):
+    """Images [n, h, w] or [n, h, w, c] as [n, h, w, c]; None stays None."""
+    return x[..., None] if x is not None and x.ndim == 3 else x

@@ -25,6 +25,7 @@ def network(
     batched: bool = False,
     centred: bool = False,
     rate_scale: float = 1.0,
+    infinite=None,
 ) -> Network:
     """The `Network` of any linen module.
 
@@ -33,6 +34,7 @@ def network(
       constants: collections beside "params" that the module reads, such as {"batch_stats": ...}; they are not trained.
       centred: train and forecast f - f_0.
       rate_scale: what a learning rate given as a number is multiplied by.
+      infinite: the kernel of infinite width, see `ntkcl.types.Network`.
 
     Raises ValueError, when it is first applied, for a module that writes collections (batch norm in training mode) or reads
     collections that `constants` lacks.
@@ -60,7 +62,9 @@ def network(
     def apply(theta, x):
         return on_module(theta, x[None])[0] if batched else on_module(theta, x)
 
-    return Network(init, apply, taps(apply), centred, on_module if batched else None, rate_scale)
+    return Network(
+        init, apply, taps(apply), centred, on_module if batched else None, rate_scale, infinite
+    )
 
 
 @partial(jax.jit, static_argnums=0)  # op by op, a deep network is hundreds of small compilations

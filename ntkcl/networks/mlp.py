@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ntkcl import kernels
 from ntkcl.compilation import once
 from ntkcl.networks.layers import ACTIVATIONS, Dense
 from ntkcl.networks.linen import network
@@ -78,4 +79,15 @@ def mlp(
         scaled.layers,
         scaled.output,
     )
-    return network(module, centred=flag("network.centred", centred), rate_scale=scaled.rate)
+    shape = dict(depth=depth, activation=activation)
+    factors = dict(w_std=w_std, b_std=b_std, output_scale=output_scale)
+
+    def limit(x1, x2=None):
+        return kernels.infinite(**shape, **factors).ntk(x1, x2)
+
+    return network(
+        module,
+        centred=flag("network.centred", centred),
+        rate_scale=scaled.rate,
+        infinite=limit if parametrization == "ntk" else None,
+    )

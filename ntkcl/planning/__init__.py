@@ -1,25 +1,34 @@
-"""Plan without training: rank what one could do by what the kernel of one untrained network foretells, then train a few to see.
+"""Plan without training: rank what one could do by what the kernel of one untrained network predicts, then train a few to see.
 
 A `Candidate` is one training of the stream: an order of its tasks, a method, a buffer, a learning rate. All of them share the
 untrained network, its kernel and the decompositions of it.
 """
 
 from ntkcl.planning.buffers import searched_buffers
-from ntkcl.planning.candidate import Candidate, Ground, foretold, ground, trained
+from ntkcl.planning.candidate import (
+    Candidate,
+    SharedKernel,
+    measured_outputs,
+    predicted_outputs,
+    shared_kernel,
+)
 from ntkcl.planning.orders import every_order, searched_orders
+from ntkcl.planning.plan import JOBS, plan
 from ntkcl.planning.ranking import SCORES, Ranking, rank, verified
 
 __all__ = [
+    "JOBS",
     "SCORES",
     "Candidate",
-    "Ground",
     "Ranking",
+    "SharedKernel",
     "every_order",
-    "foretold",
-    "ground",
+    "measured_outputs",
+    "plan",
+    "predicted_outputs",
     "rank",
     "searched_buffers",
     "searched_orders",
-    "trained",
+    "shared_kernel",
     "verified",
 ]

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ntkcl.methods import replay
-from ntkcl.planning.candidate import Candidate, Ground, foretold
-from ntkcl.training.problem import Setting
+from ntkcl.planning.candidate import Candidate, SharedKernel, predicted_outputs
+from ntkcl.training.problem import Problem
 from ntkcl.validation import whole
 
 
 def searched_buffers(
-    setting: Setting,
-    ground: Ground,
+    problem: Problem,
+    shared: SharedKernel,
     score: Callable[[Candidate, np.ndarray], float],
     *,
     per_task: int,
@@ -32,7 +32,7 @@ def searched_buffers(
     """
     whole("plan.replay.draws", draws)
     whole("plan.replay.proposals", proposals, 0)
-    sizes = [len(task.inputs) for task in setting.tasks]
+    sizes = [len(task.inputs) for task in problem.tasks]
     if len(sizes) < 2:
         raise ValueError(f"stream.tasks={len(sizes)}: job=replay expected at least 2 tasks")
     rng = np.random.default_rng(seed)
@@ -40,12 +40,12 @@ def searched_buffers(
     def candidate(name, picks):
         method = replay(per_task, weight, picks=tuple(tuple(sorted(pick)) for pick in picks))
         return Candidate(
-            {"buffer": name}, tuple(range(len(sizes))), setting._replace(method=method)
+            {"buffer": name}, tuple(range(len(sizes))), problem._replace(method=method)
         )
 
     def told(name, picks):
         one = candidate(name, picks)
-        outputs = foretold(one, ground)
+        outputs = predicted_outputs(one, shared)
         return score(one, outputs), picks, outputs
 
     random = [

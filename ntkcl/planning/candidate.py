@@ -1,4 +1,4 @@
-"""One training that could be done: foretold from the untrained network, or done."""
+"""One training that could be done: predicted from the untrained network, or done."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -8,114 +8,127 @@ import numpy as np
 
 from ntkcl import dynamics, forecast, kernels
 from ntkcl.experiment.scores import PARTS, score_matrices
-from ntkcl.experiment.start import Begun
+from ntkcl.experiment.start import Initialised
 from ntkcl.training.loop import diverged
-from ntkcl.training.problem import Anchor, Setting, consolidated, fit
-from ntkcl.training.settings import full_batches
+from ntkcl.training.problem import Anchor, Problem, consolidate, train
 from ntkcl.types import Rows, Tangent
 
 
 class Candidate(NamedTuple):
-    """`coordinates` tell it from the others, a column each; `order` [T] is that of the tasks, in which `setting` holds them."""
+    """`coordinates` tell it from the others, a column each; `order` [T] is that of the tasks, in which `problem` holds them."""
 
     coordinates: dict[str, Any]
     order: tuple[int, ...]
-    setting: Setting
+    problem: Problem
 
 
-class Ground(NamedTuple):
-    """What all candidates start from: the untrained network `here`, its kernel held as one block, what is prepared of it once, the
-    rows of every task, and `outputs(theta)` [N, c]."""
+class SharedKernel(NamedTuple):
+    """What all candidates share: the untrained network `here`, its kernel held as one block, what
+    is prepared of it once, the rows of every task, and `outputs(theta)` [N, c]; the kernel's
+    function, and what a forecast may spend, for forms that hold no block."""
 
     here: Anchor
     tangent: Tangent
     prepare: Callable[..., Any]
     rows: Rows
     outputs: Callable[..., np.ndarray]
+    kernel_fn: Callable[..., Any]
+    effort: forecast.Effort
+
+    def limits(self, problem: Problem) -> list[float]:
+        """Each task's largest stable learning rate."""
+        theta = self.here.theta
+        return forecast.limits(problem, theta, self.kernel_fn, self.tangent, self.prepare)
 
 
 TAIL = 1e-7  # candidates differ by more
-LARGEST = 6000  # rows of a task, above which Lanczos for every candidate costs less than all eigenvalues once
+LARGEST = 6000  # rows of a task, above which Lanczos for each candidate costs less than all
+# eigenvalues once
 
 
-def ground(begun: Begun, prepare: Callable[..., Any] | None = None) -> Ground:
+def shared_kernel(
+    initialised: Initialised, prepare: Callable[..., Any] | None = None
+) -> SharedKernel:
     """Memory: K(x, all train inputs), N c n c entries, and once more for what is prepared of it.
 
-    `prepare` if not the usual one: Gram matrices of a task's own rows, which candidates share, diagonalised, larger ones by Lanczos.
+    `prepare` if not the usual one: Gram matrices of a task's own rows, which candidates share,
+    diagonalised, larger ones by Lanczos.
     """
-    setting, theta = begun.setting, begun.theta
-    f = jnp.asarray(begun.outputs(theta))
-    rows = Rows.of(setting.stream)
+    problem, theta, kernel_fn = initialised.problem, initialised.theta, initialised.kernel_fn
+    f = jnp.asarray(initialised.outputs(theta))
+    rows = Rows.of(problem.stream)
     trained_on = np.arange(rows.train[-1].stop)
-    tangent = kernels.held(
-        kernels.tangent(setting.network, theta, setting.x, f, setting.kernel_fn), trained_on
-    )
-    return Ground(
-        Anchor(theta, (), (f,)), tangent, _remembered(setting, prepare), rows, begun.outputs
+    tangent = kernels.tangent(problem.network, theta, problem.x, f, kernel_fn)
+    return SharedKernel(
+        here=Anchor(theta, (), (f,)),
+        tangent=kernels.held(tangent, trained_on),
+        prepare=_cached(problem, initialised.effort.krylov_order, prepare),
+        rows=rows,
+        outputs=initialised.outputs,
+        kernel_fn=kernel_fn,
+        effort=initialised.effort,
     )
 
 
-def _remembered(setting, prepare):
-    own = max(len(task.inputs) * int(np.sum(task.head)) for task in setting.tasks)
-    shared = forecast.prepare(
-        setting.effort.krylov_order, max(own if own <= LARGEST else 0, forecast.DIAGONALISED), TAIL
-    )
-    anew, extend = (
-        make(setting.effort.krylov_order, tail=TAIL) for make in (forecast.prepare, forecast.extend)
-    )
+def _cached(problem, krylov_order, prepare):
+    own = max(len(task.inputs) * int(np.sum(task.head)) for task in problem.tasks)
+    diagonalised = max(own if own <= LARGEST else 0, forecast.DIAGONALISED)
+    usual = forecast.prepare(krylov_order, diagonalised, TAIL)
+    anew, extend = (make(krylov_order, tail=TAIL) for make in (forecast.prepare, forecast.extend))
     return dynamics.remembered(
-        prepare or shared,
+        prepare or usual,
         None if prepare else extend,
         prepare or anew,
-        max(12, 2 * len(setting.tasks)),
+        max(12, 2 * len(problem.tasks)),
     )
 
 
-def foretold(candidate: Candidate, ground: Ground) -> np.ndarray:
-    """Outputs [T+1, N, c] before and after each task, from the untrained network, by the first form that is exact for it linearised."""
-    setting = candidate.setting
-    full = full_batches(setting.stream, setting.batch_size)
-    form = forecast.form_of("auto", setting.loss, setting.optimizer, setting.method, full)
+def predicted_outputs(candidate: Candidate, shared: SharedKernel) -> np.ndarray:
+    """Outputs [T+1, N, c] before and after each task, predicted from the untrained network by the
+    first form that is exact for it linearised."""
+    problem, tasks = candidate.problem, len(candidate.problem.tasks)
+    parts = problem.loss, problem.optimizer, problem.method, problem.full_batches
+    form = forecast.form_of("auto", *parts)
     if form == "closed":
         outcomes = forecast.solved(
-            setting, ground.here, range(len(setting.tasks)), ground.tangent, ground.prepare
+            problem, shared.here, range(tasks), shared.tangent, shared.prepare
         )
     else:
-        outcomes = forecast.FORMS[form](setting, ground.here, len(setting.tasks))
-    first = np.asarray(ground.here.history[0])[None]
-    return np.cumsum(
-        np.concatenate([first, np.stack([outcome.change for outcome in outcomes])]), axis=0
-    )
+        outcomes = forecast.FORMS[form](shared.kernel_fn, shared.effort)(
+            problem, shared.here, tasks
+        )
+    first = np.asarray(shared.here.history[0])[None]
+    changes = np.stack([outcome.change for outcome in outcomes])
+    return np.cumsum(np.concatenate([first, changes]), axis=0)
 
 
-def trained(candidate: Candidate, ground: Ground) -> np.ndarray:
-    """Outputs [T+1, N, c] as they come of training; NaN from where it has diverged."""
-    setting, theta, memory = candidate.setting, ground.here.theta, ground.here.memory
-    seen = [np.asarray(ground.here.history[0])]
-    for t, task in enumerate(setting.stream):
-        fitted = fit(setting, t, setting.trained, theta, memory)
-        theta, memory = fitted.theta, consolidated(setting, t, setting.network, fitted)
-        seen.append(ground.outputs(theta))
-        if diverged(task, setting.loss, np.asarray(fitted.losses), seen[-1]):
-            return np.stack(
-                [*seen[:-1], *[np.full_like(seen[0], np.nan)] * (len(setting.stream) - t)]
-            )
-    return np.stack(seen)
+def measured_outputs(candidate: Candidate, shared: SharedKernel) -> np.ndarray:
+    """Outputs [T+1, N, c] as training makes them; NaN from where it has diverged."""
+    problem, theta, memory = candidate.problem, shared.here.theta, shared.here.memory
+    outputs = [np.asarray(shared.here.history[0])]
+    for t, task in enumerate(problem.stream):
+        fitted = train(problem, t, problem.trained, theta, memory)
+        theta, memory = fitted.theta, consolidate(problem, t, problem.network, fitted)
+        outputs.append(shared.outputs(theta))
+        if diverged(task, problem.loss, np.asarray(fitted.losses), outputs[-1]):
+            nothing = [np.full_like(outputs[0], np.nan)] * (len(problem.stream) - t)
+            return np.stack([*outputs[:-1], *nothing])
+    return np.stack(outputs)
 
 
-def scores(outputs: np.ndarray, candidate: Candidate, ground: Ground) -> dict[str, float]:
+def scores(outputs: np.ndarray, candidate: Candidate, shared: SharedKernel) -> dict[str, float]:
     """Of outputs [T+1, N, c]: losses after all tasks and just after each, forgetting, accuracy; on train and on test inputs.
 
     average_loss = mean_j R_loss[T-1, j]; learning_loss = mean_j R_loss[j, j]; average_accuracy = mean_j R[T-1, j];
     forgetting = mean_{j<T-1} (R_loss[T-1, j] - R_loss[j, j]).
     """
-    order, stream = candidate.order, candidate.setting.stream
+    order, stream = candidate.order, candidate.problem.stream
     places = np.concatenate(
-        [np.arange(part[t].start, part[t].stop) for part in ground.rows for t in order]
+        [np.arange(part[t].start, part[t].stop) for part in shared.rows for t in order]
     )
     row: dict[str, float] = {}
     for part in PARTS:
-        matrices = score_matrices(outputs[:, places], stream, part, candidate.setting.loss)
+        matrices = score_matrices(outputs[:, places], stream, part, candidate.problem.loss)
         last, just_after = matrices["R_loss"][-1], np.diag(matrices["R_loss"])
         row |= {
             f"average_loss_{part}": float(last.mean()),

@@ -6,59 +6,59 @@ import numpy as np
 
 from ntkcl import forecast
 from ntkcl.experiment.scores import sample_losses
-from ntkcl.planning.candidate import Candidate, Ground, named
-from ntkcl.training.problem import Anchor, Setting
+from ntkcl.planning.candidate import Candidate, SharedKernel, named
+from ntkcl.training.problem import Anchor, Problem
 
 
-def every_order(setting: Setting, ground: Ground) -> Iterator[tuple[Candidate, np.ndarray]]:
+def every_order(problem: Problem, shared: SharedKernel) -> Iterator[tuple[Candidate, np.ndarray]]:
     """Each of the T! orders and its outputs [T+1, N, c], depth first; sum_k T!/k! < e T! solves of one task."""
 
     def walk(order, here):
-        if len(order) == len(setting.tasks):
-            yield _candidate(setting, order), np.stack(here.history)
-        for t in range(len(setting.tasks)):
+        if len(order) == len(problem.tasks):
+            yield _candidate(problem, order), np.stack(here.history)
+        for t in range(len(problem.tasks)):
             if t not in order:
-                yield from walk((*order, t), _onwards(setting, ground, here, (*order, t)))
+                yield from walk((*order, t), _onwards(problem, shared, here, (*order, t)))
 
-    yield from walk((), ground.here)
+    yield from walk((), shared.here)
 
 
 def searched_orders(
-    setting: Setting, ground: Ground, beam: int
+    problem: Problem, shared: SharedKernel, beam: int
 ) -> Iterator[tuple[Candidate, np.ndarray]]:
     """The `beam` orders that a beam search ends with: of all beginnings of one length, those of the smallest mean loss over the tasks
     they hold are continued by every task left. No guarantee that the best order is among them."""
-    frontier: list[tuple[tuple[int, ...], Anchor]] = [((), ground.here)]
-    for _ in setting.tasks:
+    frontier: list[tuple[tuple[int, ...], Anchor]] = [((), shared.here)]
+    for _ in problem.tasks:
         longer = [
-            ((*order, t), _onwards(setting, ground, here, (*order, t)))
+            ((*order, t), _onwards(problem, shared, here, (*order, t)))
             for order, here in frontier
-            for t in range(len(setting.tasks))
+            for t in range(len(problem.tasks))
             if t not in order
         ]
-        frontier = sorted(longer, key=lambda one: _mean_loss(setting, *one))[:beam]
-    yield from ((_candidate(setting, order), np.stack(here.history)) for order, here in frontier)
+        frontier = sorted(longer, key=lambda one: _mean_loss(problem, *one))[:beam]
+    yield from ((_candidate(problem, order), np.stack(here.history)) for order, here in frontier)
 
 
-def _candidate(setting, order) -> Candidate:
-    return Candidate({"order": named(order)}, order, setting.reordered(order))
+def _candidate(problem, order) -> Candidate:
+    return Candidate({"order": named(order)}, order, problem.reordered(order))
 
 
-def _onwards(setting, ground, here, order):
+def _onwards(problem, shared, here, order):
     """Where the last task of this beginning leads."""
     (outcome,) = forecast.solved(
-        setting.reordered(order), here, here.ahead(1), ground.tangent, ground.prepare
+        problem.reordered(order), here, here.ahead(1), shared.tangent, shared.prepare
     )
     return here._replace(history=(*here.history, here.history[-1] + outcome.change))
 
 
-def _mean_loss(setting, order, here) -> float:
-    f, tasks = np.asarray(here.history[-1]), [setting.tasks[t] for t in order]
+def _mean_loss(problem, order, here) -> float:
+    f, tasks = np.asarray(here.history[-1]), [problem.tasks[t] for t in order]
     return float(
         np.mean(
             [
                 sample_losses(
-                    f[task.inputs], np.asarray(task.targets), task.head, setting.loss
+                    f[task.inputs], np.asarray(task.targets), task.head, problem.loss
                 ).mean()
                 for task in tasks
             ]

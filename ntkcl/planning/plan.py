@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ntkcl import experiment, forecast, planning
+from ntkcl import experiment
 from ntkcl.experiment.scores import PARTS
 from ntkcl.planning import grids
+from ntkcl.planning.candidate import shared_kernel
 from ntkcl.planning.ranking import SCORES, Ranking, agreement, rank, verified
 from ntkcl.resources import Meter
 from ntkcl.validation import one_of, seed, whole
@@ -23,7 +24,7 @@ def plan(
     """The ranking, and its summary: the score gone by, limits of the learning rate, agreement with what was trained, seconds.
 
     Arguments:
-      job: one of `JOBS`.  named: the arguments of `experiment.begin`.
+      job: one of `JOBS`.  named: the arguments of `experiment.initialise`.
       plan: `score`, `part`, `verify` (candidates to train besides the best and the worst; None trains none), `seed`, and one group of
         settings for each job.
       grid: the cells of job "methods".
@@ -42,23 +43,23 @@ def plan(
             "training.optimizer_state=carry: a plan begins each task at rest; expected reset"
         )
     meter = Meter()
-    begun = experiment.begin(**named)
-    ground = planning.ground(begun)
-    limits = forecast.limits(begun.setting, begun.theta, ground.tangent, ground.prepare)
+    initialised = experiment.initialise(**named)
+    shared = shared_kernel(initialised)
+    limits = shared.limits(initialised.problem)
     say(f"limits of the learning rate by task: {', '.join(f'{limit:.5g}' for limit in limits)}")
     told = {
-        "orders": lambda: grids.orders(begun, ground, training, **plan["orders"]),
-        "methods": lambda: grids.methods(begun, ground, training, grid),
+        "orders": lambda: grids.orders(initialised, shared, training, **plan["orders"]),
+        "methods": lambda: grids.methods(initialised, shared, training, grid),
         "replay": lambda: grids.replay(
-            begun, ground, training, seed=plan["seed"], **goal, **plan["replay"]
+            initialised, shared, training, seed=plan["seed"], **goal, **plan["replay"]
         ),
-        "lr": lambda: grids.learning_rates(begun, ground, training, **plan["lr"]),
+        "lr": lambda: grids.learning_rates(initialised, shared, training, **plan["lr"]),
     }[job]()
-    ranking = rank(told, ground, **goal)
+    ranking = rank(told, shared, **goal)
     seconds = {"forecast": meter.read().seconds}
-    say(f"{len(ranking.rows)} candidates foretold in {seconds['forecast']:.1f} s")
+    say(f"{len(ranking.rows)} candidates predicted in {seconds['forecast']:.1f} s")
     if plan["verify"] is not None:
-        for place, longer in verified(ranking, ground, plan["verify"], plan["seed"]):
+        for place, longer in verified(ranking, shared, plan["verify"], plan["seed"]):
             say(f"trained number {place + 1}")
             ranking = longer
         seconds["train"] = meter.read().seconds

@@ -1,4 +1,4 @@
-"""Candidates in a row, best first by what was foretold; some of them trained to see."""
+"""Candidates in a row, best first by what was predicted; some of them trained to see."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ntkcl import metrics
-from ntkcl.planning.candidate import Candidate, Ground, scores, trained
+from ntkcl.planning.candidate import Candidate, SharedKernel, measured_outputs, scores
 
 SCORES = {
     "average_loss": 1.0,
@@ -16,7 +16,7 @@ SCORES = {
 
 
 class Ranking(NamedTuple):
-    """`rows`, best foretold first: the coordinates, `predicted_*` scores, and `measured_*` for those that were trained."""
+    """`rows`, best predicted first: the coordinates, `predicted_*` scores, and `measured_*` for those that were trained."""
 
     candidates: tuple[Candidate, ...]
     rows: tuple[dict, ...]
@@ -29,10 +29,10 @@ def cost(row: dict, score: str, part: str) -> float:
 
 
 def rank(
-    told: Iterable[tuple[Candidate, np.ndarray]], ground: Ground, score: str, part: str
+    told: Iterable[tuple[Candidate, np.ndarray]], shared: SharedKernel, score: str, part: str
 ) -> Ranking:
     """All candidates by one of `SCORES` of their predicted outputs, on train or test inputs."""
-    each = [(candidate, scores(outputs, candidate, ground)) for candidate, outputs in told]
+    each = [(candidate, scores(outputs, candidate, shared)) for candidate, outputs in told]
     each.sort(key=lambda one: cost(one[1], score, part))
     rows = (
         one.coordinates | {f"predicted_{name}": value for name, value in row.items()}
@@ -48,14 +48,16 @@ def chosen(count: int, verify: int, seed: int) -> list[int]:
 
 
 def verified(
-    ranking: Ranking, ground: Ground, verify: int, seed: int
+    ranking: Ranking, shared: SharedKernel, verify: int, seed: int
 ) -> Iterator[tuple[int, Ranking]]:
     """The ranking, with one more candidate trained at each step, and that candidate's place."""
     for k in chosen(len(ranking.rows), verify, seed):
         candidate = ranking.candidates[k]
         measured = {
             f"measured_{name}": value
-            for name, value in scores(trained(candidate, ground), candidate, ground).items()
+            for name, value in scores(
+                measured_outputs(candidate, shared), candidate, shared
+            ).items()
         }
         rows = (*ranking.rows[:k], ranking.rows[k] | measured, *ranking.rows[k + 1 :])
         ranking = ranking._replace(rows=rows)
@@ -65,7 +67,7 @@ def verified(
 def agreement(rows: Sequence[dict], score: str, part: str) -> dict[str, float | int]:
     """Over the candidates that were trained: Spearman of predicted with measured scores, and the regret of the best predicted one,
     measured(best predicted) - measured(best), itself and as a share of the range of measured scores. `diverged` of them count in
-    neither, and where one of these was foretold to be the best, the regret is unknown. A predicted score that is NaN is the worst."""
+    neither, and where one of these was predicted to be the best, the regret is unknown. A predicted score that is NaN is the worst."""
     names = [f"{side}_{score}_{part}" for side in ("predicted", "measured")]
     pairs = np.array(
         [[SCORES[score] * row[name] for name in names] for row in rows if names[1] in row], float

@@ -11,7 +11,7 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from rich.table import Table
 
 from ntkcl import metrics
-from ntkcl.experiment.events import AHEAD, ANCHORS, Baselines, Evaluation, Forecast, Plan
+from ntkcl.experiment.events import AHEAD, ANCHORS, AnchorForecast, Baselines, Evaluation, Plan
 
 SHOWN = 8  # candidates at the top of a ranking, and half as many at its end
 
@@ -63,7 +63,7 @@ def remarks(events: Iterable, terminal: Console) -> Iterator:
             if np.isinf(event.limit):
                 of = ", no stability limit is known for this optimizer"
             terminal.print(f"learning rate {event.learning_rate:.6g}{of}")
-        elif isinstance(event, Forecast) and not all(event.stable):
+        elif isinstance(event, AnchorForecast) and not all(event.stable):
             over = [event.first + k for k, stable in enumerate(event.stable) if not stable]
             terminal.print(
                 f"[yellow]{event.anchor}: the learning rate is over the stability limit of tasks {over}[/yellow]"

@@ -32,7 +32,7 @@ PATIENCE = 10.0  # seconds for threads that write on after an error
 KEPT = 2  # of one task: the newest, and one to fall back on
 
 
-class Keeper(NamedTuple):
+class Checkpointer(NamedTuple):
     """`load(task, state) -> Fit or None`, the newest that is whole, shaped as the `state` that training starts from;
     `save(task, fit)`; `every` so many steps."""
 
@@ -41,7 +41,7 @@ class Keeper(NamedTuple):
     every: int
 
 
-def keeper(folder: Path, run: str, every: int, say: Callable[[str], None]) -> Keeper:
+def checkpointer(folder: Path, run: str, every: int, say: Callable[[str], None]) -> Checkpointer:
     """Checkpoints of the run whose identity is `run` in a folder of its own.
 
     Arguments:
@@ -97,7 +97,7 @@ def keeper(folder: Path, run: str, every: int, say: Callable[[str], None]) -> Ke
         for old in sorted(folder.glob(f"task{task:04d}-step*"))[:-KEPT]:
             _cleared(old)
 
-    return Keeper(load, save, every)
+    return Checkpointer(load, save, every)
 
 
 def _cleared(path: Path) -> None:

@@ -56,8 +56,8 @@ def coordinates(cfg: DictConfig) -> dict:
     Settings that there have not always been are left out at the value that runs had without them, so that these keep their names.
     """
     resolved: dict[str, Any] = dict(
-        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    )  # type: ignore[arg-type]
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[arg-type]
+    )
     for group, keys in (("source", ("data_dir", "download")), ("training", ("devices",))):
         resolved[group] = {key: value for key, value in resolved[group].items() if key not in keys}
     for group, old in YOUNGER.items():

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ntkcl.experiment.references import TRAINED, Scores, score
-from ntkcl.experiment.start import Begun
+from ntkcl.experiment.start import Initialised
 from ntkcl.types import Stream
 
 ELSEWHERE = ("method", "forecast", "experiment_name")
@@ -44,26 +44,26 @@ def known(
     kinds: Sequence[str],
     folder: Path,
     facts: dict,
-    begin: Callable[[], Begun],
+    initialise: Callable[[], Initialised],
     say: Callable[[str], None],
 ) -> dict[str, Scores]:
     """The scores of each kind ("single", "joint"): read from `folder`/<digest of the facts>/<kind>.json, or trained and left there.
 
     Arguments:
-      begin: the untrained network, as `experiment.begin` gives it; asked for once, and only if something is to be trained.
+      initialise: the untrained network, as `experiment.initialise` gives it; asked for once, and only if something is to be trained.
       say: is told what is trained and what could not be used.
     """
-    begun, found = None, {}
+    initialised, found = None, {}
     for kind in kinds:
         path = folder / _digest(facts)[:16] / f"{kind}.json"
         told = read(path, facts, say)
         if told is None:
             say(f"training the reference {kind}")
-            begun = begun or begin()
+            initialised = initialised or initialise()
             told = score(
-                TRAINED[kind](begun, facts["learning_rate"]),
-                begun.setting.stream,
-                begun.setting.loss,
+                TRAINED[kind](initialised, facts["learning_rate"]),
+                initialised.problem.stream,
+                initialised.problem.loss,
             )
             write(path, facts, told, say)
         found[kind] = told

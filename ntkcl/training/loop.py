@@ -46,12 +46,12 @@ def batches(key: Key, n: int, batch_size: int, steps: int) -> Int[Array, "steps 
     return order.ravel()[: steps * batch_size].reshape(steps, batch_size)
 
 
-def start(theta: Params, transform: optax.GradientTransformation, memory: Any = ()) -> State:
-    """At rest."""
+def at_rest(theta: Params, transform: optax.GradientTransformation, memory: Any = ()) -> State:
+    """Where training begins, the optimizer at rest."""
     return State(theta, transform.init(theta), memory)
 
 
-def walk(
+def segments(
     key: Key,
     state: State,
     dataset: Dataset,
@@ -99,7 +99,7 @@ def walk(
             some = min(at_once, at.step + count - first)
             drawn = None if order is None else order[first : first + some]
             ended, values = advance(state, dataset, head, drawn, count=some, **settings)
-            state = _remembering(method, ended, state)
+            state = _with_memory(method, ended, state)
             losses.append(values)
         if devices > 1:
             state, losses = jax.device_put((state, losses), jax.local_devices()[0])
@@ -126,8 +126,8 @@ def spread(devices: int) -> tuple[NamedSharding, NamedSharding]:
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("samples"))
 
 
-def _remembering(method, ended, begun):
-    return ended if method is not None and method.observe else ended._replace(memory=begun.memory)
+def _with_memory(method, ended, start):
+    return ended if method is not None and method.observe else ended._replace(memory=start.memory)
 
 
 @partial(jax.jit, static_argnames=("loss", "count", "method", "shared"))
@@ -167,17 +167,17 @@ def advance(
             optax.apply_updates(theta, updates), optimizer, memory if observes else ()
         ), value
 
-    begun = state if observes else state._replace(memory=())
+    start = state if observes else state._replace(memory=())
     if count > 1:
-        return jax.lax.scan(step, begun, order, length=count)
+        return jax.lax.scan(step, start, order, length=count)
     ended, value = step(
-        begun, None if order is None else order[0]
+        start, None if order is None else order[0]
     )  # without a loop, see `convolves`
     return ended, value[None]
 
 
 @partial(jax.jit, static_argnames=("loss", "count", "method"))
-def _advance_together(state, dataset, head, order, apply, transform, *, loss, count, method):
+def _advance_vmapped(state, dataset, head, order, apply, transform, *, loss, count, method):
     def one(state, dataset, head, order, apply, transform):
         return advance(
             state,
@@ -194,7 +194,7 @@ def _advance_together(state, dataset, head, order, apply, transform, *, loss, co
     return jax.vmap(one)(state, dataset, head, order, apply, transform)
 
 
-def fit(
+def train(
     key: Key,
     theta: Params,
     dataset: Dataset,
@@ -204,14 +204,14 @@ def fit(
     memory: Any = (),
     **settings,
 ) -> Fit:
-    """The end of a `walk` from rest, `settings` as of it."""
-    (fitted,) = walk(
-        key, start(theta, transform, memory), dataset, head, transform=transform, **settings
+    """The end of `segments` from rest, `settings` as of it."""
+    (fitted,) = segments(
+        key, at_rest(theta, transform, memory), dataset, head, transform=transform, **settings
     )
     return fitted
 
 
-def together(
+def train_vmapped(
     keys: Sequence[Key],
     states: Sequence[State],
     datasets: Sequence[Dataset],
@@ -224,7 +224,7 @@ def together(
     batch_size: int | None = None,
     method: Method | None = None,
 ) -> list[Fit]:
-    """Several trainings at once, by one program mapped over them: each ends as the `walk` of its own key, state, dataset, head,
+    """Several trainings at once, by one program mapped over them: each ends as `segments` of its own key, state, dataset, head,
     network and rule, up to rounding.
 
     Networks and rules may differ in the arrays they are bound to (`ntkcl.compilation`), and all arrays have the same shapes. What `method`
@@ -241,12 +241,12 @@ def together(
 
     each = [list(parts) for parts in zip(states, datasets, heads, orders, *bound, strict=True)]
     leaves, tree = jax.tree.flatten(
-        _advance_together(*jax.tree.map(stacked, *each), loss=loss, count=steps, method=method)
+        _advance_vmapped(*jax.tree.map(stacked, *each), loss=loss, count=steps, method=method)
     )
     ended = (jax.tree.unflatten(tree, own) for own in zip(*leaves, strict=True))
     return [
-        Fit(steps, _remembering(method, at, begun), losses)
-        for (at, losses), begun in zip(ended, states, strict=True)
+        Fit(steps, _with_memory(method, at, start), losses)
+        for (at, losses), start in zip(ended, states, strict=True)
     ]
 
 

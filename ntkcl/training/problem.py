@@ -1,4 +1,9 @@
-"""The training that is to come: network, stream, loss, optimizer, method, steps."""
+"""The training that is to come, and where the network stands when it begins.
+
+A `Problem` holds everything that decides a training but the network's parameters: stream, network,
+loss, optimizer, method, steps. It knows nothing of forecasts. An `Anchor` is a network on its way
+through the stream. `train`, `segments` and `train_seeds` train one task from an anchor.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -10,34 +15,24 @@ import optax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from ntkcl.forecast.outcome import Effort
+from ntkcl.compilation import once
 from ntkcl.training import loop
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, TaskRows
 
 
-class Rule(NamedTuple):
-    """The transformation of an optimizer and a schedule, of a learning rate that may be traced: its two halves."""
+class Problem(NamedTuple):
+    """The training that is to come: everything but the network's parameters.
 
-    optimizer: Optimizer
-    schedule: Callable[[Any], Any] | None
-    half: str
-
-    def __call__(self, learning_rate, *given):
-        transform = self.optimizer.transform(learning_rate)
-        if self.schedule is not None:
-            transform = optax.chain(transform, optax.scale_by_schedule(self.schedule))
-        return getattr(transform, self.half)(*given)
-
-
-class Setting(NamedTuple):
-    """The training that is to be foretold: everything but the network's parameters.
-
-    x: all N inputs of the stream, the train sets in turn and then the test sets.  tasks: where each task stands among them.  steps: of
-    each task.
-    network: its `apply` centred where that is asked for, as it is measured and foretold.  trained: the same, or its forward pass in the
-    floating type in which it is trained.  transform: the optimizer's, bound to this learning rate (`ntkcl.compilation`).
-    carry: whether a task begins with the optimizer's state that the one before has left.  schedule: from the step, counted by the
-    optimizer, to what its update is multiplied by; or None.  devices: how many share each batch.
+    key: from which each task's batches are drawn.
+    stream: T tasks.  x: all N inputs of the stream, the train sets in turn and then the test sets.
+    tasks: where each task's train inputs stand among the N.
+    network: its `apply` is centred where that is asked for, as outputs are measured and forecast.
+    trained: the same, or its forward pass in the floating type in which it is trained.
+    transform: the optimizer's transformation, bound to this learning rate (`ntkcl.compilation`).
+    steps: of each task.  batch_size: None is the whole task.
+    carry: whether a task begins with the optimizer's state that the task before has left.
+    schedule: from the step, as the optimizer counts it, to a factor of its update; or None.
+    devices: how many share each batch.
     """
 
     key: Key
@@ -46,7 +41,6 @@ class Setting(NamedTuple):
     tasks: tuple[TaskRows, ...]
     network: Network
     trained: Network
-    kernel_fn: Callable[..., Any]
     loss: Loss
     optimizer: Optimizer
     method: Method
@@ -54,49 +48,53 @@ class Setting(NamedTuple):
     transform: Any
     steps: tuple[int, ...]
     batch_size: int | None
-    effort: Effort
     carry: bool = False
     schedule: Callable[[Any], Any] | None = None
     devices: int = 1
 
-    def at(self, learning_rate: float) -> "Setting":
+    def at(self, learning_rate: float) -> "Problem":
         """With this learning rate."""
-        halves = (
-            Partial(Rule(self.optimizer, self.schedule, half), learning_rate)
-            for half in ("init", "update")
-        )
-        return self._replace(
-            learning_rate=learning_rate, transform=optax.GradientTransformation(*halves)
-        )
+        halves = _transformation(self.optimizer, self.schedule)
+        transform = optax.GradientTransformation(*(Partial(f, learning_rate) for f in halves))
+        return self._replace(learning_rate=learning_rate, transform=transform)
 
     def factors(self, steps: int) -> np.ndarray:
-        """What the schedule makes of a learning rate of 1 in the first so many steps."""
-        return (
-            np.ones(steps)
-            if self.schedule is None
-            else np.asarray(jax.vmap(self.schedule)(jnp.arange(steps, dtype=jnp.int32)))
-        )
+        """What the schedule multiplies a learning rate by in the first `steps` steps, [steps]."""
+        if self.schedule is None:
+            return np.ones(steps)
+        return np.asarray(jax.vmap(self.schedule)(jnp.arange(steps, dtype=jnp.int32)))
 
     @property
     def extremes(self) -> tuple[float, float]:
-        """The smallest and the largest factor of all steps that the optimizer counts before it begins anew."""
+        """The smallest and largest factor of all steps the optimizer counts before it restarts."""
         factors = self.factors(sum(self.steps) if self.carry else max(self.steps))
         return float(np.min(factors)), float(np.max(factors))
 
-    def reordered(self, order: Sequence[int]) -> "Setting":
+    @property
+    def full_batches(self) -> bool:
+        """Whether every step sees all of its task."""
+        return self.batch_size is None or all(
+            self.batch_size == len(task.train.x) for task in self.stream
+        )
+
+    def reordered(self, order: Sequence[int]) -> "Problem":
         """With its tasks, or some of them, in another order; inputs stay where they are."""
-        stream, tasks = tuple(self.stream[t] for t in order), tuple(self.tasks[t] for t in order)
-        return self._replace(stream=stream, tasks=tasks, steps=tuple(self.steps[t] for t in order))
+        return self._replace(
+            stream=tuple(self.stream[t] for t in order),
+            tasks=tuple(self.tasks[t] for t in order),
+            steps=tuple(self.steps[t] for t in order),
+        )
 
 
 class Anchor(NamedTuple):
-    """A network on its way: theta, the method's memory, the outputs [f_0, ..., f_t] before and after each task so
-    far, and the state that the optimizer goes on with, None at rest."""
+    """A network on its way through the stream: theta; the method's memory; the outputs
+    [f_0, ..., f_t], each [N, c], before and after every task so far; the optimizer's state to
+    continue with, None at rest."""
 
     theta: Params
     memory: Any
     history: tuple[Float[Array, "N c"], ...]
-    optimizer: Any = None
+    optimizer_state: Any = None
 
     def ahead(self, count: int) -> range:
         """The next `count` tasks."""
@@ -104,90 +102,108 @@ class Anchor(NamedTuple):
         return range(first, first + count)
 
 
-def order(setting: Setting, t: int):
-    """The batches that `fit` will draw for task t, or None for full ones."""
-    if setting.batch_size is None:
-        return None
-    return loop.batches(
-        _key(setting, t), len(setting.tasks[t].inputs), setting.batch_size, setting.steps[t]
+@once
+def _transformation(optimizer, schedule):
+    """`init(learning_rate, theta)` and `update(learning_rate, gradient, state, theta)`, learning
+    rates being traced: the same two functions for the same settings, so that programs are shared."""
+
+    def transform(learning_rate):
+        plain = optimizer.transform(learning_rate)
+        if schedule is None:
+            return plain
+        return optax.chain(plain, optax.scale_by_schedule(schedule))
+
+    def init(learning_rate, *given):
+        return transform(learning_rate).init(*given)
+
+    def update(learning_rate, *given):
+        return transform(learning_rate).update(*given)
+
+    return init, update
+
+
+def task_rows(stream: Stream, loss: Loss, places: Sequence[slice]) -> tuple[TaskRows, ...]:
+    """Each task as function space sees it, its train inputs at `places` among the N."""
+    return tuple(
+        TaskRows(
+            np.arange(own.start, own.stop),
+            jnp.asarray(task.train.y, jnp.float64),
+            np.asarray(task.head, np.float64),
+            1.0 / loss.rate(1.0, len(task.train.x), task.head),
+        )
+        for task, own in zip(stream, places, strict=True)
     )
 
 
-def walk(
-    setting: Setting,
+def batch_order(problem: Problem, t: int):
+    """The batches [steps, batch_size] that training will draw for task t; None for full batches."""
+    if problem.batch_size is None:
+        return None
+    n = len(problem.tasks[t].inputs)
+    return loop.batches(_key(problem, t), n, problem.batch_size, problem.steps[t])
+
+
+def segments(
+    problem: Problem,
     t: int,
     network: Network,
-    theta,
-    memory,
-    optimizer=None,
-    every=None,
-    resume=None,
+    theta: Params,
+    memory: Any,
+    optimizer_state: Any = None,
+    every: int | None = None,
+    resume: Callable[[loop.State], loop.Fit | None] | None = None,
 ) -> Iterator[loop.Fit]:
-    """Task t trained, the network itself or a linearised one, as `train.walk`; the optimizer at rest, or as `optimizer`.
+    """Task t trained, the network itself or a linearised one, as `loop.segments`.
 
-    `resume(state)` tells how far training from this state has come before, or None.
+    optimizer_state: to continue with; None begins at rest.
+    resume: `resume(state)` returns how far a training from this state has come before, or None.
     """
-    yield from _from(
-        setting, t, network, _started(setting, t, network, theta, memory, optimizer), every, resume
-    )
+    state = _initial_state(problem, t, network, theta, memory, optimizer_state)
+    yield from _segments(problem, t, network, state, every, resume)
 
 
-def _from(setting, t, network, state, every=None, resume=None):
-    task = setting.stream[t]
-    yield from loop.walk(
-        _key(setting, t),
-        state,
-        task.train,
-        task.head,
-        apply=network.apply,
-        loss=setting.loss,
-        transform=setting.transform,
-        steps=setting.steps[t],
-        batch_size=setting.batch_size,
-        method=setting.method,
-        every=every,
-        so_far=None if resume is None else resume(state),
-        devices=setting.devices,
-    )
+def train(
+    problem: Problem,
+    t: int,
+    network: Network,
+    theta: Params,
+    memory: Any,
+    optimizer_state: Any = None,
+) -> loop.Fit:
+    """Task t trained to its end."""
+    (fitted,) = segments(problem, t, network, theta, memory, optimizer_state)
+    return fitted
 
 
-def _started(setting, t, network, theta, memory, optimizer):
-    state = loop.start(
-        theta, setting.transform, setting.method.begin(memory, network, theta, setting.stream[t])
-    )
-    return state if optimizer is None else state._replace(optimizer=optimizer)
+def train_seeds(problems: Sequence[Problem], t: int, anchors: Sequence[Anchor]) -> list[loop.Fit]:
+    """Task t of several problems that differ in their seeds alone, each from its own anchor.
 
-
-def together(settings: Sequence[Setting], t: int, anchors: Sequence[Anchor]) -> list[loop.Fit]:
-    """Task t of several settings that differ in their seeds alone, each trained from where its own network stands.
-
-    As one batch, or one after the other: where arrays differ in shape, and convolutions on a CPU, to which several kernels at once are
-    many small groups.
+    As one vmapped program, or one after the other: where arrays differ in shape, and for
+    convolutions on a CPU, to which several kernels at once are many small groups.
     """
-    first, here, tasks = settings[0], anchors[0], [setting.stream[t] for setting in settings]
+    first, here, tasks = problems[0], anchors[0], [problem.stream[t] for problem in problems]
     states = [
-        _started(s, t, s.trained, a.theta, a.memory, a.optimizer)
-        for s, a in zip(settings, anchors, strict=True)
+        _initial_state(p, t, p.trained, a.theta, a.memory, a.optimizer_state)
+        for p, a in zip(problems, anchors, strict=True)
     ]
     shapes = [
         jax.tree.map(jnp.shape, (state, task.train))
         for state, task in zip(states, tasks, strict=True)
     ]
-    if loop.convolves(first.trained.apply, here.theta, tasks[0].train.x) or any(
-        other != shapes[0] for other in shapes
-    ):
-        walks = (
-            _from(setting, t, setting.trained, state)
-            for setting, state in zip(settings, states, strict=True)
+    differ = any(other != shapes[0] for other in shapes)
+    if differ or loop.convolves(first.trained.apply, here.theta, tasks[0].train.x):
+        each = (
+            _segments(problem, t, problem.trained, state)
+            for problem, state in zip(problems, states, strict=True)
         )
-        return [fitted for (fitted,) in walks]
-    return loop.together(
-        [_key(setting, t) for setting in settings],
+        return [fitted for (fitted,) in each]
+    return loop.train_vmapped(
+        [_key(problem, t) for problem in problems],
         states,
         [task.train for task in tasks],
         [task.head for task in tasks],
-        [setting.trained.apply for setting in settings],
-        [setting.transform for setting in settings],
+        [problem.trained.apply for problem in problems],
+        [problem.transform for problem in problems],
         loss=first.loss,
         steps=first.steps[t],
         batch_size=first.batch_size,
@@ -195,23 +211,41 @@ def together(settings: Sequence[Setting], t: int, anchors: Sequence[Anchor]) -> 
     )
 
 
-def fit(setting: Setting, t: int, network: Network, theta, memory, optimizer=None) -> loop.Fit:
-    """Task t trained to its end."""
-    (fitted,) = walk(setting, t, network, theta, memory, optimizer)
-    return fitted
-
-
-def consolidated(setting: Setting, t: int, network: Network, fitted: loop.Fit) -> Any:
+def consolidate(problem: Problem, t: int, network: Network, fitted: loop.Fit) -> Any:
     """The method's memory after task t."""
-    return setting.method.consolidate(
-        fitted.state.memory, network, setting.loss, fitted.theta, setting.stream[t]
+    memory, task = fitted.state.memory, problem.stream[t]
+    return problem.method.consolidate(memory, network, problem.loss, fitted.theta, task)
+
+
+def carried_optimizer_state(problem: Problem, fitted: loop.Fit) -> Any:
+    """The optimizer's state that the next task continues with; None begins at rest."""
+    return fitted.state.optimizer if problem.carry else None
+
+
+def _segments(problem, t, network, state, every=None, resume=None):
+    task = problem.stream[t]
+    yield from loop.segments(
+        _key(problem, t),
+        state,
+        task.train,
+        task.head,
+        apply=network.apply,
+        loss=problem.loss,
+        transform=problem.transform,
+        steps=problem.steps[t],
+        batch_size=problem.batch_size,
+        method=problem.method,
+        every=every,
+        so_far=None if resume is None else resume(state),
+        devices=problem.devices,
     )
 
 
-def left(setting: Setting, fitted: loop.Fit) -> Any:
-    """The optimizer's state for the next task, None to begin at rest."""
-    return fitted.state.optimizer if setting.carry else None
+def _initial_state(problem, t, network, theta, memory, optimizer_state):
+    memory = problem.method.begin(memory, network, theta, problem.stream[t])
+    state = loop.at_rest(theta, problem.transform, memory)
+    return state if optimizer_state is None else state._replace(optimizer=optimizer_state)
 
 
-def _key(setting, t):
-    return jax.random.fold_in(setting.key, t + 1)
+def _key(problem, t):
+    return jax.random.fold_in(problem.key, t + 1)

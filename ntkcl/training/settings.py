@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ntkcl.dynamics.rules import MOST_STEPS
 from ntkcl.resources import memory_gib
 from ntkcl.types import Stream
-from ntkcl.validation import finite, flag, one_of, whole
+from ntkcl.validation import MOST_STEPS, finite, flag, one_of, whole
 
 
 class Training(NamedTuple):

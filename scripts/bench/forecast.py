@@ -21,7 +21,7 @@ import jax
 from omegaconf import OmegaConf
 from publish import command, parser, publish, stem, with_jax
 
-from ntkcl import experiment, forecast, planning
+from ntkcl import experiment, planning
 from ntkcl.cli.config import CONF, build, grid_of
 from ntkcl.planning import grids
 from ntkcl.planning.candidate import scores
@@ -54,33 +54,33 @@ def measure(overrides) -> dict:
         cfg = hydra.compose("config", overrides=overrides)
     named = build(cfg)
     grid = list(grid_of(OmegaConf.to_container(cfg.plan.methods)))
-    begun, meter = experiment.begin(**named), Meter()
-    shared = planning.ground(begun)
-    limits = forecast.limits(begun.setting, begun.theta, shared.tangent, shared.prepare)
+    initialised, meter = experiment.initialise(**named), Meter()
+    shared = planning.shared_kernel(initialised)
+    limits = shared.limits(initialised.problem)
     kernel = meter.read()
     cells = []
-    for candidate, outputs in grids.methods(begun, shared, named["training"], grid):
+    for candidate, outputs in grids.methods(initialised, shared, named["training"], grid):
         loss = scores(outputs, candidate, shared)["average_loss_train"]
         cells.append(
             candidate.coordinates | {"predicted_average_loss_train": loss, **meter.read()._asdict()}
         )
-    plain = begun.setting.at(rate(named["training"], min(limits)))
+    plain = initialised.problem.at(rate(named["training"], min(limits)))
     one = planning.Candidate({}, tuple(range(len(plain.tasks))), plain)
     trainings = []
     for _ in range(2):
-        measured = scores(planning.trained(one, shared), one, shared)["average_loss_train"]
+        measured = scores(planning.measured_outputs(one, shared), one, shared)["average_loss_train"]
         trainings.append(meter.read().seconds)
-    forecast = kernel.seconds + sum(cell["seconds"] for cell in cells)
+    total = kernel.seconds + sum(cell["seconds"] for cell in cells)
     return {
         "overrides": overrides,
         "cells": len(cells),
         "seconds": {
             "kernel": kernel.seconds,
-            "forecast": forecast,
+            "forecast": total,
             "train_one_cell": trainings[0],
             "train_one_cell_again": trainings[1],
         },
-        "ratio": forecast / trainings[1],
+        "ratio": total / trainings[1],
         "peak_mib": max(kernel.peak_mib, *(cell["peak_mib"] for cell in cells)),
         "naive": {"predicted": cells[0]["predicted_average_loss_train"], "measured": measured},
         "each": cells,

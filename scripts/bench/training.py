@@ -111,7 +111,7 @@ def calls(name: str, case: dict, steps: int, samples: int) -> dict:
     first, second = tasks(samples)
     theta, key = net.init(jax.random.key(1), first.train.x[0]), jax.random.key(2)
     settings = dict(apply=net.apply, loss=LOSS, transform=SGD, steps=steps, batch_size=BATCH)
-    fit = partial(loop.fit, key, theta, second.train, second.head, **settings)
+    fit = partial(loop.train, key, theta, second.train, second.head, **settings)
     trainings = {
         "sgd": partial(fit, method=methods.naive()),
         "bare": lambda: bare(
@@ -121,8 +121,8 @@ def calls(name: str, case: dict, steps: int, samples: int) -> dict:
 
     def with_memory(method):
         memory = method.begin((), net, theta, first)
-        state = loop.start(theta, SGD, memory)
-        (seen,) = loop.walk(key, state, first.train, first.head, method=method, **settings)
+        state = loop.at_rest(theta, SGD, memory)
+        (seen,) = loop.segments(key, state, first.train, first.head, method=method, **settings)
         memory = method.begin(
             method.consolidate(seen.state.memory, net, LOSS, seen.theta, first), net, theta, second
         )

@@ -41,9 +41,9 @@ from ntkcl import (
     streams,
 )
 from ntkcl.cli.config import CONF
-from ntkcl.kernels.infinite import wide
+from ntkcl.kernels.infinite import infinite_kernel_fn
 from ntkcl.metrics.error_budget import budget
-from ntkcl.training.problem import Anchor, fit
+from ntkcl.training.problem import Anchor, train
 from ntkcl.training.settings import Training, rate
 from ntkcl.types import Rows
 from ntkcl.validation import finite, seed, whole
@@ -69,7 +69,7 @@ def ladder(settings: dict, stream, width: int, number: int) -> dict[str, np.ndar
         batch_size=settings["batch_size"],
         learning_rate_fraction=settings["learning_rate_fraction"],
     )
-    begun = experiment.begin(
+    initialised = experiment.initialise(
         jax.random.key(number),
         stream,
         networks.mlp(outputs=stream[0].train.y.shape[1], width=width, **shape),
@@ -80,38 +80,43 @@ def ladder(settings: dict, stream, width: int, number: int) -> dict[str, np.ndar
         forecast.Effort(),
         kernels.empirical,
     )
-    true = begun.setting.at(rate(training, forecast.limit(begun.setting, begun.theta)))
+    kernel_fn, effort = initialised.kernel_fn, initialised.effort
+    true = initialised.problem.at(
+        rate(training, forecast.limit(initialised.problem, initialised.theta, kernel_fn))
+    )
     full = true._replace(batch_size=None)
     flow = full._replace(
         optimizer=full.optimizer._replace(
             rule=lambda rate, steps: dynamics.gradient_flow(rate, steps)
         )
     )
-    limit = kernels.infinite(**shape).ntk
-
     c = stream[0].train.y.shape[1]
 
     def shared(theta, x1, x2=None):
-        return kernels.with_outputs(
-            kernels.traced(jnp.asarray(begun.setting.kernel_fn(theta, x1, x2))), c
-        )
+        return kernels.with_outputs(kernels.traced(jnp.asarray(kernel_fn(theta, x1, x2))), c)
 
     start, count = (
-        Anchor(begun.theta, (), (jnp.asarray(begun.outputs(begun.theta)),)),
+        Anchor(initialised.theta, (), (jnp.asarray(initialised.outputs(initialised.theta)),)),
         len(stream),
     )
+    infinite = infinite_kernel_fn(true.network.infinite, c)
+    step_by_step = forecast.simulated(kernel_fn, effort)
+
+    def closed(problem, kernel_fn=kernel_fn):
+        return forecast.closed(kernel_fn, effort)(problem, start, count)
+
     outcomes_of = {
-        "init": forecast.simulated(true, start, count),
-        "full batches": forecast.closed(full, start, count),
-        "flow": forecast.closed(flow, start, count),
-        "one kernel": forecast.closed(flow._replace(kernel_fn=shared), start, count),
-        "infinite width": forecast.closed(flow._replace(kernel_fn=wide(limit, c)), start, count),
+        "init": step_by_step(true, start, count),
+        "full batches": closed(full),
+        "flow": closed(flow),
+        "one kernel": closed(flow, shared),
+        "infinite width": closed(flow, infinite),
     }
     here, boundary, outputs = start, [], [np.asarray(start.history[0])]
     for t in range(count):
-        boundary += forecast.simulated(true, here, 1)
-        fitted = fit(true, t, true.network, here.theta, ())
-        outputs.append(begun.outputs(fitted.theta))
+        boundary += step_by_step(true, here, 1)
+        fitted = train(true, t, true.network, here.theta, ())
+        outputs.append(initialised.outputs(fitted.theta))
         here = Anchor(fitted.theta, (), (*here.history, jnp.asarray(outputs[-1])))
 
     def drift(changes):

@@ -24,7 +24,7 @@ from scipy import stats
 from ntkcl import kernels, losses, networks, optimizers
 from ntkcl.cli.config import CONF
 from ntkcl.kernels.infinite import infinite
-from ntkcl.training.loop import fit
+from ntkcl.training.loop import train
 from ntkcl.types import Dataset
 from ntkcl.validation import finite, whole
 
@@ -73,7 +73,7 @@ def measure(settings: dict, width: int) -> dict:
     curves, ends = {t: [] for t in TIMES}, []
     for k in jax.random.split(jax.random.fold_in(key, width), settings["initialisations"]):
         theta = net.init(k, x[0])
-        trained = fit(
+        trained = train(
             k,
             theta,
             task,

@@ -25,7 +25,7 @@ from scipy import stats
 
 from ntkcl import dynamics, kernels, losses, networks, optimizers
 from ntkcl.cli.config import CONF
-from ntkcl.training.loop import fit
+from ntkcl.training.loop import train
 from ntkcl.types import Dataset, Loss, Optimizer, Source
 from ntkcl.validation import finite, seed, share, whole
 
@@ -159,7 +159,7 @@ def measure(
             linearised.append(
                 float(jnp.mean(jax.vmap(loss.value, (0, 0, None))(now, y, head))) / divisor
             )
-        fitted = fit(
+        fitted = train(
             key,
             theta,
             data,

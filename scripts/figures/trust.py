@@ -53,8 +53,8 @@ def by_verdict(rows: list[dict]) -> list[dict]:
     table = []
     for anchor in anchors(rows):
         mine = [row for row in rows if row["anchor"] == anchor]
-        for verdict in VERDICTS:
-            same = [row for row in mine if row["verdict"] == verdict]
+        for grade in VERDICTS:
+            same = [row for row in mine if row["verdict"] == grade]
             if same:
                 r2 = {
                     key: np.array([row[key] for row in same]) for key in ("drift_r2", "change_r2")
@@ -62,9 +62,7 @@ def by_verdict(rows: list[dict]) -> list[dict]:
                 numbers = {
                     f"{key}_{name}": float(f(r2[key])) for key in r2 for name, f in SUMMARY.items()
                 }
-                table.append(
-                    {"anchor": anchor, "verdict": verdict, "forecasts": len(same)} | numbers
-                )
+                table.append({"anchor": anchor, "verdict": grade, "forecasts": len(same)} | numbers)
     return table
 
 

@@ -1,0 +1,1 @@
+"""The command `ntkcl`: configurations in, runs and reports out."""

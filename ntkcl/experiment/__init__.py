@@ -1,0 +1,20 @@
+"""One experiment: forecast, train and measure a stream of tasks.
+
+`run` and `run_seeds` yield events in the order in which things happen; `record.gather` turns them
+into arrays, `compare` sets a forecast beside the measurement, `scores` computes accuracies and losses.
+"""
+
+from ntkcl.experiment.checks import check
+from ntkcl.experiment.run import DEFAULT, EFFORT, NAIVE, run, run_seeds
+from ntkcl.experiment.start import Initialised, initialise
+
+__all__ = [
+    "DEFAULT",
+    "EFFORT",
+    "NAIVE",
+    "Initialised",
+    "check",
+    "initialise",
+    "run",
+    "run_seeds",
+]

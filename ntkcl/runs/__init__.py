@@ -1,0 +1,1 @@
+"""Runs on disk: what a run is called, who makes it, what its files hold."""

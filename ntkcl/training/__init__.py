@@ -1,0 +1,1 @@
+"""Training: the loop over steps, the problem that is to be trained, its settings."""
