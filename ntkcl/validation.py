@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Iterable
 from numbers import Integral, Real
 
+import numpy as np
+
 LARGEST = sys.float_info.max  # a whole number may lie beyond it
 MOST_STEPS = 2**31 - 1  # what an int32 holds, in which Optax counts
 LARGEST_SEED = 2**32 - 1  # what NumPy's legacy generators, and scikit-learn with them, accept
@@ -103,3 +105,9 @@ def one_of(name: str, value, options: Iterable[str]) -> str:
     if value not in options:
         raise ValueError(f"{name}={value}: expected {', '.join(options[:-1])} or {options[-1]}")
     return value
+
+
+def shape_is(name: str, array, expected: tuple[int, ...]) -> None:
+    """ValueError for an array of another shape."""
+    if np.shape(array) != expected:
+        raise ValueError(f"{name} has shape {np.shape(array)}; expected {expected}")

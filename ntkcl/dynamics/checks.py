@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 
+from ntkcl.validation import shape_is
+
 
 def concrete(value) -> bool:
     """Whether it has values to look at."""
@@ -17,12 +19,6 @@ def rate(value):
         if bad.size:
             raise ValueError(f"rule.rate={bad.flat[0]}: expected finite rates of at least 0")
     return value
-
-
-def shape(name: str, array, expected: tuple[int, ...]) -> None:
-    """ValueError for an array of another shape."""
-    if np.shape(array) != expected:
-        raise ValueError(f"{name} has shape {np.shape(array)}; expected {expected}")
 
 
 def places(name: str, index, count: int) -> None:
@@ -45,8 +41,8 @@ def step(own, shape_of_outputs: tuple[int, ...]) -> None:
     """ValueError for a `Step` that does not fit outputs [N, c]: other shapes, places beyond the N, weights or a ridge below 0."""
     n, c = shape_of_outputs
     m = len(own.inputs)
-    shape("Step.targets", own.targets, (m, c))
-    shape("Step.weights", own.weights, (m, c))
+    shape_is("Step.targets", own.targets, (m, c))
+    shape_is("Step.weights", own.weights, (m, c))
     places("Step.inputs", own.inputs, n)
     for name, value in (("weights", own.weights), ("ridge", own.ridge)):
         values = np.asarray(value, float)
@@ -55,6 +51,6 @@ def step(own, shape_of_outputs: tuple[int, ...]) -> None:
                 f"Step.{name}: expected finite numbers of at least 0, found {values.min():g} to {values.max():g}"
             )
     if own.origin is not None:
-        shape("Step.origin", own.origin, (n, c))
+        shape_is("Step.origin", own.origin, (n, c))
     if own.removed is not None:
         places("Step.removed.inputs", own.removed.inputs, n)

@@ -12,6 +12,7 @@ from ntkcl.dynamics import checks
 from ntkcl.dynamics.rules import Rule
 from ntkcl.dynamics.spectral import Arrow, Decomposed, eigendecomposed, rotated
 from ntkcl.dynamics.steps import Columns, Step
+from ntkcl.validation import shape_is
 
 # Directions of a memory whose share of the largest is below this are dependent up to rounding, and are not divided by.
 DEPENDENT = 1e-10
@@ -62,7 +63,7 @@ def prepared(
         (step.columns or columns)(step.inputs)
     )  # cut by NumPy: XLA would compile each cut for each shape
     m, c = step.targets.shape
-    checks.shape("K(x, x[inputs])", block, (len(block), c, m, c))
+    shape_is("K(x, x[inputs])", block, (len(block), c, m, c))
     checks.places("Step.inputs", step.inputs, len(block))
     rows, outputs, root = _rows(step, dtype)
     gram = block[step.inputs].reshape(m * c, m * c)

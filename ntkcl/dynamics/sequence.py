@@ -21,6 +21,7 @@ from ntkcl.dynamics import checks
 from ntkcl.dynamics.prepare import Prepared, _leaf, prepared
 from ntkcl.dynamics.rules import Rule
 from ntkcl.dynamics.steps import Columns, Step
+from ntkcl.validation import shape_is
 
 
 class Solve(NamedTuple):
@@ -120,7 +121,7 @@ def largest_eigenvalue(
     block: Float[Array | np.ndarray, "m c m c"], weights: Float[np.ndarray, "m c"]
 ) -> float:
     """lam_max of the Gram matrix of a `Step`'s rows and weights; a rule is stable up to limit(lam_max + ridge)."""
-    checks.shape("block", block, (*np.shape(weights), *np.shape(weights)))
+    shape_is("block", block, (*np.shape(weights), *np.shape(weights)))
     rows, outputs = np.nonzero(weights)
     root = np.sqrt(weights[rows, outputs])
     gram = root[:, None] * np.asarray(block, np.float64)[rows, outputs][:, rows, outputs] * root
@@ -153,5 +154,5 @@ def _decay_gain(rule, ridge, lam, _):
 @jax.jit
 def read_out(column, alpha):
     """K alpha in alpha's type; as a product and a sum, XLA widens the block on the fly instead of copying it."""
-    checks.shape("alpha", alpha, column.shape[-2:])
+    shape_is("alpha", alpha, column.shape[-2:])
     return jnp.sum(column * alpha[None, None], axis=(-2, -1))

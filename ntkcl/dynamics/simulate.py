@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from ntkcl.compilation import portable
 from ntkcl.dynamics import checks
 from ntkcl.types import Loss
+from ntkcl.validation import shape_is
 
 
 def simulate(
@@ -45,9 +46,9 @@ def simulate(
         ("y", y, (n, c)),
         ("head", head, (c,)),
     ):
-        checks.shape(name, given, expected)
+        shape_is(name, given, expected)
     if order is not None:
-        checks.shape("order", order, (steps, *np.shape(order)[1:]))
+        shape_is("order", order, (steps, *np.shape(order)[1:]))
         checks.places("order", order, n)
     k_tt, y, head = (jnp.asarray(a, f.dtype) for a in (k_tt, y, head))
     return _simulated(k_tt, f, y, head, portable(transform), order, loss=loss, steps=steps)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ntkcl.dynamics import checks
+from ntkcl.validation import shape_is
 
 
 def r2(measured, predicted) -> float:
     """1 - sum (m - p)^2 / sum (m - mean m)^2 over all entries together."""
     measured, predicted = np.asarray(measured, float), np.asarray(predicted, float)
-    checks.shape("predicted", predicted, measured.shape)
+    shape_is("predicted", predicted, measured.shape)
     return _one_minus_ratio(measured - predicted, measured - measured.mean())
 
 

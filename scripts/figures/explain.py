@@ -27,7 +27,7 @@ from ntkcl import dynamics, kernels, losses, metrics, networks, optimizers
 from ntkcl.cli.config import CONF
 from ntkcl.dynamics import attribution
 from ntkcl.reporting.figures import explanation
-from ntkcl.training.loop import train
+from ntkcl.training import loop
 from ntkcl.validation import finite, whole
 
 LOSS, SGD = losses.squared_error(), optimizers.sgd()
@@ -78,7 +78,7 @@ def learn_first_task(cfg: DictConfig, seed: int) -> Boundary:
 
 
 def train(network, theta, task, transform, steps):
-    return train(
+    return loop.train(
         jax.random.key(0),
         theta,
         task.train,

@@ -25,6 +25,7 @@ from ntkcl import dynamics, kernels, losses, metrics, networks, optimizers, stre
 from ntkcl.cli.config import CONF
 from ntkcl.dynamics import Step
 from ntkcl.kernels import geometry
+from ntkcl.training import loop
 from ntkcl.types import Dataset, Network, Source, Task
 from ntkcl.validation import finite, one_of, seed, whole
 
@@ -103,7 +104,7 @@ def measure(settings: dict, pair: tuple[Task, Task], net: Network, number: int) 
     transform = optimizer.transform(rate / loss.rate(1.0, n, pair[0].head))
 
     def train(theta, task):
-        return train(
+        return loop.train(
             key,
             theta,
             task.train,
