@@ -15,10 +15,15 @@ LARGEST_SEED = 2**32 - 1  # what NumPy's legacy generators, and scikit-learn wit
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 
 
+class SettingError(ValueError):
+    """A setting, an argument or data that cannot be, in one line: which, what came, what would
+    work. The command prints it as it is and exits with code 2."""
+
+
 def whole(name: str, value, least: int = 1) -> int:
     """A whole number of at least `least`, or ValueError."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise ValueError(f"{name}={value}: expected a whole number of at least {least}")
+        raise SettingError(f"{name}={value}: expected a whole number of at least {least}")
     return int(value)
 
 
@@ -29,7 +34,7 @@ def seed(name: str, value) -> int:
         or not isinstance(value, Integral)
         or not 0 <= int(value) <= LARGEST_SEED
     ):
-        raise ValueError(f"{name}={value}: expected a whole number from 0 to {LARGEST_SEED}")
+        raise SettingError(f"{name}={value}: expected a whole number from 0 to {LARGEST_SEED}")
     return int(value)
 
 
@@ -52,35 +57,35 @@ def finite(name: str, value, above: float | None = None, least: float | None = N
             if least is not None
             else ""
         )
-        raise ValueError(f"{name}={value}: expected a finite number{bound}")
+        raise SettingError(f"{name}={value}: expected a finite number{bound}")
     return float(value)
 
 
 def share(name: str, value) -> float:
     """A number from 0 to below 1, or ValueError."""
     if finite(name, value, least=0.0) >= 1:
-        raise ValueError(f"{name}={value}: expected a number from 0 to below 1")
+        raise SettingError(f"{name}={value}: expected a number from 0 to below 1")
     return float(value)
 
 
 def unit(name: str, value) -> float:
     """A number from 0 to 1, or ValueError."""
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:  # type: ignore[operator]
-        raise ValueError(f"{name}={value}: expected a number from 0 to 1")
+        raise SettingError(f"{name}={value}: expected a number from 0 to 1")
     return float(value)
 
 
 def flag(name: str, value) -> bool:
     """True or False and nothing that merely counts as one, or ValueError."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name}={value}: expected true or false")
+        raise SettingError(f"{name}={value}: expected true or false")
     return value
 
 
 def text(name: str, value) -> str:
     """A text that is not empty, or ValueError."""
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{name}={value}: expected a text")
+        raise SettingError(f"{name}={value}: expected a text")
     return value
 
 
@@ -92,7 +97,7 @@ def printable(value: str) -> bool:
 def line(name: str, value) -> str:
     """A text in one line that any terminal and file can take, or ValueError."""
     if not printable(text(name, value)):
-        raise ValueError(
+        raise SettingError(
             f"{name}={value!r}: expected one line without control characters, in an encoding that the terminal knows"
         )
     return value
@@ -103,11 +108,11 @@ def one_of(name: str, value, options: Iterable[str]) -> str:
     options = tuple(options)
     value = str(value).lower() if isinstance(value, bool) else value
     if value not in options:
-        raise ValueError(f"{name}={value}: expected {', '.join(options[:-1])} or {options[-1]}")
+        raise SettingError(f"{name}={value}: expected {', '.join(options[:-1])} or {options[-1]}")
     return value
 
 
 def shape_is(name: str, array, expected: tuple[int, ...]) -> None:
     """ValueError for an array of another shape."""
     if np.shape(array) != expected:
-        raise ValueError(f"{name} has shape {np.shape(array)}; expected {expected}")
+        raise SettingError(f"{name} has shape {np.shape(array)}; expected {expected}")

@@ -59,7 +59,7 @@ def prepared(tmp_path_factory):
 def ntkcl(monkeypatch, capsys, tmp_path):
     """The command line, in this process: `ntkcl("seed=1") -> (exit code, stdout, stderr)`, results in tmp_path/results."""
     from ntkcl.cli.command import main
-    from ntkcl.cli.config import _stream
+    from ntkcl.cli.parts import _stream
 
     _stream.cache_clear()  # tests put other data behind the same configuration
     monkeypatch.chdir(tmp_path)

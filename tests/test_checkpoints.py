@@ -90,7 +90,7 @@ def same(a, b):
 @pytest.mark.parametrize("saves", [0, 1, 3, 4, 5])
 def test_a_run_that_dies_and_goes_on_ends_with_the_same_bits(undisturbed, tmp_path, saves):
     told = []
-    keeper = checkpoints.keeper(tmp_path / "kept", "abc", 5, told.append)
+    keeper = checkpoints.checkpointer(tmp_path / "kept", "abc", 5, told.append)
     with pytest.raises(Killed):
         run(dying(keeper, saves))
     assert not told
@@ -106,7 +106,7 @@ def goes_on(saves):
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(undisturbed, tmp_path):
     told = []
-    keeper = checkpoints.keeper(tmp_path, "abc", 5, told.append)
+    keeper = checkpoints.checkpointer(tmp_path, "abc", 5, told.append)
     with pytest.raises(Killed):
         run(dying(keeper, 2))
     newest = max(tmp_path.glob("task*"))
@@ -123,9 +123,9 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(undisturbed, t
 
 def test_checkpoints_of_another_run_are_refused(tmp_path):
     with pytest.raises(Killed):
-        run(dying(checkpoints.keeper(tmp_path, "abc", 5, print), 1))
+        run(dying(checkpoints.checkpointer(tmp_path, "abc", 5, print), 1))
     with pytest.raises(ValueError, match="belongs to another run"):
-        run(checkpoints.keeper(tmp_path, "def", 5, print))
+        run(checkpoints.checkpointer(tmp_path, "def", 5, print))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_checkpoints_of_another_run_are_refused(tmp_path):
     ids=["of the system", "of orbax"],
 )
 def test_a_full_disk_is_one_line_and_loses_nothing(undisturbed, tmp_path, monkeypatch, error):
-    keeper = checkpoints.keeper(tmp_path, "abc", 5, print)
+    keeper = checkpoints.checkpointer(tmp_path, "abc", 5, print)
     with pytest.raises(Killed):
         run(dying(keeper, 1))
     (before,) = tmp_path.glob("task*")
@@ -181,7 +181,7 @@ def test_of_a_full_disk_no_thread_writes_or_prints_on(tmp_path, monkeypatch, cap
     monkeypatch.setattr(checkpoints.ocp, "StandardCheckpointer", Full)
     monkeypatch.setattr(sys, "unraisablehook", unraised.append)
     with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\)"):
-        run(checkpoints.keeper(tmp_path, "abc", 5, print))
+        run(checkpoints.checkpointer(tmp_path, "abc", 5, print))
     time.sleep(0.5)
     assert not list(tmp_path.iterdir()) and not caplog.records
     reasons = "Event loop is closed", "?"
@@ -194,7 +194,7 @@ def test_of_a_full_disk_no_thread_writes_or_prints_on(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize("key", sorted(checkpoints.FACTS))
 def test_a_list_that_lacks_something_is_damaged(undisturbed, tmp_path, key):
     told = []
-    keeper = checkpoints.keeper(tmp_path, "abc", 5, told.append)
+    keeper = checkpoints.checkpointer(tmp_path, "abc", 5, told.append)
     with pytest.raises(Killed):
         run(dying(keeper, 2))
     newest = max(tmp_path.glob("task*"))
@@ -207,7 +207,7 @@ def test_a_list_that_lacks_something_is_damaged(undisturbed, tmp_path, key):
 
 
 def test_a_file_in_a_checkpoints_place_gives_way(undisturbed, tmp_path):
-    keeper = checkpoints.keeper(tmp_path, "abc", 5, print)
+    keeper = checkpoints.checkpointer(tmp_path, "abc", 5, print)
     with pytest.raises(Killed):
         run(dying(keeper, 2))
     newest = max(tmp_path.glob("task*"))
@@ -218,7 +218,7 @@ def test_a_file_in_a_checkpoints_place_gives_way(undisturbed, tmp_path):
 
 def test_what_an_older_program_remembered_otherwise_is_left_aside(undisturbed, tmp_path):
     told = []
-    keeper = checkpoints.keeper(tmp_path, "abc", 5, told.append)
+    keeper = checkpoints.checkpointer(tmp_path, "abc", 5, told.append)
     with pytest.raises(Killed):
         run(dying(keeper, 1))
     (kept,) = tmp_path.glob("task*")

@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 
 from ntkcl import methods
 from ntkcl.runs import files
-from ntkcl.runs.identity import YOUNGER, identify
+from ntkcl.runs.identity import resolve
+from ntkcl.runs.settings import UNHASHED_DEFAULTS
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -81,9 +82,9 @@ def test_every_node_composes_and_its_target_exists(node):
 def test_settings_that_there_have_not_always_been_leave_older_runs_their_names():
     cfg = compose()
     older = cfg.copy()
-    for group, old in YOUNGER.items():
+    for group, old in UNHASHED_DEFAULTS.items():
         older[group] = {key: value for key, value in cfg[group].items() if key not in old}
-    assert identify(cfg)["id"] == identify(older)["id"] == "f60d1bc8a49bbd47"
+    assert resolve(cfg).id == resolve(older).id == "f60d1bc8a49bbd47"
     changed = (
         "network.parametrization=mup",
         "network.init=torch",
@@ -93,8 +94,8 @@ def test_settings_that_there_have_not_always_been_leave_older_runs_their_names()
     others = [
         compose(setting) for setting in (*changed, "training.schedule={name: linear_schedule}")
     ]
-    assert len({identify(c)["id"] for c in (cfg, *others)}) == 6
-    assert identify(compose("training.devices=all"))["id"] == identify(cfg)["id"]
+    assert len({resolve(c).id for c in (cfg, *others)}) == 6
+    assert resolve(compose("training.devices=all")).id == resolve(cfg).id
 
 
 @pytest.mark.parametrize("preset", PRESETS)

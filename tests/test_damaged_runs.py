@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
-from ntkcl.cli import sweep
+from ntkcl.cli import objective
 from ntkcl.reporting import table
 from ntkcl.runs import files, lock, stored
-from ntkcl.runs.experiment_name import keep_meaning
+from ntkcl.runs.experiment_name import register_sweep
 from ntkcl.runs.status import count, damaged, failures
 
 TINY = (
@@ -227,17 +227,11 @@ def test_a_failure_that_cannot_be_read_is_named(ntkcl, runs, tmp_path, content):
 
 @pytest.mark.parametrize("content", [*NOTHING.values(), b'{"seed": 3}'])
 def test_a_meaning_and_an_objective_that_cannot_be_read_are_none(runs, tmp_path, content):
-    from omegaconf import OmegaConf
 
     path = tmp_path / "results" / "sweeps" / "mine" / "sweep.json"
     path.write_bytes(content)
-    keep_meaning(tmp_path / "results", "mine", {"seed": [0, 1]}, extend=False)
+    register_sweep(tmp_path / "results", "mine", {"seed": [0, 1]}, extend=False)
     assert json.loads(path.read_text()) == {"seed": [0, 1]}
     (runs[0] / "summary.json").write_bytes(content if content != b'{"seed": 3}' else b"")
-    assert (
-        sweep.objective(
-            OmegaConf.create({"sweep": {"objective": "metrics.average_accuracy"}}), runs
-        )
-        is None
-    )
+    assert objective.value("metrics.average_accuracy", runs) is None
     assert not files.logged(runs[0])

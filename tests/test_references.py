@@ -192,7 +192,7 @@ def test_facts_hold_what_references_are_made_of_and_nothing_else():
 
 
 def known(folder, say=pytest.fail, begin=None, kinds=("single", "joint"), facts=FACTS):
-    return reference_cache.known(kinds, folder, facts, begin or initialised, say)
+    return reference_cache.load_or_train(kinds, folder, facts, begin or initialised, say)
 
 
 def untrained():

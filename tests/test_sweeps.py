@@ -15,9 +15,8 @@ import psutil
 import pytest
 import yaml
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
-from ntkcl.cli import sweep
+from ntkcl.cli import objective, sweep
 from ntkcl.cli.progress import duration
 from ntkcl.runs import identity, lock, machine
 from ntkcl.runs.lock import Owner
@@ -296,7 +295,7 @@ def test_seeds_that_are_there_are_left_out_of_those_trained_as_one(ntkcl, tmp_pa
 
 def test_a_run_that_another_process_makes_is_left_to_it(ntkcl, tmp_path, monkeypatch):
     cfg = composed(*TINY, f"results_dir={tmp_path / 'results'}")
-    run = identity.place(cfg)[0]
+    run = identity.resolve(cfg).folder
     locked(run, AFAR)
     code, _, err = ntkcl(*TINY)
     assert (
@@ -463,20 +462,20 @@ def test_durations_are_short(seconds, told):
 
 
 def test_an_objective_is_the_mean_over_seeds(tmp_path):
-    cfg = OmegaConf.create({"sweep": {"objective": "metrics.average_accuracy"}})
+    name = "metrics.average_accuracy"
     for k, value in enumerate((0.25, 0.75)):
         (tmp_path / str(k)).mkdir()
         (tmp_path / str(k) / "summary.json").write_text(
             json.dumps({"metrics": {"average_accuracy": value}})
         )
-    assert sweep.objective(cfg, [tmp_path / "0", tmp_path / "1"]) == 0.5
-    assert sweep.objective(cfg, [tmp_path / "0", tmp_path / "2"]) is None
+    assert objective.value(name, [tmp_path / "0", tmp_path / "1"]) == 0.5
+    assert objective.value(name, [tmp_path / "0", tmp_path / "2"]) is None
     (tmp_path / "2").mkdir()
     (tmp_path / "2" / "summary.json").write_text('{"metrics": {"average_accuracy": null}}')
-    assert sweep.objective(cfg, [tmp_path / "2"]) is None  # it diverged: a trial that is none
-    cfg.sweep.objective = "metrics.average"
+    assert objective.value(name, [tmp_path / "2"]) is None  # it diverged: a trial that is none
+    name = "metrics.average"
     with pytest.raises(ValueError, match=r"sweep.objective=metrics.average: no such number"):
-        sweep.objective(cfg, [tmp_path / "0"])
+        objective.value(name, [tmp_path / "0"])
 
 
 def test_processes_share_the_cores_and_the_gpus(tmp_path):

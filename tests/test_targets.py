@@ -3,7 +3,7 @@
 import hydra
 import pytest
 
-from ntkcl.cli import config
+from ntkcl.cli import config, parts
 from ntkcl.types import Dataset, Task
 
 HERE = "test_targets"
@@ -22,8 +22,8 @@ makes_number = returns(number)
 def build(*overrides):
     with hydra.initialize_config_dir(config.CONF, version_base="1.3"):
         cfg = hydra.compose("config", overrides=list(overrides))
-    config._stream.cache_clear()
-    return config.build(cfg)
+    parts._stream.cache_clear()
+    return parts.build(parts.nodes(cfg))
 
 
 @pytest.mark.parametrize(
@@ -64,4 +64,4 @@ def test_what_is_of_another_kind_is_named(group, target, partial, message):
 
 def test_a_list_of_tasks_is_a_stream():
     task = one_task()
-    assert config._checked_stream(None, [task, task]) == (task, task)
+    assert parts._checked_stream(None, [task, task]) == (task, task)

@@ -5,7 +5,7 @@ import re
 import shlex
 import sys
 import traceback
-from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.errors import HydraException, InstantiationException
@@ -14,68 +14,90 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ntkcl import validation
 from ntkcl.cli.config import CONF
+from ntkcl.cli.sweep import Ended
+from ntkcl.validation import SettingError
 
-# What only some commands need is imported where they do: W&B, matplotlib, plotly and orbax take a second together.
-PACKAGE = Path(__file__).parents[1]
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory allocating")
+WRONG_CALL = r"unexpected keyword|multiple values for|missing (a|\d+) required"
 
 
-def _told(action, *arguments, stop=True, composing=None):
-    """Run an action; an error that the user can mend is told in one line, once, and ends the process with code 2 if `stop`.
+class Reported(BaseException):  # Hydra announces every Exception that leaves a job
+    """An error whose line is printed: the command is to end with exit code 2."""
 
-    `composing` the configuration of that name: an error that no job has seen comes from it itself, whatever its type.
+
+def reported(action, *arguments, hide: bool = True, composing: str | None = None):
+    """Runs an action. The line of an error that the user can mend is printed once, and `Reported`
+    raised in the error's place, or without `hide` the error itself, as a sweep needs it.
+
+    `composing` the configuration of that name: an error that no job has seen comes from it itself,
+    whatever its type.
     """
     try:
         return action(*arguments)
+    except (Reported, Ended):
+        raise
     except Exception as error:
-        if not hasattr(error, "line"):
-            error.line = _one_line(error, composing or "config") or (
-                _flat(error) if composing else None
-            )  # type: ignore[attr-defined]
-            if error.line is not None:  # type: ignore[attr-defined]
-                print(f"ntkcl: {error.line}", file=sys.stderr)  # type: ignore[attr-defined]
-        if error.line is None or not stop:  # type: ignore[attr-defined]
+        if not _is_printed(error):
+            line = one_line(error, composing or "config") or (_flat(error) if composing else None)
+            if line is None:
+                raise
+            print(f"ntkcl: {line}", file=sys.stderr)
+            error.add_note(PRINTED)
+        if not hide:
             raise
-        sys.exit(2)
+        raise Reported from error
 
 
-def _one_line(error: BaseException, composed: str = "config") -> str | None:
-    """What to tell the user, or None for an error that is not of his making: a fault of the program keeps its traceback."""
-    if isinstance(error, MemoryError) or any(
-        sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory allocating")
-    ):
-        return f"out of memory ({_flat(error)[:160]}); make network.width, the data, batches or a method's memory smaller"
-    if isinstance(error, InstantiationException):
-        cause = error.__cause__
-        own_fault = cause is not None and not isinstance(
-            cause, ImportError | AttributeError | TypeError | ValueError
+PRINTED = "(printed as one line)"
+
+
+def _is_printed(error: BaseException) -> bool:
+    return PRINTED in getattr(error, "__notes__", ())
+
+
+def one_line(error: BaseException, composed: str = "config") -> str | None:
+    """What the user can do, or None for a fault of the program, which keeps its traceback."""
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
+        return (
+            f"out of memory ({_flat(error)[:160]}); make network.width, the data, batches or a "
+            "method's memory smaller"
         )
-        if own_fault:
-            return None
-        return (cause and _one_line(cause, composed)) or _flat(error) + _importable(error)
+    if isinstance(error, InstantiationException):
+        return _of_instantiation(error, composed)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _flat(error) + _quoting(error) + _nearest(error, composed)
     if "Config group override" in str(error):
         return (
             f"{_flat(error)}; a group such as network=mlp takes the name of a file in conf/network"
         )
-    if isinstance(error, TypeError) and re.search(
-        r"unexpected keyword|multiple values for|missing (a|\d+) required", str(error)
-    ):
+    if isinstance(error, TypeError) and re.search(WRONG_CALL, str(error)):
         return f"{_flat(error)}; expected the settings named in conf, no more and no fewer"
-    ours = str(PACKAGE) in traceback.extract_tb(error.__traceback__)[-1].filename
-    if isinstance(error, ValueError) and ours:
+    ours = "ntkcl" in traceback.extract_tb(error.__traceback__)[-1].filename  # TEMPORARY
+    if isinstance(error, SettingError) or (isinstance(error, ValueError) and ours):
         return _flat(error)
     if isinstance(error, OSError) and error.errno is not None:
-        return f"{error.filename or 'results_dir'}: {error.strerror}; is results_dir a folder that can be written?"
+        where = error.filename or "results_dir"
+        return f"{where}: {error.strerror}; is results_dir a folder that can be written?"
     return None
 
 
-def _flat(error) -> str:
+def _of_instantiation(error: InstantiationException, composed: str) -> str | None:
+    """Of what a `_target_` raised; another library's ValueError counts as the user's, too."""
+    cause = error.__cause__
+    if cause is not None and not isinstance(cause, FROM_TARGETS):
+        return None
+    return (cause and one_line(cause, composed)) or _flat(error) + _importable(error)
+
+
+FROM_TARGETS = (ImportError, AttributeError, TypeError, ValueError)
+
+
+def _flat(error: BaseException) -> str:
     flat = re.sub(r"\s*\n\s*", "; ", str(error).strip()) or type(error).__name__
     return "".join(c if validation.printable(c) else repr(c)[1:-1] for c in flat)
 
 
-def _importable(error) -> str:
+def _importable(error: BaseException | None) -> str:
     """How to make a module of one's own importable, where one was not found."""
     while error is not None:
         name = getattr(error, "name", None) or "ntkcl"
@@ -88,7 +110,7 @@ def _importable(error) -> str:
     return ""
 
 
-def _quoting(error) -> str:
+def _quoting(error: BaseException) -> str:
     """How to quote a text that Hydra's grammar does not take as it is."""
     comma = re.search(r"Ambiguous value for argument '(.*)'", str(error))
     override = getattr(error, "override", None) or (comma.group(1) if comma else "")
@@ -106,7 +128,7 @@ def _quoting(error) -> str:
     )
 
 
-def _nearest(error, name) -> str:
+def _nearest(error: BaseException, name: str) -> str:
     """`; did you mean ...?` for an override of a key that does not exist."""
     missing = re.search(r"Could not override '([^']*)'", str(error))
     if missing is None:
@@ -117,7 +139,7 @@ def _nearest(error, name) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _keys(nested, prefix="") -> list[str]:
+def _keys(nested: Any, prefix: str = "") -> list[str]:
     names = []
     for key, value in nested.items():
         names += [

@@ -1,9 +1,10 @@
-"""One job of the command: runs or a plan, from a configuration to folders."""
+"""One job of the command: runs, or a plan, from a configuration to folders."""
 
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,244 +12,246 @@ import jax
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ntkcl import experiment, planning
-from ntkcl.cli import sweep as sweeps
-from ntkcl.cli.config import build, check, grid_of
+from ntkcl.cli import config, objective
+from ntkcl.cli.config import Request
 from ntkcl.experiment import record
 from ntkcl.experiment.events import Event
+from ntkcl.experiment.record import Record
 from ntkcl.reporting import console
 from ntkcl.resources import Cost, Meter
 from ntkcl.runs import files, lock, machine, reference_cache
 from ntkcl.runs import rows as run_rows
-from ntkcl.runs.identity import coordinates, identify, labels, names, place, seeds_of
+from ntkcl.runs.identity import Run
 from ntkcl.runs.summary import summarise
+from ntkcl.types import Stream
+from ntkcl.validation import SettingError
 
-SHARED = {  # launchers whose processes share this machine: among how many
-    "Joblib": lambda launcher, sweep: machine.workers(
-        launcher.n_jobs if launcher.n_jobs > 0 else None
-    ),
+# What only some commands need is imported where they do: W&B, matplotlib, plotly and orbax take a
+# second together.
+
+# Launchers whose processes share this machine: among how many.
+SHARED = {
+    "Joblib": lambda launcher, sweep: machine.workers(max(launcher.n_jobs, 0) or None),
     "SubmititLocal": lambda launcher, sweep: machine.workers(sweep.workers),
 }
 
 
-def _job(cfg):
-    """A run, or one of a sweep's on its share of this machine."""
+def job(cfg: DictConfig) -> float | None:
+    """A job as Hydra starts it: one alone, or one of a sweep's on its share of this machine."""
     about = HydraConfig.get()
-    sweep = about.mode == RunMode.MULTIRUN
-    if sweep and (shares := SHARED.get(about.launcher._target_.rsplit(".", 1)[-1])):
+    in_sweep = about.mode == RunMode.MULTIRUN
+    if in_sweep and (shares := SHARED.get(about.launcher._target_.rsplit(".", 1)[-1])):
         machine.take_share(shares(about.launcher, cfg.sweep))
-    return run(cfg, sweep)
+    return run(cfg, in_sweep)
 
 
-def run(cfg: DictConfig, sweep: bool = False) -> float | None:
-    """One run, several that differ in their seeds, or one plan, from a configuration to folders; returns `sweep.objective`."""
-    jax.config.update(
-        "jax_enable_x64", True
-    )  # forecasts are solved in float64; networks keep `precision`
-    check(cfg)
-    sweeps.check_objective(cfg)
-    seeds = seeds_of(cfg)
-    batches = [seeds] if cfg.job == "run" and cfg.seeds_by == "vmap" else [[one] for one in seeds]
-    for batch in batches:
-        with ExitStack() as stack:
-            if lacking := [one for one in batch if _claimed(one, sweep, stack)]:
-                _run(lacking, sweep) if cfg.job == "run" else _plan(lacking[0], sweep)
-    return sweeps.objective(cfg, [place(one)[0] for one in seeds])
+def run(cfg: DictConfig, in_sweep: bool = False) -> float | None:
+    """One run, several that differ in their seeds, or one plan, from a configuration to folders;
+    returns the number that `sweep.objective` names."""
+    jax.config.update("jax_enable_x64", True)  # forecasts are solved in float64
+    wanted = config.resolve(cfg)
+    for batch in wanted.batches:
+        with ExitStack() as locks:
+            missing = [one for one in batch if _claim(one, in_sweep, locks)]
+            if missing:
+                make = _make_runs if missing[0].run.job == "run" else _make_plan
+                make(missing, in_sweep)
+    return objective.value(wanted.requests[0].objective, wanted.folders)
 
 
-def _claimed(cfg, sweep, stack) -> bool:
-    """Whether this process is to make a run, which is then its own until the stack is closed; told, if it is not."""
-    (folder, config), terminal = place(cfg), console.terminal()
-    before = lock.outcome(folder)
-    stored, complete = folder / "config.yaml", before in ("complete", "diverged")
-    if complete and not (stored.is_file() and stored.read_text() == config):
-        return True  # another's folder, which is told when this run is to be written there
-    wanted = lock.wanted(before, cfg.sweep.retry)
-    if wanted or (complete and sweeps.unlogged(cfg, folder)):
-        holder = stack.enter_context(lock.claimed(folder, remember=sweep))
-        if holder is not None and not sweep:
-            raise ValueError(f"{folder}: {holder} is making this run; wait for it")
+def _claim(request: Request, in_sweep: bool, locks: ExitStack) -> bool:
+    """Whether this process is to make a run, which is then its own until `locks` are closed; says
+    why, if it is not."""
+    run, terminal = request.run, console.terminal()
+    before = lock.outcome(run.folder)
+    complete = before in ("complete", "diverged")
+    if complete and not _holds(run):
+        return True  # another's folder, which is said when this run is to be written there
+    wanted = lock.wanted(before, request.retry)
+    if wanted or (complete and files.unlogged(run)):
+        holder = locks.enter_context(lock.claimed(run.folder, remember=in_sweep))
+        if holder is not None and not in_sweep:
+            raise SettingError(f"{run.folder}: {holder} is making this run; wait for it")
         if holder is not None:
-            console.pointed(f"{holder} is making it", folder, terminal)
+            console.pointed(f"{holder} is making it", run.folder, terminal)
             return False
-        if wanted and lock.outcome(folder) == before:  # else another process has just made it
+        if wanted and lock.outcome(run.folder) == before:  # else another process has just made it
             return True
-        if _track(cfg, folder):
-            console.pointed("logged, which was lacking", folder, terminal)
-    if not sweep:
+        if _track(run):
+            console.pointed("logged, which was missing", run.folder, terminal)
+    if not in_sweep:
         again = "all" if before == "complete" else before
-        console.pointed(f"{before} before, sweep.retry={again} makes it again", folder, terminal)
+        message = f"{before} before, sweep.retry={again} makes it again"
+        console.pointed(message, run.folder, terminal)
     return False
 
 
-class Work(NamedTuple):
-    """A run that is to be made: its configuration, what it is and where it goes, the parts it names, what building them cost."""
+def _holds(run: Run) -> bool:
+    """Whether a run's folder holds its own configuration."""
+    stored = run.folder / "config.yaml"
+    return stored.is_file() and stored.read_text() == run.config
 
-    cfg: DictConfig
-    identity: dict
-    folder: Path
-    config: str
-    named: dict[str, Any]
+
+class Work(NamedTuple):
+    """A run that is being made: the request, the parts it names, what building them cost."""
+
+    request: Request
+    parts: dict[str, Any]
     setup: Cost
 
     @property
-    def checkpoints(self) -> Path:
-        return (
-            Path(self.cfg.results_dir)
-            / "checkpoints"
-            / self.cfg.experiment_name
-            / self.identity["id"]
-        )
+    def run(self) -> Run:
+        return self.request.run
+
+    @property
+    def stream(self) -> Stream:
+        return self.parts["stream"]
 
 
-def _work(cfg) -> Work:
+def _work(request: Request) -> Work:
     meter = Meter()
-    return Work(cfg, identify(cfg), *place(cfg), build(cfg), meter.read())
+    return Work(request, request.build(), meter.read())
 
 
-def _run(cfgs, sweep):
-    """One run, or several that differ in their seeds and are trained as one. Of a sweep's, a line each."""
-    terminal, works = console.terminal(quiet=sweep), [_work(cfg) for cfg in cfgs]
-    if not sweep:
-        console.told(terminal)(_described(works[0].cfg, works[0].named))
-    with (
-        ExitStack() as all_stages,
-        np.errstate(over="ignore", invalid="ignore"),
-    ):  # divergence is data
+def _make_runs(requests: Sequence[Request], in_sweep: bool) -> None:
+    """One run, or several that differ in their seeds and are trained as one. Each of a sweep's is
+    one line."""
+    terminal, works = console.terminal(quiet=in_sweep), [_work(one) for one in requests]
+    if not in_sweep:
+        console.told(terminal)(_description(works[0]))
+    with ExitStack() as all_stages, np.errstate(over="ignore", invalid="ignore"):
         stages = [all_stages.enter_context(ExitStack()) for _ in works]
-        opened = [
-            stage.enter_context(files.staged(work.folder, work.config))
+        folders = [
+            stage.enter_context(files.staged(work.run.folder, work.run.config))
             for stage, work in zip(stages, works, strict=True)
         ]
-        for work, stage, path, events in zip(
-            works, stages, opened, _played(works, terminal), strict=True
-        ):
-            drawn = {"auto": not sweep}.get(work.cfg.figures, work.cfg.figures)
-            summary = _written(work, path, events, drawn, terminal)
+        each = zip(works, stages, folders, _events(works, terminal), strict=True)
+        for work, stage, folder, events in each:
+            drawn = {"auto": not in_sweep}.get(work.request.figures, work.request.figures == "true")
+            summary = _write(work, folder, events, drawn, terminal)
             stage.close()  # it is delivered, whatever becomes of the others
-            shutil.rmtree(work.checkpoints, ignore_errors=True)  # the results are there
-            console.show(summary, terminal)
-            _made(f"{summary['status']} in {summary['seconds']['total']:.1f} s", work.folder)
-            if drawn:
-                console.pointed("figures", work.folder / "figures", terminal)
-            _track(work.cfg, work.folder)
+            shutil.rmtree(work.run.checkpoints, ignore_errors=True)  # the results are there
+            _show(work.run, summary, drawn, terminal)
+            _track(work.run)
 
 
-def _played(works, terminal) -> Iterator[Iterable[Event]]:
-    """The events of each, as they happen where it is one alone."""
-    asked = [
-        w.named | dict(anchors=list(w.cfg.forecast.anchors), form=w.cfg.forecast.form)
-        for w in works
+def _show(run: Run, summary: dict, drawn: bool, terminal) -> None:
+    console.show(summary, terminal)
+    line = f"{summary['status']} in {summary['seconds']['total']:.1f} s"
+    console.pointed(line, run.folder, console.terminal())
+    if drawn:
+        console.pointed("figures", run.folder / "figures", terminal)
+
+
+def _events(works: Sequence[Work], terminal) -> Iterator[Iterable[Event]]:
+    """The events of each run, as they happen where it is one alone."""
+    arguments = [
+        work.parts | dict(anchors=list(work.request.anchors), form=work.request.form)
+        for work in works
     ]
     if len(works) > 1:
-        seeds = ", ".join(str(work.cfg.seed) for work in works)
+        seeds = ", ".join(str(work.run.seed) for work in works)
         terminal.print(f"[dim]seeds {seeds} side by side[/dim]")
         with console.waiting(f"forecasting and training seeds {seeds}", terminal):
-            told = experiment.run_seeds(asked)
-        yield from (console.remarks(events, terminal) for events in told)
+            all_events = experiment.run_seeds(arguments)
+        yield from (console.remarks(events, terminal) for events in all_events)
         return
-    (work,), (arguments,), checkpointer = works, asked, None
-    if (every := work.cfg.checkpoints.every) is not None:
-        from ntkcl.runs import checkpoints
-
-        checkpointer = checkpoints.checkpointer(
-            work.checkpoints, work.identity["id"], every, console.told(terminal)
-        )
-    events = experiment.run(**arguments, checkpointer=checkpointer)
-    stream = arguments["stream"]
-    yield console.progress(events, arguments["anchors"], len(stream), _inputs(stream), terminal)
+    (work,) = works
+    events = experiment.run(**arguments[0], checkpointer=_checkpointer(work, terminal))
+    stream, anchors = work.stream, work.request.anchors
+    yield console.progress(events, anchors, len(stream), _inputs(stream), terminal)
 
 
-def _inputs(stream) -> int:
+def _checkpointer(work: Work, terminal):
+    if (every := work.request.checkpoints_every) is None:
+        return None
+    from ntkcl.runs import checkpoints
+
+    run = work.run
+    return checkpoints.checkpointer(run.checkpoints, run.id, every, console.told(terminal))
+
+
+def _inputs(stream: Stream) -> int:
     return sum(len(task.train.x) + len(task.test.x) for task in stream)
 
 
-def _described(cfg, named) -> str:
+def _description(work: Work) -> str:
     """One line: the data, the stream, the network, the method."""
-    chosen, stream, network = names(cfg), named["stream"], named["network"]
-    source = OmegaConf.select(cfg, "source.name") or chosen["source"]
-    width = OmegaConf.select(cfg, "network.width")
-    shape = f" of width {width}" if width is not None else ""
+    run, stream, network = work.run, work.stream, work.parts["network"]
+    choices = run.choices
+    shape = f" of width {run.width}" if run.width is not None else ""
     with suppress(Exception):  # of a network of one's own that only takes numbers; it is but a line
-        theta = jax.eval_shape(network.init, named["key"], stream[0].train.x[0])
+        theta = jax.eval_shape(network.init, work.parts["key"], stream[0].train.x[0])
         shape += f", {sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(theta)):,} parameters"
     return (
-        f"{source}, {len(stream)} tasks ({chosen['stream']}), {_inputs(stream)} inputs; "
-        f"{chosen['network']}{shape}; {chosen['loss']}; method {chosen['method']}"
+        f"{work.request.source}, {len(stream)} tasks ({choices['stream']}), {_inputs(stream)} "
+        f"inputs; {choices['network']}{shape}; {choices['loss']}; method {choices['method']}"
     )
 
 
-def _written(work, stage, events, drawn, terminal):
-    """The files of a run in its stage, once its events have come -> the summary."""
-    cfg, stream, loss = work.cfg, work.named["stream"], work.named["loss"]
-    told = record.gather(events, stream)
-    told.costs["setup"] = [work.setup]
-    held = _references(cfg, work.named, told, console.told(terminal))
-    summary = summarise(told, stream, loss, held)
+def _write(work: Work, folder: Path, events: Iterable[Event], drawn: bool, terminal) -> dict:
+    """The files of a run in its stage, once its events have come; returns the summary."""
+    stream, loss = work.stream, work.parts["loss"]
+    gathered = record.gather(events, stream)
+    gathered.costs["setup"] = [work.setup]
+    references = _references(work, gathered, terminal)
+    summary = summarise(gathered, stream, loss, references)
     if drawn:
         from ntkcl.reporting import figures
 
-        files.save_figures(stage, figures.draw(told, summary, stream))
-    rows, inside = (
-        made(told, stream, loss, labels(cfg, work.identity))
-        for made in (run_rows.rows, run_rows.within)
-    )
-    files.write(stage, work.config, summary, rows, run_rows.arrays(told, stream, loss), inside)
+        files.save_figures(folder, figures.draw(gathered, summary, stream))
+    labels = work.run.labels
+    rows = run_rows.rows(gathered, stream, loss, labels)
+    curves = run_rows.within(gathered, stream, loss, labels)
+    arrays = run_rows.arrays(gathered, stream, loss)
+    files.write(folder, work.run.config, summary, rows, arrays, curves)
     return summary
 
 
-def _references(cfg, named, told, say) -> dict:
-    """The scores of the references asked for, once the run is over: no forecast can have seen them."""
-    if not cfg.references:
+def _references(work: Work, gathered: Record, terminal) -> dict:
+    """The scores of the references asked for, once the run is over: no forecast can have seen
+    them."""
+    kinds, run = work.request.references, work.run
+    if not kinds:
         return {}
     meter = Meter()
-    facts = reference_cache.facts_of(coordinates(cfg), told.plan.learning_rate, named["stream"])
-    folder = Path(cfg.results_dir) / "references"
-    held = reference_cache.known(
-        cfg.references, folder, facts, lambda: experiment.initialise(**named), say
-    )
-    told.costs["references"] = [meter.read()]
-    return held
+    facts = reference_cache.facts_of(run.settings, gathered.plan.learning_rate, work.stream)
+    initialise = partial(experiment.initialise, **work.parts)
+    say = console.told(terminal)
+    scores = reference_cache.load_or_train(kinds, run.references, facts, initialise, say)
+    gathered.costs["references"] = [meter.read()]
+    return scores
 
 
-def _plan(cfg, sweep):
-    terminal, meter, identity = console.terminal(quiet=sweep), Meter(), identify(cfg)
-    (folder, config), named = place(cfg), build(cfg)
-    plan = dict(OmegaConf.to_container(cfg.plan, resolve=True))
-    grid = list(grid_of(plan["methods"])) if cfg.job == "methods" else []
+def _make_plan(requests: Sequence[Request], in_sweep: bool) -> None:
     from ntkcl.reporting import figures
 
-    if not sweep:
-        console.told(terminal)(_described(cfg, named))
-    with files.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):
-        with console.waiting(f"job={cfg.job}", terminal):
-            ranking, summary = planning.plan(cfg.job, named, plan, grid, console.told(terminal))
+    terminal, meter, (request,) = console.terminal(quiet=in_sweep), Meter(), requests
+    run, work, grid = request.run, _work(request), request.grid()
+    say = console.told(terminal)
+    if not in_sweep:
+        say(_description(work))
+    stage = files.staged(run.folder, run.config)
+    with stage as folder, np.errstate(over="ignore", invalid="ignore"):
+        with console.waiting(f"job={run.job}", terminal):
+            ranking, summary = planning.plan(run.job, work.parts, request.plan, grid, say)
         summary["seconds"] = {"total": meter.read().seconds} | summary["seconds"]
-        files.save_figures(stage, {cfg.job: figures.ranking(ranking.rows, summary)})
-        files.write_plan(stage, config, summary, ranking.rows, labels(cfg, identity))
+        files.save_figures(folder, {run.job: figures.ranking(ranking.rows, summary)})
+        files.write_plan(folder, run.config, summary, ranking.rows, run.labels)
     console.show_ranking(ranking.rows, summary, terminal)
-    _made(f"{len(ranking.rows)} candidates in {summary['seconds']['total']:.1f} s", folder)
-    console.pointed("figures", folder / "figures", terminal)
-    _track(cfg, folder)
+    line = f"{len(ranking.rows)} candidates in {summary['seconds']['total']:.1f} s"
+    console.pointed(line, run.folder, console.terminal())
+    console.pointed("figures", run.folder / "figures", terminal)
+    _track(run)
 
 
-def _made(what, folder):
-    console.pointed(what, folder, console.terminal())
-
-
-def _track(cfg, folder) -> bool:
+def _track(run: Run) -> bool:
     """Whether a complete run or plan has been logged now."""
-    if cfg.tracking.mode == "disabled":
+    if run.tracking.mode == "disabled":
         return False
     from ntkcl.reporting import wandb_runs
 
-    named = {
-        key: cfg.tracking[key] for key in ("mode", "project", "entity", "fallback", "artifacts")
-    }
-    named |= {
-        "identity": identify(cfg) | {"job_type": cfg.job},
-        "config": coordinates(cfg) | {"chosen": names(cfg)},
-    }
-    return wandb_runs.track(folder, **named)
+    return wandb_runs.track(run)

@@ -7,19 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ntkcl.reporting import console
-from ntkcl.runs.status import count, damaged
+from ntkcl.runs.status import Count, count, damaged
 
 EVERY = 5.0  # seconds between two lines of progress, at least
 
 
 @contextmanager
-def told_progress(folders: Sequence[Path]) -> Iterator[None]:
-    """While the block runs, a line whenever something has changed: done, running, failed, left, and the time that may remain."""
-    say, begun, ended = console.told(console.terminal()), time.monotonic(), threading.Event()
-    spoilt = damaged(folders)
+def progress_lines(folders: Sequence[Path]) -> Iterator[None]:
+    """While the block runs, a line whenever something has changed: done, running, failed, left, and
+    the time that may remain."""
+    say, start, ended = console.told(console.terminal()), time.monotonic(), threading.Event()
+    total, spoilt = len(folders), damaged(folders)
     before = count(folders, spoilt)
     say(
-        f"{len(folders)} runs: {before.done} done, {before.failed} failed before, {before.running} running, {before.left} left"
+        f"{total} runs: {before.done} done, {before.failed} failed before, {before.running} "
+        f"running, {before.left} left"
     )
 
     def watch():
@@ -27,7 +29,7 @@ def told_progress(folders: Sequence[Path]) -> Iterator[None]:
         while not ended.wait(EVERY):
             now = count(folders, spoilt)
             if now != last:
-                say(_line(now, now.done - before.done, time.monotonic() - begun, len(folders)))
+                say(_line(now, now.done - before.done, time.monotonic() - start, total))
                 last = now
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -37,26 +39,23 @@ def told_progress(folders: Sequence[Path]) -> Iterator[None]:
     finally:
         ended.set()
         watcher.join()
-        now = count(folders, spoilt)
+        now, took = count(folders, spoilt), duration(time.monotonic() - start)
         elsewhere = f"{now.running} running elsewhere, " if now.running else ""
-        took = duration(time.monotonic() - begun)
         say(
-            f"{now.done} of {len(folders)} done, {now.failed} failed, {elsewhere}{now.left} left, in {took}"
+            f"{now.done} of {total} done, {now.failed} failed, {elsewhere}{now.left} left, in "
+            f"{took}"
         )
 
 
-def _line(now, made, seconds, total) -> str:
-    left = now.left + now.running
-    remaining = f", about {duration(seconds / made * left)} to go" if made and left else ""
-    return f"{now.done} of {total} done, {now.running} running, {now.failed} failed, {now.left} left{remaining}"
+def _line(now: Count, made: int, seconds: float, total: int) -> str:
+    waiting = now.left + now.running
+    remaining = f", about {duration(seconds / made * waiting)} to go" if made and waiting else ""
+    counts = f"{now.running} running, {now.failed} failed, {now.left} left"
+    return f"{now.done} of {total} done, {counts}{remaining}"
 
 
 def duration(seconds: float) -> str:
     """Such as 40 s, 3 min, 2.5 h."""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

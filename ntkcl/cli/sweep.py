@@ -1,14 +1,15 @@
-"""A sweep, from its jobs to their runs: which it still lacks, who makes them, how far it is, what failed.
+"""A sweep, from its jobs to their runs: which are missing, who makes them, what failed.
 
-`launch` stands between Hydra's sweepers and its launchers, whichever they are (`hydra_plugins.ntkcl_sweep`). Everything it knows it
-reads from the folders of the runs, so several launches of one sweep, on several machines, see the same.
+`launch` stands between Hydra's sweepers and its launchers, whichever they are
+(`hydra_plugins.ntkcl_sweep`). Everything it knows it reads from the folders of the runs, so several
+launches of one sweep, on several machines, see the same.
 """
 
 import itertools
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,164 +18,196 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ntkcl.cli import config
-from ntkcl.cli.progress import told_progress
-from ntkcl.runs import identity, lock, machine, stored
-from ntkcl.runs.experiment_name import keep_meaning
-from ntkcl.runs.files import logged
-from ntkcl.runs.summary import check_number
+from ntkcl.cli import config, objective, parts
+from ntkcl.cli.config import Request
+from ntkcl.cli.progress import progress_lines
+from ntkcl.runs import files, identity, lock, machine
+from ntkcl.runs.experiment_name import register_sweep
 from ntkcl.training.settings import check_training
-from ntkcl.validation import whole
+from ntkcl.validation import SettingError, whole
 
 NO_SWEEP = "-m: expected settings of runs; table, report and dashboard take no sweep, leave -m out"
 
 
-class Job(NamedTuple):
-    """What Hydra would launch: overrides, the configuration they make, and the folder of each of its runs (one a seed)."""
+class SweepJob(NamedTuple):
+    """What Hydra would launch: overrides, the configuration they make, a request for each run."""
 
     overrides: Sequence[str]
     cfg: DictConfig
-    folders: tuple[Path, ...]
+    requests: tuple[Request, ...]
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return tuple(one.run.folder for one in self.requests)
 
     @property
     def state(self) -> str:
-        """That of its runs which is furthest from complete, in the order of `claims.STATES`."""
+        """That of its runs which is furthest from complete, in the order of `lock.STATES`."""
         return max(map(lock.state, self.folders), key=lock.STATES.index)
+
+    @property
+    def failed(self) -> bool:
+        return any(lock.state(folder) == "failed" for folder in self.folders)
+
+    @property
+    def missing(self) -> bool:
+        """Whether one of its runs is to be made, or to be logged."""
+        return any(
+            lock.wanted(lock.state(one.run.folder), one.retry) or files.unlogged(one.run)
+            for one in self.requests
+        )
+
+    @property
+    def command(self) -> str:
+        """That makes it alone."""
+        overrides = (o for o in self.overrides if not o.startswith("sweep.dry"))
+        return shlex.join(["ntkcl", *overrides])
+
+
+class Ended(BaseException):  # no failure of a job, which is an Exception
+    """The sweep is over and all is said: the command is to end with this exit code."""
+
+    def __init__(self, exit_code: int):
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+class Launch(NamedTuple):
+    """What came of a launch: Hydra's returns; the exit code of the command where it is to end here,
+    else None."""
+
+    returns: list[JobReturn]
+    exit_code: int | None = None
 
 
 def launch(
     context, task, master: DictConfig, wraps: str, overrides: Sequence[Sequence[str]], first: int
-) -> list[JobReturn]:
-    """The returns of all jobs, once those that are lacking have been made.
+) -> Launch:
+    """Makes the jobs that are missing.
 
     Arguments:
-      context, task: Hydra's.  master: the configuration of the whole.  wraps: the launcher's class, by its import path.
+      context, task: Hydra's.  master: the configuration of the whole.
+      wraps: the launcher's class, by its import path.
       overrides: of each job.  first: the first job's number.
-    Raises ValueError, before anything is launched, for a configuration that cannot be, for a launcher that is not installed, and where
-    the experiment's name stands for another sweep already. Exits with code 1, all told, where runs of a plain sweep failed.
+    Raises SettingError, before anything is launched, for a configuration that cannot be, for a
+    launcher that is not installed, and where the experiment's name stands for another sweep.
+    The exit code is 1 where runs of a plain sweep failed, and 0 where an optimiser lists its first
+    trials (sweep.dry).
     """
-    if "sweep" not in master:
-        raise ValueError(NO_SWEEP)
-    jobs = [
-        job(cfg, chosen)
-        for cfg, chosen in zip(
-            configurations(context.config_loader, master, overrides), overrides, strict=True
-        )
-    ]
-    chosen, plain = master.sweep, master.hydra.sweeper._target_.endswith("BasicSweeper")
-    optimises = "direction" in master.hydra.sweeper
-    if optimises and chosen.objective is None:
-        raise ValueError(
-            f"sweep.objective=null: expected what hydra/sweeper={master.hydra.runtime.choices['hydra/sweeper']} is to optimise, "
-            "a number of summary.json such as metrics.average_accuracy"
-        )
-    lacking = [
-        k for k, one in enumerate(jobs) if any(_lacks(one.cfg, folder) for folder in one.folders)
-    ]
-    busy = [
-        k for k, one in enumerate(jobs) if k not in lacking and one.state == "running"
-    ]  # last: their owners may yet die
-    folders = list(dict.fromkeys(itertools.chain.from_iterable(one.folders for one in jobs)))
-    for name, told in _meanings(jobs).items():
-        keep_meaning(
-            Path(master.results_dir), name, told, chosen.extend or optimises, write=not chosen.dry
-        )
-    if chosen.dry:
-        listed(jobs, set(lacking))
+    jobs = _jobs(context, master, overrides)
+    optimises = _check_optimiser(master)
+    missing = [job.missing for job in jobs]
+    dry, extend = master.sweep.dry, master.sweep.extend or optimises
+    for name, values in _values_by_name(jobs).items():
+        register_sweep(Path(master.results_dir), name, values, extend, write=not dry)
+    if dry:
+        _list(jobs, missing)
         if optimises:
             print("these alone: what follows depends on what they find")
-            sys.exit(0)
-        return [skipped(one) for one in jobs]
-    inner = _wrapped(context, task, master, wraps)
-    made: dict[int, JobReturn] = {}
-    todo = lacking + busy
-    size = max(
-        1, machine.workers(chosen.workers) if wraps.endswith(".LocalLauncher") else len(todo)
-    )  # which starts all at once
+        return Launch([skipped(job) for job in jobs], exit_code=0 if optimises else None)
+    busy = [not m and job.state == "running" for job, m in zip(jobs, missing, strict=True)]
+    # Those that others are making come last: their owners may yet die.
+    order = [k for flags in (missing, busy) for k, flag in enumerate(flags) if flag]
+    launcher = _wrapped(context, task, master, wraps)
     try:
-        with told_progress(folders) if len(folders) > 1 else nullcontext():
-            for at in range(0, len(todo), size):
-                part = todo[at : at + size]
-                made |= dict(
-                    zip(
-                        part,
-                        inner.launch([jobs[k].overrides for k in part], first + at),
-                        strict=True,
-                    )
-                )
+        returns = _launch_all(launcher, jobs, order, master, wraps, first)
     finally:  # a worker that is killed may take the launcher with it
-        Path(master.hydra.sweep.dir).mkdir(
-            parents=True, exist_ok=True
-        )  # sweepers write there, and claims clear an empty one away
-        failed = [
-            one for one in jobs if any(lock.state(folder) == "failed" for folder in one.folders)
-        ]
+        # Sweepers write there, and locks clear an empty folder away.
+        Path(master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        failed = [job for job in jobs if job.failed]
         if failed:
-            told_failures(failed)
-    if failed and plain:  # others decide for themselves what a failure means
-        sys.exit(1)
-    return [made.get(k) or skipped(one) for k, one in enumerate(jobs)]
+            _print_failures(failed)
+    plain = master.hydra.sweeper._target_.endswith("BasicSweeper")
+    # Other sweepers decide for themselves what a failure means.
+    return Launch(
+        [returns.get(k) or skipped(job) for k, job in enumerate(jobs)],
+        exit_code=1 if failed and plain else None,
+    )
+
+
+def _jobs(context, master: DictConfig, overrides) -> list[SweepJob]:
+    if "sweep" not in master:
+        raise SettingError(NO_SWEEP)
+    composed = configurations(context.config_loader, master, overrides)
+    return [job(cfg, own) for cfg, own in zip(composed, overrides, strict=True)]
+
+
+def _check_optimiser(master: DictConfig) -> bool:
+    """Whether the sweeper optimises; SettingError where it has nothing to."""
+    optimises = "direction" in master.hydra.sweeper
+    if optimises and master.sweep.objective is None:
+        sweeper = master.hydra.runtime.choices["hydra/sweeper"]
+        raise SettingError(
+            f"sweep.objective=null: expected what hydra/sweeper={sweeper} is to optimise, a number "
+            "of summary.json such as metrics.average_accuracy"
+        )
+    return optimises
+
+
+def _launch_all(launcher, jobs, order, master, wraps, first) -> dict[int, JobReturn]:
+    """Hydra's returns by the job's place; all at once, or as many as `sweep.workers` says where the
+    launcher starts every job at the same time."""
+    folders = list(dict.fromkeys(itertools.chain.from_iterable(job.folders for job in jobs)))
+    all_at_once = wraps.endswith(".LocalLauncher")
+    size = max(1, machine.workers(master.sweep.workers) if all_at_once else len(order))
+    returns: dict[int, JobReturn] = {}
+    with progress_lines(folders) if len(folders) > 1 else nullcontext():
+        for at in range(0, len(order), size):
+            part = order[at : at + size]
+            some = launcher.launch([jobs[k].overrides for k in part], first + at)
+            returns |= dict(zip(part, some, strict=True))
+    return returns
 
 
 def check_sweeper(sweeper: DictConfig) -> None:
-    """ValueError for a number of jobs at once of which Hydra's sweepers make an empty assertion, or
-    go on for ever."""
+    """SettingError for a number of jobs at once of which Hydra's sweepers make an empty assertion,
+    or go on for ever."""
     for key in ("max_batch_size", "n_jobs"):
         if sweeper.get(key) is not None:
             whole(f"hydra.sweeper.{key}", sweeper[key])
 
 
-def _lacks(cfg, folder) -> bool:
-    return lock.wanted(lock.state(folder), cfg.sweep.retry) or unlogged(cfg, folder)
-
-
-def unlogged(cfg: DictConfig, folder: Path) -> bool:
-    """Whether a complete run is still to be logged to W&B."""
-    return cfg.tracking.mode != "disabled" and folder.exists() and not logged(folder)
-
-
-def job(cfg: DictConfig, overrides: Sequence[str]) -> Job:
-    """ValueError for a configuration that cannot be, as far as that is known without data."""
-    config.check(cfg)
-    parts = config.parts(cfg)
-    parts["network"](outputs=2)  # whatever the data have
-    check_training(parts["training"])
-    check_objective(cfg)
-    return Job(overrides, cfg, tuple(identity.place(one)[0] for one in identity.seeds_of(cfg)))
+def job(cfg: DictConfig, overrides: Sequence[str]) -> SweepJob:
+    """SettingError for a configuration that cannot be, as far as that is known without data."""
+    wanted = config.resolve(cfg)
+    named = parts.without_data(wanted.requests[0].nodes)
+    named["network"](outputs=2)  # whatever the data have
+    check_training(named["training"])
+    return SweepJob(overrides, cfg, wanted.requests)
 
 
 def configurations(
     loader, master: DictConfig, jobs: Iterable[Sequence[str]]
 ) -> Iterator[DictConfig]:
-    """Each job's configuration as Hydra composes it. Jobs that differ in plain values alone share one composition: it takes longest."""
+    """Each job's configuration as Hydra composes it. Jobs that differ in plain values alone share
+    one composition: it takes longest."""
     parser, composed = OverridesParser.create(), {}
     for overrides in jobs:
         parsed = parser.parse_overrides(list(overrides))
-        plain = [o for o in parsed if _plain(o, master)]
-        structure = tuple(o.input_line for o in parsed if not _plain(o, master))
+        plain = [o for o in parsed if _is_plain(o, master)]
+        structure = tuple(o.input_line for o in parsed if not _is_plain(o, master))
         if structure not in composed:
             composed[structure] = loader.load_sweep_config(master, list(structure))
         cfg = composed[structure].copy()
         try:
             for o in plain:
                 OmegaConf.update(cfg, o.key_or_group, o.value(), merge=True)
-        except Exception:
-            cfg = loader.load_sweep_config(
-                master, list(overrides)
-            )  # which tells what is wrong in Hydra's own words
+        except Exception:  # Hydra says in its own words what is wrong
+            cfg = loader.load_sweep_config(master, list(overrides))
         with open_dict(cfg):
             cfg.pop("hydra", None)
         yield cfg
 
 
-def _plain(override, master) -> bool:
-    """Whether it sets the value of a key that is there, and not which part of the configuration is composed."""
+def _is_plain(override, master: DictConfig) -> bool:
+    """Whether it sets the value of a key that is there, and not which part is composed."""
     key = override.key_or_group
     composes = key in master.hydra.runtime.choices or "/" in key or override.package is not None
     return not (composes or override.is_add() or override.is_delete() or override.is_force_add())
 
 
-def _wrapped(context, task, master, wraps):
+def _wrapped(context, task, master: DictConfig, wraps: str):
+    """The launcher that ours stands before."""
     inner = master.copy()
     with open_dict(inner):
         inner.hydra.launcher._target_ = wraps
@@ -184,87 +217,47 @@ def _wrapped(context, task, master, wraps):
         )
     except (RuntimeError, ImportError) as error:
         name = master.hydra.runtime.choices["hydra/launcher"]
-        raise ValueError(
-            f"hydra/launcher={name}: not installed; it comes with an extra: pip install -e '.[launchers]' in a checkout of ntkcl"
+        raise SettingError(
+            f"hydra/launcher={name}: not installed; it comes with an extra: pip install -e "
+            "'.[launchers]' in a checkout of ntkcl"
         ) from error
 
 
-def skipped(one: Job) -> JobReturn:
+def skipped(job: SweepJob) -> JobReturn:
     """What a job that was not launched returns: what it returned when it was."""
-    back = JobReturn(overrides=list(one.overrides), cfg=one.cfg, status=JobStatus.COMPLETED)
-    back.return_value = objective(one.cfg, one.folders)
+    back = JobReturn(overrides=list(job.overrides), cfg=job.cfg, status=JobStatus.COMPLETED)
+    back.return_value = objective.value(job.requests[0].objective, job.folders)
     return back
 
 
-def check_objective(cfg: DictConfig) -> None:
-    """ValueError for a `sweep.objective` that no such run will have."""
-    if cfg.sweep.objective is not None and cfg.job == "run":
-        check_number(
-            "sweep.objective", cfg.sweep.objective, list(cfg.forecast.anchors), list(cfg.references)
-        )
-
-
-def objective(cfg: DictConfig, folders: Sequence[Path]) -> float | None:
-    """The mean over the seeds of the number `sweep.objective` of their summaries, such as metrics.average_accuracy; None where none is
-    asked for, a run is lacking, or its number is null."""
-    if cfg.sweep.objective is None:
-        return None
-    values: list[float] = []
-    for folder in folders:
-        with suppress(stored.Damaged):
-            found = stored.summary(folder)
-            for key in cfg.sweep.objective.split("."):
-                if not isinstance(found, dict) or key not in found:
-                    raise ValueError(
-                        f"sweep.objective={cfg.sweep.objective}: no such number in {folder / 'summary.json'}"
-                    )
-                found = found[key]
-            if found is None:  # it diverged
-                return None
-            if not isinstance(found, int | float):
-                raise ValueError(
-                    f"sweep.objective={cfg.sweep.objective}: is {found} in {folder / 'summary.json'}; expected a number"
-                )
-            values.append(float(found))
-    return sum(values) / len(values) if len(values) == len(folders) else None
-
-
-# What a name means
-
-
-def _meanings(jobs) -> dict[str, dict[str, list]]:
+def _values_by_name(jobs: Sequence[SweepJob]) -> dict[str, dict[str, list]]:
     """For each experiment's name, each setting's values over the jobs, by dotted name."""
     by_name: dict[str, dict[str, list]] = {}
-    for one in jobs:
-        told = by_name.setdefault(one.cfg.experiment_name, {})
-        for key, value in identity.flat(identity.coordinates(one.cfg)).items():
-            values = told.setdefault(key, [])
+    for run in (job.requests[0].run for job in jobs):
+        settings = by_name.setdefault(run.experiment, {})
+        for key, value in identity.flat(run.settings).items():
+            values = settings.setdefault(key, [])
             if value not in values:
                 values.append(value)
     return by_name
 
 
-# How far it is
+def _list(jobs: Sequence[SweepJob], missing: Sequence[bool]) -> None:
+    """Prints what would be launched and what would not, each job with its command."""
+    for job, would in zip(jobs, missing, strict=True):
+        print(f"{job.state:9}{'launch' if would else 'leave':8}{job.command}")
+    print(f"{sum(missing)} of {len(jobs)} jobs would be launched")
 
 
-def listed(jobs: Sequence[Job], lacking: set[int]) -> None:
-    """What would be launched and what would not, each job with its command."""
-    for k, one in enumerate(jobs):
-        print(f"{one.state:9}{'launch' if k in lacking else 'leave':8}{command(one)}")
-    print(f"{len(lacking)} of {len(jobs)} jobs would be launched")
-
-
-def told_failures(failed: Sequence[Job]) -> None:
+def _print_failures(failed: Sequence[SweepJob]) -> None:
     """Every failed run, the first line of its error, and the command that makes it alone."""
     print(
-        f"ntkcl: {len(failed)} failed; the same command tries them again, sweep.retry=none leaves them",
+        f"ntkcl: {len(failed)} failed; the same command tries them again, sweep.retry=none leaves "
+        "them",
         file=sys.stderr,
     )
-    for one in failed:
-        for folder in one.folders:
-            if lock.outcome(folder) == "failed" and (told := lock.failure(folder)) is not None:
-                print(f"  {folder.name}: {told['error']}\n    {command(one)}", file=sys.stderr)
-
-
-def command(one: Job) -> str:
-    return shlex.join(["ntkcl", *(o for o in one.overrides if not o.startswith("sweep.dry"))])
+    for job in failed:
+        for folder in job.folders:
+            failure = lock.failure(folder) if lock.outcome(folder) == "failed" else None
+            if failure is not None:
+                print(f"  {folder.name}: {failure['error']}\n    {job.command}", file=sys.stderr)

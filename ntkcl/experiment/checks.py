@@ -7,7 +7,7 @@ import numpy as np
 from ntkcl.experiment.events import ANCHORS
 from ntkcl.training.settings import Training, check_training, devices_of, steps_of
 from ntkcl.types import Loss, Stream
-from ntkcl.validation import one_of, whole
+from ntkcl.validation import SettingError, one_of, whole
 
 
 def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]) -> None:
@@ -18,7 +18,7 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
         training.batch_size is not None
         and whole("training.batch_size", training.batch_size) > smallest
     ):
-        raise ValueError(
+        raise SettingError(
             f"training.batch_size={training.batch_size}: expected at most {smallest}, the smallest task, or null"
         )
     steps_of(training, stream)
@@ -30,13 +30,13 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
             for name, values in zip(dataset._fields, dataset, strict=True):
                 bad = int(np.sum(~np.isfinite(values)))
                 if bad:
-                    raise ValueError(
+                    raise SettingError(
                         f"stream: task {t}, {part}.{name} holds {bad} NaN or infinite values; expected finite ones"
                     )
         if not np.any(task.head):
-            raise ValueError(f"stream: task {t} has a head without active outputs")
+            raise SettingError(f"stream: task {t} has a head without active outputs")
         y = np.asarray(task.train.y)[:, np.flatnonzero(task.head)]
         if not loss.quadratic and ((y < 0).any() or np.abs(y.sum(1) - 1).max() > 1e-6):
-            raise ValueError(
+            raise SettingError(
                 f"loss: the targets of task {t} are no distribution over its outputs; use one_hot targets"
             )

@@ -34,6 +34,7 @@ from ntkcl.training.loop import Fit, diverged
 from ntkcl.training.problem import Anchor, Problem, carried_optimizer_state, consolidate
 from ntkcl.training.settings import Training, full_batches
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Rows, Stream
+from ntkcl.validation import SettingError
 
 DEFAULT = ("init", "boundary")
 NAIVE = methods.naive()
@@ -94,7 +95,7 @@ def run(
     """
     every = training.evaluate_every
     if checkpointer is not None and every is not None:
-        raise ValueError(
+        raise SettingError(
             f"training.evaluate_every={every}: checkpoints keep no curves; expected null, or "
             "checkpoints.every=null"
         )
@@ -192,7 +193,7 @@ def _open(experiment, meter) -> Generator[Event, None, tuple[Problem, Anchor]]:
     yield chosen
     f = outputs(theta)
     if not np.isfinite(f).all():
-        raise ValueError(
+        raise SettingError(
             "network: the untrained outputs are not finite; use a smaller network.output_scale or "
             "network.w_std"
         )
@@ -286,7 +287,7 @@ def _collect(events: Generator[Event, None, Any], into: list[Event]) -> Any:
 def _form(stream, loss, optimizer, training, method, form) -> str:
     if training.optimizer_state == "carry":
         if form not in ("auto", "linearised"):
-            raise ValueError(
+            raise SettingError(
                 f"forecast.form={form}: begins each task at rest, and "
                 "training.optimizer_state=carry; use linearised or auto"
             )
@@ -300,12 +301,12 @@ def _form(stream, loss, optimizer, training, method, form) -> str:
 
 def _check_infinite(network, form) -> None:
     if network.infinite is None:
-        raise ValueError(
+        raise SettingError(
             "forecast.anchors: infinite is for networks whose kernel of infinite width is known; "
             "expected network=mlp or network=cnn with network.parametrization=ntk"
         )
     if form not in ("closed", "simulated"):
-        raise ValueError(
+        raise SettingError(
             f"forecast.anchors: infinite has no parameters for form={form} to follow; expected "
             "closed or simulated"
         )
@@ -315,7 +316,7 @@ def _check_side_by_side(training) -> None:
     for name, expected in (("evaluate_every", None), ("devices", 1)):
         value = getattr(training, name)
         if value != expected:
-            raise ValueError(
+            raise SettingError(
                 f"training.{name}={value}: expected {'null' if expected is None else expected} "
                 "where seeds are trained as one, or seeds_by=loop"
             )

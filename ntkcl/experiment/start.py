@@ -14,6 +14,7 @@ from ntkcl.resources import Cost, Meter
 from ntkcl.training.problem import Problem, task_rows
 from ntkcl.training.settings import devices_of, steps_of
 from ntkcl.types import Params, Rows
+from ntkcl.validation import SettingError
 
 READ = 10_000  # inputs read at a time: of more, fresh memory costs more than the reading
 
@@ -92,7 +93,7 @@ def initialise(
 def _check_schedule(problem):
     low, high = problem.extremes
     if not 0 <= low <= high < float("inf") or high == 0:
-        raise ValueError(
+        raise SettingError(
             f"training.schedule: values from {low:g} to {high:g} over the training; expected "
             "finite ones, none below 0 and not all 0"
         )

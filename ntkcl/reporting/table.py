@@ -14,8 +14,9 @@ from scipy import special
 from ntkcl.reporting.where import holds
 from ntkcl.runs import stored
 from ntkcl.runs.files import read_summary
-from ntkcl.runs.identity import YOUNGER, digest, flat
-from ntkcl.runs.stored import GROUPS, Damaged
+from ntkcl.runs.identity import digest, flat
+from ntkcl.runs.settings import GROUPS, UNHASHED_DEFAULTS
+from ntkcl.runs.stored import Damaged
 from ntkcl.validation import one_of
 
 FORMATS = ("markdown", "csv", "latex", "parquet")
@@ -112,7 +113,7 @@ def read(
         group,
         younger,
     ) in (
-        YOUNGER.items()
+        UNHASHED_DEFAULTS.items()
     ):  # left out of a configuration where they have the value that there once was alone
         for name, value in younger.items():
             column = f"{group}.{name}"

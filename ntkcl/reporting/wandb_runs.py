@@ -6,15 +6,15 @@ Offline unless told otherwise; `wandb sync FOLDER` sends an offline run later. A
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import wandb
 
 from ntkcl.runs.files import LOGGED, load, load_plan, logged
+from ntkcl.runs.identity import Run
 from ntkcl.runs.stored import Damaged
 
 ONLINE = "run `wandb login`, or use tracking=offline, or tracking.fallback=true, which is offline where online fails"
@@ -45,76 +45,71 @@ def check(fallback: bool = False) -> None:
         raise ValueError(f"tracking.mode=online: no API key is configured; {ONLINE}")
 
 
-def track(
-    folder: Path,
-    *,
-    mode: Literal["online", "offline", "disabled"],
-    project: str,
-    entity: str | None,
-    fallback: bool,
-    artifacts: bool,
-    identity: Mapping,
-    config: dict,
-) -> bool:
-    """Log the run or plan in `folder`, unless that has been done; whether it was done now.
+def track(run: Run) -> bool:
+    """Log a run or a plan from its folder, unless that has been done; whether it was done now.
 
-    Arguments:
-      mode: online, offline or disabled.  fallback: online, where that fails, is then offline.
-      artifacts: the run's files go along, as one artifact.
-      identity: `id`, `name`, `group`, `job_type`, `tags` of the run.
-    Raises ValueError where wandb cannot log, online without a login or a network.
+    Raises ValueError where wandb cannot log, online without a login or a network; with
+    `tracking.fallback` it is then logged offline.
     """
-    if mode == "disabled" or logged(folder):
+    folder, tracking = run.folder, run.tracking
+    if tracking.mode == "disabled" or logged(folder):
         return False
     shutil.rmtree(folder / "wandb", ignore_errors=True)  # unfinished: a process died in the midst
-    named: dict = dict(project=project, entity=entity, identity=identity, config=config)
     try:
-        _logged(folder, artifacts, mode=mode, **named)
+        _log(run)
     except Damaged:
         raise
     except (wandb.errors.Error, ValueError, OSError) as error:
-        if mode == "online" and fallback:
+        if tracking.mode == "online" and tracking.fallback:
             shutil.rmtree(folder / "wandb", ignore_errors=True)
-            return track(folder, mode="offline", fallback=False, artifacts=artifacts, **named)
-        remedy = ONLINE if mode == "online" else "see tracking.project, entity, and the disk"
+            offline = tracking._replace(mode="offline", fallback=False)
+            return track(run._replace(tracking=offline))
+        online = tracking.mode == "online"
+        remedy = ONLINE if online else "see tracking.project, entity, and the disk"
         raise ValueError(
-            f"tracking.mode={mode}: {error}; {remedy}; the run's own files are complete in {folder}"
+            f"tracking.mode={tracking.mode}: {error}; {remedy}; the run's own files are complete "
+            f"in {folder}"
         ) from error
     (folder / LOGGED).touch()
     return True
 
 
-def _logged(folder, artifacts, **named):
-    with _opened(folder, **named) as run:
-        if (folder / "candidates.parquet").exists():
-            _plan(run, folder)
+def _log(run: Run) -> None:
+    folder = run.folder
+    with _opened(run) as logger:
+        if run.job == "run":
+            _run(logger, folder)
         else:
-            _run(run, folder)
-        _pictures(run, folder)
-        if artifacts:
+            _plan(logger, folder)
+        _pictures(logger, folder)
+        if run.tracking.artifacts:
             artifact = wandb.Artifact(f"{run.id}-results", type="results")
             for path in (folder / name for name in FILES):
                 if path.exists():
-                    artifact.add_file(
-                        str(path.absolute()), policy="immutable"
-                    )  # no copy of it: runs are never changed
-            run.log_artifact(artifact)
+                    # No copy of it: runs are never changed.
+                    artifact.add_file(str(path.absolute()), policy="immutable")
+            logger.log_artifact(artifact)
 
 
 @contextlib.contextmanager
-def _opened(folder, mode, project, entity, identity, config) -> Iterator:
+def _opened(run: Run) -> Iterator:
+    tracking = run.tracking
     with wandb.init(
-        project=project,
-        entity=entity,
-        dir=folder.absolute(),  # wandb's service process has a working directory of its own
-        mode=mode,
-        config=config,
+        project=tracking.project,
+        entity=tracking.entity,
+        dir=run.folder.absolute(),  # wandb's service process has a working directory of its own
+        mode=tracking.mode,  # type: ignore[arg-type]
+        config=run.settings | {"chosen": run.choices},
         resume="allow",
         reinit="finish_previous",
         settings=wandb.Settings(**SETTINGS),
-        **identity,
-    ) as run:
-        yield run
+        id=run.id,
+        name=run.name,
+        group=run.group,
+        job_type=run.job,
+        tags=run.tags,
+    ) as logger:
+        yield logger
 
 
 def _run(run, folder):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ntkcl.reporting.panels import Panel, Section
-from ntkcl.runs.stored import GROUPS
+from ntkcl.runs.settings import GROUPS
 
 TASKS = 20  # whose history has a line of its own
 

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from ntkcl.training.loop import Fit, State
+from ntkcl.validation import SettingError
 
 LIST = "files.json"
 FACTS = {"run", "step", "losses", "dtype", "shapes", "files"}  # of the list
@@ -57,7 +58,9 @@ def checkpointer(folder: Path, run: str, every: int, say: Callable[[str], None])
                 say(f"checkpoint {path} is damaged; falling back on the one before it")
                 continue
             if told["run"] != run:
-                raise ValueError(f"checkpoints: {path} belongs to another run; move {folder} away")
+                raise SettingError(
+                    f"checkpoints: {path} belongs to another run; move {folder} away"
+                )
             like = Fit(0, state, jax.ShapeDtypeStruct((told["losses"],), told["dtype"]))
             if told["shapes"] != _shapes(like):
                 say(
@@ -87,7 +90,7 @@ def checkpointer(folder: Path, run: str, every: int, say: Callable[[str], None])
             _cleared(place)  # of a damaged one
             stage.replace(place)
         except (OSError, ValueError) as error:  # orbax tells of a full disk by either
-            raise ValueError(
+            raise SettingError(
                 f"checkpoints: {folder} cannot be written ({_reason(error)}); what was saved before is whole, the same command goes on "
                 "from there once there is room"
             ) from error

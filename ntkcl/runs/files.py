@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 
 from ntkcl.runs import stored
+from ntkcl.runs.identity import Run
+from ntkcl.validation import SettingError
 
 SCHEMA = 2  # of a run's folder. 1, which named no schema, had neither `environment`, `kernel`, nor the samples forgotten most
 LOGGED = Path("wandb", "complete")  # in a run's folder: all of it is in W&B
@@ -80,7 +82,7 @@ def read_summary(folder: Path) -> dict:
     if not isinstance(schema, int):
         raise stored.Damaged(path, f"its schema is {schema!r}")
     if schema > SCHEMA:
-        raise ValueError(
+        raise SettingError(
             f"{folder}: its schema is {schema}, and this ntkcl reads up to {SCHEMA}; install a newer one"
         )
     if not {"status", "metrics", "forecast"} <= told.keys():
@@ -102,6 +104,11 @@ def logged(folder: Path) -> bool:
     with contextlib.suppress(OSError, ValueError):
         return (folder / LOGGED).parent.is_dir() and "schema" not in stored.summary(folder)
     return False
+
+
+def unlogged(run: Run) -> bool:
+    """Whether a complete run is still to be logged to W&B."""
+    return run.tracking.mode != "disabled" and run.folder.exists() and not logged(run.folder)
 
 
 def load_plan(folder: Path | str) -> tuple[dict, pd.DataFrame]:
@@ -156,7 +163,7 @@ def staged(folder: Path, config: str) -> Iterator[Path]:
     finished run of the same configuration is replaced, and one whose configuration is damaged.
     """
     if folder.exists() and (held := _another(folder, config)) is not None:
-        raise ValueError(
+        raise SettingError(
             f"results_dir: {folder} holds {held}; move it away, or set another results_dir or experiment_name"
         )
     opened = [parent for parent in folder.parents if not parent.exists()]
@@ -164,7 +171,7 @@ def staged(folder: Path, config: str) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
-        raise ValueError(
+        raise SettingError(
             f"results_dir: {folder.parent} cannot be written ({error.strerror}); set results_dir=PATH"
         ) from error
     try:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import psutil
 
 from ntkcl.runs import stored
-from ntkcl.validation import one_of
+from ntkcl.validation import SettingError, one_of
 
 BEAT = 10.0  # seconds between two signs of life
 DEAD = 60.0  # seconds without one after which an owner on another machine is dead: six beats
@@ -105,7 +105,7 @@ def claimed(folder: Path, remember: bool = True) -> Iterator[Owner | None]:
     try:
         holder = _taken(path, mine)
     except OSError as error:
-        raise ValueError(
+        raise SettingError(
             f"results_dir: {path.parent} cannot be written ({error.strerror or error}); set results_dir=PATH"
         ) from error
     if holder is not None:

@@ -13,24 +13,19 @@ import numpy as np
 
 from ntkcl.experiment.references import TRAINED, Scores, score
 from ntkcl.experiment.start import Initialised
+from ntkcl.runs.settings import NOT_OF_REFERENCES, SETTINGS
 from ntkcl.types import Stream
 
-ELSEWHERE = ("method", "forecast", "experiment_name")
 
-
-OF_THE_RUN = (  # a rate is told as a number; references begin at rest, and nobody looks at them on the way
-    "learning_rate", "learning_rate_fraction", "allow_unstable", "optimizer_state", "evaluate_every",
-)  # fmt: skip
-
-
-def facts_of(coordinates: Mapping, learning_rate: float, stream: Stream) -> dict:
-    """What references are made of: a run's coordinates but for method, forecast and name, its learning rate, and its data.
+def facts_of(settings: Mapping, learning_rate: float, stream: Stream) -> dict:
+    """What references are made of: those settings of a run that concern them
+    (`ntkcl.runs.settings`), its learning rate, and its data.
 
     The data as a SHA-256 sum, so that other images under the same configuration are other facts.
     """
-    kept = {key: value for key, value in coordinates.items() if key not in ELSEWHERE}
+    kept = {key: value for key, value in settings.items() if _concerns_references(key)}
     kept["training"] = {
-        key: value for key, value in kept["training"].items() if key not in OF_THE_RUN
+        key: value for key, value in kept["training"].items() if key not in NOT_OF_REFERENCES
     }
     data = hashlib.sha256()
     for leaf in map(np.asarray, jax.tree.leaves(stream)):
@@ -40,7 +35,11 @@ def facts_of(coordinates: Mapping, learning_rate: float, stream: Stream) -> dict
     return json.loads(json.dumps(kept | {"learning_rate": learning_rate, "data": data.hexdigest()}))
 
 
-def known(
+def _concerns_references(key: str) -> bool:
+    return key not in SETTINGS or SETTINGS[key].of_references
+
+
+def load_or_train(
     kinds: Sequence[str],
     folder: Path,
     facts: dict,
@@ -56,17 +55,17 @@ def known(
     initialised, found = None, {}
     for kind in kinds:
         path = folder / _digest(facts)[:16] / f"{kind}.json"
-        told = read(path, facts, say)
-        if told is None:
+        scores = read(path, facts, say)
+        if scores is None:
             say(f"training the reference {kind}")
             initialised = initialised or initialise()
-            told = score(
+            scores = score(
                 TRAINED[kind](initialised, facts["learning_rate"]),
                 initialised.problem.stream,
                 initialised.problem.loss,
             )
-            write(path, facts, told, say)
-        found[kind] = told
+            write(path, facts, scores, say)
+        found[kind] = scores
     return found
 
 

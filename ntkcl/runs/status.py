@@ -28,8 +28,10 @@ def damaged(folders: Sequence[Path]) -> dict[Path, int]:
 def count(folders: Sequence[Path], damaged: Mapping[Path, int] | None = None) -> Count:
     """From the names of files alone: a thousand runs are looked through in milliseconds. What
     `damaged` found is done once another folder is in its place."""
-    there = {path for parent in {f.parent for f in folders} for path in _names(parent)}
-    notes = {path for parent in {lock.beside(f).parent for f in folders} for path in _names(parent)}
+    there = {path for parent in {f.parent for f in folders} for path in entries(parent)}
+    notes = {
+        path for parent in {lock.beside(f).parent for f in folders} for path in entries(parent)
+    }
 
     def stands(folder):
         note, done = str(lock.beside(folder)), str(folder) in there
@@ -44,7 +46,7 @@ def count(folders: Sequence[Path], damaged: Mapping[Path, int] | None = None) ->
     return Count(*(told.count(k) for k in range(4)))
 
 
-def _names(folder) -> list[str]:
+def entries(folder: Path) -> list[str]:
     with suppress(OSError), os.scandir(folder) as entries:
         return [entry.path for entry in entries]
     return []

@@ -17,8 +17,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from ntkcl.runs.settings import GROUPS
+from ntkcl.validation import SettingError
+
 AGAIN = "give its command again, with sweep.retry=all"
-GROUPS = ("method", "stream", "source", "network", "loss", "optimizer")  # a run has one each
 # Beside settings and summary, by kind.
 WRITTEN = {"runs": ("arrays.npz", "rows.parquet"), "plans": ("candidates.parquet",)}
 ARRAYS = ("measured", "targets", "heads", "losses", "start_train", "start_test")
@@ -30,7 +32,7 @@ BROKEN = (  # what reading JSON, YAML, .npz and Parquet raises
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is ten times faster
 
 
-class Damaged(ValueError):
+class Damaged(SettingError):
     """A file of a run cannot be read: one line that names it and how the run is made again."""
 
     def __init__(self, path: Path, what: str):
@@ -91,7 +93,7 @@ def _read(path, read: Callable[[], Any]) -> Any:
     except FileNotFoundError as error:
         raise Damaged(path, MISSING) from error
     except PermissionError as error:  # of the reader's making, and no damage
-        raise ValueError(f"{path}: {error.strerror}; make it readable") from error
+        raise SettingError(f"{path}: {error.strerror}; make it readable") from error
     except UnicodeDecodeError as error:
         raise Damaged(path, "is not text in UTF-8") from error
     except BROKEN as error:

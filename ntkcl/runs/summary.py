@@ -16,6 +16,7 @@ from ntkcl.experiment.scores import PARTS, score_matrices
 from ntkcl.runs import machine
 from ntkcl.runs.files import SCHEMA
 from ntkcl.types import Loss, Stream
+from ntkcl.validation import SettingError
 
 SCORES = ("metrics", "metrics_loss")
 
@@ -99,7 +100,9 @@ def check_number(
     open_ended = (*(f"forecast.{anchor}." for anchor in anchors), "seconds.", "peak_mib.")
     if name not in known and (name in open_ended or not name.startswith(open_ended)):
         near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
-        raise ValueError(f"{setting}={name}: no such number in summary.json; the nearest is {near}")
+        raise SettingError(
+            f"{setting}={name}: no such number in summary.json; the nearest is {near}"
+        )
 
 
 def _kernel(record) -> dict:

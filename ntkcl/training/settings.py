@@ -9,7 +9,7 @@ import numpy as np
 
 from ntkcl.resources import memory_gib
 from ntkcl.types import Stream
-from ntkcl.validation import MOST_STEPS, finite, flag, one_of, whole
+from ntkcl.validation import MOST_STEPS, SettingError, finite, flag, one_of, whole
 
 
 class Training(NamedTuple):
@@ -44,9 +44,9 @@ class Training(NamedTuple):
 def check_training(training: Training) -> None:
     """ValueError for settings out of range, as far as that is known without data."""
     if training.steps is None and training.epochs is None:
-        raise ValueError("training.steps=null and training.epochs=null: expected one of them")
+        raise SettingError("training.steps=null and training.epochs=null: expected one of them")
     if training.steps is not None and whole("training.steps", training.steps) > MOST_STEPS:
-        raise ValueError(
+        raise SettingError(
             f"training.steps={training.steps}: expected at most {MOST_STEPS}, which is as far as Optax counts"
         )
     one_of("training.optimizer_state", training.optimizer_state, ("reset", "carry"))
@@ -57,12 +57,12 @@ def check_training(training: Training) -> None:
         if rate is not None:
             finite(f"training.{name}", rate, above=0.0)
     if all(rate is None for rate in rates.values()):
-        raise ValueError(
+        raise SettingError(
             "training.learning_rate=null and training.learning_rate_fraction=null: expected one of them"
         )
     flag("training.allow_unstable", training.allow_unstable)
     if training.compute not in (None, "bfloat16"):
-        raise ValueError(f"training.compute={training.compute}: expected null or bfloat16")
+        raise SettingError(f"training.compute={training.compute}: expected null or bfloat16")
 
 
 def steps_of(training: Training, stream: Stream) -> tuple[int, ...]:
@@ -88,12 +88,12 @@ def _bearable(name, value, steps, batch_size) -> tuple[int, ...]:
     """The steps of each task; ValueError for more than can be counted, or be kept in memory: each has a loss, and the places of its
     batch [batch_size], all of which are drawn at once."""
     if max(steps) > MOST_STEPS:
-        raise ValueError(
+        raise SettingError(
             f"training.{name}={value}: more than {MOST_STEPS} steps a task, which is as far as Optax counts; use fewer"
         )
     need, there = max(steps) * (8 + 4 * (batch_size or 0)) / 2**30, memory_gib()
     if need > there:
-        raise ValueError(
+        raise SettingError(
             f"training.{name}={value}: the losses and batches of {max(steps)} steps take {need:.3g} GiB, and there are {there:.3g}; "
             "use fewer"
         )
@@ -105,14 +105,14 @@ def devices_of(training: Training, stream: Stream) -> int:
     there = len(jax.local_devices())
     count = there if training.devices == "all" else whole("training.devices", training.devices)
     if count > there:
-        raise ValueError(
+        raise SettingError(
             f"training.devices={count}: expected at most {there}, the devices that there are, or all"
         )
     for size in (
         {training.batch_size} if training.batch_size else {len(task.train.x) for task in stream}
     ):
         if size % count:
-            raise ValueError(
+            raise SettingError(
                 f"training.devices={training.devices}: {count} devices cannot share a batch of {size} samples evenly"
             )
     return count
@@ -130,11 +130,11 @@ def rate(training: Training, limit: float, scale: float = 1.0) -> float:
     """
     given, fraction = training.learning_rate, training.learning_rate_fraction
     if given is None and not np.isfinite(limit):
-        raise ValueError(
+        raise SettingError(
             "training.learning_rate=null: this optimizer has no stability limit to take a fraction of; give a learning rate"
         )
     if given is not None and scale != 1 and not np.isfinite(limit):
-        raise ValueError(
+        raise SettingError(
             "network.parametrization=mup: how the learning rate scales is known for optimizer=sgd; expected that, or ntk"
         )
     rate = given * scale if given is not None else limit * fraction  # type: ignore[operator]  # `check` has seen that one is given
@@ -142,7 +142,7 @@ def rate(training: Training, limit: float, scale: float = 1.0) -> float:
         name, value = (
             ("learning_rate", given) if given is not None else ("learning_rate_fraction", fraction)
         )
-        raise ValueError(
+        raise SettingError(
             f"training.{name}={value:g}: the learning rate {rate:.6g} exceeds the stability limit {limit:.6g} of the kernel at "
             f"initialisation; use at most {limit / scale if given is not None else 1}, or training.allow_unstable=true"
         )

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from publish import command, parser, publish, stem, with_jax
 
 from ntkcl import experiment, planning
-from ntkcl.cli.config import CONF, build, grid_of
+from ntkcl.cli.config import CONF, grid_of, resolve
 from ntkcl.planning import grids
 from ntkcl.planning.candidate import scores
 from ntkcl.resources import Meter
@@ -52,7 +52,7 @@ def measure(overrides) -> dict:
     """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", overrides=overrides)
-    named = build(cfg)
+    named = resolve(cfg).requests[0].build()
     grid = list(grid_of(OmegaConf.to_container(cfg.plan.methods)))
     initialised, meter = experiment.initialise(**named), Meter()
     shared = planning.shared_kernel(initialised)

@@ -29,7 +29,7 @@ from publish import claims_list, publish_runs
 from scipy import stats
 
 from ntkcl import experiment, metrics
-from ntkcl.cli.config import CONF, build
+from ntkcl.cli.config import CONF, resolve
 from ntkcl.experiment.events import Measurement
 from ntkcl.types import Dataset, Rows, Stream, Task
 
@@ -89,7 +89,8 @@ def as_one_task(stream: Stream) -> Stream:
 def accuracies(stream: str, method: str, settings: dict, seed: int) -> np.ndarray:
     """R [T, T] on test images; for `joint` [1, T], after all tasks. Zeros once it diverged."""
     with hydra.initialize_config_dir(CONF, version_base="1.3"):
-        named = build(hydra.compose("config", overrides=overrides(stream, method, settings, seed)))
+        cfg = hydra.compose("config", overrides=overrides(stream, method, settings, seed))
+        named = resolve(cfg).requests[0].build()
     tasks = named["stream"]
     if method == "joint":
         named["stream"] = as_one_task(tasks)

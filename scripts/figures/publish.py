@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ntkcl.cli.config import CONF
 from ntkcl.runs.files import plain, read_summary
-from ntkcl.runs.identity import identify
+from ntkcl.runs.identity import resolve
 from ntkcl.types import Source
 
 NOT_SETTINGS = ("draw", "results_dir")  # where files lie is no part of what was computed
@@ -209,7 +209,7 @@ def as_it_stands(root: Path, preset: str) -> Iterator[Run]:
         cfg = hydra.compose("config", overrides=[f"experiment={preset}"])
     for run in complete(root, preset):
         cfg.network.width, cfg.seed = run.cell["width"], run.cell["seed"]
-        if run.folder.name.endswith(identify(cfg)["id"][:8]):
+        if run.folder.name.endswith(resolve(cfg).id[:8]):
             yield run
         else:
             print(f"left out, not a run of the preset as it stands: {run.folder}", file=sys.stderr)

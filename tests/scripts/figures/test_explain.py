@@ -11,7 +11,7 @@ import pytest
 from cases import load_script, tiny_source
 
 from ntkcl.reporting import figures
-from ntkcl.runs.identity import YOUNGER
+from ntkcl.runs.settings import UNHASHED_DEFAULTS
 
 ROOT = Path(__file__).parents[3]
 TINY = (
@@ -93,7 +93,7 @@ def test_the_committed_table_was_made_with_the_preset_and_backs_every_claim(scri
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         settings = script.check(hydra.compose("figure/explain"))
     made = stored["settings"] | {
-        "network": YOUNGER["network"] | stored["settings"]["network"]
+        "network": UNHASHED_DEFAULTS["network"] | stored["settings"]["network"]
     }  # settings that had no other value then
     assert settings == made
     assert script.judged(stored["seeds"]) == stored["claims"] and all(

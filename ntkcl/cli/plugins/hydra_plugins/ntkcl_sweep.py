@@ -1,4 +1,5 @@
-"""Hydra's door to `ntkcl.cli.sweep`: launchers that make what a sweep still lacks, by the launcher that each of them wraps.
+"""Hydra's door to `ntkcl.cli.sweep`: launchers that make what is missing of a sweep, each by the
+launcher that it wraps.
 
 Hydra imports every module here at each start, so this one imports nothing of ours by itself.
 """
@@ -28,9 +29,12 @@ class Sweep(Launcher):
     ) -> Sequence[JobReturn]:
         from ntkcl.cli import sweep
 
-        return sweep.launch(
+        outcome = sweep.launch(
             self.context, self.task, self.config, self.wraps, job_overrides, initial_job_idx
         )
+        if outcome.exit_code is not None:  # a sweeper would go on with what is not there
+            raise sweep.Ended(outcome.exit_code)
+        return outcome.returns
 
 
 class Basic(Sweep):
