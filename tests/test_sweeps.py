@@ -218,10 +218,6 @@ def test_what_is_made_again_is_for_retry_to_say():
     assert made["failed"] == ["failed", "missing"]
     assert made["diverged"] == ["diverged", "failed", "missing"]
     assert made["all"] == list(lock.STATES)
-    with pytest.raises(
-        ValueError, match=r"sweep.retry=never: expected none, failed, diverged or all"
-    ):
-        lock.wanted("missing", "never")
 
 
 def files(root, name="main"):
