@@ -46,7 +46,7 @@ def counting() -> Method:
 METHOD = counting()
 
 
-def run(keeper=None):
+def run(checkpointer=None):
     arguments = (
         jax.random.key(0),
         STREAM,
@@ -56,7 +56,7 @@ def run(keeper=None):
         TRAINING,
     )
     return record.gather(
-        experiment.run(*arguments, method=METHOD, anchors=(), keeper=keeper), STREAM
+        experiment.run(*arguments, method=METHOD, anchors=(), checkpointer=checkpointer), STREAM
     )
 
 
@@ -69,17 +69,17 @@ class Killed(Exception):
     pass
 
 
-def dying(keeper, saves):
-    """A keeper that dies after so many saves."""
+def dying(checkpointer, saves):
+    """A checkpointer that dies after so many saves."""
     left = [saves]
 
     def save(task, fit):
         if not left[0]:
             raise Killed
         left[0] -= 1
-        keeper.save(task, fit)
+        checkpointer.save(task, fit)
 
-    return keeper._replace(save=save)
+    return checkpointer._replace(save=save)
 
 
 def same(a, b):
@@ -90,11 +90,11 @@ def same(a, b):
 @pytest.mark.parametrize("saves", [0, 1, 3, 4, 5])
 def test_a_run_that_dies_and_goes_on_ends_with_the_same_bits(undisturbed, tmp_path, saves):
     told = []
-    keeper = checkpoints.checkpointer(tmp_path / "kept", "abc", 5, told.append)
+    checkpointer = checkpoints.checkpointer(tmp_path / "kept", "abc", 5, told.append)
     with pytest.raises(Killed):
-        run(dying(keeper, saves))
+        run(dying(checkpointer, saves))
     assert not told
-    same(run(keeper), undisturbed)
+    same(run(checkpointer), undisturbed)
     assert told == [f"task {t}: going on from step {step}" for t, step in goes_on(saves)]
 
 
@@ -106,15 +106,15 @@ def goes_on(saves):
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(undisturbed, tmp_path):
     told = []
-    keeper = checkpoints.checkpointer(tmp_path, "abc", 5, told.append)
+    checkpointer = checkpoints.checkpointer(tmp_path, "abc", 5, told.append)
     with pytest.raises(Killed):
-        run(dying(keeper, 2))
+        run(dying(checkpointer, 2))
     newest = max(tmp_path.glob("task*"))
     largest = max(
         (file for file in newest.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size
     )
     largest.write_bytes(largest.read_bytes()[:-1] + b"?")
-    same(run(keeper), undisturbed)
+    same(run(checkpointer), undisturbed)
     assert told == [
         f"checkpoint {newest} is damaged; falling back on the one before it",
         "task 0: going on from step 5",
@@ -137,9 +137,9 @@ def test_checkpoints_of_another_run_are_refused(tmp_path):
     ids=["of the system", "of orbax"],
 )
 def test_a_full_disk_is_one_line_and_loses_nothing(undisturbed, tmp_path, monkeypatch, error):
-    keeper = checkpoints.checkpointer(tmp_path, "abc", 5, print)
+    checkpointer = checkpoints.checkpointer(tmp_path, "abc", 5, print)
     with pytest.raises(Killed):
-        run(dying(keeper, 1))
+        run(dying(checkpointer, 1))
     (before,) = tmp_path.glob("task*")
 
     def full(path, fit):
@@ -149,9 +149,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(undisturbed, tmp_path, monkey
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints, "_write", full)
         with pytest.raises(ValueError, match=r"cannot be written \((?i:no space left)"):
-            run(keeper)
+            run(checkpointer)
     assert before.exists() and not list(tmp_path.glob(".stage-*"))
-    same(run(keeper), undisturbed)
+    same(run(checkpointer), undisturbed)
     assert not list(tmp_path.glob(".stage-*"))
 
 
@@ -194,39 +194,39 @@ def test_of_a_full_disk_no_thread_writes_or_prints_on(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize("key", sorted(checkpoints.FACTS))
 def test_a_list_that_lacks_something_is_damaged(undisturbed, tmp_path, key):
     told = []
-    keeper = checkpoints.checkpointer(tmp_path, "abc", 5, told.append)
+    checkpointer = checkpoints.checkpointer(tmp_path, "abc", 5, told.append)
     with pytest.raises(Killed):
-        run(dying(keeper, 2))
+        run(dying(checkpointer, 2))
     newest = max(tmp_path.glob("task*"))
     listed = json.loads((newest / checkpoints.LIST).read_text())
     del listed[key]
     (newest / checkpoints.LIST).write_text(json.dumps(listed))
     assert checkpoints._listed(newest) is None
-    same(run(keeper), undisturbed)
+    same(run(checkpointer), undisturbed)
     assert "damaged" in told[0] and told[1] == "task 0: going on from step 5"
 
 
 def test_a_file_in_a_checkpoints_place_gives_way(undisturbed, tmp_path):
-    keeper = checkpoints.checkpointer(tmp_path, "abc", 5, print)
+    checkpointer = checkpoints.checkpointer(tmp_path, "abc", 5, print)
     with pytest.raises(Killed):
-        run(dying(keeper, 2))
+        run(dying(checkpointer, 2))
     newest = max(tmp_path.glob("task*"))
     shutil.rmtree(newest)
     newest.write_text("a file")
-    same(run(keeper), undisturbed)
+    same(run(checkpointer), undisturbed)
 
 
 def test_what_an_older_program_remembered_otherwise_is_left_aside(undisturbed, tmp_path):
     told = []
-    keeper = checkpoints.checkpointer(tmp_path, "abc", 5, told.append)
+    checkpointer = checkpoints.checkpointer(tmp_path, "abc", 5, told.append)
     with pytest.raises(Killed):
-        run(dying(keeper, 1))
+        run(dying(checkpointer, 1))
     (kept,) = tmp_path.glob("task*")
     text = (kept / checkpoints.LIST).read_text()
     (kept / checkpoints.LIST).write_text(
         text.replace('"uint32"', '"uint8"').replace('"key<fry>"', '"uint8"')
     )
-    same(run(keeper), undisturbed)
+    same(run(checkpointer), undisturbed)
     assert told == [
         f"checkpoint {kept} was written by a program that remembered other things; left aside"
     ]

@@ -385,11 +385,11 @@ def test_what_was_not_logged_is_logged_when_the_command_is_given_again(ntkcl, tm
     code, out, _ = ntkcl(*few)
     assert (
         code == 0
-        and "logged, which was lacking" in out
+        and "logged, which was missing" in out
         and (folder / "arrays.npz").stat().st_mtime_ns == stamp
     )
     (folder / "wandb" / "complete").unlink()  # as if the process had died in the midst
-    assert "logged, which was lacking" in ntkcl(*few)[1]
+    assert "logged, which was missing" in ntkcl(*few)[1]
     assert (
         len(list((folder / "wandb").glob("offline-run-*"))) == 1 and "logged" not in ntkcl(*few)[1]
     )
@@ -411,7 +411,6 @@ def test_a_folder_that_holds_another_configuration_is_left_alone(ntkcl, tmp_path
 
 def test_nan_in_the_data_is_found(ntkcl, monkeypatch):
     from ntkcl import sources
-    from ntkcl.sources import digits
 
     honest = sources.digits
 
@@ -420,7 +419,7 @@ def test_nan_in_the_data_is_found(ntkcl, monkeypatch):
         source.train.x[:] = np.nan
         return source
 
-    monkeypatch.setattr(digits, "digits", holed)
+    monkeypatch.setattr(sources, "digits", holed)
     code, _, err = ntkcl(*TINY)
     assert code == 2 and "NaN" in err and err.count("\n") == 1
 

@@ -273,7 +273,7 @@ def test_writing_that_fails_half_way_leaves_what_was_there_and_the_run_goes_on(
         file.write('{"facts"')
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(references.json, "dump", full)
+    monkeypatch.setattr(reference_cache.json, "dump", full)
     told = []
     again = known(tmp_path, told.append)
     assert (

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ntkcl import forecast, methods, optimizers
-from ntkcl.training.settings import Training
+from ntkcl.training.settings import Training, check_training
 from ntkcl.types import Loss, Method, Network, Optimizer, Source, Stream, Task
 from ntkcl.validation import SettingError
 
@@ -85,7 +85,10 @@ def _stream(source: str, stream: str, precision: str) -> Stream:
 def _training(node: DictConfig) -> Training:
     named = dict(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]
     schedule = named.pop("schedule", None)
-    return Training(**named, schedule=None if schedule is None else optimizers.schedule(**schedule))
+    factors = None if schedule is None else optimizers.schedule(**schedule)
+    training = Training(**named, schedule=factors)
+    check_training(training)
+    return training
 
 
 def _made(group: str, node, what: Any, kind: type) -> Any:

@@ -23,7 +23,6 @@ from ntkcl.cli.config import Request
 from ntkcl.cli.progress import progress_lines
 from ntkcl.runs import files, identity, lock, machine
 from ntkcl.runs.experiment_name import register_sweep
-from ntkcl.training.settings import check_training
 from ntkcl.validation import SettingError, whole
 
 NO_SWEEP = "-m: expected settings of runs; table, report and dashboard take no sweep, leave -m out"
@@ -172,7 +171,6 @@ def job(cfg: DictConfig, overrides: Sequence[str]) -> SweepJob:
     wanted = config.resolve(cfg)
     named = parts.without_data(wanted.requests[0].nodes)
     named["network"](outputs=2)  # whatever the data have
-    check_training(named["training"])
     return SweepJob(overrides, cfg, wanted.requests)
 
 
