@@ -1,4 +1,5 @@
-"""Forecast forgetting from the neural tangent kernel, train, measure, and show the two side by side.
+"""Forecast forgetting from the neural tangent kernel, train, measure, and show the two side by
+side.
 
 The packages, from top to bottom. Imports point down; packages of one floor do not import each
 other (`tests/test_architecture.py`).

@@ -10,8 +10,8 @@ INTERRUPTED = "ntkcl: interrupted; what is complete stays, the same command goes
 
 
 def main() -> None:
-    """The command, its imports and its end without the garbage collector: nothing of the one and all of the other is garbage, and
-    looking through it takes .7 seconds.
+    """The command, its imports and its end without the garbage collector: nothing of the one and
+    all of the other is garbage, and looking through it takes .7 seconds.
 
     `--version` prints the version. Ctrl-C, whenever it comes, prints one line and exits with
     code 130.
@@ -36,9 +36,9 @@ def main() -> None:
 
 
 def _imported():
-    """`ntkcl.cli.command.main`. While it is imported, an interruption ends the process itself: as an
-    exception it would leave other libraries' imports as theirs, or be swallowed there, and nothing
-    is open yet that has to be closed."""
+    """`ntkcl.cli.command.main`. While it is imported, an interruption ends the process itself: as
+    an exception it would leave other libraries' imports as theirs, or be swallowed there, and
+    nothing is open yet that has to be closed."""
     before = _on_interrupt(_ended)
     gc.disable()
     try:

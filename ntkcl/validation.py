@@ -1,4 +1,5 @@
-"""Checks of single settings: one clear line that names the setting, what came, and what would work."""
+"""Checks of single settings: one clear line that names the setting, what came, and what would
+work."""
 
 import sys
 import unicodedata
@@ -98,7 +99,8 @@ def line(name: str, value) -> str:
     """A text in one line that any terminal and file can take, or ValueError."""
     if not printable(text(name, value)):
         raise SettingError(
-            f"{name}={value!r}: expected one line without control characters, in an encoding that the terminal knows"
+            f"{name}={value!r}: expected one line without control characters, in an encoding that "
+            "the terminal knows"
         )
     return value
 

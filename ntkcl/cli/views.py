@@ -1,4 +1,5 @@
-"""What looks at runs that were made: `ntkcl table`, `ntkcl report`, `ntkcl dashboard`, each from its configuration."""
+"""What looks at runs that were made: `ntkcl table`, `ntkcl report`, `ntkcl dashboard`, each from
+its configuration."""
 
 import sys
 from pathlib import Path
@@ -25,14 +26,14 @@ def table_of(cfg: DictConfig) -> None:
     gathered = table.chosen(gathered, cfg.where)
     by = table.varied(gathered) if by is None else by
     values = [name for name in table.SHOWN if name in gathered] if values is None else values
-    told = table.written(table.summary(gathered, by, values), cfg.format, cfg.pivot, values)
+    content = table.written(table.summary(gathered, by, values), cfg.format, cfg.pivot, values)
     if cfg.out is None:
-        if isinstance(told, bytes):
+        if isinstance(content, bytes):
             raise SettingError(f"out=null: format={cfg.format} is for a file; expected its name")
-        sys.stdout.write(told)
+        sys.stdout.write(content)
         return
     Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(cfg.out).write_bytes(told if isinstance(told, bytes) else told.encode())
+    Path(cfg.out).write_bytes(content if isinstance(content, bytes) else content.encode())
     print(f"{len(gathered)} runs -> {cfg.out}")
 
 
@@ -73,7 +74,8 @@ def dashboard_of(cfg: DictConfig) -> None:
 
     if len(_experiments(cfg)) > 1:
         raise SettingError(
-            f"experiment_name={cfg.experiment_name}: a dashboard is of one experiment, or of all; expected a name or null"
+            f"experiment_name={cfg.experiment_name}: a dashboard is of one experiment, or of all; "
+            "expected a name or null"
         )
     name = ", ".join(_experiments(cfg)) or "all runs"
     _, gathered = table.read(table.folders(cfg.results_dir, _experiments(cfg)), _skipped)

@@ -1,7 +1,8 @@
 """One experiment: forecast, train and measure a stream of tasks.
 
 `run` and `run_seeds` yield events in the order in which things happen; `record.gather` turns them
-into arrays, `compare` sets a forecast beside the measurement, `scores` computes accuracies and losses.
+into arrays, `compare` sets a forecast beside the measurement, `scores` computes accuracies and
+losses.
 """
 
 from ntkcl.experiment.checks import check

@@ -11,7 +11,8 @@ from ntkcl.validation import SettingError, one_of, whole
 
 
 def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]) -> None:
-    """ValueError for settings out of range, data that are not finite or no targets for this loss, a head without active outputs."""
+    """ValueError for settings out of range, data that are not finite or no targets for this loss, a
+    head without active outputs."""
     check_training(training)
     smallest = min(len(task.train.x) for task in stream)
     if (
@@ -19,7 +20,8 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
         and whole("training.batch_size", training.batch_size) > smallest
     ):
         raise SettingError(
-            f"training.batch_size={training.batch_size}: expected at most {smallest}, the smallest task, or null"
+            f"training.batch_size={training.batch_size}: expected at most {smallest}, the smallest "
+            "task, or null"
         )
     steps_of(training, stream)
     devices_of(training, stream)
@@ -31,12 +33,14 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
                 bad = int(np.sum(~np.isfinite(values)))
                 if bad:
                     raise SettingError(
-                        f"stream: task {t}, {part}.{name} holds {bad} NaN or infinite values; expected finite ones"
+                        f"stream: task {t}, {part}.{name} holds {bad} NaN or infinite values; "
+                        "expected finite ones"
                     )
         if not np.any(task.head):
             raise SettingError(f"stream: task {t} has a head without active outputs")
         y = np.asarray(task.train.y)[:, np.flatnonzero(task.head)]
         if not loss.quadratic and ((y < 0).any() or np.abs(y.sum(1) - 1).max() > 1e-6):
             raise SettingError(
-                f"loss: the targets of task {t} are no distribution over its outputs; use one_hot targets"
+                f"loss: the targets of task {t} are no distribution over its outputs; use one_hot "
+                "targets"
             )

@@ -1,8 +1,10 @@
-"""What a run is held against: networks trained from theta_0 on each task alone, and on all tasks at once.
+"""What a run is held against: networks trained from theta_0 on each task alone, and on all tasks at
+once.
 
-They depend neither on the method nor on a forecast, so they are trained once and shared by all runs that agree in the rest: a small
-file each, found by what it is made of, `facts_of`. The learning rate is among the facts as a number, since what fraction of a limit it
-is depends on the method, whose rows the limit knows. A file that is damaged, or of something else, is told and made again.
+They depend neither on the method nor on a forecast, so they are trained once and shared by all runs
+that agree in the rest: a small file each, found by what it is made of, `facts_of`. The learning
+rate is among the facts as a number, since what fraction of a limit it is depends on the method,
+whose rows the limit knows. A file that is damaged, or of something else, is reported and made again.
 """
 
 from collections.abc import Callable
@@ -25,8 +27,8 @@ Scores = dict[str, np.ndarray]
 def single(initialised: Initialised, learning_rate: float) -> Float[np.ndarray, "T N c"]:
     """Outputs on all N inputs of T networks, network t trained from theta_0 on task t alone.
 
-    S plain steps of the run's optimizer at rest, on the batches that the run draws for task t: what a naive run does to its first task.
-    NaN where training diverged.
+    S plain steps of the run's optimizer at rest, on the batches that the run draws for task t: what
+    a naive run does to its first task. NaN where training diverged.
     """
     problem = initialised.problem._replace(method=NAIVE).at(learning_rate)
     return np.stack(
@@ -38,14 +40,18 @@ def single(initialised: Initialised, learning_rate: float) -> Float[np.ndarray, 
 
 
 def joint(initialised: Initialised, learning_rate: float) -> Float[np.ndarray, "T N c"]:
-    """Outputs on all N inputs of one network trained from theta_0 on all tasks at once, T times the same.
+    """Outputs on all N inputs of one network trained from theta_0 on all tasks at once, T times the
+    same.
 
-    What a naive run does to a stream whose one task is the union of the tasks' samples, each with the head of its own task: as many
-    steps as the stream takes, on the mean loss over the union or over batches of the run's size drawn from it. NaN where training
-    diverged. (`methods.joint` is another thing: a sequence, whose last stage begins where the tasks before have left the parameters.)
+    What a naive run does to a stream whose one task is the union of the tasks' samples, each with
+    the head of its own task: as many steps as the stream takes, on the mean loss over the union or
+    over batches of the run's size drawn from it. NaN where training diverged. (`methods.joint` is
+    another thing: a sequence, whose last stage begins where the tasks before have left the
+    parameters.)
 
-    A learning rate that is stable on every task is stable here too: the Hessian at theta_0 is the mean of the tasks' own, weighted by
-    their sizes, and its largest eigenvalue at most the largest of theirs.
+    A learning rate that is stable on every task is stable here too: the Hessian at theta_0 is the
+    mean of the tasks' own, weighted by their sizes, and its largest eigenvalue at most the largest
+    of theirs.
     """
     stream = initialised.problem.stream
     # The rate is set after the steps, for rules that ask how many there will be.
@@ -59,7 +65,8 @@ TRAINED: dict[str, Callable[[Initialised, float], np.ndarray]] = {"single": sing
 
 
 def united(problem: Problem) -> Problem:
-    """For `predict.fit`: one task, the union of all, with the steps of all. A target is the pair of its y and its task's head."""
+    """For `predict.fit`: one task, the union of all, with the steps of all. A target is the pair of
+    its y and its task's head."""
     stream = problem.stream
     samples = [
         (task.train.x, (task.train.y, jnp.broadcast_to(task.head, task.train.y.shape)))
@@ -80,7 +87,8 @@ def _trained(initialised, problem, t, tasks):
 
 
 def score(outputs: Float[np.ndarray, "T N c"], stream: Stream, loss: Loss) -> Scores:
-    """`accuracy` and `loss` [T] on test inputs, `accuracy_train` and `loss_train` on train inputs: outputs[j] judged on task j."""
+    """`accuracy` and `loss` [T] on test inputs, `accuracy_train` and `loss_train` on train inputs:
+    outputs[j] judged on task j."""
     after = np.concatenate(
         [outputs[:1], outputs]
     )  # `score_matrices` takes the outputs before and after each task

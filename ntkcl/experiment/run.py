@@ -1,8 +1,8 @@
 """One experiment: forecast, train, measure. Yields events in the order in which things happen.
 
-An `AnchorForecast` is yielded before the training it forecasts has initialised: the generator stands
-still at that `yield`, so nothing that is done to the data or the trainer afterwards can reach it.
-So are `Baselines`, what the forecasts will be compared with. Anchors:
+An `AnchorForecast` is yielded before the training it forecasts has initialised: the generator
+stands still at that `yield`, so nothing that is done to the data or the trainer afterwards can
+reach it. So are `Baselines`, what the forecasts will be compared with. Anchors:
 
 * `infinite`: the kernel of infinite width for the whole stream, one for all seeds and widths;
 * `init`: one kernel at theta_0 for the whole stream, before anything is trained;

@@ -1,8 +1,10 @@
-"""Training that survives being killed: where it stands, on disk, every k steps and at every task's end. The one door to orbax.
+"""Training that survives being killed: where it stands, on disk, every k steps and at every task's
+end. The one door to orbax.
 
-A run that is started again tells its story again from the beginning, and takes from here the trainings that it has already done:
-forecasts and measurements follow from the parameters, bit for bit. A checkpoint is written beside its place, with a list of its
-files and their SHA-256 sums, and then moved there, so that one that exists is whole; one that does not agree with its list is left
+A run that is started again tells its story again from the beginning, and takes from here the
+trainings that it has already done: forecasts and measurements follow from the parameters, bit for
+bit. A checkpoint is written beside its place, with a list of its files and their SHA-256 sums, and
+then moved there, so that one that exists is whole; one that does not agree with its list is left
 aside, and the one before it is taken.
 """
 
@@ -34,8 +36,8 @@ KEPT = 2  # of one task: the newest, and one to fall back on
 
 
 class Checkpointer(NamedTuple):
-    """`load(task, state) -> Fit or None`, the newest that is whole, shaped as the `state` that training starts from;
-    `save(task, fit)`; `every` so many steps."""
+    """`load(task, state) -> Fit or None`, the newest that is whole, shaped as the `state` that
+    training starts from; `save(task, fit)`; `every` so many steps."""
 
     load: Callable[[int, State], Fit | None]
     save: Callable[[int, Fit], None]
@@ -46,29 +48,30 @@ def checkpointer(folder: Path, run: str, every: int, say: Callable[[str], None])
     """Checkpoints of the run whose identity is `run` in a folder of its own.
 
     Arguments:
-      say: is told what was found and what could not be used.
-    Raises ValueError for a folder that holds checkpoints of another run, and where it cannot be written: training then stops, with all
-    that was written before in its place.
+      say: prints what was found and what could not be used.
+    Raises ValueError for a folder that holds checkpoints of another run, and where it cannot be
+    written: training then stops, with all that was written before in its place.
     """
 
     def load(task, state):
         for path in sorted(folder.glob(f"task{task:04d}-step*"), reverse=True):
-            told = _listed(path)
-            if told is None:
+            listed = _listed(path)
+            if listed is None:
                 say(f"checkpoint {path} is damaged; falling back on the one before it")
                 continue
-            if told["run"] != run:
+            if listed["run"] != run:
                 raise SettingError(
                     f"checkpoints: {path} belongs to another run; move {folder} away"
                 )
-            like = Fit(0, state, jax.ShapeDtypeStruct((told["losses"],), told["dtype"]))
-            if told["shapes"] != _shapes(like):
+            like = Fit(0, state, jax.ShapeDtypeStruct((listed["losses"],), listed["dtype"]))
+            if listed["shapes"] != _shapes(like):
                 say(
-                    f"checkpoint {path} was written by a program that remembered other things; left aside"
+                    f"checkpoint {path} was written by a program that remembered other things; "
+                    "left aside"
                 )
                 continue
-            say(f"task {task}: going on from step {told['step']}")
-            return _read(path / "state", like)._replace(step=told["step"])
+            say(f"task {task}: going on from step {listed['step']}")
+            return _read(path / "state", like)._replace(step=listed["step"])
         return None
 
     def save(task, fit):
@@ -91,7 +94,8 @@ def checkpointer(folder: Path, run: str, every: int, say: Callable[[str], None])
             stage.replace(place)
         except (OSError, ValueError) as error:  # orbax tells of a full disk by either
             raise SettingError(
-                f"checkpoints: {folder} cannot be written ({_reason(error)}); what was saved before is whole, the same command goes on "
+                f"checkpoints: {folder} cannot be written ({_reason(error)}); what was saved "
+                "before is whole, the same command goes on "
                 "from there once there is room"
             ) from error
         finally:
@@ -121,8 +125,8 @@ def _reason(error) -> str:
 def _listed(path: Path) -> dict | None:
     """What was written with a checkpoint, or None where its files are not those listed."""
     try:
-        told = json.loads((path / LIST).read_text())
-        return told if told.keys() >= FACTS and told["files"] == _sums(path) else None
+        listed = json.loads((path / LIST).read_text())
+        return listed if listed.keys() >= FACTS and listed["files"] == _sums(path) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -135,7 +139,8 @@ def _sums(path: Path) -> dict[str, str]:
 
 
 def _leaves(fit) -> dict:
-    """Arrays by their place in the flattened tree; orbax takes none without entries, and of keys their numbers."""
+    """Arrays by their place in the flattened tree; orbax takes none without entries, and of keys
+    their numbers."""
     return {str(k): leaf for k, leaf in enumerate(jax.tree.leaves((fit.state, fit.losses)))}
 
 

@@ -15,8 +15,8 @@ UNNAMED = "main"  # the experiment_name of whoever gives none: it may mean anyth
 def register_sweep(
     results_dir: Path, name: str, values: Mapping[str, list], extend: bool, write: bool = True
 ) -> None:
-    """Joins a sweep to those of its name; ValueError where a setting that no sweep of this name varies has another value in it. A name
-    under which no run is complete is free."""
+    """Joins a sweep to those of its name; ValueError where a setting that no sweep of this name
+    varies has another value in it. A name under which no run is complete is free."""
     if name == UNNAMED:
         return
     path, before = results_dir / "sweeps" / name / "sweep.json", {}
@@ -28,7 +28,8 @@ def register_sweep(
     for key in before.keys() & values.keys():
         if len(before[key]) == len(values[key]) == 1 and before[key] != values[key] and not extend:
             raise SettingError(
-                f"experiment_name={name}: stands for a sweep with {key}={before[key][0]}, and this one has {values[key][0]}; give it "
+                f"experiment_name={name}: stands for a sweep with {key}={before[key][0]}, and this "
+                f"one has {values[key][0]}; give it "
                 f"another experiment_name, or sweep.extend=true to add to that one ({path})"
             )
     if not write:

@@ -1,7 +1,8 @@
-"""From a record to files: `summary.json`, `rows.parquet`, `arrays.npz`, the resolved configuration, and back.
+"""From a record to files: `summary.json`, `rows.parquet`, `arrays.npz`, the resolved configuration,
+and back.
 
-A run's files are written into a hidden folder beside their place and moved there as a whole, so that a folder that exists is a
-folder that is complete.
+A run's files are written into a hidden folder beside their place and moved there as a whole, so
+that a folder that exists is a folder that is complete.
 """
 
 import contextlib
@@ -20,7 +21,9 @@ from ntkcl.runs import stored
 from ntkcl.runs.identity import Run
 from ntkcl.validation import SettingError
 
-SCHEMA = 2  # of a run's folder. 1, which named no schema, had neither `environment`, `kernel`, nor the samples forgotten most
+# Of a run's folder. 1, which named no schema, had neither `environment`, `kernel`, nor the samples
+# forgotten most.
+SCHEMA = 2
 LOGGED = Path("wandb", "complete")  # in a run's folder: all of it is in W&B
 
 
@@ -46,7 +49,8 @@ def write(
 def write_plan(
     folder: Path, config: str, summary: dict, candidates: Sequence[dict], coordinates: dict
 ) -> None:
-    """The three files of a plan: `config.yaml`, `summary.json`, and `candidates.parquet`, a row each, best foretold first."""
+    """The three files of a plan: `config.yaml`, `summary.json`, and `candidates.parquet`, a row
+    each, best predicted first."""
     (folder / "config.yaml").write_text(config)
     pd.DataFrame([coordinates | row for row in candidates]).to_parquet(
         folder / "candidates.parquet", index=False
@@ -66,7 +70,8 @@ def save_figures(folder: Path, figures: Mapping[str, Any]) -> list[Path]:
 
 
 def load(folder: Path | str) -> tuple[dict, pd.DataFrame, dict[str, np.ndarray]]:
-    """The summary, rows and arrays of a run's folder; `ntkcl.runs.stored.Damaged` if one is damaged."""
+    """The summary, rows and arrays of a run's folder; `ntkcl.runs.stored.Damaged` if one is
+    damaged."""
     folder = Path(folder)
     return read_summary(folder), stored.table(folder / "rows.parquet"), stored.arrays(folder)
 
@@ -77,28 +82,30 @@ def read_summary(folder: Path) -> dict:
     Raises ValueError for a folder of a newer schema, and `ntkcl.runs.stored.Damaged` for one whose
     numbers cannot be found.
     """
-    told, path = stored.summary(folder), folder / "summary.json"
-    schema = told.get("schema", 1)
+    summary, path = stored.summary(folder), folder / "summary.json"
+    schema = summary.get("schema", 1)
     if not isinstance(schema, int):
         raise stored.Damaged(path, f"its schema is {schema!r}")
     if schema > SCHEMA:
         raise SettingError(
-            f"{folder}: its schema is {schema}, and this ntkcl reads up to {SCHEMA}; install a newer one"
+            f"{folder}: its schema is {schema}, and this ntkcl reads up to {SCHEMA}; install a "
+            "newer one"
         )
-    if not {"status", "metrics", "forecast"} <= told.keys():
+    if not {"status", "metrics", "forecast"} <= summary.keys():
         raise stored.Damaged(path, "written before summaries had a schema")
-    forecasts = told["forecast"] if isinstance(told["forecast"], dict) else {"": None}
-    right = {"status": isinstance(told["status"], str)}
-    right["metrics"] = isinstance(told["metrics"], dict)
+    forecasts = summary["forecast"] if isinstance(summary["forecast"], dict) else {"": None}
+    right = {"status": isinstance(summary["status"], str)}
+    right["metrics"] = isinstance(summary["metrics"], dict)
     right["forecast"] = all(isinstance(one, dict) for one in forecasts.values())
     if wrong := [name for name, fits in right.items() if not fits]:
         raise stored.Damaged(path, f"its {wrong[0]} is not what a run writes")
-    nothing = {"top_ratio": [None] * len(told.get("R", ())), "top_drift": None}
-    return {"environment": None, "kernel": nothing} | told
+    nothing = {"top_ratio": [None] * len(summary.get("R", ())), "top_drift": None}
+    return {"environment": None, "kernel": nothing} | summary
 
 
 def logged(folder: Path) -> bool:
-    """Whether a complete run is in W&B's files as a whole; one of schema 1, which had no mark for that, is taken to be."""
+    """Whether a complete run is in W&B's files as a whole; one of schema 1, which had no mark for
+    that, is taken to be."""
     if (folder / LOGGED).exists():
         return True
     with contextlib.suppress(OSError, ValueError):
@@ -112,7 +119,8 @@ def unlogged(run: Run) -> bool:
 
 
 def load_plan(folder: Path | str) -> tuple[dict, pd.DataFrame]:
-    """The summary and the candidates of a plan's folder; `ntkcl.runs.stored.Damaged` of a damaged one."""
+    """The summary and the candidates of a plan's folder; `ntkcl.runs.stored.Damaged` of a damaged
+    one."""
     folder = Path(folder)
     return stored.summary(folder), stored.table(folder / "candidates.parquet")
 
@@ -157,14 +165,17 @@ def _another(folder, config) -> str | None:
 
 @contextlib.contextmanager
 def staged(folder: Path, config: str) -> Iterator[Path]:
-    """A hidden folder that becomes `folder` when the block ends well and is removed when it does not.
+    """A hidden folder that becomes `folder` when the block ends well and is removed when it does
+    not.
 
-    Raises ValueError where `folder` cannot be written, and where it holds another configuration: nothing is overwritten then. A
-    finished run of the same configuration is replaced, and one whose configuration is damaged.
+    Raises ValueError where `folder` cannot be written, and where it holds another configuration:
+    nothing is overwritten then. A finished run of the same configuration is replaced, and one whose
+    configuration is damaged.
     """
     if folder.exists() and (held := _another(folder, config)) is not None:
         raise SettingError(
-            f"results_dir: {folder} holds {held}; move it away, or set another results_dir or experiment_name"
+            f"results_dir: {folder} holds {held}; move it away, or set another results_dir or "
+            "experiment_name"
         )
     opened = [parent for parent in folder.parents if not parent.exists()]
     try:
@@ -172,7 +183,8 @@ def staged(folder: Path, config: str) -> Iterator[Path]:
         stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise SettingError(
-            f"results_dir: {folder.parent} cannot be written ({error.strerror}); set results_dir=PATH"
+            f"results_dir: {folder.parent} cannot be written ({error.strerror}); set "
+            "results_dir=PATH"
         ) from error
     try:
         stage.chmod(0o755)

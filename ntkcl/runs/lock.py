@@ -1,7 +1,8 @@
-"""Who makes a run: one process at a time, known by a lock whose heartbeat tells that it lives. What has become of a run.
+"""Who makes a run: one process at a time, known by a lock whose heartbeat tells that it lives. What
+has become of a run.
 
-A run in `<results_dir>/runs/<experiment>/<run>` has its lock `<run>.lock` and, where it failed, `<run>.failed.json` in
-`<results_dir>/sweeps/<experiment>`.
+A run in `<results_dir>/runs/<experiment>/<run>` has its lock `<run>.lock` and, where it failed,
+`<run>.failed.json` in `<results_dir>/sweeps/<experiment>`.
 """
 
 import contextlib
@@ -34,8 +35,8 @@ MADE = {
 
 
 class Owner(NamedTuple):
-    """A process: its machine, the space of process numbers there (a container has its own), its number, when it began in seconds since
-    1970 (numbers are used again)."""
+    """A process: its machine, the space of process numbers there (a container has its own), its
+    number, when it began in seconds since 1970 (numbers are used again)."""
 
     host: str
     space: str
@@ -58,7 +59,8 @@ def me() -> Owner:
 
 
 def beside(folder: Path) -> Path:
-    """Where the lock and the failure of the run in `folder` lie: this path with `.lock` and `.failed.json`."""
+    """Where the lock and the failure of the run in `folder` lie: this path with `.lock` and
+    `.failed.json`."""
     return folder.parents[2] / "sweeps" / folder.parent.name / folder.name
 
 
@@ -84,29 +86,31 @@ def state(folder: Path) -> str:
 def failure(folder: Path) -> dict | None:
     """What a failed run left: `error`, one line, `traceback`, `owner`, `time`; None where there is
     nothing. Of a file that cannot be read, `error` says so, alone."""
-    path, told = _with(beside(folder), ".failed.json"), None
+    path, content = _with(beside(folder), ".failed.json"), None
     with contextlib.suppress(FileNotFoundError), contextlib.suppress(ValueError, RecursionError):
-        told = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(told, dict) and isinstance(told.get("error"), str):
-        return told
+        content = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(content, dict) and isinstance(content.get("error"), str):
+        return content
     unread = {"error": f"{path} cannot be read; the run's command makes it again"}
     return unread if path.exists() else None
 
 
 @contextlib.contextmanager
 def claimed(folder: Path, remember: bool = True) -> Iterator[Owner | None]:
-    """Holds the run of `folder` while the block runs and yields None, or yields the living owner who holds it.
+    """Holds the run of `folder` while the block runs and yields None, or yields the living owner
+    who holds it.
 
-    A lock whose owner is dead is taken over. To `remember` is to keep an error that leaves the block as the run's failure, which an
-    interruption is not. A block that ends well takes an earlier failure away.
-    Raises ValueError where the lock cannot be written.
+    A lock whose owner is dead is taken over. To `remember` is to keep an error that leaves the
+    block as the run's failure, which an interruption is not. A block that ends well takes an
+    earlier failure away. Raises ValueError where the lock cannot be written.
     """
     path, mine = beside(folder), me()
     try:
         holder = _taken(path, mine)
     except OSError as error:
         raise SettingError(
-            f"results_dir: {path.parent} cannot be written ({error.strerror or error}); set results_dir=PATH"
+            f"results_dir: {path.parent} cannot be written ({error.strerror or error}); set "
+            "results_dir=PATH"
         ) from error
     if holder is not None:
         yield holder
@@ -142,8 +146,8 @@ def owner(path: Path) -> Owner | None:
 
 
 def alive(path: Path, holder: Owner) -> bool:
-    """Whether the process runs, on this machine; elsewhere, or where its number may have been given again, whether its lock's heart
-    has beaten in the last `DEAD` seconds."""
+    """Whether the process runs, on this machine; elsewhere, or where its number may have been given
+    again, whether its lock's heart has beaten in the last `DEAD` seconds."""
     if holder[:2] == me()[:2]:
         try:
             process = psutil.Process(holder.pid)
@@ -161,9 +165,9 @@ def _taken(path, mine) -> Owner | None:
         holder = owner(path)
         if holder is not None and alive(path, holder):
             return holder
-        told = json.dumps(mine._asdict()).encode()
-        os.pwrite(file, told, 0)
-        os.ftruncate(file, len(told))
+        content = json.dumps(mine._asdict()).encode()
+        os.pwrite(file, content, 0)
+        os.ftruncate(file, len(content))
     return None
 
 
@@ -182,7 +186,8 @@ def _released(path, mine):
 
 @contextlib.contextmanager
 def _alone(lock) -> Iterator[int]:
-    """The lock's file, made if need be, for this process alone: looking and taking are one, among all that share the file system."""
+    """The lock's file, made if need be, for this process alone: looking and taking are one, among
+    all that share the file system."""
     for _ in range(100):
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
@@ -238,9 +243,9 @@ def _age(lock) -> float:
 
 def _fail(path, error, mine):
     line = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-    told = {"error": line, "owner": str(mine), "time": time.time()}
+    content = {"error": line, "owner": str(mine), "time": time.time()}
     path.write_text(
-        json.dumps(told | {"traceback": "".join(traceback.format_exception(error))}, indent=1)
+        json.dumps(content | {"traceback": "".join(traceback.format_exception(error))}, indent=1)
         + "\n"
     )
 

@@ -1,4 +1,5 @@
-"""This machine, shared among processes: how many, and which cores and which GPU are each one's own."""
+"""This machine, shared among processes: how many, and which cores and which GPU are each one's
+own."""
 
 import os
 import tempfile
@@ -19,7 +20,8 @@ def cores() -> list[int]:
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA names them; JAX is not asked: it would take them all."""
+    """The GPUs that this process may use, as CUDA names them; JAX is not asked: it would take them
+    all."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name]
@@ -27,14 +29,17 @@ def gpus() -> list[str]:
 
 
 def workers(asked: int | None = None) -> int:
-    """How many processes are to share this machine: as many as asked for, else one a GPU, else one a core."""
+    """How many processes are to share this machine: as many as asked for, else one a GPU, else one
+    a core."""
     return asked or len(gpus()) or len(cores())
 
 
 def take_share(count: int) -> int | None:
-    """Takes one of `count` shares of this machine for the life of this process: its cores, and one GPU where there are any.
+    """Takes one of `count` shares of this machine for the life of this process: its cores, and one
+    GPU where there are any.
 
-    Returns the share's number, or None where all are taken (then nothing is restricted) or this process has one. To be called before
+    Returns the share's number, or None where all are taken (then nothing is restricted) or this
+    process has one. To be called before
     JAX has begun: its threads and devices are those that it finds then.
     """
     if _HELD:  # a process that makes several runs keeps what it has

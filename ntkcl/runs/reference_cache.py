@@ -46,11 +46,13 @@ def load_or_train(
     initialise: Callable[[], Initialised],
     say: Callable[[str], None],
 ) -> dict[str, Scores]:
-    """The scores of each kind ("single", "joint"): read from `folder`/<digest of the facts>/<kind>.json, or trained and left there.
+    """The scores of each kind ("single", "joint"): read from `folder`/<digest of the
+    facts>/<kind>.json, or trained and left there.
 
     Arguments:
-      initialise: the untrained network, as `experiment.initialise` gives it; asked for once, and only if something is to be trained.
-      say: is told what is trained and what could not be used.
+      initialise: the untrained network, as `experiment.initialise` gives it; asked for once, and
+        only if something is to be trained.
+      say: prints what is trained and what could not be used.
     """
     initialised, found = None, {}
     for kind in kinds:
@@ -90,7 +92,8 @@ def read(path: Path, facts: dict, say: Callable[[str], None]) -> Scores | None:
 
 
 def write(path: Path, facts: dict, scores: Scores, say: Callable[[str], None]) -> None:
-    """Beside its place first and then moved there, so that of two processes the later one replaces a whole file by a whole file.
+    """Beside its place first and then moved there, so that of two processes the later one replaces
+    a whole file by a whole file.
 
     Where that cannot be done it is said, and the run goes on: it has the scores.
     """
@@ -111,7 +114,8 @@ def write(path: Path, facts: dict, scores: Scores, say: Callable[[str], None]) -
         os.replace(stage, path)
     except OSError as error:
         say(
-            f"reference {path} cannot be written ({error.strerror}); the next run will train it again"
+            f"reference {path} cannot be written ({error.strerror}); the next run will train it "
+            "again"
         )
         with suppress(OSError):
             if stage is not None:

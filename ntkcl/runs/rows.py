@@ -11,9 +11,11 @@ FORGOTTEN = 24  # samples of each run that are kept to be looked at
 
 
 def rows(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.DataFrame:
-    """One row for each (part, what, trained, evaluated): accuracy, loss, root mean square drift since `evaluated` was learned.
+    """One row for each (part, what, trained, evaluated): accuracy, loss, root mean square drift
+    since `evaluated` was learned.
 
-    `what` is `measured` or an anchor; `trained` = -1 is the untrained network. `coordinates` are repeated in every row.
+    `what` is `measured` or an anchor; `trained` = -1 is the untrained network. `coordinates` are
+    repeated in every row.
     """
     table = []
     for part in PARTS:
@@ -37,18 +39,20 @@ def rows(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.Da
 
 
 def within(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.DataFrame | None:
-    """One row for each (step, evaluated), `step` since the stream began: accuracy and loss, test inputs; None where nobody looked."""
+    """One row for each (step, evaluated), `step` since the stream began: accuracy and loss, test
+    inputs; None where nobody looked."""
     if not record.looks:
         return None
     return pd.DataFrame([coordinates | row for row in curves(record, stream, loss)])
 
 
 def arrays(record: Record, stream: Stream, loss: Loss) -> dict[str, np.ndarray]:
-    """What the summary was made from: outputs and predicted changes of every input, targets, heads, losses of every step, NaN beyond
-    a task's last.
+    """What the summary was made from: outputs and predicted changes of every input, targets, heads,
+    losses of every step, NaN beyond a task's last.
 
-    `start_train[j]`, `start_test[j]` tell where the inputs of task j begin among the N. `forgotten` are the rows among the N of the
-    test inputs forgotten most, see there, and `forgotten_x` the inputs themselves.
+    `start_train[j]`, `start_test[j]` tell where the inputs of task j begin among the N. `forgotten`
+    are the rows among the N of the test inputs forgotten most, see there, and `forgotten_x` the
+    inputs themselves.
     """
     parts = Rows.of(stream)
     targets = [task.train.y for task in stream] + [task.test.y for task in stream]
@@ -67,8 +71,9 @@ def arrays(record: Record, stream: Stream, loss: Loss) -> dict[str, np.ndarray]:
 
 
 def forgotten(record: Record, stream: Stream, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
-    """The `FORGOTTEN` test inputs of old tasks whose loss rose most from just after their task to the end, most first: their rows among
-    the N [k], and themselves [k, *shape] in float32. k is 0 where nothing is old, or training diverged."""
+    """The `FORGOTTEN` test inputs of old tasks whose loss rose most from just after their task to
+    the end, most first: their rows among the N [k], and themselves [k, *shape] in float32. k is 0
+    where nothing is old, or training diverged."""
     rises, rows, inputs = [], [], []
     for s, own in enumerate(Rows.of(stream).test[:-1]):
         test, head = stream[s].test, stream[s].head

@@ -57,7 +57,8 @@ UNHASHED_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 
-# References take the learning rate as a number, begin at rest, and nobody evaluates them on the way.
+# References take the learning rate as a number, begin at rest, and nobody evaluates them on the
+# way.
 NOT_OF_REFERENCES = (
     "learning_rate",
     "learning_rate_fraction",

@@ -42,8 +42,8 @@ def count(folders: Sequence[Path], damaged: Mapping[Path, int] | None = None) ->
             return 0
         return 1 if f"{note}.lock" in notes else 2 if f"{note}.failed.json" in notes else 3
 
-    told = [stands(folder) for folder in folders]
-    return Count(*(told.count(k) for k in range(4)))
+    states = [stands(folder) for folder in folders]
+    return Count(*(states.count(k) for k in range(4)))
 
 
 def entries(folder: Path) -> list[str]:
@@ -53,7 +53,8 @@ def entries(folder: Path) -> list[str]:
 
 
 def failures(results_dir: Path, experiments: Sequence[str]) -> list[dict]:
-    """What failed runs have left, `name` beside what `claims.failure` tells, of some experiments or of all."""
+    """What failed runs have left, `name` beside what `claims.failure` tells, of some experiments or
+    of all."""
     folders = [results_dir / "sweeps" / name for name in experiments] or list(
         (results_dir / "sweeps").glob("*")
     )
@@ -62,5 +63,5 @@ def failures(results_dir: Path, experiments: Sequence[str]) -> list[dict]:
         for folder in folders
         for note in sorted(folder.glob("*.failed.json"))
     ]
-    told = [(run, lock.failure(run)) for run in runs if lock.outcome(run) == "failed"]
-    return [{"name": run.name} | note for run, note in told if note is not None]
+    notes = [(run, lock.failure(run)) for run in runs if lock.outcome(run) == "failed"]
+    return [{"name": run.name} | note for run, note in notes if note is not None]

@@ -48,21 +48,21 @@ def summary(folder: Path) -> dict:
 
 def settings(folder: Path) -> dict:
     """The contents of `config.yaml`, whose parts name their targets; Damaged for anything else."""
-    told = _mapping(folder / "config.yaml", lambda text: yaml.load(text, Loader=_Loader))
-    lacking = [name for name in ("experiment_name", "seed", *GROUPS) if name not in told]
+    content = _mapping(folder / "config.yaml", lambda text: yaml.load(text, Loader=_Loader))
+    lacking = [name for name in ("experiment_name", "seed", *GROUPS) if name not in content]
     for name in GROUPS:
-        target = told[name].get("_target_") if isinstance(told.get(name), Mapping) else None
-        lacking += [f"{name}._target_"] if name in told and not isinstance(target, str) else []
+        target = content[name].get("_target_") if isinstance(content.get(name), Mapping) else None
+        lacking += [f"{name}._target_"] if name in content and not isinstance(target, str) else []
     if lacking:
         raise Damaged(folder / "config.yaml", f"lacks {', '.join(lacking)}")
-    return told
+    return content
 
 
 def _mapping(path, read) -> dict:
-    told = _read(path, lambda: read(path.read_text(encoding="utf-8")))
-    if not isinstance(told, Mapping) or not told:
-        raise Damaged(path, f"expected the settings or numbers of a run, found {_kind(told)}")
-    return dict(told)
+    content = _read(path, lambda: read(path.read_text(encoding="utf-8")))
+    if not isinstance(content, Mapping) or not content:
+        raise Damaged(path, f"expected the settings or numbers of a run, found {_kind(content)}")
+    return dict(content)
 
 
 def arrays(folder: Path) -> dict[str, np.ndarray]:
@@ -117,13 +117,13 @@ def glance(folder: Path) -> dict | None:
     """The summary of a run or a plan that can be read as far as a quick look tells, else None:
     settings, tables and arrays are there and do not end in their midst."""
     try:
-        told = summary(folder)
+        content = summary(folder)
         text = (folder / "config.yaml").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
     others = WRITTEN.get(folder.parents[1].name, ())
     sound = begins(text) and text.endswith("\n") and all(_ends(folder / name) for name in others)
-    return told if sound else None
+    return content if sound else None
 
 
 def begins(text: str) -> bool:

@@ -24,10 +24,12 @@ SCORES = ("metrics", "metrics_loss")
 def summarise(
     record: Record, stream: Stream, loss: Loss, references: Mapping[str, Mapping] | None = None
 ) -> dict:
-    """The contents of `summary.json`: R, b, metrics on test inputs; agreement of forecasts on train inputs, and under `test`.
+    """The contents of `summary.json`: R, b, metrics on test inputs; agreement of forecasts on train
+    inputs, and under `test`.
 
-    `references`: the scores of what `ntkcl.experiment.references` trains, by kind. Given, they are told beside those of the untrained network, and
-    `metrics` and `metrics_loss` hold what can be said with them.
+    `references`: the scores of what `ntkcl.experiment.references` trains, by kind. Given, they are
+    told beside those of the untrained network, and `metrics` and `metrics_loss` hold what can be
+    said with them.
     """
     references = references or {}
     measured = {part: score_matrices(record.measured, stream, part, loss) for part in PARTS}
@@ -84,7 +86,8 @@ def summarise(
 def check_number(
     setting: str, name: str, anchors: Sequence[str], references: Sequence[str]
 ) -> None:
-    """ValueError for the dotted name of a number that no summary of such a run holds, as far as that is known before it is made."""
+    """ValueError for the dotted name of a number that no summary of such a run holds, as far as
+    that is known before it is made."""
     R, b = np.zeros((2, 2)), np.zeros(2)
     more = _referenced(
         {"R": R, "b": b, "R_loss": R, "b_loss": b},
@@ -106,8 +109,9 @@ def check_number(
 
 
 def _kernel(record) -> dict:
-    """`top_ratio`, lam_max(K_tt) of each task's kernel as the task begins over that at initialisation, and `top_drift`, the mean of
-    |ratio - 1| over tasks 1, 2, ...; NaN where an anchor is lacking."""
+    """`top_ratio`, lam_max(K_tt) of each task's kernel as the task begins over that at
+    initialisation, and `top_drift`, the mean of |ratio - 1| over tasks 1, 2, ...; NaN where an
+    anchor is lacking."""
     nothing = [float("nan")] * len(record.losses)
     own, first = (
         record.numerics.get(a, {}).get("rate_times_eigenvalue", nothing)
@@ -122,7 +126,8 @@ def _kernel(record) -> dict:
 
 
 def _referenced(scores, references) -> dict[str, dict[str, float]]:
-    """By `SCORES`, the metrics of R and b that need references. Of losses, whose ratios mean nothing, the difference alone."""
+    """By `SCORES`, the metrics of R and b that need references. Of losses, whose ratios mean
+    nothing, the difference alone."""
     a_ind, a_joint = (
         references[kind]["accuracy"] if kind in references else None for kind in ("single", "joint")
     )
@@ -148,7 +153,8 @@ def _untrained(measured) -> dict:
 
 
 def environment() -> dict:
-    """Where a run was made: versions, devices, cores; no setting of the run, and part of no name."""
+    """Where a run was made: versions, devices, cores; no setting of the run, and part of no
+    name."""
     devices = jax.devices()
     libraries = ("ntkcl", "jax", "flax", "optax", "numpy")
     return {

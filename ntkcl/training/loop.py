@@ -1,4 +1,5 @@
-"""Training on one task: Optax inside one `lax.scan`, or several with looks in between, or step by step, where that is faster."""
+"""Training on one task: Optax inside one `lax.scan`, or several with looks in between, or step by
+step, where that is faster."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -24,7 +25,8 @@ class State(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """Where training has come to after `step` steps, and the task's own loss before each of them (of the step's batch)."""
+    """Where training has come to after `step` steps, and the task's own loss before each of them
+    (of the step's batch)."""
 
     step: int
     state: State
@@ -37,9 +39,11 @@ class Fit(NamedTuple):
 
 @partial(jax.jit, static_argnames=("n", "batch_size", "steps"))
 def batches(key: Key, n: int, batch_size: int, steps: int) -> Int[Array, "steps batch_size"]:
-    """The batch of each step: fresh permutations of the n samples laid end to end, one an epoch, and cut into batches.
+    """The batch of each step: fresh permutations of the n samples laid end to end, one an epoch,
+    and cut into batches.
 
-    Every sample is drawn once an epoch; where batch_size does not divide n, a batch may straddle two epochs.
+    Every sample is drawn once an epoch; where batch_size does not divide n, a batch may straddle
+    two epochs.
     """
     epochs = -(-steps * batch_size // n)
     order = jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(key, epochs))
@@ -67,13 +71,16 @@ def segments(
     so_far: Fit | None = None,
     devices: int = 1,
 ) -> Iterator[Fit]:
-    """S = `steps` updates of theta on the mean loss over a batch, the whole task where batch_size is None; yields where it stands
-    after every `every` of them and at the end.
+    """S = `steps` updates of theta on the mean loss over a batch, the whole task where batch_size
+    is None; yields where it stands after every `every` of them and at the end.
 
-    A method puts its objective, made of that loss and its memory, in the loss's place, projects the gradients, and may observe each
-    step. Which batches are drawn, and the result, do not depend on `every`.
-    `so_far`: one of the things yielded earlier, to go on from; at the end already, it is yielded again.
-    `devices`: of this process, share every batch evenly, each with all parameters; what is yielded lies on the first of them.
+    A method puts its objective, made of that loss and its memory, in the loss's place, projects the
+    gradients, and may observe each step. Which batches are drawn, and the result, do not depend on
+    `every`.
+    `so_far`: one of the things yielded earlier, to go on from; at the end already, it is yielded
+    again.
+    `devices`: of this process, share every batch evenly, each with all parameters; what is yielded
+    lies on the first of them.
     Divergence is data: losses and parameters that are not finite are returned as they are.
     """
     order = None if batch_size is None else batches(key, dataset.x.shape[0], batch_size, steps)
@@ -112,8 +119,10 @@ def segments(
 
 
 def convolves(apply: Apply, theta: Params, x: Any) -> bool:
-    """Whether steps are better taken one by one: XLA on a CPU brings the dimensions of a convolution into the order that it is fast in
-    outside of loops alone, and its derivatives within one take up to forty times as long. x: inputs [n, ...]."""
+    """Whether steps are better taken one by one: XLA on a CPU brings the dimensions of a
+    convolution into the order that it is fast in
+    outside of loops alone, and its derivatives within one take up to forty times as long. x: inputs
+    [n, ...]."""
     one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
     return jax.default_backend() == "cpu" and "conv_general_dilated" in str(
         jax.make_jaxpr(apply)(theta, one)
@@ -121,7 +130,8 @@ def convolves(apply: Apply, theta: Params, x: Any) -> bool:
 
 
 def spread(devices: int) -> tuple[NamedSharding, NamedSharding]:
-    """How arrays lie on the first so many devices: whole on each of them, and shared out along their first axis."""
+    """How arrays lie on the first so many devices: whole on each of them, and shared out along
+    their first axis."""
     mesh = Mesh(np.array(jax.local_devices()[:devices]), ("samples",), axis_types=(AxisType.Auto,))
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("samples"))
 
@@ -134,9 +144,11 @@ def _with_memory(method, ended, start):
 def advance(
     state: State, dataset, head, order, *, apply, transform, loss, count, method, shared=None
 ) -> tuple[State, Any]:
-    """`count` updates, on the batches `order` [count, batch_size], laid out as `shared`, or on the whole task; and their losses.
+    """`count` updates, on the batches `order` [count, batch_size], laid out as `shared`, or on the
+    whole task; and their losses.
 
-    apply, transform: `portable` ones.  Memory that no step changes is in no carry and does not come back: it would be copied.
+    apply, transform: `portable` ones.  Memory that no step changes is in no carry and does not come
+    back: it would be copied.
     """
 
     def drawn(index):
@@ -224,11 +236,11 @@ def train_vmapped(
     batch_size: int | None = None,
     method: Method | None = None,
 ) -> list[Fit]:
-    """Several trainings at once, by one program mapped over them: each ends as `segments` of its own key, state, dataset, head,
-    network and rule, up to rounding.
+    """Several trainings at once, by one program mapped over them: each ends as `segments` of its
+    own key, state, dataset, head, network and rule, up to rounding.
 
-    Networks and rules may differ in the arrays they are bound to (`ntkcl.compilation`), and all arrays have the same shapes. What `method`
-    does while training may depend on its memory alone.
+    Networks and rules may differ in the arrays they are bound to (`ntkcl.compilation`), and all
+    arrays have the same shapes. What `method` does while training may depend on its memory alone.
     """
     n, dtype = len(datasets[0].x), jax.tree.leaves(states[0].theta)[0].dtype
     orders = [None if batch_size is None else batches(key, n, batch_size, steps) for key in keys]
@@ -256,7 +268,8 @@ BLOWN = (
 
 
 def diverged(task: Task, loss: Loss, losses: np.ndarray, f: np.ndarray) -> bool:
-    """Whether training blew up: outputs [N, c] that are not finite, or a loss [S] on the way far above that of predicting zero."""
+    """Whether training blew up: outputs [N, c] that are not finite, or a loss [S] on the way far
+    above that of predicting zero."""
     zero = jnp.mean(
         jax.vmap(loss.value, (0, 0, None))(jnp.zeros_like(task.train.y), task.train.y, task.head)
     )

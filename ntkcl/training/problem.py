@@ -105,7 +105,8 @@ class Anchor(NamedTuple):
 @once
 def _transformation(optimizer, schedule):
     """`init(learning_rate, theta)` and `update(learning_rate, gradient, state, theta)`, learning
-    rates being traced: the same two functions for the same settings, so that programs are shared."""
+    rates being traced: the same two functions for the same settings, so that programs are
+    shared."""
 
     def transform(learning_rate):
         plain = optimizer.transform(learning_rate)
