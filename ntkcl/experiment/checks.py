@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ntkcl import forecast
 from ntkcl.experiment.events import ANCHORS
-from ntkcl.training.settings import Training, check_training, devices_of, steps_of
-from ntkcl.types import Loss, Stream
+from ntkcl.kernels.tiles import MIB
+from ntkcl.training.settings import Training, check_training, devices_of, full_batches, steps_of
+from ntkcl.types import Loss, Method, Network, Optimizer, Rows, Stream
 from ntkcl.validation import SettingError, one_of, whole
 
 
@@ -43,4 +45,52 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
             raise SettingError(
                 f"loss: the targets of task {t} are no distribution over its outputs; use one_hot "
                 "targets"
+            )
+
+
+def form_of(
+    stream: Stream,
+    loss: Loss,
+    optimizer: Optimizer,
+    training: Training,
+    method: Method,
+    form: str,
+) -> str:
+    """Which of `forecast.FORMS` predicts this training; SettingError for one that cannot."""
+    if training.optimizer_state == "carry":
+        if form not in ("auto", "linearised"):
+            raise SettingError(
+                f"forecast.form={form}: begins each task at rest, and "
+                "training.optimizer_state=carry; use linearised or auto"
+            )
+        return "linearised"
+    full, rows = full_batches(stream, training.batch_size), Rows.of(stream)
+    y = stream[0].train.y
+    largest = max(own.stop - own.start for own in rows.train)
+    block = rows.test[-1].stop * largest * y.shape[1] ** 2 * y.dtype.itemsize
+    return forecast.form_of(form, loss, optimizer, method, full, block / MIB)
+
+
+def check_infinite(network: Network, form: str) -> None:
+    """SettingError where the anchor "infinite" cannot be."""
+    if network.infinite is None:
+        raise SettingError(
+            "forecast.anchors: infinite is for networks whose kernel of infinite width is known; "
+            "expected network=mlp or network=cnn with network.parametrization=ntk"
+        )
+    if form not in ("closed", "simulated"):
+        raise SettingError(
+            f"forecast.anchors: infinite has no parameters for form={form} to follow; expected "
+            "closed or simulated"
+        )
+
+
+def check_side_by_side(training: Training) -> None:
+    """SettingError for what cannot be done where seeds are trained as one."""
+    for name, expected in (("evaluate_every", None), ("devices", 1)):
+        value = getattr(training, name)
+        if value != expected:
+            raise SettingError(
+                f"training.{name}={value}: expected {'null' if expected is None else expected} "
+                "where seeds are trained as one, or seeds_by=loop"
             )

@@ -21,24 +21,39 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import forecast, kernels, methods
-from ntkcl.experiment.checks import check
+from ntkcl.experiment.checks import check, check_infinite, check_side_by_side, form_of
 from ntkcl.experiment.events import Evaluation, Event, Measurement
 from ntkcl.experiment.forecasts import anchor_forecast, baseline_forecasts, path_diagnostic, plan
 from ntkcl.experiment.start import Initialised, initialise
 from ntkcl.forecast import Effort
 from ntkcl.kernels.infinite import infinite_kernel_fn
-from ntkcl.kernels.tiles import MIB
 from ntkcl.resources import Cost, Meter
 from ntkcl.training import problem as training_problem
 from ntkcl.training.loop import Fit, diverged
 from ntkcl.training.problem import Anchor, Problem, carried_optimizer_state, consolidate
-from ntkcl.training.settings import Training, full_batches
+from ntkcl.training.settings import Training
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Rows, Stream
 from ntkcl.validation import SettingError
 
 DEFAULT = ("init", "boundary")
 NAIVE = methods.naive()
 EFFORT = Effort()
+
+
+class Setup(NamedTuple):
+    """The arguments of `run`, but for the checkpointer."""
+
+    key: Key
+    stream: Stream
+    network: Network
+    loss: Loss
+    optimizer: Optimizer
+    training: Training
+    method: Method = NAIVE
+    anchors: Sequence[str] = DEFAULT
+    form: str = "auto"
+    effort: Effort = EFFORT
+    kernel: Callable[[Network], Callable[..., np.ndarray]] = kernels.empirical
 
 
 class Experiment(NamedTuple):
@@ -99,10 +114,10 @@ def run(
             f"training.evaluate_every={every}: checkpoints keep no curves; expected null, or "
             "checkpoints.every=null"
         )
-    experiment = _prepare(
+    setup = Setup(
         key, stream, network, loss, optimizer, training, method, anchors, form, effort, kernel
     )
-    return _run(experiment, checkpointer)
+    return _run(_prepare(setup), checkpointer)
 
 
 def _run(experiment, checkpointer) -> Iterator[Event]:
@@ -130,8 +145,8 @@ def run_seeds(runs: Sequence[Mapping[str, Any]]) -> list[list[Event]]:
     Raises ValueError as `run`, and for what cannot be done side by side: evaluations within a task,
     batches shared by devices.
     """
-    _check_side_by_side(runs[0]["training"])
-    experiments, meter = [_prepare(**run) for run in runs], Meter()
+    check_side_by_side(runs[0]["training"])
+    experiments, meter = [_prepare(Setup(**run)) for run in runs], Meter()
     events: list[list[Event]] = [[] for _ in runs]
     states = [_collect(_open(one, meter), events[k]) for k, one in enumerate(experiments)]
     paths, running = [forecast.path(problem) for problem, _ in states], list(range(len(runs)))
@@ -158,24 +173,16 @@ def run_seeds(runs: Sequence[Mapping[str, Any]]) -> list[list[Event]]:
     return events
 
 
-def _prepare(
-    key,
-    stream,
-    network,
-    loss,
-    optimizer,
-    training,
-    method=NAIVE,
-    anchors=DEFAULT,
-    form="auto",
-    effort=EFFORT,
-    kernel=kernels.empirical,
-) -> Experiment:
-    """The experiment, its settings and data checked; arguments as of `run`."""
+def _prepare(setup: Setup) -> Experiment:
+    """The experiment, its settings and data checked."""
+    key, stream, network, loss, optimizer, training, method, anchors, form, effort, kernel = setup
     check(stream, loss, training, anchors)
-    form = _form(stream, loss, optimizer, training, method, form) if anchors else "linearised"
+    if anchors:
+        form = form_of(stream, loss, optimizer, training, method, form)
+    else:
+        form = "linearised"
     if "infinite" in anchors:
-        _check_infinite(network, form)
+        check_infinite(network, form)
     initialised = initialise(
         key, stream, network, loss, optimizer, training, method, effort, kernel
     )
@@ -282,41 +289,3 @@ def _collect(events: Generator[Event, None, Any], into: list[Event]) -> Any:
     result: list[Any] = []
     into.extend(all_of())
     return result[0]
-
-
-def _form(stream, loss, optimizer, training, method, form) -> str:
-    if training.optimizer_state == "carry":
-        if form not in ("auto", "linearised"):
-            raise SettingError(
-                f"forecast.form={form}: begins each task at rest, and "
-                "training.optimizer_state=carry; use linearised or auto"
-            )
-        return "linearised"
-    full, rows = full_batches(stream, training.batch_size), Rows.of(stream)
-    y = stream[0].train.y
-    largest = max(own.stop - own.start for own in rows.train)
-    block = rows.test[-1].stop * largest * y.shape[1] ** 2 * y.dtype.itemsize
-    return forecast.form_of(form, loss, optimizer, method, full, block / MIB)
-
-
-def _check_infinite(network, form) -> None:
-    if network.infinite is None:
-        raise SettingError(
-            "forecast.anchors: infinite is for networks whose kernel of infinite width is known; "
-            "expected network=mlp or network=cnn with network.parametrization=ntk"
-        )
-    if form not in ("closed", "simulated"):
-        raise SettingError(
-            f"forecast.anchors: infinite has no parameters for form={form} to follow; expected "
-            "closed or simulated"
-        )
-
-
-def _check_side_by_side(training) -> None:
-    for name, expected in (("evaluate_every", None), ("devices", 1)):
-        value = getattr(training, name)
-        if value != expected:
-            raise SettingError(
-                f"training.{name}={value}: expected {'null' if expected is None else expected} "
-                "where seeds are trained as one, or seeds_by=loop"
-            )
