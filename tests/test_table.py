@@ -10,7 +10,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from ntkcl.reporting import table
+from ntkcl.reporting import cells, columns, table
 from ntkcl.runs import files
 
 ACCURACIES = {
@@ -94,13 +94,13 @@ def test_a_row_holds_settings_and_numbers_of_a_run(sweep):
 
 def test_cells_are_told_by_the_settings_that_are_needed_to(sweep):
     gathered = table.gather(table.folders(sweep))
-    assert table.varied(gathered) == [
+    assert columns.varied(gathered) == [
         "method",
         "network.width",
     ]  # neither the seed, nor what follows it, nor the penalty of ewc
-    assert table.axes(gathered) == (["network.width"], ["method"])
+    assert columns.axes(gathered) == (["network.width"], ["method"])
     drawn = gathered.assign(**{"method.seed": gathered["seed"].where(gathered["method"] == "ewc")})
-    assert table.varied(drawn) == ["method", "network.width"]  # nor a seed that only one method has
+    assert columns.varied(drawn) == ["method", "network.width"]  # nor a seed that only one method has
 
 
 def test_settings_that_were_left_out_at_their_old_value_have_it(sweep):
@@ -128,15 +128,15 @@ def test_a_number_that_no_run_has_is_a_dash_and_a_setting_that_some_lack_a_word(
     assert code == 0 and "| naive    | 6      | -  " in out, out
     gathered = table.gather(table.folders(sweep)).assign(**{"network.width": [np.nan, *range(9)]})
     assert (
-        "network.width" in table.axes(gathered)[1]
-        and "network.width" not in table.axes(gathered)[0]
+        "network.width" in columns.axes(gathered)[1]
+        and "network.width" not in columns.axes(gathered)[0]
     )
 
 
 def test_runs_that_foretell_from_other_anchors_are_other_cells(sweep):
     path = sweep / "runs" / "made_up" / "naive-8-1" / "config.yaml"
     path.write_text(path.read_text().replace("- init", "- init\n  - boundary"))
-    assert "forecast.anchors" in table.varied(table.gather(table.folders(sweep)))
+    assert "forecast.anchors" in columns.varied(table.gather(table.folders(sweep)))
 
 
 def test_a_run_of_two_experiments_has_two_rows_and_counts_once_where_they_are_pooled(sweep):
@@ -146,20 +146,20 @@ def test_a_run_of_two_experiments_has_two_rows_and_counts_once_where_they_are_po
             yaml.safe_dump(yaml.safe_load(path.read_text()) | {"experiment_name": "again"})
         )
     gathered, value = table.gather(table.folders(sweep)), ["metrics.average_accuracy"]
-    assert table.varied(gathered)[-1] == "experiment_name"
+    assert columns.varied(gathered)[-1] == "experiment_name"
     one = table.gather(table.folders(sweep, ["made_up"]))
     pd.testing.assert_frame_equal(
-        table.summary(gathered, ["method"], value), table.summary(one, ["method"], value)
+        cells.summary(gathered, ["method"], value), cells.summary(one, ["method"], value)
     )
     twins = gathered.assign(
         more=np.where(gathered["experiment_name"] == "again", 2.0, np.nan)
     )  # that one of the two has
-    assert table.summary(twins, ["method"], ["more"])["more"]["n"].tolist() == [4, 6]
+    assert cells.summary(twins, ["method"], ["more"])["more"]["n"].tolist() == [4, 6]
     for path in sweep.glob("runs/again/*/config.yaml"):
         path.write_text(path.read_text().replace("penalty: 1.0", "penalty: 1"))
     assert table.gather(table.folders(sweep))["same"].nunique() == 10
     apart = gathered.assign(method=gathered["method"] + gathered["experiment_name"])
-    assert table.varied(apart) == [
+    assert columns.varied(apart) == [
         "method",
         "network.width",
     ]  # which tells the experiments apart already
@@ -167,8 +167,8 @@ def test_a_run_of_two_experiments_has_two_rows_and_counts_once_where_they_are_po
 
 def test_means_deviations_and_intervals_are_those_of_the_runs(sweep):
     gathered = table.gather(table.folders(sweep))
-    cells = table.summary(gathered, ["method", "network.width"], ["metrics.average_accuracy"])
-    for _, cell in cells.iterrows():
+    means = cells.summary(gathered, ["method", "network.width"], ["metrics.average_accuracy"])
+    for _, cell in means.iterrows():
         values = np.array(ACCURACIES[cell[("method", "")], cell[("network.width", "")]])
         finite = values[np.isfinite(values)]
         told = cell["metrics.average_accuracy"]
@@ -195,7 +195,7 @@ def test_the_command_prints_filters_pivots_and_writes(ntkcl, sweep, tmp_path):
     assert (code, err) == (
         0,
         "",
-    ) and "| naive    | 8               | 3      | 0.60 ± 0.25                |" in out, out
+    ) and "| naive    | 8               | 3      | 0.60 ± 0.25        |" in out, out
     code, out, _ = ntkcl("table", "values=[metrics.average_accuracy]", "pivot=network.width")
     assert code == 0 and "| naive    | 0.60 ± 0.25 | 0.6000 ± 0.0000 |" in out, out
     code, out, _ = ntkcl(

@@ -71,15 +71,15 @@ def _claimed(cfg, sweep, stack) -> bool:
         if holder is not None and not sweep:
             raise ValueError(f"{folder}: {holder} is making this run; wait for it")
         if holder is not None:
-            console.pointed(f"{holder} is making it", folder, terminal)
+            console.print_path(f"{holder} is making it", folder, terminal)
             return False
         if wanted and lock.outcome(folder) == before:  # else another process has just made it
             return True
         if _track(cfg, folder):
-            console.pointed("logged, which was lacking", folder, terminal)
+            console.print_path("logged, which was lacking", folder, terminal)
     if not sweep:
         again = "all" if before == "complete" else before
-        console.pointed(f"{before} before, sweep.retry={again} makes it again", folder, terminal)
+        console.print_path(f"{before} before, sweep.retry={again} makes it again", folder, terminal)
     return False
 
 
@@ -112,7 +112,7 @@ def _run(cfgs, sweep):
     """One run, or several that differ in their seeds and are trained as one. Of a sweep's, a line each."""
     terminal, works = console.terminal(quiet=sweep), [_work(cfg) for cfg in cfgs]
     if not sweep:
-        console.told(terminal)(_described(works[0].cfg, works[0].named))
+        console.printer(terminal)(_described(works[0].cfg, works[0].named))
     with (
         ExitStack() as all_stages,
         np.errstate(over="ignore", invalid="ignore"),
@@ -132,7 +132,7 @@ def _run(cfgs, sweep):
             console.show(summary, terminal)
             _made(f"{summary['status']} in {summary['seconds']['total']:.1f} s", work.folder)
             if drawn:
-                console.pointed("figures", work.folder / "figures", terminal)
+                console.print_path("figures", work.folder / "figures", terminal)
             _track(work.cfg, work.folder)
 
 
@@ -154,7 +154,7 @@ def _played(works, terminal) -> Iterator[Iterable[Event]]:
         from ntkcl.runs import checkpoints
 
         checkpointer = checkpoints.checkpointer(
-            work.checkpoints, work.identity["id"], every, console.told(terminal)
+            work.checkpoints, work.identity["id"], every, console.printer(terminal)
         )
     events = experiment.run(**arguments, checkpointer=checkpointer)
     stream = arguments["stream"]
@@ -185,7 +185,7 @@ def _written(work, stage, events, drawn, terminal):
     cfg, stream, loss = work.cfg, work.named["stream"], work.named["loss"]
     told = record.gather(events, stream)
     told.costs["setup"] = [work.setup]
-    held = _references(cfg, work.named, told, console.told(terminal))
+    held = _references(cfg, work.named, told, console.printer(terminal))
     summary = summarise(told, stream, loss, held)
     if drawn:
         from ntkcl.reporting import figures
@@ -221,21 +221,21 @@ def _plan(cfg, sweep):
     from ntkcl.reporting import figures
 
     if not sweep:
-        console.told(terminal)(_described(cfg, named))
+        console.printer(terminal)(_described(cfg, named))
     with files.staged(folder, config) as stage, np.errstate(over="ignore", invalid="ignore"):
         with console.waiting(f"job={cfg.job}", terminal):
-            ranking, summary = planning.plan(cfg.job, named, plan, grid, console.told(terminal))
+            ranking, summary = planning.plan(cfg.job, named, plan, grid, console.printer(terminal))
         summary["seconds"] = {"total": meter.read().seconds} | summary["seconds"]
         files.save_figures(stage, {cfg.job: figures.ranking(ranking.rows, summary)})
         files.write_plan(stage, config, summary, ranking.rows, labels(cfg, identity))
     console.show_ranking(ranking.rows, summary, terminal)
     _made(f"{len(ranking.rows)} candidates in {summary['seconds']['total']:.1f} s", folder)
-    console.pointed("figures", folder / "figures", terminal)
+    console.print_path("figures", folder / "figures", terminal)
     _track(cfg, folder)
 
 
 def _made(what, folder):
-    console.pointed(what, folder, console.terminal())
+    console.print_path(what, folder, console.terminal())
 
 
 def _track(cfg, folder) -> bool:

@@ -15,7 +15,7 @@ EVERY = 5.0  # seconds between two lines of progress, at least
 @contextmanager
 def told_progress(folders: Sequence[Path]) -> Iterator[None]:
     """While the block runs, a line whenever something has changed: done, running, failed, left, and the time that may remain."""
-    say, begun, ended = console.told(console.terminal()), time.monotonic(), threading.Event()
+    say, begun, ended = console.printer(console.terminal()), time.monotonic(), threading.Event()
     spoilt = damaged(folders)
     before = count(folders, spoilt)
     say(

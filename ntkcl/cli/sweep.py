@@ -22,7 +22,7 @@ from ntkcl.cli.progress import told_progress
 from ntkcl.runs import identity, lock, machine, stored
 from ntkcl.runs.experiment_name import keep_meaning
 from ntkcl.runs.files import logged
-from ntkcl.runs.summary import check_number
+from ntkcl.runs.schema import check_number
 from ntkcl.training.settings import check_training
 from ntkcl.validation import whole
 

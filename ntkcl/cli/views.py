@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from ntkcl.reporting import panels, table
+from ntkcl.reporting import cells, columns, formats, panels, table
 from ntkcl.reporting.where import EXPECTED
 from ntkcl.runs.status import failures
 from ntkcl.validation import text
@@ -22,10 +22,11 @@ def table_of(cfg: DictConfig) -> None:
     _check(cfg)
     by, values = (None if cfg[key] is None else _list(key, cfg[key]) for key in ("by", "values"))
     _, gathered = table.read(table.folders(cfg.results_dir, _experiments(cfg)), _skipped)
-    gathered = table.chosen(gathered, cfg.where)
-    by = table.varied(gathered) if by is None else by
-    values = [name for name in table.SHOWN if name in gathered] if values is None else values
-    told = table.written(table.summary(gathered, by, values), cfg.format, cfg.pivot, values)
+    gathered = table.select(gathered, cfg.where)
+    by = columns.varied(gathered) if by is None else by
+    if values is None:
+        values = [name for name in columns.DEFAULT_VALUES if name in gathered]
+    told = formats.write(cells.summary(gathered, by, values), cfg.format, cfg.pivot, values)
     if cfg.out is None:
         if isinstance(told, bytes):
             raise ValueError(f"out=null: format={cfg.format} is for a file; expected its name")
@@ -38,7 +39,7 @@ def table_of(cfg: DictConfig) -> None:
 
 def report_of(cfg: DictConfig) -> None:
     """`ntkcl report`: one self-contained page of a run or a sweep."""
-    from ntkcl.reporting.html.sections import page
+    from ntkcl.reporting.html import page
 
     _check(cfg)
     if cfg.run is not None:
@@ -53,7 +54,7 @@ def report_of(cfg: DictConfig) -> None:
         folders, gathered = table.read(table.folders(cfg.results_dir, experiments), _skipped)
         title = ", ".join(experiments) or "all runs"
         failed = failures(Path(cfg.results_dir), experiments)
-        kept = table.chosen(gathered, cfg.where)
+        kept = table.select(gathered, cfg.where)
         folders, gathered = [folders[k] for k in kept.index], kept.reset_index(drop=True)
     out = (
         Path(cfg.out)
@@ -77,7 +78,7 @@ def dashboard_of(cfg: DictConfig) -> None:
         )
     name = ", ".join(_experiments(cfg)) or "all runs"
     _, gathered = table.read(table.folders(cfg.results_dir, _experiments(cfg)), _skipped)
-    sections = panels.sections(*table.axes(gathered), table.anchors(gathered))
+    sections = panels.sections(*columns.axes(gathered), columns.anchors(gathered))
     to = dict(
         name=name,
         project=cfg.project,
