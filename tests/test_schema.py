@@ -65,7 +65,9 @@ def test_a_placeholder_stands_for_one_name():
     for row in schema.QUANTITIES:
         assert schema.find(concrete(row.key))[0] == row
     assert schema.find("forecast.init.a.drift_r2") is None and schema.find("forecast.init") is None
-    assert schema.heading("forecast.init.drift_r2") == "drift, predicted and measured (R²) (init)"
+    assert schema.heading("forecast.init.drift_r2") == "drift, predicted and measured (R², init)"
+    assert schema.heading("seconds.train") == "time (train, s)"
+    assert schema.heading("metrics.bwt_gem") == "backward transfer (GEM)"
     assert schema.axis("seconds.total") == "time (s)" and schema.heading("nothing") == "nothing"
 
 

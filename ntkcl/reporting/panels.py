@@ -87,8 +87,8 @@ def _agreement(axes: Axes, anchors: Sequence[str]) -> Section:
         "Does the forecast made before training predict what training then does?",
         (
             *(_scatter(axes, anchor) for anchor in anchors),
-            axes.over(*(f"forecast.{anchor}.drift_r2" for anchor in anchors)),
-            axes.over(*(f"forecast.{anchor}.skill" for anchor in anchors)),
+            axes.over(*(f"forecast.{anchor}.drift_r2" for anchor in anchors), label="R²"),
+            axes.over(*(f"forecast.{anchor}.skill" for anchor in anchors), label="skill"),
             both,
         ),
     )
@@ -99,9 +99,8 @@ def _scatter(axes: Axes, anchor: str) -> Panel:
     predicted, measured = (
         f"forecast.{anchor}.mean_forgetting_{side}" for side in ("predicted", "measured")
     )
-    quantity = schema.label(measured).removesuffix(", measured")
-    title = f"{schema.capital(quantity)}: measured, and predicted from {anchor}"
-    return Panel("scatter", title, predicted, (measured,), axes.colour or axes.x, quantity)
+    title = f"Forgetting predicted from {anchor}, and measured"
+    return Panel("scatter", title, predicted, (measured,), axes.colour or axes.x, "measured")
 
 
 def _forgetting(axes: Axes) -> Section:

@@ -12,7 +12,7 @@ from ntkcl.reporting.panels import Panel, Section
 from ntkcl.runs import schema
 from ntkcl.runs.stored import GROUPS
 
-TASKS = 20  # tasks with a line of their own; more cannot be told apart
+TASKS = 20  # tasks with a line of their own; more colours cannot be distinguished
 RUNS = 10  # runs drawn at once in a history
 FIGURES = ("R", "drift", "forgetting")
 
@@ -109,7 +109,7 @@ def _plots(reports: Any, panel: Panel) -> list:
     x = _metric(reports, panel.x) if scatter else _setting(reports, panel.x)
     return [
         reports.ScatterPlot(
-            title=panel.title if len(panel.y) == 1 else schema.title(name),
+            title=panel.title if len(panel.y) == 1 else schema.capital(schema.heading(name)),
             x=x,
             y=_metric(reports, name),
             running_ymean=panel.kind == "line",
@@ -146,7 +146,7 @@ def _lines(reports: Any, axis: str, key: str, tasks: Sequence[int] = (0,)) -> An
     """A plot of a history's key over its axis, a line for each task that it names."""
     names = dict.fromkeys(key.replace("<task>", str(task)) for task in tasks)
     return reports.LinePlot(
-        title=schema.title(key),
+        title=schema.capital(schema.heading(key)),
         x=axis,
         y=[name.replace(".", "/") for name in names],
         title_y=schema.axis(key),

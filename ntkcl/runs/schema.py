@@ -242,17 +242,19 @@ def label(name: str) -> str:
 
 
 def heading(name: str) -> str:
-    """The label with what stands in place of placeholders: "skill over the mean drift (init)"."""
+    """The label with the unit and what stands for placeholders: "time (train, s)"."""
     found = find(name)
     if found is None:
         return name
-    row, places = found[0], [place for place in found[1] if "<" not in place]
-    return f"{row.label} ({', '.join(places)})" if places else row.label
-
-
-def title(name: str) -> str:
-    """The heading with a capital, for a plot's title."""
-    return capital(heading(name))
+    row, places = found
+    notes = [place for place in places if "<" not in place]
+    if row.unit and row.unit not in row.label:
+        notes.append(row.unit)
+    if not notes:
+        return row.label
+    # one pair of brackets: "drift, predicted and measured (R², init)"
+    start = f"{row.label[:-1]}, " if row.label.endswith(")") else f"{row.label} ("
+    return f"{start}{', '.join(notes)})"
 
 
 def capital(text: str) -> str:

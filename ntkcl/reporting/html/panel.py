@@ -54,8 +54,17 @@ def _series(
         for name in y:
             parts = [str(key)] if panel.by in runs else []
             if len(y) > 1 or not parts:
-                parts.append(schema.heading(name))
+                parts.append(_legend(name, y))
             yield ", ".join(parts), name, rows
+
+
+def _legend(name: str, y: Sequence[str]) -> str:
+    """What tells a number from the others of its plot: the anchor, if all are one quantity."""
+    found = schema.find(name)
+    one_quantity = len({schema.label(other) for other in y}) == 1
+    if len(y) == 1 or not one_quantity or found is None:
+        return schema.heading(name)
+    return ", ".join(found[1]) or "measured"
 
 
 def _cells(x: str, name: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -129,7 +138,7 @@ def _scatter(panel: Panel, y: Sequence[str], runs: pd.DataFrame) -> go.Figure:
         marker = dict(size=9, opacity=0.75, color=COLOURS[k % len(COLOURS)])
         dots = dict(mode="markers", name=label, text=rows["run"], marker=marker)
         figure.add_scatter(x=rows[panel.x], y=rows[name], **dots)
-    figure.update_xaxes(title=f"predicted: {panel.label}")
+    figure.update_xaxes(title=schema.axis(panel.x))
     if not within[np.isfinite(predicted)].all():
         figure.update_xaxes(range=[shown.min(), shown.max()])
     return figure

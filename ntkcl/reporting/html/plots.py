@@ -99,5 +99,5 @@ def budget(rows: Mapping[str, Mapping[str, float]]) -> go.Figure | None:
     figure.update_xaxes(type="category")
     if max(abs(value) for row in rows.values() for value in row.values()) > 1 - FLOOR:
         figure.update_yaxes(range=[FLOOR, 1 - FLOOR])
-    figure.update_yaxes(title="share of the drift not predicted, 1 - R²")
+    figure.update_yaxes(title="1 - R² of the drift")
     return figure
