@@ -232,13 +232,17 @@ def _verdict(case: _Case) -> dict:
     predicted, trial, halves = (
         _drifts(case, changes[anchor]) for changes in (record.changes, record.trials, record.halves)
     )
-    signs = {"trial_r2": _r2_or_diverged(trial, predicted)}
-    signs["halved_r2"] = _r2_or_diverged(halves, trial)
+    trial_r2, halved_r2 = _r2_or_diverged(trial, predicted), _r2_or_diverged(halves, trial)
     numerics = record.numerics[anchor]
     stable = [one is not False for one in numerics["stable"]]
     numbers = (numerics[key] for key in ("negative_mass", "condition", "limit_share"))
-    grade, reasons = metrics.verdict(*signs.values(), stable, *numbers)
-    return signs | {"verdict": grade, "reasons": list(reasons)}
+    grade, reasons = metrics.verdict(trial_r2, halved_r2, stable, *numbers)
+    return {
+        "trial_r2": trial_r2,
+        "halved_r2": halved_r2,
+        "verdict": grade,
+        "reasons": list(reasons),
+    }
 
 
 def _drifts(case: _Case, changes: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ COLOURS = {
     "path": "tab:purple",
 }
 DOTS = 4000  # outputs of a scatter plot; more overlap and swell the file
-LINE = dict(color="0.4", lw=0.8)  # where predicted equals measured, or zero
+LINE: dict[str, Any] = dict(color="0.4", lw=0.8)  # where predicted equals measured, or zero
 
 
 def draw(record: Record, summary: dict, stream: Stream) -> dict[str, Figure]:
@@ -84,7 +84,7 @@ def accuracy_matrices(summary: dict, anchors: Sequence[str]) -> Figure:
 def _matrix(axis: Axes, R: np.ndarray) -> Any:
     """R as an image with its numbers; the image."""
     image = axis.imshow(R, vmin=0, vmax=1, cmap="viridis")
-    centred = dict(ha="center", va="center", fontsize=8)
+    centred: dict[str, Any] = dict(ha="center", va="center", fontsize=8)
     for (i, j), value in np.ndenumerate(R):
         text = f"{value:.2f}" if np.isfinite(value) else "-"
         axis.text(j, i, text, color="black" if value > 0.6 else "white", **centred)

@@ -18,6 +18,7 @@ from ntkcl.runs import schema
 from ntkcl.runs.files import LOGGED, load, load_plan, logged
 from ntkcl.runs.stored import Damaged
 
+Mode = Literal["online", "offline", "disabled"]
 ONLINE = (
     "run `wandb login`, or use tracking=offline, or tracking.fallback=true, which is offline where "
     "online fails"
@@ -58,7 +59,7 @@ def check(fallback: bool = False) -> None:
 def track(
     folder: Path,
     *,
-    mode: Literal["online", "offline", "disabled"],
+    mode: Mode,
     project: str,
     entity: str | None,
     fallback: bool,
@@ -108,7 +109,7 @@ def _log(folder: Path, artifacts: bool, **named: Any) -> None:
 
 @contextlib.contextmanager
 def _new_run(
-    folder: Path, mode: str, project: str, entity: str | None, identity: Mapping, config: dict
+    folder: Path, mode: Mode, project: str, entity: str | None, identity: Mapping, config: dict
 ) -> Iterator[Any]:
     with wandb.init(
         project=project,
@@ -214,7 +215,7 @@ def _matrices(summary: Mapping) -> dict[str, Any]:
 
 
 def _table(R: Any) -> wandb.Table:
-    columns = ["after task", *(f"task {j}" for j in range(len(R)))]
+    columns: list[str | int] = ["after task", *(f"task {j}" for j in range(len(R)))]
     rows = [[i, *map(float, row)] for i, row in enumerate(np.array(R, float))]
     return wandb.Table(columns=columns, data=rows)
 
