@@ -124,7 +124,7 @@ NUMERICS = (
     Quantity("rate_times_eigenvalue", "learning rate times top eigenvalue", "",
              "h lam_max(K_tt)", PER_TASK),
     Quantity("stable", "learning rate within the limit", "", "of the task's kernel", PER_TASK),
-    Quantity("limit_share", "learning rate over its limit", "", "of the task's kernel", PER_TASK),
+    Quantity("limit_share", "share of the stability limit", "", "of the task's kernel", PER_TASK),
     Quantity("negative_mass", "share of negative eigenvalues", "",
              "in sum |lam|; rounding if small", PER_TASK),
     Quantity("condition", "condition number", "", "lam_max / lam_min", PER_TASK),
