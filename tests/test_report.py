@@ -234,7 +234,7 @@ def test_an_axis_of_seconds_does_not_go_below_zero():
 
 def test_a_legend_names_anchors_of_one_quantity_and_quantities_where_they_differ():
     numbers = ("metrics.average_accuracy", "forecast.init.metrics.average_accuracy")
-    runs = spread(1)[lambda table: table["method"] == "ewc"].assign(**dict.fromkeys(numbers, 0.5))
+    runs = spread(3)[lambda table: table["method"] == "ewc"].assign(**dict.fromkeys(numbers, 0.5))
     panel = panels.Panel("line", "", "network.width", numbers)
     assert [trace.name for trace in panel_plots.figure(panel, runs).data] == ["measured", "init"]
     both = panel._replace(y=("seconds.total", numbers[1]))
