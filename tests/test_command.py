@@ -35,7 +35,7 @@ def leet(*arguments):
 def test_a_run_writes_everything_and_wandb_reads_it_back(ntkcl, tmp_path):
     code, out, err = ntkcl(*TINY, "seed=3")
     assert (code, err) == (0, "")
-    assert "stability limit" in out and "drift_r2" in out and "completed" in out
+    assert "stability limit" in out and "drift, predicted" in out and "completed" in out
     folder = the_run(tmp_path)
     assert {p.name for p in folder.iterdir()} == {
         "arrays.npz",

@@ -1,4 +1,4 @@
-"""Runs whose files are damaged: left out by name, counted as missing, made again by their command."""
+"""Runs whose files are damaged: skipped by name, counted as missing, made again by command."""
 
 import json
 import pickle
@@ -15,9 +15,14 @@ from ntkcl.runs.experiment_name import register_sweep
 from ntkcl.runs.status import count, damaged, failures
 
 TINY = (
-    "network.width=8", "stream.tasks=2", "stream.train_per_class=2", "stream.test_per_class=2", "training.steps=5",
-    "forecast.anchors=[init]", "tracking=disabled",
-)  # fmt: skip
+    "network.width=8",
+    "stream.tasks=2",
+    "stream.train_per_class=2",
+    "stream.test_per_class=2",
+    "training.steps=5",
+    "forecast.anchors=[init]",
+    "tracking=disabled",
+)
 SWEEP = ("-m", *TINY, "seed=0,1,2", "experiment_name=mine")
 MADE = {}  # the sweep's folder, once for this module
 
@@ -106,16 +111,11 @@ def test_a_run_without_its_summary_is_named_and_where_none_is_left_that_is_one_m
     for folder in runs:
         (folder / "summary.json").unlink()
     code, _, err = ntkcl("table")
-    told = err.splitlines()
-    assert (
-        code == 2
-        and len(told) == 4
-        and all("summary.json: is missing" in line for line in told[:3])
-    )
-    assert (
-        told[3]
-        == "ntkcl: results_dir: none of 3 runs can be read; make them anew, or set another results_dir"
-    )
+    *missing, last = err.splitlines()
+    assert code == 2 and len(missing) == 3
+    assert all("summary.json: is missing" in line for line in missing)
+    remedy = "make them anew, or set another results_dir"
+    assert last == f"ntkcl: results_dir: none of 3 runs can be read; {remedy}"
 
 
 @pytest.mark.parametrize("case", [*ARRAYS, "gone"])
@@ -149,7 +149,7 @@ def test_arrays_are_never_unpickled(runs):
 
 
 def quick():
-    """What a quick look finds: of settings whether they begin and end, of arrays whether they end."""
+    """The cases that a quick look finds: settings that do not begin or end, arrays without end."""
     sound = {
         "config.yaml: no settings",
         "config.yaml: cut",
@@ -216,8 +216,8 @@ def test_a_failure_that_cannot_be_read_is_named(ntkcl, runs, tmp_path, content):
     assert lock.failure(runs[0]) == {
         "error": f"{note} cannot be read; the run's command makes it again"
     }
-    (told,) = failures(tmp_path / "results", ["mine"])
-    assert told["name"] == runs[0].name
+    (found,) = failures(tmp_path / "results", ["mine"])
+    assert found["name"] == runs[0].name
     assert ntkcl("report", "experiment_name=mine")[0] == 0
     assert (
         f"{note.name} cannot be read"

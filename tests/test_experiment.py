@@ -391,14 +391,15 @@ def test_looking_at_the_outputs_within_a_task_changes_nothing_and_tells_the_curv
     looked = told(batch_size=2, steps=7, anchors=[], evaluate_every=3)
     np.testing.assert_array_equal(looked.measured, plain.measured)
     np.testing.assert_array_equal(looked.losses, plain.losses)
-    assert [(e.task, e.step) for e in looked.looks] == [
+    assert [(e.task, e.step) for e in looked.evaluations] == [
         (t, step) for t in range(3) for step in (3, 6)
     ]
     shorter = told(
         batch_size=2, steps=3, anchors=[]
     )  # other batches would be drawn, were they drawn by the number of steps
     first = Rows.of(STREAM).test[0].start
-    np.testing.assert_allclose(looked.looks[0].outputs, shorter.measured[1, first:], atol=1e-12)
+    after_three = looked.evaluations[0].outputs
+    np.testing.assert_allclose(after_three, shorter.measured[1, first:], atol=1e-12)
     rows = record.curves(looked, STREAM, LOSS)
     matrices = score_matrices(looked.measured, STREAM, "test", LOSS)
     assert [row["step"] for row in rows[::3]] == [0, 3, 6, 7, 10, 13, 14, 17, 20, 21]

@@ -372,9 +372,9 @@ def test_a_dry_run_of_an_optimiser_tells_the_trials_that_depend_on_nothing(ntkcl
         "null": "expected what hydra/sweeper=optimise is to optimise, a number of summary.json such as metrics.average_accuracy",
         "metrics.acuracy": "no such number in summary.json; the nearest is metrics.average_accuracy",
         "metrics.forgetting_rate": "no such number in summary.json; the nearest is metrics.forgetting_relative",
-        "kernel.top_drift": "no such number in summary.json; the nearest is metrics.fwt_gem",
+        "kernel.top_drift": "no such number in summary.json; the nearest is forecast.init.test.drift_r2",
         "forecast.path.drift_r2": "no such number in summary.json; the nearest is forecast.init.drift_r2",
-        "forecast.init.": "no such number in summary.json; the nearest is forecast.init.drift_r2",
+        "forecast.init.": "no such number in summary.json; the nearest is forecast.init.skill",
     }.items(),
 )
 def test_an_objective_that_no_run_will_have_is_told_before_anything_is_made(

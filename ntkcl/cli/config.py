@@ -18,8 +18,8 @@ from ntkcl.experiment import references
 from ntkcl.experiment.events import ANCHORS
 from ntkcl.runs import identity, lock, machine
 from ntkcl.runs.identity import Run
+from ntkcl.runs.schema import check_number
 from ntkcl.runs.settings import SETTINGS
-from ntkcl.runs.summary import check_number
 from ntkcl.validation import SettingError, one_of, text
 
 PACKAGE = Path(__file__).parents[1]

@@ -76,16 +76,16 @@ def _claim(request: Request, in_sweep: bool, locks: ExitStack) -> bool:
         if holder is not None and not in_sweep:
             raise SettingError(f"{run.folder}: {holder} is making this run; wait for it")
         if holder is not None:
-            console.pointed(f"{holder} is making it", run.folder, terminal)
+            console.print_path(f"{holder} is making it", run.folder, terminal)
             return False
         if wanted and lock.outcome(run.folder) == before:  # else another process has just made it
             return True
         if _track(run):
-            console.pointed("logged, which was missing", run.folder, terminal)
+            console.print_path("logged, which was missing", run.folder, terminal)
     if not in_sweep:
         again = "all" if before == "complete" else before
         message = f"{before} before, sweep.retry={again} makes it again"
-        console.pointed(message, run.folder, terminal)
+        console.print_path(message, run.folder, terminal)
     return False
 
 
@@ -121,7 +121,7 @@ def _make_runs(requests: Sequence[Request], in_sweep: bool) -> None:
     one line."""
     terminal, works = console.terminal(quiet=in_sweep), [_work(one) for one in requests]
     if not in_sweep:
-        console.told(terminal)(_description(works[0]))
+        console.printer(terminal)(_description(works[0]))
     with ExitStack() as all_stages, np.errstate(over="ignore", invalid="ignore"):
         stages = [all_stages.enter_context(ExitStack()) for _ in works]
         folders = [
@@ -141,9 +141,9 @@ def _make_runs(requests: Sequence[Request], in_sweep: bool) -> None:
 def _show(run: Run, summary: dict, drawn: bool, terminal) -> None:
     console.show(summary, terminal)
     line = f"{summary['status']} in {summary['seconds']['total']:.1f} s"
-    console.pointed(line, run.folder, console.terminal())
+    console.print_path(line, run.folder, console.terminal())
     if drawn:
-        console.pointed("figures", run.folder / "figures", terminal)
+        console.print_path("figures", run.folder / "figures", terminal)
 
 
 def _events(works: Sequence[Work], terminal) -> Iterator[Iterable[Event]]:
@@ -171,7 +171,7 @@ def _checkpointer(work: Work, terminal):
     from ntkcl.runs import checkpoints
 
     run = work.run
-    return checkpoints.checkpointer(run.checkpoints, run.id, every, console.told(terminal))
+    return checkpoints.checkpointer(run.checkpoints, run.id, every, console.printer(terminal))
 
 
 def _inputs(stream: Stream) -> int:
@@ -220,7 +220,7 @@ def _references(work: Work, gathered: Record, terminal) -> dict:
     meter = Meter()
     facts = reference_cache.facts_of(run.settings, gathered.plan.learning_rate, work.stream)
     initialise = partial(experiment.initialise, **work.parts)
-    say = console.told(terminal)
+    say = console.printer(terminal)
     scores = reference_cache.load_or_train(kinds, run.references, facts, initialise, say)
     gathered.costs["references"] = [meter.read()]
     return scores
@@ -231,7 +231,7 @@ def _make_plan(requests: Sequence[Request], in_sweep: bool) -> None:
 
     terminal, meter, (request,) = console.terminal(quiet=in_sweep), Meter(), requests
     run, work, grid = request.run, _work(request), request.grid()
-    say = console.told(terminal)
+    say = console.printer(terminal)
     if not in_sweep:
         say(_description(work))
     stage = files.staged(run.folder, run.config)
@@ -243,8 +243,8 @@ def _make_plan(requests: Sequence[Request], in_sweep: bool) -> None:
         files.write_plan(folder, run.config, summary, ranking.rows, run.labels)
     console.show_ranking(ranking.rows, summary, terminal)
     line = f"{len(ranking.rows)} candidates in {summary['seconds']['total']:.1f} s"
-    console.pointed(line, run.folder, console.terminal())
-    console.pointed("figures", run.folder / "figures", terminal)
+    console.print_path(line, run.folder, console.terminal())
+    console.print_path("figures", run.folder / "figures", terminal)
     _track(run)
 
 

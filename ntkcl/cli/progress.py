@@ -16,7 +16,7 @@ EVERY = 5.0  # seconds between two lines of progress, at least
 def progress_lines(folders: Sequence[Path]) -> Iterator[None]:
     """While the block runs, a line whenever something has changed: done, running, failed, left, and
     the time that may remain."""
-    say, start, ended = console.told(console.terminal()), time.monotonic(), threading.Event()
+    say, start, ended = console.printer(console.terminal()), time.monotonic(), threading.Event()
     total, spoilt = len(folders), damaged(folders)
     before = count(folders, spoilt)
     say(

@@ -1,15 +1,14 @@
-"""What looks at runs that were made: `ntkcl table`, `ntkcl report`, `ntkcl dashboard`, each from
-its configuration."""
+"""What looks at runs that were made: `ntkcl table`, `ntkcl report`, `ntkcl dashboard`, each from its configuration."""
 
 import sys
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from ntkcl.reporting import panels, table
+from ntkcl.reporting import cells, columns, formats, panels, table
 from ntkcl.reporting.where import EXPECTED
 from ntkcl.runs.status import failures
-from ntkcl.validation import SettingError, text
+from ntkcl.validation import text
 
 EXAMPLES = {
     "by": "method,network.width",
@@ -23,29 +22,30 @@ def table_of(cfg: DictConfig) -> None:
     _check(cfg)
     by, values = (None if cfg[key] is None else _list(key, cfg[key]) for key in ("by", "values"))
     _, gathered = table.read(table.folders(cfg.results_dir, _experiments(cfg)), _skipped)
-    gathered = table.chosen(gathered, cfg.where)
-    by = table.varied(gathered) if by is None else by
-    values = [name for name in table.SHOWN if name in gathered] if values is None else values
-    content = table.written(table.summary(gathered, by, values), cfg.format, cfg.pivot, values)
+    gathered = table.select(gathered, cfg.where)
+    by = columns.varied(gathered) if by is None else by
+    if values is None:
+        values = [name for name in columns.DEFAULT_VALUES if name in gathered]
+    told = formats.write(cells.summary(gathered, by, values), cfg.format, cfg.pivot, values)
     if cfg.out is None:
-        if isinstance(content, bytes):
-            raise SettingError(f"out=null: format={cfg.format} is for a file; expected its name")
-        sys.stdout.write(content)
+        if isinstance(told, bytes):
+            raise ValueError(f"out=null: format={cfg.format} is for a file; expected its name")
+        sys.stdout.write(told)
         return
     Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(cfg.out).write_bytes(content if isinstance(content, bytes) else content.encode())
+    Path(cfg.out).write_bytes(told if isinstance(told, bytes) else told.encode())
     print(f"{len(gathered)} runs -> {cfg.out}")
 
 
 def report_of(cfg: DictConfig) -> None:
     """`ntkcl report`: one self-contained page of a run or a sweep."""
-    from ntkcl.reporting.html.sections import page
+    from ntkcl.reporting.html import page
 
     _check(cfg)
     if cfg.run is not None:
         folders = [Path(cfg.run)]
         if not (folders[0] / "summary.json").is_file():
-            raise SettingError(
+            raise ValueError(
                 f"run={cfg.run}: expected the folder of a complete run, which holds summary.json"
             )
         title, failed, gathered = folders[0].name, [], table.gather(folders)
@@ -54,7 +54,7 @@ def report_of(cfg: DictConfig) -> None:
         folders, gathered = table.read(table.folders(cfg.results_dir, experiments), _skipped)
         title = ", ".join(experiments) or "all runs"
         failed = failures(Path(cfg.results_dir), experiments)
-        kept = table.chosen(gathered, cfg.where)
+        kept = table.select(gathered, cfg.where)
         folders, gathered = [folders[k] for k in kept.index], kept.reset_index(drop=True)
     out = (
         Path(cfg.out)
@@ -73,13 +73,12 @@ def dashboard_of(cfg: DictConfig) -> None:
     from ntkcl.reporting import wandb_runs, wandb_workspace
 
     if len(_experiments(cfg)) > 1:
-        raise SettingError(
-            f"experiment_name={cfg.experiment_name}: a dashboard is of one experiment, or of all; "
-            "expected a name or null"
+        raise ValueError(
+            f"experiment_name={cfg.experiment_name}: a dashboard is of one experiment, or of all; expected a name or null"
         )
     name = ", ".join(_experiments(cfg)) or "all runs"
     _, gathered = table.read(table.folders(cfg.results_dir, _experiments(cfg)), _skipped)
-    sections = panels.sections(*table.axes(gathered), table.anchors(gathered))
+    sections = panels.sections(*columns.axes(gathered), columns.anchors(gathered))
     to = dict(
         name=name,
         project=cfg.project,
@@ -95,7 +94,7 @@ def dashboard_of(cfg: DictConfig) -> None:
         print("built, and not saved: save=true does that, online")
         return
     if cfg.entity is None:
-        raise SettingError(
+        raise ValueError(
             "entity=null: expected whose project it is, a user or a team of Weights & Biases"
         )
     wandb_runs.check()
@@ -106,7 +105,7 @@ def dashboard_of(cfg: DictConfig) -> None:
 def _check(cfg):
     """ValueError for a setting of another kind than a text, where it is one."""
     if cfg.where is not None and not isinstance(cfg.where, str):
-        raise SettingError(f"where={cfg.where}: {EXPECTED}")
+        raise ValueError(f"where={cfg.where}: {EXPECTED}")
     for name in ("results_dir", "out", "run"):
         if cfg.get(name) is not None:
             text(name, cfg[name])
@@ -126,5 +125,5 @@ def _list(setting, names) -> list[str]:
     found = list(names) if isinstance(names, ListConfig) else [names]
     if not all(isinstance(name, str) and name for name in found):
         example = f"[{EXAMPLES[setting]}]"
-        raise SettingError(f"{setting}={names}: expected a name or a list of names, as {example}")
+        raise ValueError(f"{setting}={names}: expected a name or a list of names, as {example}")
     return found

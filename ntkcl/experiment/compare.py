@@ -1,4 +1,9 @@
-"""One anchor's forecast beside the measurement."""
+"""One anchor's forecast beside the measurement: the numbers of `summary.json` under an anchor.
+
+`compare` puts five parts together: scores, agreement of drifts and losses, baselines, the verdict,
+and forgetting. Drift is the change of an old task's outputs from just after it was learned to the
+end of the stream.
+"""
 
 from typing import NamedTuple
 
@@ -8,45 +13,57 @@ from ntkcl import metrics
 from ntkcl.experiment.events import AHEAD
 from ntkcl.experiment.record import Record
 from ntkcl.experiment.scores import sample_losses, score_matrices
-from ntkcl.metrics import agreement, baselines, flip_f1, r2, spearman, verdict
-from ntkcl.types import Loss, Rows, Stream
+from ntkcl.metrics import baselines
+from ntkcl.types import Loss, Rows, Stream, Task
+
+NAN = float("nan")
+SIDES = ("measured", "predicted")
 
 
 def compare(record: Record, anchor: str, stream: Stream, part: str, loss: Loss) -> dict:
-    """One anchor's forecast beside the measurement, on the train or the test inputs: the numbers of `summary.json`."""
+    """The numbers of one anchor's forecast.
+
+    Arguments:
+      record: of one run.  anchor: one of its forecasts.
+      part: "train" or "test", the inputs on which the two are compared.
+    Returns: the keys of `ntkcl.runs.schema` under `forecast.<anchor>`, R and b included.
+    """
+    rows = getattr(Rows.of(stream), part)
+    active = [np.flatnonzero(task.head) for task in stream]
+    case = _Case(record, anchor, stream, part, rows, active)
     measured = score_matrices(record.measured, stream, part, loss)
     predicted = score_matrices(record.outputs(anchor), stream, part, loss)
-    pairs = _old_tasks(record, anchor, stream, part, loss)
-    finite = bool(pairs) and all(np.isfinite(values).all() for pair in pairs for values in pair)
-    forgetting = {
-        side: [float(getattr(p, f"loss_change_{side}").mean()) for p in pairs]
-        for side in ("predicted", "measured")
-    }
-    return predicted | {
-        "metrics": metrics.summary(predicted["R"], predicted["b"]),
-        "metrics_loss": metrics.loss_summary(predicted["R_loss"], predicted["b_loss"]),
-        **agreement([p.drift_measured for p in pairs], [p.drift_predicted for p in pairs]),
-        "change_r2": _change_r2(record, anchor, stream, part) if finite else float("nan"),
-        "spearman_offdiagonal": _off_diagonal(
-            measured, predicted, measured if anchor in AHEAD else predicted
-        ),
-        "spearman_samples": spearman(*_pooled(pairs, "loss_change")) if finite else float("nan"),
-        "flip_f1": flip_f1(*_pooled(pairs, "flip")) if finite else float("nan"),
-        **_baselines(record, anchor, stream, part, pairs),
-        **_trusted(record, anchor, stream, part),
-        "forgetting_predicted": forgetting["predicted"],
-        "forgetting_measured": forgetting["measured"],
-        "mean_forgetting_predicted": float(np.mean(forgetting["predicted"]))
-        if pairs
-        else float("nan"),
-        "mean_forgetting_measured": float(np.mean(forgetting["measured"]))
-        if pairs
-        else float("nan"),
-    }
+    pairs = _old_tasks(case, loss)
+    return (
+        predicted
+        | _scores(predicted)
+        | _agreement(case, measured, predicted, pairs)
+        | _baselines(case, pairs)
+        | _verdict(case)
+        | _forgetting(pairs)
+    )
+
+
+class _Case(NamedTuple):
+    """What is compared: one anchor of a record, on the train or test inputs of a stream."""
+
+    record: Record
+    anchor: str
+    stream: Stream
+    part: str
+    rows: tuple[slice, ...]  # where each task's inputs stand among all N
+    active: list[np.ndarray]  # the active outputs of each task
+
+    def change(self, what: str, s: int, t: int) -> np.ndarray:
+        """Change [n, a] of task s's active outputs by training task t."""
+        return self.record.drift(what, t - 1, t, self.rows[s])[:, self.active[s]]
 
 
 class _Pair(NamedTuple):
-    """An old task at the end of the stream: drift [n, active], loss change and flips [n], on both sides."""
+    """An old task at the end of the stream, measured and predicted.
+
+    Drift [n, a] of active outputs; change of the loss and flips of right and wrong [n].
+    """
 
     drift_measured: np.ndarray
     drift_predicted: np.ndarray
@@ -55,148 +72,203 @@ class _Pair(NamedTuple):
     flip_measured: np.ndarray
     flip_predicted: np.ndarray
 
+    @property
+    def finite(self) -> bool:
+        return all(np.isfinite(values).all() for values in self)
 
-def _old_tasks(record, anchor, stream, part, loss) -> list[_Pair]:
-    """Both sides of every old task S. The drift foretold starts where the anchor stood: `boundary` at the measured f_S, which is known
-    when the task after S begins, any other at its own."""
-    starts = record.outputs("measured" if anchor in AHEAD else anchor)
+
+def _old_tasks(case: _Case, loss: Loss) -> list[_Pair]:
+    """Both sides of every old task S.
+
+    The predicted side starts from the outputs that the anchor knows: for `boundary` and `path` the
+    measured f_S, known when the task after S begins; for others their own prediction of f_S.
+    """
+    starts = case.record.outputs("measured" if case.anchor in AHEAD else case.anchor)
+    last = len(case.stream) - 1
     pairs = []
-    for s, own in enumerate(getattr(Rows.of(stream), part)[:-1]):
-        y, head = np.asarray(getattr(stream[s], part).y), np.asarray(stream[s].head)
-        before = record.measured[s + 1, own], starts[s + 1, own]
-        drifts = [record.drift(what, s, len(stream) - 1, own) for what in ("measured", anchor)]
-        after = [f + d for f, d in zip(before, drifts, strict=True)]
-        losses = [
-            sample_losses(g, y, head, loss) - sample_losses(f, y, head, loss)
+    for s, rows in enumerate(case.rows[:-1]):
+        before = case.record.measured[s + 1, rows], starts[s + 1, rows]
+        drifts = [case.record.drift(what, s, last, rows) for what in ("measured", case.anchor)]
+        after = [f + drift for f, drift in zip(before, drifts, strict=True)]
+        changes = [
+            _sample_changes(f, g, case.stream[s], case.part, loss)
             for f, g in zip(before, after, strict=True)
         ]
-        flips = [
-            np.sign(metrics.correct(g, y, head) - metrics.correct(f, y, head))
-            for f, g in zip(before, after, strict=True)
-        ]
-        active = np.flatnonzero(head)
-        pairs.append(_Pair(*(d[:, active] for d in drifts), *losses, *flips))
+        losses, flips = zip(*changes, strict=True)
+        pairs.append(_Pair(*(drift[:, case.active[s]] for drift in drifts), *losses, *flips))
     return pairs
 
 
-def _baselines(record, anchor, stream, part, pairs) -> dict:
-    """`spearman_pairs` of the forecast, and `baselines`: its skill over each that has units, and the rank correlation of each without.
+def _sample_changes(
+    before: np.ndarray, after: np.ndarray, task: Task, part: str, loss: Loss
+) -> tuple[np.ndarray, np.ndarray]:
+    """Change of each sample's loss [n], and its flip [n]: -1 right to wrong, +1 wrong to right."""
+    y, head = np.asarray(getattr(task, part).y), np.asarray(task.head)
+    rise = sample_losses(after, y, head, loss) - sample_losses(before, y, head, loss)
+    return rise, np.sign(metrics.correct(after, y, head) - metrics.correct(before, y, head))
 
-    Pairs are an old task S and a later one t, ranked by the mean squared change of S's active outputs by training t.
-    """
-    rows, tasks = Rows.of(stream), len(stream)
-    active = [np.flatnonzero(task.head) for task in stream]
+
+def _scores(predicted: dict) -> dict:
+    """The metrics of the predicted R and b."""
+    return {
+        "metrics": metrics.summary(predicted["R"], predicted["b"]),
+        "metrics_loss": metrics.loss_summary(predicted["R_loss"], predicted["b_loss"]),
+    }
+
+
+def _agreement(case: _Case, measured: dict, predicted: dict, pairs: list[_Pair]) -> dict:
+    """How near predicted drifts, changes, losses and flips are; NaN where one is not finite."""
+    finite = bool(pairs) and all(pair.finite for pair in pairs)
+    starts = measured if case.anchor in AHEAD else predicted
+    drifts = [[getattr(pair, f"drift_{side}") for pair in pairs] for side in SIDES]
+    return metrics.agreement(*drifts) | {
+        "change_r2": _change_r2(case) if finite else NAN,
+        "spearman_offdiagonal": _off_diagonal(measured, predicted, starts),
+        "spearman_samples": metrics.spearman(*_pooled(pairs, "loss_change")) if finite else NAN,
+        "flip_f1": metrics.flip_f1(*_pooled(pairs, "flip")) if finite else NAN,
+    }
+
+
+def _pooled(pairs: list[_Pair], quantity: str) -> list[np.ndarray]:
+    """A quantity of all old tasks together, measured and predicted."""
+    return [np.concatenate([getattr(p, f"{quantity}_{side}") for p in pairs]) for side in SIDES]
+
+
+def _change_r2(case: _Case) -> float:
+    """R² over the changes of old tasks' active outputs by each later task, one task at a time."""
+    later = [(s, t) for t in range(1, len(case.stream)) for s in range(t)]
     measured, predicted = (
-        [getattr(p, f"drift_{side}") for p in pairs] for side in ("measured", "predicted")
+        np.concatenate([case.change(what, s, t).ravel() for s, t in later])
+        for what in ("measured", case.anchor)
     )
-    guesses = {
-        "zero_drift": baselines.zero_drift(measured),
-        "constant_shift": baselines.constant_shift(measured),
-    }
-    nothing = np.full((tasks, tasks), np.nan)
+    return metrics.r2(measured, predicted)
 
-    def squared(what):
-        """Mean squared change [S, t] of task S's outputs by task t."""
-        own = getattr(rows, part)
-        change = [
-            [
-                record.drift(what, t - 1, t, own[s])[:, active[s]] if t else np.nan
-                for t in range(tasks)
-            ]
-            for s in range(tasks)
-        ]
-        return np.array([[np.mean(np.square(d)) for d in row] for row in change])
 
-    moved = [
-        np.mean(record.changes[anchor][t, rows.train[t]][:, active[t]] ** 2) for t in range(tasks)
-    ]
-    every = {"forecast": squared(anchor), "new_task_kernel": np.broadcast_to(moved, (tasks, tasks))}
-    every |= {
-        "gradient": np.broadcast_to(record.slopes, (tasks, tasks)),
-        "cka": nothing,
-        "cross_energy": nothing,
-    }
-    if record.baselines is not None:
-        last = tasks - 1
-        drifts = [
-            record.drift("input_cosine", s, last, own)[:, active[s]]
-            for s, own in enumerate(getattr(rows, part)[:-1])
-        ]
-        guesses |= {"input_cosine": drifts}
-        every |= {
-            "input_cosine": squared("input_cosine"),
-            "cka": record.baselines.cka,
-            "cross_energy": record.baselines.cross_energy,
-        }
-    compared: dict[str, dict[str, float]] = baselines.skills(measured, predicted, guesses)
-    ranked = baselines.ranks(squared("measured"), every)
+def _off_diagonal(measured: dict, predicted: dict, starts: dict) -> float:
+    """Rank correlation, over i != j, of the change of the loss on task j by training task i.
+
+    `starts` holds the scores from which each task's prediction starts.
+    """
+    m, p = _loss_changes(measured, measured), _loss_changes(predicted, starts)
+    finite = len(m) and np.isfinite(m).all() and np.isfinite(p).all()
+    return metrics.spearman(m, p) if finite else NAN
+
+
+def _loss_changes(after: dict, before: dict) -> np.ndarray:
+    """R_loss[i, j] after task i less that before it, for i != j, in one vector."""
+    previous = np.concatenate([before["b_loss"][None], before["R_loss"][:-1]])
+    change = after["R_loss"] - previous
+    return change[~np.eye(len(change), dtype=bool)]
+
+
+def _baselines(case: _Case, pairs: list[_Pair]) -> dict:
+    """`spearman_pairs` of the forecast, and `baselines`.
+
+    A baseline with units has the forecast's `skill` over it and its own `r2`. One that gives a
+    number for each pair of an old task S and a later task t has `spearman_pairs`, its rank
+    correlation with the mean squared change of S's active outputs by training t.
+    """
+    measured, predicted = ([getattr(p, f"drift_{side}") for p in pairs] for side in SIDES)
+    compared: dict[str, dict[str, float]] = baselines.skills(
+        measured, predicted, _drift_baselines(case, measured)
+    )
+    ranked = baselines.ranks(_squared_changes(case, "measured"), _pair_baselines(case))
     for name, value in ranked.items():
         if name != "forecast":
             compared.setdefault(name, {})["spearman_pairs"] = value
     return {"spearman_pairs": ranked["forecast"], "baselines": compared}
 
 
-def _trusted(record, anchor, stream, part) -> dict:
-    """`trial_r2`, of the predicted drift with that of the network moved as foretold, `halved_r2`, of that with the one moved in two
-    strides, and the verdict that they allow."""
-    rows, last = getattr(Rows.of(stream), part)[:-1], len(stream) - 1
-
-    def drift(changes):
-        each = [
-            changes[s + 1 : last + 1, own].sum(0)[:, np.flatnonzero(stream[s].head)].ravel()
-            for s, own in enumerate(rows)
+def _drift_baselines(case: _Case, measured: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
+    """Drifts [n, a] by old task, of each baseline with units."""
+    drifts = {
+        "zero_drift": baselines.zero_drift(measured),
+        "constant_shift": baselines.constant_shift(measured),
+    }
+    if case.record.baselines is not None:
+        last = len(case.stream) - 1
+        drifts["input_cosine"] = [
+            case.record.drift("input_cosine", s, last, rows)[:, case.active[s]]
+            for s, rows in enumerate(case.rows[:-1])
         ]
-        return np.concatenate(each) if each else np.empty(0)
+    return drifts
 
-    def agreed(moved, foretold):
-        if np.isinf(moved).any():  # there was a trial, and it blew up
-            return float("-inf")
-        return (
-            r2(moved, foretold)
-            if len(moved) and np.isfinite(moved).all() and np.isfinite(foretold).all()
-            else float("nan")
-        )
 
-    foretold, once, twice = (
-        drift(told[anchor]) for told in (record.changes, record.trials, record.halves)
+def _pair_baselines(case: _Case) -> dict[str, np.ndarray]:
+    """[T, T] numbers of each pair (S, t): of the forecast, and of each baseline."""
+    square = (len(case.stream), len(case.stream))
+    known = case.record.baselines
+    unknown = np.full(square, np.nan)
+    pairs = {
+        "forecast": _squared_changes(case, case.anchor),
+        "new_task_kernel": np.broadcast_to(_own_changes(case), square),
+        "gradient": np.broadcast_to(case.record.slopes, square),
+        "cka": known.cka if known else unknown,
+        "cross_energy": known.cross_energy if known else unknown,
+    }
+    return pairs | ({"input_cosine": _squared_changes(case, "input_cosine")} if known else {})
+
+
+def _squared_changes(case: _Case, what: str) -> np.ndarray:
+    """Mean squared change [S, t] of task S's active outputs by training task t; NaN for t = 0."""
+    tasks = range(len(case.stream))
+    changes = [[case.change(what, s, t) if t else np.nan for t in tasks] for s in tasks]
+    return np.array([[np.mean(np.square(change)) for change in row] for row in changes])
+
+
+def _own_changes(case: _Case) -> list[np.floating]:
+    """How far each task is predicted to move its own train outputs: mean squared change."""
+    rows, changes = Rows.of(case.stream).train, case.record.changes[case.anchor]
+    return [np.mean(changes[t, rows[t]][:, active] ** 2) for t, active in enumerate(case.active)]
+
+
+def _verdict(case: _Case) -> dict:
+    """The verdict before training, its reasons, and the two R² on which it stands.
+
+    `trial_r2` compares the predicted drift with that of the network at the predicted parameters,
+    `halved_r2` the latter with the drift of the network predicted in two halves of the steps.
+    """
+    record, anchor = case.record, case.anchor
+    predicted, trial, halves = (
+        _drifts(case, changes[anchor]) for changes in (record.changes, record.trials, record.halves)
     )
-    signs = {"trial_r2": agreed(once, foretold), "halved_r2": agreed(twice, once)}
+    trial_r2, halved_r2 = _r2_or_diverged(trial, predicted), _r2_or_diverged(halves, trial)
     numerics = record.numerics[anchor]
     stable = [one is not False for one in numerics["stable"]]
-    known = (numerics[key] for key in ("negative_mass", "condition", "limit_share"))
-    told, reasons = verdict(signs["trial_r2"], signs["halved_r2"], stable, *known)
-    return signs | {"verdict": told, "reasons": list(reasons)}
+    numbers = (numerics[key] for key in ("negative_mass", "condition", "limit_share"))
+    grade, reasons = metrics.verdict(trial_r2, halved_r2, stable, *numbers)
+    return {
+        "trial_r2": trial_r2,
+        "halved_r2": halved_r2,
+        "verdict": grade,
+        "reasons": list(reasons),
+    }
 
 
-def _pooled(pairs, quantity):
-    return [
-        np.concatenate([getattr(p, f"{quantity}_{side}") for p in pairs])
-        for side in ("measured", "predicted")
+def _drifts(case: _Case, changes: np.ndarray) -> np.ndarray:
+    """Drift of all old tasks' active outputs in one vector, from changes [T, N, c] by each task."""
+    each = [
+        changes[s + 1 :, rows].sum(0)[:, case.active[s]].ravel()
+        for s, rows in enumerate(case.rows[:-1])
     ]
+    return np.concatenate(each) if each else np.empty(0)
 
 
-def _change_r2(record, anchor, stream, part) -> float:
-    """R2 over the changes of old tasks' active outputs by each later task, one task at a time."""
-    rows = getattr(Rows.of(stream), part)
-    active = [np.flatnonzero(task.head) for task in stream]
-    where = [(s, t) for t in range(1, len(stream)) for s in range(t)]
-    sides = [
-        np.concatenate(
-            [record.drift(what, t - 1, t, rows[s])[:, active[s]].ravel() for s, t in where]
-        )
-        for what in ("measured", anchor)
-    ]
-    return r2(*sides)
+def _r2_or_diverged(moved: np.ndarray, predicted: np.ndarray) -> float:
+    """R² of `predicted` with `moved`; -inf where the network's outputs diverged, NaN without."""
+    if np.isinf(moved).any():
+        return float("-inf")
+    finite = len(moved) and np.isfinite(moved).all() and np.isfinite(predicted).all()
+    return metrics.r2(moved, predicted) if finite else NAN
 
 
-def _off_diagonal(measured, predicted, starts) -> float:
-    """Rank correlation, over i != j, of the change of the loss on task j by training task i; `starts` foretells from where."""
-    both = (measured, measured), (predicted, starts)
-    changes = [
-        after["R_loss"] - np.concatenate([before["b_loss"][None], before["R_loss"][:-1]])
-        for after, before in both
-    ]
-    m, p = (change[~np.eye(len(change), dtype=bool)] for change in changes)
-    return (
-        spearman(m, p) if len(m) and np.isfinite(m).all() and np.isfinite(p).all() else float("nan")
-    )
+def _forgetting(pairs: list[_Pair]) -> dict:
+    """Rise of each old task's mean loss, and its mean over old tasks, predicted and measured."""
+    rises = {
+        side: [float(getattr(pair, f"loss_change_{side}").mean()) for pair in pairs]
+        for side in ("predicted", "measured")
+    }
+    means = {side: float(np.mean(rise)) if rise else NAN for side, rise in rises.items()}
+    return {f"forgetting_{side}": rise for side, rise in rises.items()} | {
+        f"mean_forgetting_{side}": mean for side, mean in means.items()
+    }

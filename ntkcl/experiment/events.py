@@ -1,4 +1,7 @@
-"""What a story tells: its plan, forecasts, baselines, looks and measurements, in the order in which `ntkcl.experiment` yields them."""
+"""The events of an experiment, in the order in which `ntkcl.experiment.run` yields them.
+
+First the plan, then forecasts, baselines, and for each task evaluations and a measurement.
+"""
 
 from typing import NamedTuple
 
@@ -6,13 +9,13 @@ import numpy as np
 
 from ntkcl.resources import Cost
 
-# From where a forecast sees the stream, see `ntkcl.experiment`.
+# What a forecast knows of the network, see `ntkcl.experiment`.
 ANCHORS = ("infinite", "init", "boundary", "path")
 AHEAD = ("boundary", "path")  # those that know the network as measured when each task begins
 
 
 class Plan(NamedTuple):
-    """What is known before the first forecast: the learning rate and its limit, the steps of each task."""
+    """What is known before the first forecast: learning rate, its limit, the steps of each task."""
 
     learning_rate: float
     limit: float
@@ -21,16 +24,22 @@ class Plan(NamedTuple):
 
 
 class AnchorForecast(NamedTuple):
-    """Predicted changes [T', N, c] of all outputs by tasks `first`, `first` + 1, ..., seen from one anchor (from `path`: in hindsight).
+    """Predicted changes of all outputs by the tasks `first`, `first` + 1, ..., from one anchor.
 
-    `trial` are the changes of the network itself, its parameters moved as foretold, `halved` those of two strides in its place; NaN
-    where the form does not tell how they move.
-    For each of these tasks, at this anchor: `rate_times_eigenvalue` is h lam_max(K_tt); `stable` whether h is within the rule's limit
-    (of the form "integrated", that of the kernel with which it begins the task);
-    `limit_share` h over that limit, NaN where it is not known, 0 for a rule without one;
-    `negative_mass` the share of eigenvalues below zero in sum |lam|, rounding if it is small and a wrong kernel if it is not;
-    `condition` lam_max / lam_min, infinite for a singular kernel;
-    `kernels`, `gradients` what the form "integrated" took of them.
+    changes [T', N, c]: predicted; of the anchor `path` in hindsight.
+    trial [T', N, c]: changes of the network itself at the predicted parameters; NaN where the form
+      does not predict parameters.
+    halved [T', N, c]: the same, predicted in two halves of the steps, the second from where the
+      first has led.
+    For each of these tasks, at this anchor:
+    rate_times_eigenvalue: h lam_max(K_tt).
+    stable: whether h is within the rule's limit (in the form "integrated", that of the kernel at
+      the beginning of the task).
+    limit_share: h over that limit; NaN where it is not known, 0 for a rule without a limit.
+    negative_mass: share of negative eigenvalues in sum |lam|. Rounding if it is small, a wrong
+      kernel if it is not.
+    condition: lam_max / lam_min, infinite for a singular kernel.
+    kernels, gradients: how many of them the form "integrated" computed.
     """
 
     anchor: str
@@ -49,10 +58,12 @@ class AnchorForecast(NamedTuple):
 
 
 class Baselines(NamedTuple):
-    """What every forecast is compared with and that is known before anything is trained, see `ntkcl.metrics.baselines`.
+    """What forecasts are compared with and is known before training: `ntkcl.metrics.baselines`.
 
-    `input_cosine` [T, N, c] changes of all outputs; `cka`, `cross_energy` [T, T] of the tasks' kernels at initialisation, NaN where the
-    init forecast held none. `remark`: one line where there is something to say, such as why `input_cosine` is NaN.
+    input_cosine [T, N, c]: changes of all outputs.
+    cka, cross_energy [T, T]: of the tasks' kernels at initialisation; NaN where the forecast from
+      init held no kernels.
+    remark: one line where there is something to say, such as why `input_cosine` is NaN.
     """
 
     input_cosine: np.ndarray
@@ -63,7 +74,10 @@ class Baselines(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Outputs of the test inputs [n, c] in the midst of training `task`, after `step` of its steps; what looking at them cost."""
+    """Outputs [n, c] of the test inputs within the training of `task`, after `step` of its steps.
+
+    `cost` is that of the evaluation.
+    """
 
     task: int
     step: int
@@ -72,10 +86,11 @@ class Evaluation(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """Outputs [N, c] after `task` tasks were trained (0: the untrained network), the losses [S] on the way, and whether they blew up.
+    """Outputs [N, c] after training `task` tasks; 0 is the untrained network.
 
-    `slope`: the gradient's magnitude at which the next task begins, NaN where none comes. `cost` is that of training (of the
-    initialisation for task 0), `measuring` that of reading the outputs and the slope.
+    losses [S]: of the steps of the task trained last.  diverged: whether they grew too large.
+    slope: the gradient's magnitude where the next task begins; NaN after the last.
+    cost: of training, of the initialisation for task 0.  measuring: of outputs and slope.
     """
 
     task: int

@@ -1,6 +1,9 @@
-"""What the terminal shows: what is being waited for, and the table at the end. The one door to rich."""
+"""What the terminal shows: what a run is waiting for, remarks on the way, the table at the end.
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+The labels of the table come from `ntkcl.runs.schema`. The one door to rich.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -11,27 +14,53 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from rich.table import Table
 
 from ntkcl import metrics
-from ntkcl.experiment.events import AHEAD, ANCHORS, AnchorForecast, Baselines, Evaluation, Plan
+from ntkcl.experiment.events import (
+    AHEAD,
+    ANCHORS,
+    AnchorForecast,
+    Baselines,
+    Evaluation,
+    Event,
+    Plan,
+)
+from ntkcl.runs import schema
 
-SHOWN = 8  # candidates at the top of a ranking, and half as many at its end
+# Rows of the table at the end, by key.
+METRICS = ("average_accuracy", "learning_accuracy", "forgetting_chaudhry", "bwt_gem", "fwt_gem")
+AGREEMENT = (
+    "drift_r2",
+    "drift_cosine",
+    "drift_slope",
+    "skill",
+    "change_r2",
+    "spearman_offdiagonal",
+    "spearman_samples",
+    "flip_f1",
+    "trial_r2",
+    "halved_r2",
+)
+OTHERS = ("mean_forgetting_predicted", "verdict", "spearman_pairs")
+CAPTION = (
+    "drift and loss of train inputs, accuracies of test inputs;\n"
+    "boundary and path predict one task ahead"
+)
+TOP = 8  # candidates shown from the top of a ranking, and half as many from its end
+SCORES = ("average_loss", "forgetting", "average_accuracy")  # of a candidate, beside its own score
 
 
 def terminal(quiet: bool = False) -> Console:
+    """The terminal; a quiet one prints nothing."""
     return Console(quiet=quiet)
 
 
-def progress(events: Iterator, anchors, tasks: int, inputs: int, terminal: Console) -> Iterator:
-    """The events as they come, with a line that says what is being waited for and for how long
-    already; where no such line can be drawn, one is printed as each forecast begins."""
-    one_ahead = f"forecasting from boundary: task {{}}, {inputs} inputs"
-    forecasting = [one_ahead] * ("boundary" in anchors)
-    following = ["following task {}"] * ("path" in anchors)
-    one_task = [*forecasting, "training task {}", *following]
-    whole = [anchor for anchor in ANCHORS if anchor in anchors and anchor not in AHEAD]
-    phases = ["learning rate", "untrained network"]
-    phases += [f"forecasting from {anchor}: {tasks} tasks, {inputs} inputs" for anchor in whole]
-    phases += ["baselines"] if anchors else []
-    phases += [phase.format(t) for t in range(tasks) for phase in one_task]
+def progress(
+    events: Iterator[Event], anchors: Sequence[str], tasks: int, inputs: int, terminal: Console
+) -> Iterator[Event]:
+    """The events as they come, with a line that says what is being waited for and for how long.
+
+    Where the terminal cannot redraw such a line, one line is printed as each forecast begins.
+    """
+    first, *following = _phases(anchors, tasks, inputs)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -39,35 +68,45 @@ def progress(events: Iterator, anchors, tasks: int, inputs: int, terminal: Conso
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=terminal, transient=True) as progress:
-        bar = progress.add_task(phases[0], total=len(phases))
-        coming = iter([*phases[1:], "comparing"])
+        bar = progress.add_task(first, total=1 + len(following))
+        coming = iter([*following, "comparing"])
         for event in remarks(events, terminal):
             if not isinstance(event, Evaluation):
                 phase = next(coming, "comparing")
                 progress.update(bar, advance=1, description=phase)
                 if phase.startswith("forecasting") and not terminal.is_terminal:
-                    told(terminal)(phase)
+                    printer(terminal)(phase)
             yield event
 
 
-def remarks(events: Iterable, terminal: Console) -> Iterator:
-    """The events as they come; said on the way: the learning rate, where it is over the limit, and what baselines lack."""
+def _phases(anchors: Sequence[str], tasks: int, inputs: int) -> list[str]:
+    """What a run does, in order; an event ends each."""
+    whole = [anchor for anchor in ANCHORS if anchor in anchors and anchor not in AHEAD]
+    phases = ["learning rate", "untrained network"]
+    phases += [f"forecasting from {anchor}: {tasks} tasks, {inputs} inputs" for anchor in whole]
+    phases += ["baselines"] if anchors else []
+    for t in range(tasks):
+        if "boundary" in anchors:
+            phases.append(f"forecasting from boundary: task {t}, {inputs} inputs")
+        phases.append(f"training task {t}")
+        if "path" in anchors:
+            phases.append(f"following task {t}")
+    return phases
+
+
+def remarks(events: Iterable[Event], terminal: Console) -> Iterator[Event]:
+    """The events as they come.
+
+    Prints the learning rate, a warning where it is over the stability limit, and what baselines
+    lack.
+    """
     for event in events:
         if isinstance(event, Plan):
-            share = event.learning_rate / event.limit
-            of = (
-                f", {share:.3g} of the stability limit {event.limit:.6g}"
-                if np.isfinite(share)
-                else ""
-            )
-            if np.isinf(event.limit):
-                of = ", no stability limit is known for this optimizer"
-            terminal.print(f"learning rate {event.learning_rate:.6g}{of}")
+            terminal.print(f"learning rate {event.learning_rate:.6g}{_share_of_limit(event)}")
         elif isinstance(event, AnchorForecast) and not all(event.stable):
             over = [event.first + k for k, stable in enumerate(event.stable) if not stable]
-            terminal.print(
-                f"[yellow]{event.anchor}: the learning rate is over the stability limit of tasks {over}[/yellow]"
-            )
+            warning = f"the learning rate is over the stability limit of tasks {over}"
+            terminal.print(f"[yellow]{event.anchor}: {warning}[/yellow]")
         elif isinstance(event, Baselines) and event.remark:
             terminal.print(
                 event.remark, style="yellow", markup=False, highlight=False, soft_wrap=True
@@ -75,95 +114,95 @@ def remarks(events: Iterable, terminal: Console) -> Iterator:
         yield event
 
 
-def show(summary: dict, terminal: Console) -> None:
-    """The compact table at the end: what was foretold beside what came."""
-    table = Table(
-        caption="drift, loss: train inputs; accuracies: test\ninputs, for boundary and path one task ahead",
-        caption_justify="left",
-    )
+def _share_of_limit(plan: Plan) -> str:
+    if np.isinf(plan.limit):
+        return ", no stability limit is known for this optimizer"
+    share = plan.learning_rate / plan.limit
+    return f", {share:.3g} of the stability limit {plan.limit:.6g}" if np.isfinite(share) else ""
+
+
+def show(summary: Mapping, terminal: Console) -> None:
+    """The table at the end of a run: measured numbers beside predicted ones, an anchor a column."""
     anchors = summary["forecast"]
-    for heading in ("", "measured", *anchors):
-        table.add_column(heading, justify="left" if not heading else "right")
-    first: dict = next(iter(anchors.values()), {})
-    more = [name for name in metrics.REFERENCED if name in summary["metrics"]]
-    for name in (
-        "average_accuracy",
-        "learning_accuracy",
-        "forgetting_chaudhry",
-        "bwt_gem",
-        "fwt_gem",
-        *more,
-    ):
-        table.add_row(
-            name,
-            _number(summary["metrics"][name]),
-            *(_number(a["metrics"][name]) for a in anchors.values()),
-        )
+    table = _table(CAPTION)
+    table.add_column("")
+    for column in ("measured", *anchors):
+        table.add_column(column, justify="right")
+    _metric_rows(table, summary)
     table.add_section()
-    forgetting = "mean_forgetting_predicted"
-    table.add_row(
-        "forgetting (loss)",
-        _number(first.get("mean_forgetting_measured")),
-        *(_number(a[forgetting]) for a in anchors.values()),
-    )
-    for name in (
-        "drift_r2",
-        "drift_cosine",
-        "drift_slope",
-        "skill",
-        "change_r2",
-        "spearman_offdiagonal",
-        "spearman_samples",
-        "flip_f1",
-        "trial_r2",
-        "halved_r2",
-    ):
-        table.add_row(name, "", *(_number(a[name]) for a in anchors.values()))
-    table.add_row("verdict before training", "", *(a["verdict"] for a in anchors.values()))
+    _agreement_rows(table, anchors)
     table.add_section()
-    table.add_row(
-        "skill over the best baseline",
-        "",
-        *(_best(a["baselines"], "skill", min) for a in anchors.values()),
-    )
-    table.add_row("spearman_pairs", "", *(_number(a["spearman_pairs"]) for a in anchors.values()))
-    table.add_row(
-        "of the best baseline",
-        "",
-        *(_best(a["baselines"], "spearman_pairs", max) for a in anchors.values()),
-    )
+    _baseline_rows(table, anchors)
     table.add_section()
     seconds = summary["seconds"]
-    table.add_row(
-        "seconds",
-        f"{seconds.get('train', 0):.1f}",
-        *(f"{seconds[f'forecast_{a}']:.1f}" for a in anchors),
-    )
+    forecasts = [f"{seconds[f'forecast_{anchor}']:.1f}" for anchor in anchors]
+    table.add_row("training and forecast (s)", f"{seconds.get('train', 0):.1f}", *forecasts)
     terminal.print(table)
 
 
-def _best(baselines, key, choose) -> str:
-    """The number of the baseline that is hardest to beat, by `choose`, and its name."""
-    finite = {
-        name: own[key] for name, own in baselines.items() if np.isfinite(own.get(key, np.nan))
-    }
+def _table(caption: str) -> Table:
+    return Table(caption=caption, caption_justify="left")
+
+
+def _metric_rows(table: Table, summary: Mapping) -> None:
+    referenced = [name for name in metrics.REFERENCED if name in summary["metrics"]]
+    for name in (*METRICS, *referenced):
+        sides = [summary, *summary["forecast"].values()]
+        numbers = [_number(side["metrics"][name]) for side in sides]
+        table.add_row(schema.label(f"metrics.{name}"), *numbers)
+
+
+def _agreement_rows(table: Table, anchors: Mapping[str, Mapping]) -> None:
+    forecasts = anchors.values()
+    first: Mapping = next(iter(forecasts), {})
+    # the label says "predicted", as the column does
+    label = _label("mean_forgetting_predicted").removesuffix(", predicted")
+    predicted = [_number(forecast["mean_forgetting_predicted"]) for forecast in forecasts]
+    table.add_row(label, _number(first.get("mean_forgetting_measured")), *predicted)
+    for name in AGREEMENT:
+        table.add_row(_label(name), "", *(_number(forecast[name]) for forecast in forecasts))
+    table.add_row(_label("verdict"), "", *(forecast["verdict"] for forecast in forecasts))
+
+
+def _baseline_rows(table: Table, anchors: Mapping[str, Mapping]) -> None:
+    forecasts = anchors.values()
+    skills = [_hardest(forecast["baselines"], "skill") for forecast in forecasts]
+    table.add_row("skill over the best baseline", "", *skills)
+    ranks = [_number(forecast["spearman_pairs"]) for forecast in forecasts]
+    table.add_row(_label("spearman_pairs"), "", *ranks)
+    ranks = [_hardest(forecast["baselines"], "spearman_pairs") for forecast in forecasts]
+    table.add_row("the same of the best baseline", "", *ranks)
+
+
+def _label(name: str) -> str:
+    return schema.label(f"forecast.init.{name}")  # every anchor has the same labels
+
+
+def _hardest(baselines: Mapping[str, Mapping], key: str) -> str:
+    """The number and the name of the baseline that is hardest to beat.
+
+    That is the one over which the forecast has least skill, or whose rank correlation is strongest.
+    """
+    numbers = {name: own.get(key, np.nan) for name, own in baselines.items()}
+    finite = {name: value for name, value in numbers.items() if np.isfinite(value)}
     if not finite:
         return "-"
-    name = choose(finite, key=lambda name: abs(finite[name]) if choose is max else finite[name])
+    strength = {n: -value if key == "skill" else abs(value) for n, value in finite.items()}
+    name = max(strength, key=lambda name: strength[name])
     return f"{_number(finite[name])}\n{name}"
 
 
-def _number(value) -> str:
+def _number(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.4f}"
 
 
-def told(terminal: Console) -> Callable[[str], None]:
-    """Prints one line of what is being done."""
+def printer(terminal: Console) -> Callable[[str], None]:
+    """A function that prints one line of what is being done."""
     return lambda line: terminal.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True)
 
 
-def pointed(what: str, folder: Path, terminal: Console) -> None:
-    """Prints one line: what lies where. A folder's name may hold what rich takes for markup."""
+def print_path(what: str, folder: Path, terminal: Console) -> None:
+    """One line: what lies where. Markup in the name of a folder is printed as it is."""
     terminal.print(f"[dim]{escape(what)} ->[/dim] {escape(str(folder))}", soft_wrap=True)
 
 
@@ -174,42 +213,43 @@ def waiting(what: str, terminal: Console) -> Iterator[None]:
         yield
 
 
-def show_ranking(rows: Sequence[dict], summary: dict, terminal: Console) -> None:
-    """The best candidates, the last, and every one that was trained; how well the ranking was right."""
+def show_ranking(rows: Sequence[Mapping], summary: Mapping, terminal: Console) -> None:
+    """The best and the last candidates and every trained one, then how right the ranking was."""
     score, part = summary["score"], summary["part"]
-    names = list(
-        dict.fromkeys(
-            name for row in rows for name in row if not name.startswith(("predicted_", "measured_"))
-        )
-    )
-    shown = [
-        k
-        for k, row in enumerate(rows)
-        if k < SHOWN or k >= len(rows) - SHOWN // 2 or f"measured_{score}_{part}" in row
-    ]
-    columns = [
-        f"{quantity}_{part}"
-        for quantity in dict.fromkeys((score, "average_loss", "forgetting", "average_accuracy"))
-    ]
-    table = Table(
-        caption=f"{len(rows)} candidates by predicted {score} on {part} inputs",
-        caption_justify="left",
-    )
-    for heading in ("", *names, *columns, f"measured {score}"):
+    columns = [f"{quantity}_{part}" for quantity in dict.fromkeys((score, *SCORES))]
+    settings = _settings(rows)
+    table = _table(f"{len(rows)} candidates by predicted {score} on {part} inputs")
+    for heading in ("", *settings, *columns, f"measured {score}"):
         table.add_column(heading.replace("_", " "), justify="right")
-    for k in shown:
-        told = [_number(rows[k][f"predicted_{column}"]) for column in columns]
-        values = (_short(rows[k].get(name)) for name in names)
-        measured = rows[k].get(f"measured_{score}_{part}")
-        lost = measured is not None and measured != measured
-        table.add_row(str(k + 1), *values, *told, "diverged" if lost else _number(measured))
+    for place, row in enumerate(rows):
+        measured = row.get(f"measured_{score}_{part}")
+        ends = place < TOP or place >= len(rows) - TOP // 2
+        if ends or f"measured_{score}_{part}" in row:
+            values = [_setting(row.get(name)) for name in settings]
+            predicted = [_number(row[f"predicted_{column}"]) for column in columns]
+            table.add_row(str(place + 1), *values, *predicted, _measured(measured))
     terminal.print(table)
     if summary["verified"]:
         terminal.print(
-            f"{summary['verified']} trained, {summary['diverged']} diverged: Spearman {_number(summary['spearman'])}, "
-            f"regret of the best predicted {_number(summary['regret'])}, {_number(summary['regret_share'])} of the range"
+            f"{summary['verified']} trained, {summary['diverged']} diverged: "
+            f"Spearman {_number(summary['spearman'])}, "
+            f"regret of the best predicted {_number(summary['regret'])}, "
+            f"{_number(summary['regret_share'])} of the range"
         )
 
 
-def _short(value) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+def _settings(rows: Sequence[Mapping]) -> list[str]:
+    """What tells candidates apart, in the order in which it appears."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in names if not name.startswith(("predicted_", "measured_"))]
+
+
+def _setting(value) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _measured(value: float | None) -> str:
+    diverged = value is not None and value != value
+    return "diverged" if diverged else _number(value)

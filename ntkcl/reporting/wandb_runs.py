@@ -1,7 +1,7 @@
-"""A finished run in Weights & Biases, from its folder: the same numbers, on axes of our own. The one door to wandb.
+"""A finished run in Weights & Biases, from its folder: the same numbers, over axes of our own.
 
-Offline unless told otherwise; `wandb sync FOLDER` sends an offline run later. A run is marked as logged when it is so as a whole:
-`track` begins again what a process that died has left.
+Offline by default; `wandb sync FOLDER` sends an offline run later. A run is marked as logged once
+all of it is: `track` starts again where a process has died. The one door to wandb.
 """
 
 import contextlib
@@ -13,12 +13,17 @@ import numpy as np
 import pandas as pd
 import wandb
 
+from ntkcl.runs import schema
 from ntkcl.runs.files import LOGGED, load, load_plan, logged
 from ntkcl.runs.identity import Run
 from ntkcl.runs.stored import Damaged
 
-ONLINE = "run `wandb login`, or use tracking=offline, or tracking.fallback=true, which is offline where online fails"
-# Of the machine that a run was made on its summary tells; it may be another than this one.
+Mode = Literal["online", "offline", "disabled"]
+ONLINE = (
+    "run `wandb login`, or use tracking=offline, or tracking.fallback=true, which is offline where "
+    "online fails"
+)
+# The summary says on which machine a run was made; W&B would log this one, which may be another.
 SETTINGS: dict[str, Any] = dict(
     silent=True, console="off", x_disable_stats=True, x_disable_machine_info=True
 )
@@ -30,18 +35,24 @@ FILES = (
     "candidates.parquet",
     "arrays.npz",
 )
+# Keys of the summary that are logged as tables or within the history.
+MATRICES = {
+    f"{row.key}{part}" for row in (*schema.SCORES, *schema.UNTRAINED) for part in ("", "_train")
+}
 
 
 def check(fallback: bool = False) -> None:
-    """ValueError where runs that are to go online have no key or a malformed one, and no fallback:
-    raised before anything is computed."""
+    """ValueError where online runs have no key or a malformed one, and there is no fallback.
+
+    Called before anything is computed.
+    """
     if fallback:
         return
     try:
-        there = wandb.login(prompt=False)
+        logged_in = wandb.login(prompt=False)
     except (wandb.errors.Error, ValueError) as error:
         raise ValueError(f"tracking.mode=online: {error}; {ONLINE}") from error
-    if not there:
+    if not logged_in:
         raise ValueError(f"tracking.mode=online: no API key is configured; {ONLINE}")
 
 
@@ -75,20 +86,14 @@ def track(run: Run) -> bool:
 
 
 def _log(run: Run) -> None:
-    folder = run.folder
     with _opened(run) as logger:
         if run.job == "run":
-            _run(logger, folder)
+            _log_run(logger, run.folder)
         else:
-            _plan(logger, folder)
-        _pictures(logger, folder)
+            _log_plan(logger, run.folder)
+        _log_figures(logger, run.folder)
         if run.tracking.artifacts:
-            artifact = wandb.Artifact(f"{run.id}-results", type="results")
-            for path in (folder / name for name in FILES):
-                if path.exists():
-                    # No copy of it: runs are never changed.
-                    artifact.add_file(str(path.absolute()), policy="immutable")
-            logger.log_artifact(artifact)
+            _log_files(logger, run.folder)
 
 
 @contextlib.contextmanager
@@ -112,104 +117,108 @@ def _opened(run: Run) -> Iterator:
         yield logger
 
 
-def _run(run, folder):
-    """History by task and by step, R matrices as tables, the summary, its nesting as slashes."""
+def _log_run(run: Any, folder: Path) -> None:
+    """History by task and by step, R matrices as tables, the summary with slashes for dots."""
     summary, _, arrays = load(folder)
     _declare_axes(run)
-    _history(run, arrays["losses"], summary)
-    if (inside := folder / "curves.parquet").exists():
-        _curves(run, pd.read_parquet(inside))
+    _log_history(run, arrays["losses"], summary)
+    if (curves := folder / "curves.parquet").exists():
+        _log_curves(run, pd.read_parquet(curves))
     # In the history W&B would draw a panel of each table's number of rows and columns.
     run.summary.update({f"R_{name}": _table(R) for name, R in _matrices(summary).items()})
-    run.summary.update(_by_path({key: summary[key] for key in summary if key not in _MATRICES}))
-
-
-def _plan(run, folder):
-    """Candidates as a table, the summary."""
-    summary, rows = load_plan(folder)
-    rows = rows.astype(object).where(rows.notna(), None)
-    told = wandb.Table(columns=list(rows.columns), data=rows.to_numpy().tolist())
-    run.summary.update({"candidates": told})
     run.summary.update(_by_path(summary))
 
 
-def _pictures(run, folder):
-    run.log(
-        {
-            f"figures/{path.stem}": wandb.Image(str(path))
-            for path in sorted((folder / "figures").glob("*.png"))
-        }
-    )
+def _log_plan(run: Any, folder: Path) -> None:
+    """Candidates as a table, the summary."""
+    summary, rows = load_plan(folder)
+    rows = rows.astype(object).where(rows.notna(), None)
+    candidates = wandb.Table(columns=list(rows.columns), data=rows.to_numpy().tolist())
+    run.summary.update({"candidates": candidates})
+    run.summary.update(_by_path(summary))
 
 
-_MATRICES = {f"{name}{part}" for name in ("R", "R_loss", "b", "b_loss") for part in ("", "_train")}
+def _log_figures(run: Any, folder: Path) -> None:
+    paths = sorted((folder / "figures").glob("*.png"))
+    run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in paths})
 
 
-def _declare_axes(run):
-    run.define_metric("task")
-    run.define_metric("step")
-    for key in ("train/loss", "curve/*"):
-        run.define_metric(key, step_metric="step")
-    for key in ("acc/*", "loss/*", "forecast/*", "kernel/*"):
-        run.define_metric(key, step_metric="task")
+def _log_files(run: Any, folder: Path) -> None:
+    artifact = wandb.Artifact(f"{run.id}-results", type="results")
+    for path in (folder / name for name in FILES):
+        if path.exists():
+            # "immutable" makes no copy of the file: runs are never changed
+            artifact.add_file(str(path.absolute()), policy="immutable")
+    run.log_artifact(artifact)
 
 
-def _history(run, losses, summary):
-    tasks, begin = len(losses), 0
-    for i in range(tasks):
-        own = losses[i][~np.isnan(losses[i])]
+def _declare_axes(run: Any) -> None:
+    """Each key of the history over `task` or over `step`, as `ntkcl.runs.schema` has it."""
+    for axis, rows in schema.HISTORY.items():
+        run.define_metric(axis)
+        patterns = dict.fromkeys(_glob(row.key) for row in rows)
+        for pattern in patterns:
+            run.define_metric(pattern, step_metric=axis)
+
+
+def _glob(key: str) -> str:
+    """W&B's pattern of a key: a star in place of its first placeholder and all that follows."""
+    start, placeholder, _ = key.replace(".", "/").partition("<")
+    return f"{start}*" if placeholder else start
+
+
+def _log_history(run: Any, losses: np.ndarray, summary: Mapping) -> None:
+    """`train/loss` over `step`, about 50 points a task, and after each task the scores."""
+    begin = 0
+    for task, padded in enumerate(losses):
+        own = padded[~np.isnan(padded)]
         for step in range(0, len(own), max(1, len(own) // 50)):
             run.log({"train/loss": own[step], "step": begin + step})
         begin += len(own)
-        row = {"task": i, "step": begin}
-        if (ratio := summary["kernel"]["top_ratio"][i]) is not None:
-            row[f"kernel/{i}_{i}/top_ratio"] = ratio
-        for prefix, source in [("", summary)] + [
-            (f"forecast/{a}/", s) for a, s in summary["forecast"].items()
-        ]:
-            for key, R in (("acc", "R"), ("loss", "R_loss")):
-                row |= {
-                    f"{prefix}{key}/{j}": float(np.array(source[R], float)[i, j])
-                    for j in range(tasks)
-                }
+        run.log({"task": task, "step": begin} | _after_task(task, summary))
+
+
+def _after_task(task: int, summary: Mapping) -> dict[str, float]:
+    """Accuracy and loss on each task, measured and predicted, and the drift of the kernel."""
+    row: dict[str, float] = {}
+    if (ratio := summary["kernel"]["top_ratio"][task]) is not None:
+        row[f"kernel/{task}_{task}/top_ratio"] = ratio
+    sides = {"": summary} | {f"forecast/{a}/": one for a, one in summary["forecast"].items()}
+    for prefix, side in sides.items():
+        for key, name in (("acc", "R"), ("loss", "R_loss")):
+            scores = np.array(side[name], float)[task]
+            row |= {f"{prefix}{key}/{j}": float(score) for j, score in enumerate(scores)}
+    return row
+
+
+def _log_curves(run: Any, curves: pd.DataFrame) -> None:
+    """`curve/acc/<task>` and `curve/loss/<task>` on test inputs, over `step`."""
+    for step, rows in curves.groupby("step"):
+        scores = rows.set_index("evaluated")
+        row: dict[str, Any] = {"step": int(step)}
+        for key, name in (("acc", "accuracy"), ("loss", "loss")):
+            row |= {f"curve/{key}/{j}": scores.at[j, name] for j in scores.index}
         run.log(row)
 
 
-def _curves(run, inside):
-    """`curve/acc/<j>` and `curve/loss/<j>` on test inputs, over `step`."""
-    for step, rows in inside.groupby("step"):
-        each = rows.set_index("evaluated")
-        row = {
-            f"curve/{key}/{j}": each.at[j, name]
-            for key, name in (("acc", "accuracy"), ("loss", "loss"))
-            for j in each.index
-        }
-        run.log(row | {"step": int(step)})
+def _matrices(summary: Mapping) -> dict[str, Any]:
+    forecasts = {f"forecast_{anchor}": one["R"] for anchor, one in summary["forecast"].items()}
+    return {"measured": summary["R"]} | forecasts
 
 
-def _matrices(summary):
-    return {"measured": summary["R"]} | {
-        f"forecast_{anchor}": numbers["R"] for anchor, numbers in summary["forecast"].items()
-    }
+def _table(R: Any) -> wandb.Table:
+    columns: list[str | int] = ["after task", *(f"task {j}" for j in range(len(R)))]
+    rows = [[i, *map(float, row)] for i, row in enumerate(np.array(R, float))]
+    return wandb.Table(columns=columns, data=rows)
 
 
-def _table(R):
-    columns = ["after task", *(f"task {j}" for j in range(len(R)))]
-    return wandb.Table(
-        columns=columns, data=[[i, *map(float, row)] for i, row in enumerate(np.array(R, float))]
-    )
-
-
-def _by_path(nested, prefix=""):
-    """Scalars, texts and short lists by path; matrices are tables of their own."""
-    flat = {}
+def _by_path(nested: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Numbers, texts and lists by path; matrices are left out, they are tables of their own."""
+    flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, dict):
             flat |= _by_path(value, f"{prefix}{key}/")
-        elif key not in _MATRICES:
-            flat[prefix + key] = (
-                np.asarray(value).tolist()
-                if isinstance(value, (list, tuple, np.ndarray))
-                else value
-            )
+        elif key not in MATRICES:
+            is_list = isinstance(value, (list, tuple, np.ndarray))
+            flat[prefix + key] = np.asarray(value).tolist() if is_list else value
     return flat

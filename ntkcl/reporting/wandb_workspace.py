@@ -1,6 +1,7 @@
-"""The dashboard in Weights & Biases, built from `ntkcl.reporting.panels`: a workspace and a report. The one door to wandb-workspaces.
+"""The panels of `ntkcl.reporting.panels` as a workspace and a report of Weights & Biases.
 
-The package comes with the extra `dashboards`. Building asks no network; `save` does.
+The one door to wandb-workspaces, which comes with the extra `dashboards`. Building needs no network
+(except for `report`, which looks its project up); saving does.
 """
 
 import warnings
@@ -8,14 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from ntkcl.reporting.panels import Panel, Section
+from ntkcl.runs import schema
 from ntkcl.runs.settings import GROUPS
 
-TASKS = 20  # whose history has a line of its own
+TASKS = 20  # tasks with a line of their own; more colours cannot be distinguished
+RUNS = 10  # runs drawn at once in a history
+FIGURES = ("R", "drift", "forgetting")
 
 
-def _library():
+def _library() -> tuple[Any, Any]:
     try:
-        with warnings.catch_warnings():  # its own, of the pydantic that it is written for
+        with warnings.catch_warnings():  # its own, about the pydantic that it was written for
             warnings.simplefilter("ignore")
             import wandb_workspaces.reports.v2 as reports
             import wandb_workspaces.workspaces as workspaces
@@ -30,38 +34,34 @@ def _library():
 def workspace(
     sections: Sequence[Section], name: str, project: str, entity: str, experiment: str | None = None
 ) -> Any:
-    """A workspace with a section for each of ours, one for the history within the stream, one for the matrices.
+    """A workspace: the given sections, one for the history of the stream, one for R matrices.
 
     Arguments:
-      sections: as `ntkcl.reporting.panels.sections` makes them.  name: of the view.  project, entity: where the runs are.
-      experiment: shows the runs of this experiment_name alone.
+      sections: as `ntkcl.reporting.panels.sections` makes them.
+      name: of the view.  project, entity: where the runs are.
+      experiment: the experiment_name whose runs alone are shown; None shows all.
     Raises ValueError where wandb-workspaces is not installed.
     """
     reports, workspaces = _library()
-    made = [
-        workspaces.Section(
-            name=one.title,
-            panels=[drawn for panel in one.panels for drawn in _drawn(reports, panel)],
-            is_open=True,
-        )
-        for one in sections
-    ]
-    made.append(
-        workspaces.Section(name="Within the stream", panels=_history(reports), is_open=True)
-    )
-    made.append(
-        workspaces.Section(name="Accuracy matrices", panels=_matrices(reports), is_open=False)
-    )
-    shown = workspaces.RunsetSettings(filters=_filters(experiment))
+    built = [(one.title, _panels(reports, one), True) for one in sections]
+    built.append(("Within the stream", _history(reports), True))
+    built.append(("Accuracy matrices", _matrices(reports), False))
     return workspaces.Workspace(
-        entity=entity, project=project, name=name, sections=made, runset_settings=shown
+        entity=entity,
+        project=project,
+        name=name,
+        sections=[
+            workspaces.Section(name=title, panels=panels, is_open=is_open)
+            for title, panels, is_open in built
+        ],
+        runset_settings=workspaces.RunsetSettings(filters=_filters(experiment)),
     )
 
 
 def report(
     sections: Sequence[Section], name: str, project: str, entity: str, experiment: str | None = None
 ) -> Any:
-    """The same panels as a report, each section under its question. It looks its project up online; arguments as `workspace`."""
+    """The same panels as a report, each section under its question; arguments as `workspace`."""
     reports, _ = _library()
     blocks = blocks_of(sections)
     runs = reports.Runset(
@@ -74,101 +74,96 @@ def report(
         project=project,
         entity=entity,
         title=name,
-        description="Forgetting, foretold and measured",
+        description="Forgetting, predicted and measured",
         blocks=blocks,
     )
 
 
 def blocks_of(sections: Sequence[Section]) -> list:
-    """A report's headings, questions and grids of panels, still without runs."""
+    """A report's headings, questions and grids of panels, not yet with runs."""
     reports, _ = _library()
     blocks: list = [reports.TableOfContents()]
     for one in sections:
-        panels = [drawn for panel in one.panels for drawn in _drawn(reports, panel)]
-        blocks += [
-            reports.H2(text=one.title),
-            reports.P(text=one.question),
-            reports.PanelGrid(panels=panels),
-        ]
-    return [
-        *blocks,
-        reports.H2(text="Within the stream"),
-        reports.PanelGrid(panels=_history(reports)),
-    ]
+        grid = reports.PanelGrid(panels=_panels(reports, one))
+        blocks += [reports.H2(text=one.title), reports.P(text=one.question), grid]
+    history = reports.PanelGrid(panels=_history(reports))
+    return [*blocks, reports.H2(text="Within the stream"), history]
 
 
-def _filters(experiment):
+def _filters(experiment: str | None) -> str:
     return f"Config('experiment_name') = '{experiment}'" if experiment else ""
 
 
-def _drawn(reports, panel: Panel) -> list:
-    """One plot of W&B or several: its scatter plots, which are what draws a number over a setting, have one number each."""
+def _panels(reports: Any, section: Section) -> list:
+    return [plot for panel in section.panels for plot in _plots(reports, panel)]
+
+
+def _plots(reports: Any, panel: Panel) -> list:
+    """The plots of a panel: one, or one a number where lines and dots are scatter plots of W&B.
+
+    Its scatter plots alone draw a number over a setting, and each draws a single number.
+    """
     if panel.kind == "bar":
-        return [
-            reports.BarPlot(
-                title=panel.title,
-                metrics=[_metric(reports, name) for name in panel.y],
-                groupby=_setting(reports, panel.x),
-                groupby_aggfunc="mean",
-                groupby_rangefunc="stderr",
-                title_x=panel.label,
-            )
-        ]
+        return [_bars(reports, panel)]
+    scatter = panel.kind == "scatter"
+    x = _metric(reports, panel.x) if scatter else _setting(reports, panel.x)
     return [
         reports.ScatterPlot(
-            title=panel.title if len(panel.y) == 1 else f"{panel.title}: {name}",
-            x=_metric(reports, panel.x) if panel.kind == "scatter" else _setting(reports, panel.x),
+            title=panel.title if len(panel.y) == 1 else schema.capital(schema.heading(name)),
+            x=x,
             y=_metric(reports, name),
             running_ymean=panel.kind == "line",
-            regression=panel.kind == "scatter",
+            regression=scatter,
         )
         for name in panel.y
     ]
 
 
-def _history(reports) -> list:
-    def over_tasks(title, key, label):
-        return reports.LinePlot(
-            title=title,
-            x="task",
-            y=[key.format(j) for j in range(TASKS)],
-            title_y=label,
-            max_runs_to_show=10,
-        )
-
-    return [
-        over_tasks("Accuracy on each task", "acc/{}", "test accuracy"),
-        over_tasks("The same, foretold from init", "forecast/init/acc/{}", "test accuracy"),
-        over_tasks("Loss on each task", "loss/{}", "test loss"),
-        over_tasks(
-            "Kernel drift: top eigenvalue over that at initialisation",
-            "kernel/{0}_{0}/top_ratio",
-            "ratio",
-        ),
-        reports.LinePlot(
-            title="Training loss", x="step", y=["train/loss"], title_y="loss", max_runs_to_show=10
-        ),
-    ]
+def _bars(reports: Any, panel: Panel) -> Any:
+    return reports.BarPlot(
+        title=panel.title,
+        metrics=[_metric(reports, name) for name in panel.y],
+        groupby=_setting(reports, panel.x),
+        groupby_aggfunc="mean",
+        groupby_rangefunc="stderr",
+        title_x=panel.label,
+    )
 
 
-def _matrices(reports) -> list:
-    tables = [
-        reports.WeavePanelSummaryTable(table_name=name)
-        for name in ("R_measured", "R_forecast_init", "R_forecast_boundary")
-    ]
-    return [
-        *tables,
-        reports.MediaBrowser(
-            title="Figures",
-            media_keys=["figures/R", "figures/drift", "figures/forgetting"],
-            num_columns=3,
-        ),
-    ]
+def _history(reports: Any) -> list:
+    """Lines over the tasks, one a task, and the training loss over the steps."""
+    over_tasks = (
+        "acc.<task>",
+        "forecast.init.acc.<task>",
+        "loss.<task>",
+        "kernel.<task>_<task>.top_ratio",
+    )
+    plots = [_lines(reports, "task", key, range(TASKS)) for key in over_tasks]
+    return [*plots, _lines(reports, "step", "train.loss")]
 
 
-def _metric(reports, name: str):
+def _lines(reports: Any, axis: str, key: str, tasks: Sequence[int] = (0,)) -> Any:
+    """A plot of a history's key over its axis, a line for each task that it names."""
+    names = dict.fromkeys(key.replace("<task>", str(task)) for task in tasks)
+    return reports.LinePlot(
+        title=schema.capital(schema.heading(key)),
+        x=axis,
+        y=[name.replace(".", "/") for name in names],
+        title_y=schema.axis(key),
+        max_runs_to_show=RUNS,
+    )
+
+
+def _matrices(reports: Any) -> list:
+    names = ("R_measured", "R_forecast_init", "R_forecast_boundary")
+    tables = [reports.WeavePanelSummaryTable(table_name=name) for name in names]
+    keys = [f"figures/{name}" for name in FIGURES]
+    return [*tables, reports.MediaBrowser(title="Figures", media_keys=keys, num_columns=3)]
+
+
+def _metric(reports: Any, name: str) -> Any:
     return reports.SummaryMetric(name.replace(".", "/"))
 
 
-def _setting(reports, name: str):
+def _setting(reports: Any, name: str) -> Any:
     return reports.Config(f"chosen.{name}" if name in GROUPS else name)

@@ -1,7 +1,8 @@
-"""Which runs: a condition on the columns of the sweep table, read by an allow-list of its syntax.
+"""Conditions on the columns of the sweep table, read by an allow-list of their syntax.
 
-Nothing in a condition is ever run as code: it is parsed, every node that is not on the list is
-refused, and the rest is evaluated here. Calculations, calls, attributes and subscripts are refused.
+Nothing in a condition is ever run as code. Python's parser makes a tree of it, every node that is
+not on the list is refused, and the rest is evaluated here. Calculations, calls, attributes and
+subscripts are refused.
 """
 
 import ast
@@ -31,17 +32,17 @@ LONGEST = 10_000  # characters
 
 
 def holds(condition: str, table: pd.DataFrame) -> pd.Series:
-    """Row by row, whether a condition holds; names with dots stand in backticks.
+    """Whether a condition holds, row by row; names with dots stand in backticks.
 
-    `&`, `|`, `~` are `and`, `or`, `not`; `==` with a list is `in`; `== None` finds what is missing.
-    Raises ValueError, one line, for a condition outside the allow-list, for a column there is not,
-    for sides that cannot be compared.
+    `&`, `|`, `~` are `and`, `or`, `not`; `==` with a list is `in`; `== None` finds missing values.
+    Raises ValueError, one line, for a condition outside the allow-list, for a column that is not in
+    the table, for sides that cannot be compared.
     """
     if len(condition) > LONGEST:
         raise ValueError(f"longer than {LONGEST} characters; {EXPECTED}")
     quoted: dict[str, str] = {}
 
-    def plain(match):
+    def plain(match: re.Match) -> str:
         text, name, sign = match.groups()
         if text is not None:
             return text
@@ -61,10 +62,12 @@ def holds(condition: str, table: pd.DataFrame) -> pd.Series:
 
 
 class _Columns:
-    def __init__(self, table, quoted):
+    """The columns of a table by their names, or by the names that stand for quoted ones."""
+
+    def __init__(self, table: pd.DataFrame, quoted: dict[str, str]):
         self.table, self.quoted = table, quoted
 
-    def __getitem__(self, name) -> pd.Series:
+    def __getitem__(self, name: str) -> pd.Series:
         name = self.quoted.get(name, name)
         if name not in self.table:
             last = name.split(".")[-1]
@@ -74,7 +77,7 @@ class _Columns:
         return self.table[name]
 
 
-def _truth(node, columns) -> pd.Series:
+def _truth(node: ast.expr, columns: _Columns) -> pd.Series:
     """A node that is true or false of each row."""
     if isinstance(node, ast.BoolOp):
         joined = operator.and_ if isinstance(node.op, ast.And) else operator.or_
@@ -99,7 +102,7 @@ def _truth(node, columns) -> pd.Series:
     return column.map(lambda value: value is True).astype(bool)
 
 
-def _side(node, columns) -> Any:
+def _side(node: ast.expr, columns: _Columns) -> Any:
     """A column, a constant, or a list of constants."""
     if isinstance(node, ast.Name):
         return columns[node.id]
@@ -108,7 +111,7 @@ def _side(node, columns) -> Any:
     return _constant(node, columns)
 
 
-def _constant(node, columns):
+def _constant(node: ast.expr, columns: _Columns) -> Any:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         value = _constant(node.operand, columns)
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -118,8 +121,8 @@ def _constant(node, columns):
     raise ValueError(f"{_name(node, columns)} is not allowed{_hint(node, columns)}; {EXPECTED}")
 
 
-def _pair(op, left, right) -> pd.Series:
-    """One comparison; between two constants there is none."""
+def _pair(op: ast.cmpop, left: Any, right: Any) -> pd.Series:
+    """One comparison, at least one side of which is a column."""
     if isinstance(op, ast.In | ast.NotIn):
         if not isinstance(left, pd.Series) or not isinstance(right, list):
             raise ValueError(
@@ -142,7 +145,7 @@ def _pair(op, left, right) -> pd.Series:
     return COMPARED[type(op)](left, right).astype(bool)
 
 
-def _name(node, columns) -> str:
+def _name(node: ast.expr, columns: _Columns) -> str:
     """A node as it was written, cut short."""
     text = ast.unparse(node)
     for short, name in columns.quoted.items():
@@ -150,8 +153,8 @@ def _name(node, columns) -> str:
     return re.sub(r"\s+", " ", text)[:60]
 
 
-def _hint(node, columns) -> str:
-    """What a name with dots lacks."""
+def _hint(node: ast.expr, columns: _Columns) -> str:
+    """That a name with dots needs backticks, where it is a column."""
     name = ast.unparse(node)
     dotted = isinstance(node, ast.Attribute) and name in columns.table
     return f"; settings with dots stand in backticks: `{name}`" if dotted else ""

@@ -1,5 +1,7 @@
 """The contents of `rows.parquet`, `curves.parquet` and `arrays.npz`."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
@@ -7,73 +9,88 @@ from ntkcl.experiment.record import Record, curves
 from ntkcl.experiment.scores import PARTS, sample_losses, score_matrices
 from ntkcl.types import Loss, Rows, Stream
 
-FORGOTTEN = 24  # samples of each run that are kept to be looked at
+FORGOTTEN = 24  # samples of each run that are stored as images for the report
 
 
 def rows(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.DataFrame:
-    """One row for each (part, what, trained, evaluated): accuracy, loss, root mean square drift
-    since `evaluated` was learned.
+    """One row for each (part, what, trained, evaluated).
 
-    `what` is `measured` or an anchor; `trained` = -1 is the untrained network. `coordinates` are
-    repeated in every row.
+    `what` is `measured` or an anchor; `trained` is the task trained last, -1 of the untrained
+    network; `evaluated` the task of the inputs. Each has `accuracy`, `loss` and `drift_rms`, the
+    root mean square drift since `evaluated` was learned. `coordinates` are repeated in every row.
     """
-    table = []
-    for part in PARTS:
-        own = getattr(Rows.of(stream), part)
-        for what in ("measured", *record.changes):
-            scores = score_matrices(record.outputs(what), stream, part, loss)
-            accuracy, value = (
-                np.vstack([scores[b], scores[R]]) for b, R in (("b", "R"), ("b_loss", "R_loss"))
-            )
-            for i in range(len(stream) + 1):
-                for j, task in enumerate(stream):
-                    drift = record.drift(what, j, i - 1, own[j])[:, np.flatnonzero(task.head)]
-                    rms = float(np.sqrt(np.mean(drift**2))) if i > j else float("nan")
-                    where = {"part": part, "what": what, "trained": i - 1, "evaluated": j}
-                    table.append(
-                        coordinates
-                        | where
-                        | {"accuracy": accuracy[i, j], "loss": value[i, j], "drift_rms": rms}
-                    )
-    return pd.DataFrame(table)
+    whats = ("measured", *record.changes)
+    return pd.DataFrame(
+        [
+            coordinates | {"part": part, "what": what} | row
+            for part in PARTS
+            for what in whats
+            for row in _scored(record, stream, loss, part, what)
+        ]
+    )
+
+
+def _scored(
+    record: Record, stream: Stream, loss: Loss, part: str, what: str
+) -> Iterator[dict[str, float]]:
+    """The rows of one side on one part of the inputs."""
+    scores = score_matrices(record.outputs(what), stream, part, loss)
+    accuracy = np.vstack([scores["b"], scores["R"]])
+    value = np.vstack([scores["b_loss"], scores["R_loss"]])
+    inputs = getattr(Rows.of(stream), part)
+    for i in range(len(stream) + 1):
+        for j, task in enumerate(stream):
+            drift = record.drift(what, j, i - 1, inputs[j])[:, np.flatnonzero(task.head)]
+            yield {
+                "trained": i - 1,
+                "evaluated": j,
+                "accuracy": accuracy[i, j],
+                "loss": value[i, j],
+                "drift_rms": float(np.sqrt(np.mean(drift**2))) if i > j else float("nan"),
+            }
 
 
 def within(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.DataFrame | None:
-    """One row for each (step, evaluated), `step` since the stream began: accuracy and loss, test
-    inputs; None where nobody looked."""
-    if not record.looks:
+    """One row for each (step, evaluated): accuracy and loss on test inputs within training.
+
+    `step` counts from the beginning of the stream. None where nothing was evaluated on the way.
+    """
+    if not record.evaluations:
         return None
     return pd.DataFrame([coordinates | row for row in curves(record, stream, loss)])
 
 
 def arrays(record: Record, stream: Stream, loss: Loss) -> dict[str, np.ndarray]:
-    """What the summary was made from: outputs and predicted changes of every input, targets, heads,
-    losses of every step, NaN beyond a task's last.
+    """What the summary was made from.
 
-    `start_train[j]`, `start_test[j]` tell where the inputs of task j begin among the N. `forgotten`
-    are the rows among the N of the test inputs forgotten most, see there, and `forgotten_x` the
-    inputs themselves.
+    measured [T+1, N, c], changes_<anchor> [T, N, c]: outputs and predicted changes.
+    targets [N, c], heads [T, c]; losses [T, S], NaN beyond a task's last step.
+    start_train, start_test [T]: where the inputs of each task begin among the N.
+    forgotten, forgotten_x: see `forgotten`, rows among the N and the inputs themselves.
     """
-    parts = Rows.of(stream)
+    inputs = Rows.of(stream)
     targets = [task.train.y for task in stream] + [task.test.y for task in stream]
-    rows, inputs = forgotten(record, stream, loss)
+    rows, images = forgotten(record, stream, loss)
     return {
         "measured": record.measured,
         **{f"changes_{anchor}": values for anchor, values in record.changes.items()},
         "targets": np.concatenate(targets),
         "heads": np.stack([task.head for task in stream]),
         "losses": record.losses,
-        "start_train": np.array([s.start for s in parts.train]),
-        "start_test": np.array([s.start for s in parts.test]),
+        "start_train": np.array([own.start for own in inputs.train]),
+        "start_test": np.array([own.start for own in inputs.test]),
         "forgotten": rows,
-        "forgotten_x": inputs,
+        "forgotten_x": images,
     }
 
 
 def forgotten(record: Record, stream: Stream, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
-    """The `FORGOTTEN` test inputs of old tasks whose loss rose most from just after their task to
-    the end, most first: their rows among the N [k], and themselves [k, *shape] in float32. k is 0
-    where nothing is old, or training diverged."""
+    """The `FORGOTTEN` test inputs of old tasks whose loss rose most, the largest rise first.
+
+    The rise is from just after the input's task to the end of the stream.
+    Returns: their rows among the N [k], and the inputs [k, *shape] in float32. k is 0 where there
+      is no old task, or training diverged.
+    """
     rises, rows, inputs = [], [], []
     for s, own in enumerate(Rows.of(stream).test[:-1]):
         test, head = stream[s].test, stream[s].head

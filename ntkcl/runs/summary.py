@@ -1,10 +1,10 @@
 """The contents of `summary.json`."""
 
-import difflib
 import platform
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,145 +16,116 @@ from ntkcl.experiment.scores import PARTS, score_matrices
 from ntkcl.runs import machine
 from ntkcl.runs.files import SCHEMA
 from ntkcl.types import Loss, Stream
-from ntkcl.validation import SettingError
 
 SCORES = ("metrics", "metrics_loss")
+MATRICES = ("R", "R_loss", "b", "b_loss")
+NAN = float("nan")
+References = Mapping[str, Mapping]  # kind, such as single: accuracy and loss [T]
 
 
 def summarise(
-    record: Record, stream: Stream, loss: Loss, references: Mapping[str, Mapping] | None = None
-) -> dict:
-    """The contents of `summary.json`: R, b, metrics on test inputs; agreement of forecasts on train
-    inputs, and under `test`.
+    record: Record, stream: Stream, loss: Loss, references: References | None = None
+) -> dict[str, Any]:
+    """The contents of `summary.json`; `ntkcl.runs.schema` says what each key means.
 
-    `references`: the scores of what `ntkcl.experiment.references` trains, by kind. Given, they are
-    told beside those of the untrained network, and `metrics` and `metrics_loss` hold what can be
-    said with them.
+    R, b and metrics are those of test inputs. Forecasts agree on train inputs, and under `test` on
+    test inputs.
+
+    Arguments:
+      references: the scores of what `ntkcl.experiment.references` trains, by kind. They are stored
+        beside those of the untrained network, and the metrics that need them are added.
     """
     references = references or {}
-    measured = {part: score_matrices(record.measured, stream, part, loss) for part in PARTS}
-    forecasts = {}
-    for anchor in record.changes:
-        train, test = (compare(record, anchor, stream, part, loss) for part in PARTS)
-        matrices = {key: test[key] for key in ("R", "R_loss", *SCORES)} | {
-            "R_train": train["R"],
-            "R_loss_train": train["R_loss"],
-        }
-        matrices |= {
-            key: matrices[key] | more for key, more in _referenced(test, references).items()
-        }
-        agreement = {
-            key: value
-            for key, value in train.items()
-            if key not in ("R", "R_loss", "b", "b_loss", *SCORES)
-        }
-        forecasts[anchor] = (
-            matrices
-            | agreement
-            | record.numerics[anchor]
-            | {"test": {key: test[key] for key in agreement}}
-        )
+    test, train = (
+        score_matrices(record.measured, stream, part, loss) for part in ("test", "train")
+    )
     seconds = {phase: sum(cost.seconds for cost in costs) for phase, costs in record.costs.items()}
-    scores = {
-        "metrics": metrics.summary(measured["test"]["R"], measured["test"]["b"]),
-        "metrics_loss": metrics.loss_summary(
-            measured["test"]["R_loss"], measured["test"]["b_loss"]
-        ),
-    }
+    peaks = {phase: max(cost.peak_mib for cost in costs) for phase, costs in record.costs.items()}
     return {
         "schema": SCHEMA,
         "status": record.status,
-        **measured["test"],
-        **{f"{key}_train": value for key, value in measured["train"].items()},
-        **{
-            key: scores[key] | more
-            for key, more in _referenced(measured["test"], references).items()
+        **test,
+        **{f"{key}_train": value for key, value in train.items()},
+        **_metrics(test, references),
+        **_references(test, train, references),
+        "forecast": {
+            anchor: _forecast(record, anchor, stream, loss, references) for anchor in record.changes
         },
-        **({"reference": {"untrained": _untrained(measured), **references}} if references else {}),
-        "forecast": forecasts,
         "kernel": _kernel(record),
         "learning_rate": record.plan.learning_rate,
         "learning_rate_limit": record.plan.limit,
         "seconds": seconds | {"total": sum(seconds.values())},
-        "peak_mib": {
-            phase: max(cost.peak_mib for cost in costs) for phase, costs in record.costs.items()
-        },
+        "peak_mib": peaks,
         "environment": environment(),
     }
 
 
-def check_number(
-    setting: str, name: str, anchors: Sequence[str], references: Sequence[str]
-) -> None:
-    """ValueError for the dotted name of a number that no summary of such a run holds, as far as
-    that is known before it is made."""
-    R, b = np.zeros((2, 2)), np.zeros(2)
-    more = _referenced(
-        {"R": R, "b": b, "R_loss": R, "b_loss": b},
-        {kind: {"accuracy": b, "loss": b} for kind in references},
-    )
-    told = zip(SCORES, (metrics.summary(R, b), metrics.loss_summary(R, b)), strict=True)
-    known = {f"{head}.{key}" for head, scores in told for key in scores | more[head]} | {
-        "learning_rate",
-        "learning_rate_limit",
+def _metrics(scores: Mapping[str, np.ndarray], references: References) -> dict[str, dict]:
+    """`metrics` and `metrics_loss` of R and b, with those that need references."""
+    accuracies = metrics.summary(scores["R"], scores["b"])
+    losses = metrics.loss_summary(scores["R_loss"], scores["b_loss"])
+    return _with_references(accuracies, losses, scores, references)
+
+
+def _with_references(
+    accuracies: dict, losses: dict, scores: Mapping[str, np.ndarray], references: References
+) -> dict[str, dict]:
+    """Metrics and the ones that need references; of losses the difference, ratios mean nothing."""
+    single = references.get("single", {})
+    a_ind, a_joint = single.get("accuracy"), references.get("joint", {}).get("accuracy")
+    l_ind = -single["loss"] if single else None
+    more = metrics.referenced(scores["R"], scores["b"], a_ind, a_joint)
+    more_loss = metrics.referenced(-scores["R_loss"], -scores["b_loss"], l_ind)
+    return {"metrics": accuracies | more, "metrics_loss": losses | more_loss}
+
+
+def _references(
+    test: Mapping[str, np.ndarray], train: Mapping[str, np.ndarray], references: References
+) -> dict[str, dict]:
+    """`reference`, where any were trained; b and b_loss are the scores of the untrained network."""
+    if not references:
+        return {}
+    untrained = {
+        "accuracy": test["b"],
+        "loss": test["b_loss"],
+        "accuracy_train": train["b"],
+        "loss_train": train["b_loss"],
     }
-    known |= {f"forecast.{anchor}.drift_r2" for anchor in anchors}
-    known |= {"kernel.top_drift"} if {"init", "boundary"} <= set(anchors) else set()
-    open_ended = (*(f"forecast.{anchor}." for anchor in anchors), "seconds.", "peak_mib.")
-    if name not in known and (name in open_ended or not name.startswith(open_ended)):
-        near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
-        raise SettingError(
-            f"{setting}={name}: no such number in summary.json; the nearest is {near}"
-        )
+    return {"reference": {"untrained": untrained, **references}}
 
 
-def _kernel(record) -> dict:
-    """`top_ratio`, lam_max(K_tt) of each task's kernel as the task begins over that at
-    initialisation, and `top_drift`, the mean of |ratio - 1| over tasks 1, 2, ...; NaN where an
-    anchor is lacking."""
-    nothing = [float("nan")] * len(record.losses)
-    own, first = (
-        record.numerics.get(a, {}).get("rate_times_eigenvalue", nothing)
-        for a in ("boundary", "init")
+def _forecast(
+    record: Record, anchor: str, stream: Stream, loss: Loss, references: References
+) -> dict[str, Any]:
+    """One anchor's scores on test inputs, its agreement on train and test inputs, its numerics."""
+    train, test = (compare(record, anchor, stream, part, loss) for part in PARTS)
+    scores = {key: test[key] for key in ("R", "R_loss")}
+    scores |= _with_references(test["metrics"], test["metrics_loss"], test, references)
+    scores |= {"R_train": train["R"], "R_loss_train": train["R_loss"]}
+    agreement = {key: train[key] for key in train if key not in (*MATRICES, *SCORES)}
+    on_test = {key: test[key] for key in agreement}
+    return scores | agreement | record.numerics[anchor] | {"test": on_test}
+
+
+def _kernel(record: Record) -> dict[str, Any]:
+    """How far the top eigenvalue of each task's kernel has moved; NaN where an anchor is missing.
+
+    `top_ratio` is lam_max(K_tt) as task t begins over that at initialisation, `top_drift` the mean
+    of |ratio - 1| over the tasks 1, 2, ...
+    """
+    unknown = [NAN] * len(record.losses)
+    boundary, init = (
+        np.array(record.numerics.get(anchor, {}).get("rate_times_eigenvalue", unknown), float)
+        for anchor in ("boundary", "init")
     )
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.array(own, float) / np.array(first, float)  # of one learning rate
-    return {
-        "top_ratio": ratio,
-        "top_drift": float(np.mean(np.abs(ratio[1:] - 1))) if len(ratio) > 1 else float("nan"),
-    }
+        ratio = boundary / init  # both times the same learning rate
+    drift = float(np.mean(np.abs(ratio[1:] - 1))) if len(ratio) > 1 else NAN
+    return {"top_ratio": ratio, "top_drift": drift}
 
 
-def _referenced(scores, references) -> dict[str, dict[str, float]]:
-    """By `SCORES`, the metrics of R and b that need references. Of losses, whose ratios mean
-    nothing, the difference alone."""
-    a_ind, a_joint = (
-        references[kind]["accuracy"] if kind in references else None for kind in ("single", "joint")
-    )
-    minus = -references["single"]["loss"] if "single" in references else None
-    told = metrics.referenced(scores["R"], scores["b"], a_ind, a_joint)
-    return dict(
-        zip(
-            SCORES,
-            (told, metrics.referenced(-scores["R_loss"], -scores["b_loss"], minus)),
-            strict=True,
-        )
-    )
-
-
-def _untrained(measured) -> dict:
-    """b in the form of the other references."""
-    named = {"accuracy": "b", "loss": "b_loss"}
-    return {
-        f"{name}{suffix}": measured[part][b]
-        for suffix, part in (("", "test"), ("_train", "train"))
-        for name, b in named.items()
-    }
-
-
-def environment() -> dict:
-    """Where a run was made: versions, devices, cores; no setting of the run, and part of no
-    name."""
+def environment() -> dict[str, Any]:
+    """Where a run was made: versions, devices, cores. None of it is a setting of the run."""
     devices = jax.devices()
     libraries = ("ntkcl", "jax", "flax", "optax", "numpy")
     return {

@@ -26,7 +26,7 @@ from publish import claims_list, publish, settings_of
 from ntkcl import dynamics, kernels, losses, metrics, networks, optimizers
 from ntkcl.cli.config import CONF
 from ntkcl.dynamics import attribution
-from ntkcl.reporting.figures import explanation
+from ntkcl.reporting.explanation import explanation
 from ntkcl.training import loop
 from ntkcl.validation import finite, whole
 

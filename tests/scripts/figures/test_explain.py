@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cases import load_script, tiny_source
 
-from ntkcl.reporting import figures
+from ntkcl.reporting.explanation import as_image
 from ntkcl.runs.settings import UNHASHED_DEFAULTS
 
 ROOT = Path(__file__).parents[3]
@@ -80,7 +80,7 @@ def test_settings_that_cannot_be_meant_are_named(run, override, message):
     [((5, 7), (5, 7)), ((9,), (3, 3)), ((4, 4, 1), (4, 4)), ((8,), None), ((2, 2, 2), None)],
 )
 def test_inputs_are_shown_where_they_are_images(shape, image):
-    shown = figures.as_image(np.zeros(shape))
+    shown = as_image(np.zeros(shape))
     assert (None if shown is None else shown.shape) == image
 
 

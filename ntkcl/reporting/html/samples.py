@@ -1,0 +1,81 @@
+"""The section with the test inputs that were forgotten most, as images."""
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ntkcl.reporting.html.section import section
+
+
+def samples(
+    folder: Path, summary: Mapping, arrays: Mapping[str, np.ndarray]
+) -> dict[str, Any] | None:
+    """The inputs forgotten most: their class, what they were taken for, how far outputs moved.
+
+    `summary` and `arrays` are those of the run in `folder`. None where inputs are no images, or
+    nothing was forgotten.
+    """
+    rows = arrays.get("forgotten", ())
+    images = _images(arrays["forgotten_x"]) if len(rows) else None
+    if images is None:
+        return None
+    anchor = next((a for a in ("init", "boundary") if a in summary["forecast"]), None)
+    entries = [
+        {"image": image} | _texts(int(row), arrays, anchor)
+        for row, image in zip(rows, images, strict=True)
+    ]
+    note = (
+        f"Test inputs of old tasks whose loss rose most, in {folder.name}: the class, the answers "
+        "just after the task and at the end, and how far an output moved at most."
+    )
+    return section("Forgotten most", note, samples=entries)
+
+
+def _texts(row: int, arrays: Mapping[str, np.ndarray], anchor: str | None) -> dict[str, str]:
+    """What stands below the image of one input, given its row among all inputs."""
+    measured, heads = arrays["measured"], arrays["heads"].astype(bool)
+    task = int(np.searchsorted(arrays["start_test"], row, side="right")) - 1
+    head = heads[task]
+    before, after = measured[task + 1, row], measured[len(heads), row]
+    more = f"moved {_largest(after - before, head):.2f}"
+    if anchor is not None:
+        predicted = arrays[f"changes_{anchor}"][task + 1 :, row].sum(0)
+        more += f", predicted {_largest(predicted, head):.2f}"
+    label = answer(arrays["targets"][row], head)
+    answers = f"taken for {answer(before, head)}, then {answer(after, head)}"
+    return {"text": f"task {task}: {label}, {answers}", "more": more}
+
+
+def _largest(change: np.ndarray, head: np.ndarray) -> float:
+    return float(np.abs(change)[head].max())
+
+
+def answer(f: np.ndarray, head: np.ndarray) -> str:
+    """The class with the largest active output [c]; of a single active output, its sign."""
+    if head.sum() == 1:
+        return f"{np.sign(f[head][0]):+.0f}"
+    return str(int(np.argmax(np.where(head, f, -np.inf))))
+
+
+def _images(inputs: np.ndarray) -> list[str] | None:
+    """PNG data addresses of inputs [k, h, w] or [k, h, w, 1 or 3]; None of any other shape."""
+    if inputs.ndim == 3 or (inputs.ndim == 4 and inputs.shape[3] == 3):
+        pictures = inputs
+    elif inputs.ndim == 4 and inputs.shape[3] == 1:
+        pictures = inputs[..., 0]
+    else:
+        return None
+    low, high = float(pictures.min()), float(pictures.max())
+    scaled = np.clip((pictures - low) / ((high - low) or 1) * 255, 0, 255).astype(np.uint8)
+    return [_png(one) for one in scaled]
+
+
+def _png(pixels: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
