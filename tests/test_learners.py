@@ -579,7 +579,7 @@ def test_gpm_keeps_what_equations_5_and_9_of_saha_say():
     """Singular value decompositions of two tasks' inputs, one vector after the other; thresholds that grow by 0.05."""
     bases = [np.zeros((5, 0)), np.zeros((5, 0))]
     for t, (task, (theta, _, _, memory)) in enumerate(zip(stream(), known("GPM"), strict=True)):
-        x = task.train.x[methods.memory.chosen(0, t, 6, 4)]
+        x = task.train.x[methods.memory.draw_memory(0, t, 6, 4)]
         for i, (layer, R) in enumerate(zip(("hidden_0", "readout"), fed(theta, x), strict=True)):
             M, wanted = bases[i], (0.7, 0.9)[i] + 0.05 * t
             rest = R - M @ M.T @ R
@@ -604,7 +604,7 @@ def test_with_all_energy_kept_no_later_training_moves_a_kept_sample():
     first, last = known("GPM, all")[0][0], known("GPM, all")[-1][0]
     forward, x = jax.vmap(LAYERED.apply, (None, 0)), stream()[0].train.x
     moved = np.max(np.abs(forward(last, x) - forward(first, x)), 1)
-    kept = methods.memory.chosen(0, 0, 6, 2)
+    kept = methods.memory.draw_memory(0, 0, 6, 2)
     assert np.max(moved[kept]) < 1e-13 < 1e-3 < np.min(np.delete(moved, kept))
 
 

@@ -6,7 +6,7 @@ from ntkcl import validation
 from ntkcl.compilation import once
 from ntkcl.dynamics.steps import buffered, own, stacked
 from ntkcl.methods.custom import custom
-from ntkcl.methods.memory import DISTANCE, chosen, mean_loss, outputs
+from ntkcl.methods.memory import DISTANCE, draw_memory, mean_loss, outputs
 from ntkcl.types import Method
 
 
@@ -28,13 +28,13 @@ def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: 
     validation.seed("method.seed", seed)
 
     def begin(memory, network, theta, task):
-        chosen(
+        draw_memory(
             seed, len(memory), len(task.train.x), per_task
         )  # a task that has too few is refused before it is trained
         return memory
 
     def consolidate(memory, network, loss, theta, task):
-        x = task.train.x[chosen(seed, len(memory), len(task.train.x), per_task)]
+        x = task.train.x[draw_memory(seed, len(memory), len(task.train.x), per_task)]
         return (*memory, (x, outputs(network.apply, theta, x), task.head))
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
@@ -43,7 +43,7 @@ def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: 
         )
 
     def step(tangent, tasks, t, fs):
-        picks = [chosen(seed, j, len(tasks[j].inputs), per_task) for j in range(t)]
+        picks = [draw_memory(seed, j, len(tasks[j].inputs), per_task) for j in range(t)]
         held = [
             task._replace(targets=fs[j + 1][np.asarray(task.inputs)])
             for j, task in enumerate(tasks[:t])

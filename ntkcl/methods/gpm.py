@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ntkcl import validation
 from ntkcl.compilation import once
 from ntkcl.methods.custom import custom
-from ntkcl.methods.memory import chosen, mean_over
+from ntkcl.methods.memory import draw_memory, mean_over
 from ntkcl.types import Method
 
 
@@ -68,7 +68,7 @@ def gpm(
             raise ValueError(
                 f"method.threshold={list(thresholds)}: expected one number, or {len(names)}, one for each of {', '.join(names)}"
             )
-        chosen(
+        draw_memory(
             seed, int(memory.tasks) if memory else 0, len(task.train.x), per_task
         )  # too few are refused before they are trained
         if memory:
@@ -85,7 +85,7 @@ def gpm(
 
     def consolidate(memory, network, loss, theta, task):
         t = int(memory.tasks)
-        x = task.train.x[chosen(seed, t, len(task.train.x), per_task)]
+        x = task.train.x[draw_memory(seed, t, len(task.train.x), per_task)]
         layers = _survey(network, theta, x[0]).layers
         grams = _mean_grams(network.taps.read, layers, theta, x)
         wanted = dict(zip(layers, thresholds if several else thresholds * len(layers), strict=True))

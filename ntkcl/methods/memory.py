@@ -10,7 +10,7 @@ from ntkcl.validation import whole
 DISTANCE = squared_error()  # between outputs, whatever the task's own loss
 
 
-def chosen(seed: int, t: int, n: int, per_task: int | None) -> np.ndarray:
+def draw_memory(seed: int, t: int, n: int, per_task: int | None) -> np.ndarray:
     """Which of the n samples of task t a memory keeps: `per_task` drawn without replacement, or all of them."""
     if per_task is None:
         return np.arange(n)

@@ -6,7 +6,7 @@ from ntkcl import validation
 from ntkcl.compilation import once
 from ntkcl.dynamics.steps import buffered, own, stacked
 from ntkcl.methods.custom import custom
-from ntkcl.methods.memory import chosen, mean_loss
+from ntkcl.methods.memory import draw_memory, mean_loss
 from ntkcl.types import Method
 
 
@@ -35,7 +35,7 @@ def replay(
     validation.seed("method.seed", seed)
 
     def kept(t, n):
-        return chosen(seed, t, n, per_task) if picks is None else np.asarray(picks[t])
+        return draw_memory(seed, t, n, per_task) if picks is None else np.asarray(picks[t])
 
     def begin(memory, network, theta, task):
         kept(
