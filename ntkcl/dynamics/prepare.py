@@ -36,7 +36,7 @@ class Prepared(NamedTuple):
     def coefficients(self, rule: Rule, residual: Float[Array, "m c"]) -> Float[Array, "m c"]:
         """alpha = root g(root K root) (root residual), zero for outputs of weight zero: how theta moves by J^T alpha."""
         entries = self.root * self.decomposed.filtered(
-            _leaf(rule), self.root * residual[self.rows, self.outputs]
+            as_partial(rule), self.root * residual[self.rows, self.outputs]
         )
         return jnp.zeros_like(residual).at[self.rows, self.outputs].set(entries)
 
@@ -122,59 +122,8 @@ def _removed(columns, step, dtype, rows, outputs, root):
     return kept_out, root[:, None] * kept_out[np.asarray(step.inputs)[rows], outputs]
 
 
-def remembered(
-    prepare: Callable[..., Prepared] = prepared,
-    extend: Callable[..., Prepared] | None = None,
-    anew: Callable[..., Prepared] | None = None,
-    most: int = 12,
-) -> Callable[..., Prepared]:
-    """`prepare` that does the work once for steps on the same rows, also where all weights are larger or smaller by one factor.
-
-    For searches that train on the same tasks again and again; the `most` rows last used are remembered. A step that begins with rows
-    whose eigenvectors are remembered is prepared by `extend(base, columns, step, dtype)`, one with columns of its own by `anew`.
-    """
-    known: dict[Any, tuple[np.ndarray, np.ndarray, Prepared]] = {}
-
-    def recalled(key, scale):
-        known[key] = known.pop(key)  # the last used
-        return known[key][2].scaled(scale)
-
-    def longest(inputs, shape):
-        """Of what is remembered with eigenvectors, the most rows that a step begins with at the weights it gives them, or None."""
-        found = []
-        for key, (begin, weights, one) in known.items():
-            n, scale = len(begin), float(np.max(shape[: len(begin)]))
-            same = np.array_equal(begin, inputs[:n]) and np.allclose(
-                shape[:n], scale * weights, rtol=1e-12, atol=0
-            )
-            if same and one.decomposed.modes is not None:
-                found.append((n, key, scale))
-        return max(found)[1:] if found else None
-
-    def look_up(columns, step, *rest):
-        if step.columns is not None:
-            return (anew or prepare)(columns, step, *rest)
-        scale, inputs = float(np.max(step.weights)), np.asarray(step.inputs)
-        shape = np.asarray(step.weights) / scale
-        key = inputs.tobytes(), np.round(shape, 12).tobytes()
-        if step.removed is None and key in known:
-            return recalled(key, scale)
-        unit = step._replace(weights=shape)
-        base = longest(inputs, shape) if extend else None
-        one = (
-            extend(recalled(*base), columns, unit, *rest) if base else prepare(columns, unit, *rest)
-        )
-        if step.removed is None:
-            known[key] = inputs, shape, one
-            if len(known) > most:
-                del known[next(iter(known))]
-        return one.scaled(scale)
-
-    return look_up
-
-
-def _leaf(rule) -> Partial:
-    """As jitted functions take it."""
+def as_partial(rule: Rule) -> Partial:
+    """The rule as jitted functions take it."""
     return rule if isinstance(rule, Partial) else Partial(rule)
 
 

@@ -75,7 +75,7 @@ def _cached(problem, krylov_order, prepare):
     diagonalised = max(own if own <= LARGEST else 0, forecast.DIAGONALISED)
     usual = forecast.prepare(krylov_order, diagonalised, TAIL)
     anew, extend = (make(krylov_order, tail=TAIL) for make in (forecast.prepare, forecast.extend))
-    return dynamics.remembered(
+    return dynamics.cached(
         prepare or usual,
         None if prepare else extend,
         prepare or anew,
