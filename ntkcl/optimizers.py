@@ -21,8 +21,9 @@ from ntkcl.validation import finite, flag, share
 def sgd(momentum: float | int = 0.0, nesterov: bool = False) -> Optimizer:
     """(Stochastic) gradient descent theta <- theta - eta g, with heavy-ball or Nesterov momentum b, at rest at the start of a task.
 
-    Stable for rate <= 2 / lam_max, with a heavy ball 2 (1 + b) / lam_max, with Nesterov 2 (1 + b) / ((1 + 2b) lam_max). With
-    minibatches the rule is the mean path: the expected gradient of a batch is the full one.
+    Stable for rate <= 2 / lam_max, with a heavy ball 2 (1 + b) / lam_max, with Nesterov 2 (1 + b) /
+    ((1 + 2b) lam_max). With minibatches the rule is the mean path: the expected gradient of a batch
+    is the full one.
     """
     b = share("optimizer.momentum", momentum)
     if flag("optimizer.nesterov", nesterov) and b == 0:
@@ -47,10 +48,11 @@ def sgd(momentum: float | int = 0.0, nesterov: bool = False) -> Optimizer:
 def by_name(name: str, settings: Mapping[str, Any] | None = None) -> Optimizer:
     """The Optax optimizer of this name, such as "adamw" with {"weight_decay": 1e-4}.
 
-    No twin in kernel space is known of it, not even of "sgd": forecasts train the linearised network with it.
-    No stability limit is known beforehand: give training.learning_rate.
-    Raises ValueError for a name that is no optimizer's, with the nearest ones, for settings that it does not take, and for an optimizer
-    whose step takes more than a gradient and parameters (lbfgs).
+    No twin in kernel space is known of it, not even of "sgd": forecasts train the linearised
+    network with it. No stability limit is known beforehand: give training.learning_rate.
+    Raises ValueError for a name that is no optimizer's, with the nearest ones, for settings that it
+    does not take, and for an optimizer whose step takes more than a gradient and parameters
+    (lbfgs).
     """
     make = _named("optimizer.name", name, "optimizer", _optimizers())
 
@@ -85,7 +87,8 @@ def schedule(name: str, **settings: Any) -> optax.Schedule:
     """The Optax schedule of this name, such as "cosine_decay_schedule" with decay_steps=500, as factors of a learning rate: one that
     warms up rises from 0 to 1, any other starts at 1, unless the settings say otherwise.
 
-    Raises ValueError for a name that is no schedule's, with the nearest ones, and for settings that it does not take.
+    Raises ValueError for a name that is no schedule's, with the nearest ones, and for settings that
+    it does not take.
     """
     names = [
         name

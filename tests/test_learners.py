@@ -694,7 +694,7 @@ def test_a_method_without_a_twin_is_foretold_by_training_the_linearised_network(
     assert forecast.form_of("auto", LOSS, optimizers.sgd(), FIXED[name], True) == "linearised"
     with pytest.raises(
         ValueError,
-        match=r"forecast.form=closed: the method has no twin in kernel space; use linearised or auto",
+        match=r"forecast.form=closed: the method has no kernel-space equivalent; use linearised or auto",
     ):
         forecast.form_of("closed", LOSS, optimizers.sgd(), FIXED[name], True)
 

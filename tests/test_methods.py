@@ -273,7 +273,7 @@ def test_diagonal_ewc_is_the_minimum_of_its_objective():
 
 def test_a_twin_without_a_finite_form_is_refused_where_steps_are_finite():
     with pytest.raises(
-        ValueError, match="twin for training to the end alone; use linearised or auto"
+        ValueError, match="kernel-space equivalent for training to the end alone; use linearised or auto"
     ):
         told(methods.ewc_diagonal(1.0), "shared", form="closed")
 

@@ -1,7 +1,8 @@
 """Who moved whom: the drift d_S = K_Sk alpha_k of an old task taken apart, into new samples, eigenmodes of its own kernel, layers.
 
-Every split is exact: parts add up to the drift of the linearised network, and those of the loss to the change of a squared error.
-What an attribution is not: a new sample that is left out leaves its share of the residual to the others, whose alpha then differ.
+Every split is exact: parts add up to the drift of the linearised network, and those of the loss to
+the change of a squared error. What an attribution is not: a new sample that is left out leaves its
+share of the residual to the others, whose alpha then differ.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ from ntkcl.dynamics.sequence import read_out
 def by_sample(block: Float[Array, "n c m c"], alpha: Float[Array, "m c"]) -> Float[Array, "n c m"]:
     """How far each new sample j moved each old output: sum_b K[i, a, j, b] alpha[j, b]. The sum over j is the drift.
 
-    Arguments: block K(X_S, X_k); alpha, the coefficients of the new task's rows (`Solve.alpha`). In alpha's floating type.
+    Arguments: block K(X_S, X_k); alpha, the coefficients of the new task's rows (`Solve.alpha`). In
+    alpha's floating type.
     """
     return jnp.sum(block * alpha[None, None], axis=-1)
 
@@ -41,8 +43,10 @@ def loss_change(
 
         -r . d + |d|^2 / 2 = sum_j (d/2 - r) . d_j,    d = sum_j d_j
 
-    first order as it comes, and of the quadratic term every product d_j . d_k half to j and half to k. Positive is harm.
-    Arguments: contributions of `by_sample`; residual r = y - f before the new task; head, the old task's mask. Divide by n and the
+    first order as it comes, and of the quadratic term every product d_j . d_k half to j and half to
+    k. Positive is harm.
+    Arguments: contributions of `by_sample`; residual r = y - f before the new task; head, the old
+    task's mask. Divide by n and the
       number of active outputs for the change of the mean loss.
     """
     pull = head[None] * (jnp.sum(contributions, -1) / 2 - residual)
@@ -53,7 +57,8 @@ def loss_change(
 def mode_energies(gram: Float[Array, "..."], drift: Float[Array, "..."]) -> Float[Array, " k"]:
     """(u_i . d)^2 / |d|^2 in the eigenmodes of the old task's kernel K_SS = U Lam U^T, largest eigenvalue first; zero for no drift.
 
-    Arguments: gram [n c, n c] or a block [n, c, n, c]; drift [n, c] or [n c]. Cumulative: `jnp.cumsum`. Within a repeated eigenvalue
+    Arguments: gram [n c, n c] or a block [n, c, n, c]; drift [n, c] or [n c]. Cumulative:
+    `jnp.cumsum`. Within a repeated eigenvalue
       only the sum of the energies means anything.
     Source: Hidekel 2026; theory section 9.
     """

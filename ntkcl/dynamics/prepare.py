@@ -21,8 +21,8 @@ DEPENDENT = 1e-10
 class Prepared(NamedTuple):
     """What of a `Step` depends on inputs and weights alone, so that steps on the same rows can share it.
 
-    blocks: K(x, X) in parts [N, c, m_i, c], X along them in the step's order.  rows, outputs: [k], where the weights are not zero.
-    root: [k], sqrt(weight).  decomposed: the weighted Gram matrix of those rows.  kept_out: [N, c, d] K(x, V) of removed directions,
+    blocks: K(x, X) in parts [N, c, m_i, c], X along them in the step's order.  rows, outputs: [k],
+    where the weights are not zero. root: [k], sqrt(weight).  decomposed: the weighted Gram matrix of those rows.  kept_out: [N, c, d] K(x, V) of removed directions,
     whitened; None for none.
     """
 
@@ -56,7 +56,8 @@ def prepared(
     """The Gram matrix of a step's rows, decomposed.
 
     Arguments:
-      columns: `columns(inputs) -> K(x, x[inputs])` [N, c, m, c], of any floating type; the solve is in `dtype`.
+      columns: `columns(inputs) -> K(x, x[inputs])` [N, c, m, c], of any floating type; the solve is
+        in `dtype`.
       decompose: from the Gram matrix [k, k] to functions of it.
     """
     block = np.asarray(
@@ -81,8 +82,8 @@ def extended(
 ) -> Prepared:
     """`prepared` of a step that begins with the rows of `base`, all eigenvectors of which are known, at the weights they have there.
 
-    In those eigenvectors the Gram matrix of k + q rows, d directions of them removed, is an `Arrow`: q more rows cost a product k q in
-    place of k^2.
+    In those eigenvectors the Gram matrix of k + q rows, d directions of them removed, is an
+    `Arrow`: q more rows cost a product k q in place of k^2.
     Arguments: as of `prepared`; decompose: from the arrow to functions of it.
     """
     k, seen = len(base.rows), sum(block.shape[2] for block in base.blocks)

@@ -1,14 +1,15 @@
 """Training rules as filters: training on task t sets its dual coefficients to alpha_t = g(K_tt) r_t.
 
-A rule is a function `g(lam, r)` of the eigenvalues lam of K_tt and of the residual's coefficients r in their eigenbasis, element by
-element in lam; only a rule that stops early looks at r. All of them are exact at lam = 0: g is built by recursion or with expm1, never
-as a difference divided by lam.
+A rule is a function `g(lam, r)` of the eigenvalues lam of K_tt and of the residual's coefficients r
+in their eigenbasis, element by element in lam; only a rule that stops early looks at r. All of them
+are exact at lam = 0: g is built by recursion or with expm1, never as a difference divided by lam.
 
-A rate is h = eta_eff, the learning rate times the normalisation of the loss; for `losses.squared_error` eta / (n sum(m)). Losses are
-squared errors: the residual after training is (1 - lam g) r.
+A rate is h = eta_eff, the learning rate times the normalisation of the loss; for
+`losses.squared_error` eta / (n sum(m)). Losses are squared errors: the residual after training is
+(1 - lam g) r.
 
-The rules made here are `jax.tree_util.Partial`s whose numbers are leaves: one compiled program serves all rates and numbers of steps.
-Any other function g(lam, r) is a rule too.
+The rules made here are `jax.tree_util.Partial`s whose numbers are leaves: one compiled program
+serves all rates and numbers of steps. Any other function g(lam, r) is a rule too.
 """
 
 from collections.abc import Callable
@@ -71,7 +72,8 @@ def gradient_descent(rate: Rate, steps: int, *, stop: float | int | None = None)
       steps: S, a whole number of at least 1.
       stop: ends training before the first step that would find (1/2) |residual|^2 at or below it.
     Returns g in the units of h; its limit at lam = 0 is the sum of the rates.
-    Raises ValueError for a number of steps below 1, a rate below 0 or not finite, and a schedule of another length.
+    Raises ValueError for a number of steps below 1, a rate below 0 or not finite, and a schedule of
+    another length.
     """
     if stop is not None or jnp.ndim(rate):
         return _recursion(rate, steps, 0.0, stop, _heavy_ball)
@@ -113,8 +115,10 @@ def converged(*, cut: float | int | None = None) -> Rule:
     """Training to the end: the pseudo-inverse, g = 1 / lam for lam above `cut` times the largest, and 0 below.
 
     Arguments:
-      cut: by default the number of eigenvalues times the rounding unit, what rounding makes of a zero.
-    Source: Evron et al. 2022. With a ridge in its `Step`, 1 / (lam + ridge): Bennani et al. 2020, Doan et al. 2021.
+      cut: by default the number of eigenvalues times the rounding unit, what rounding makes of a
+        zero.
+    Source: Evron et al. 2022. With a ridge in its `Step`, 1 / (lam + ridge): Bennani et al. 2020,
+    Doan et al. 2021.
     """
     if cut is not None:
         finite("rule.cut", cut, least=0.0)

@@ -29,13 +29,16 @@ def simulate(
 
         g_s = d(mean loss over the batch)/df, zero outside of it;  alpha <- alpha + update(g_s);  f = f_before + K_tt alpha
 
-    A gradient in theta is J^T g, so an update that is linear in gradients, coordinate by coordinate alike (plain descent, momentum,
-    schedules), does to alpha what it does to theta, and the Optax rule itself is run, in n c coordinates in place of p.
+    A gradient in theta is J^T g, so an update that is linear in gradients, coordinate by coordinate
+    alike (plain descent, momentum, schedules), does to alpha what it does to theta, and the Optax
+    rule itself is run, in n c coordinates in place of p.
 
     Arguments:
       k_tt: of any floating type; the simulation is in f's.
-      f: outputs before training, at the task's inputs.  y, head: its targets and the mask of its outputs.
-      order: the batch of each step, such as `ntkcl.training.loop.batches` draws; None for full batches.
+      f: outputs before training, at the task's inputs.  y, head: its targets and the mask of its
+        outputs.
+      order: the batch of each step, such as `ntkcl.training.loop.batches` draws; None for full
+        batches.
     Raises ValueError for shapes that do not fit, and batches with places beyond the n.
     Cost: |B| n c^2 multiply-adds a step.
     Source: Lee et al. 2019.

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 class Decomposed(NamedTuple):
     """`filtered(rule, v)` = g(K) v for a rule g(lam, r), r the coefficients of v in the eigenbasis; `eigenvalues`, ascending, as they
-    came, or those that are known, the largest among them; `scaled(s)` the same for s K; `modes` [k, k] all eigenvectors, None where
-    they are not known. Rules are `jax.tree_util.Partial`s."""
+    came, or those that are known, the largest among them; `scaled(s)` the same for s K; `modes` [k,
+    k] all eigenvectors, None where they are not known. Rules are `jax.tree_util.Partial`s."""
 
     filtered: Callable[..., Any]
     eigenvalues: Float[Array, " k"]

@@ -28,9 +28,10 @@ class Step(NamedTuple):
     inputs: [m], places among all N inputs; an input may come twice, with two targets.
     targets, weights: [m, c]; an output of weight 0 does not count.
     ridge: lambda of a penalty lambda/2 |theta - centre|^2, relative to the (1/2) sum.
-    origin: [N, c], the linearised outputs at the centre; None for the outputs before this task, the centre being where they are.
-    removed: directions kept out of, for methods that project the gradient.
-    columns: K(x, x[inputs]) in a metric of the method's own; None for the kernel of the stream.
+    origin: [N, c], the linearised outputs at the centre; None for the outputs before this task, the
+    centre being where they are. removed: directions kept out of, for methods that project the
+    gradient. columns: K(x, x[inputs]) in a metric of the method's own; None for the kernel of the
+    stream.
     """
 
     inputs: Int[np.ndarray, " m"]

@@ -1,8 +1,9 @@
 """Continual-learning algorithms, one a file: what each does to training, and its twin in kernel space.
 
-A constructor takes the method's settings and returns a `Method`. In the lazy regime every one of them is ordinary training in other
-rows, weights, targets or directions (theory 6), so the twin says which, and `ntkcl.dynamics` solves it like any other task. A method
-of one's own is made by `custom`.
+A constructor takes the method's settings and returns a `Method`. In the lazy regime every one of
+them is ordinary training in other rows, weights, targets or directions (theory 6), so the twin says
+which, and `ntkcl.dynamics` solves it like any other task. A method of one's own is made by
+`custom`.
 """
 
 from ntkcl.methods.agem import agem

@@ -22,11 +22,13 @@ def agem(
 
     Arguments:
       size: samples in the buffer, of all tasks together.
-      batch_size: of them drawn at every step, without replacement; while the buffer holds fewer, all it holds.
-      buffer: "balanced", equal shares of the tasks before, drawn as each of them ends; "reservoir", every batch is offered after its
-        step, see `er` for this and `passes`.
+      batch_size: of them drawn at every step, without replacement; while the buffer holds fewer,
+        all it holds.
+      buffer: "balanced", equal shares of the tasks before, drawn as each of them ends; "reservoir",
+        every batch is offered after its step, see `er` for this and `passes`.
       seed: of what is kept and drawn.
-    Kernel space: none, the projection depends on a sign; forecasts train the linearised network, with the same draws.
+    Kernel space: none, the projection depends on a sign; forecasts train the linearised network,
+    with the same draws.
     Source: Chaudhry et al. 2019 (A-GEM), equation 11.
     """
 

@@ -1,7 +1,7 @@
 """A memory of fixed size that batches are drawn from while training goes on: what er, der and A-GEM have in common.
 
-Its arrays keep their shapes from the first task to the last, so that nothing is compiled twice; how many of its rows are in use is a
-number in it, and so is the key of its draws.
+Its arrays keep their shapes from the first task to the last, so that nothing is compiled twice; how
+many of its rows are in use is a number in it, and so is the key of its draws.
 """
 
 from typing import Any, NamedTuple
@@ -29,8 +29,8 @@ class Rows(NamedTuple):
 class Buffer(NamedTuple):
     """`rows` of which the first `count` are in use, and the task of each; how many samples were offered so far.
 
-    `tasks` there were before this one, of which `trained_on` samples of `n` were drawn so far, repetitions included. `key` is that of
-    the step to come.
+    `tasks` there were before this one, of which `trained_on` samples of `n` were drawn so far,
+    repetitions included. `key` is that of the step to come.
     """
 
     rows: Rows
@@ -78,8 +78,9 @@ def mean_loss_of(loss, apply, theta, rows: Rows, counts):
 def offer(key, memory: Buffer, rows: Rows, valid) -> Buffer:
     """The buffer after these rows came along the stream, those that are `valid`, one after the other.
 
-    The i-th of the stream (from 0) is kept, in place of a row at random, with probability size / (i + 1); so every sample offered so
-    far is in the buffer with the same probability. All at once: a place belongs to the last that was put there.
+    The i-th of the stream (from 0) is kept, in place of a row at random, with probability size / (i
+    + 1); so every sample offered so far is in the buffer with the same probability. All at once: a
+    place belongs to the last that was put there.
     Source: algorithm R of Vitter 1985.
     """
     size, n = len(memory.task), len(valid)
@@ -105,7 +106,8 @@ def offer(key, memory: Buffer, rows: Rows, valid) -> Buffer:
 
 def balance(key, memory: Buffer, rows: Rows) -> Buffer:
     """The buffer with the task's rows added, all tasks so far in equal shares: size / tasks each, the earliest one more where that is
-    no whole number; a task of fewer samples leaves its share empty. What goes of a task is random, for its rows stand in random order.
+    no whole number; a task of fewer samples leaves its share empty. What goes of a task is random,
+    for its rows stand in random order.
     """
     size, t = len(memory.task), int(memory.tasks)
     shares = [size // (t + 1) + (j < size % (t + 1)) for j in range(t + 1)]
@@ -141,8 +143,10 @@ def remembering(
 
     Arguments:
       size, batch_size: rows of the buffer, and rows drawn of it at a time.
-      buffer: "reservoir", every batch is offered after its step; "balanced", the task is, as it ends.
-      passes: "first", a sample is offered in the first pass over its task alone, so that each is once; "all", again in every pass.
+      buffer: "reservoir", every batch is offered after its step; "balanced", the task is, as it
+        ends.
+      passes: "first", a sample is offered in the first pass over its task alone, so that each is
+        once; "all", again in every pass.
       tells: whether outputs are kept beside the samples, as they were before the step.
     """
     validation.whole("method.size", size)

@@ -42,8 +42,9 @@ def custom(
 ) -> Method:
     """A `Method` of these functions, as `Method` describes them; what is left out changes nothing in training.
 
-    Without a `step` its training in kernel space is not known: forecasts train the linearised network with the hooks themselves. A
-    `step` belongs to the hooks it is given with; `checked` refuses the method once one of them is replaced.
+    Without a `step` its training in kernel space is not known: forecasts train the linearised
+    network with the hooks themselves. A `step` belongs to the hooks it is given with; `checked`
+    refuses the method once one of them is replaced.
     Raises ValueError for a part that is not a function.
     """
     parts = dict(begin=begin, objective=objective, project=project, consolidate=consolidate)

@@ -21,17 +21,20 @@ def der(
 ) -> Method:
     """Minimises the step's mean loss + alpha x the mean over a batch from the buffer of |f - z|^2 over the active outputs.
 
-    z are the outputs of the sample when it was inserted: those of the step it was trained on, before the update. The sum of squares
-    over outputs, as in the paper; implementations that take their mean have an alpha larger by the number of outputs.
+    z are the outputs of the sample when it was inserted: those of the step it was trained on,
+    before the update. The sum of squares over outputs, as in the paper; implementations that take
+    their mean have an alpha larger by the number of outputs.
 
     Arguments:
       alpha: 0 is plain training.
       size: samples in the buffer, a reservoir that every batch is offered to after its step.
-      batch_size: of them drawn at every step, without replacement; while the buffer holds fewer, all it holds.
-      passes: "all", a sample is offered in every pass over its task, so that the buffer holds outputs from all along the way; "first",
-        in the first alone.
+      batch_size: of them drawn at every step, without replacement; while the buffer holds fewer,
+        all it holds.
+      passes: "all", a sample is offered in every pass over its task, so that the buffer holds
+        outputs from all along the way; "first", in the first alone.
       seed: of what is kept and drawn.
-    Kernel space: none known before training; forecasts train the linearised network, with the same draws.
+    Kernel space: none known before training; forecasts train the linearised network, with the same
+    draws.
     Source: Buzzega et al. 2020, equation 6, algorithm 1.
     """
     return _dark(alpha, 0.0, size, batch_size, passes, seed)

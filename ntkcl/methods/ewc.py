@@ -1,8 +1,9 @@
 """Elastic weight consolidation: a quadratic penalty on the parameters, weighted by how much old outputs depend on them.
 
-The Fisher information is that of the model's own distribution over targets, mean over samples of E_y [g g^T], g = d log p(y | x) /
-dtheta: normal with variance 1 around the active outputs for squared error, the softmax of them for cross-entropy. It is a sum over
-outputs where the loss is a mean, so that squared error's is J^T J whatever the size of the head.
+The Fisher information is that of the model's own distribution over targets, mean over samples of
+E_y [g g^T], g = d log p(y | x) / dtheta: normal with variance 1 around the active outputs for
+squared error, the softmax of them for cross-entropy. It is a sum over outputs where the loss is a
+mean, so that squared error's is J^T J whatever the size of the head.
 """
 
 from functools import partial
@@ -24,15 +25,18 @@ from ntkcl.types import Loss, Method
 def ewc(penalty: float | int = 1.0, *, online: bool = False) -> Method:
     """Minimises the task's mean loss + penalty/2 sum over old tasks j of (theta - theta_j)^T F_j (theta - theta_j).
 
-    F_j = mean over the samples of task j of J^T J over its active outputs, at theta_j: the full Fisher information of squared error,
-    which is its generalised Gauss-Newton matrix; of J^T (diag p - p p^T) J for cross-entropy, p the softmax at theta_j. It is applied,
-    never stored; the memory holds theta_j and the inputs.
+    F_j = mean over the samples of task j of J^T J over its active outputs, at theta_j: the full
+    Fisher information of squared error, which is its generalised Gauss-Newton matrix; of J^T (diag
+    p - p p^T) J for cross-entropy, p the softmax at theta_j. It is applied, never stored; the
+    memory holds theta_j and the inputs.
 
     Arguments:
       penalty: lambda.
-      online: every penalty is centred where the parameters were before this task, in place of theta_j.
-    Kernel space: replay of the model's own outputs, those after task j (online: those before task t), an output weighing
-    lambda scale_t / n_j. Exact for any rule, finite steps included, full batch.
+      online: every penalty is centred where the parameters were before this task, in place of
+        theta_j.
+    Kernel space: replay of the model's own outputs, those after task j (online: those before task
+    t), an output weighing lambda scale_t / n_j. Exact for any rule, finite steps included, full
+    batch.
     Source: Kirkpatrick et al. 2017 (centres theta_j); online: Schwarz et al. 2018.
     """
     validation.finite("method.penalty", penalty, above=0.0)
@@ -183,25 +187,32 @@ def ewc_diagonal(
 ) -> Method:
     """Minimises the task's mean loss + penalty/2 sum_k D_k (theta - theta_before)_k^2, D the diagonal of the Fisher information.
 
-    D = damping + sum over old tasks j of the diagonal F_j of the mean over samples of E_y [g g^T], g = d log p(y | x) / dtheta, each at
-    the parameters theta_j just after its task; one penalty, centred at the parameters before the task (online EWC). Task 0 has none.
-    For squared error and all labels F_j is the mean of sum_a J_a^2 over active outputs.
+    D = damping + sum over old tasks j of the diagonal F_j of the mean over samples of E_y [g g^T],
+    g = d log p(y | x) / dtheta, each at the parameters theta_j just after its task; one penalty,
+    centred at the parameters before the task (online EWC). Task 0 has none. For squared error and
+    all labels F_j is the mean of sum_a J_a^2 over active outputs.
 
     Arguments:
       penalty: lambda.
-      damping: added to D, so that parameters no old output depends on are not free to move without bound.
-      labels: which targets y the expectation is over: "all" of them, weighted by the model's probabilities, exactly; "sampled", one
-        drawn from the model for each sample, right on average; "predicted", the model's most probable class; "true", the data's. The
-        last two are not the Fisher information but are often called so ("true": the empirical Fisher).
-      batch: how many samples' gradients, in the order of the data, are averaged before they are squared. 1: the Fisher information;
-        more: with true labels what avalanche computes, about `batch` times smaller.
-      online: false: a penalty for each old task, penalty/2 sum_j sum_k (damping + F_j)_k (theta - theta_j)_k^2, kept as the one
-        quadratic that their sum is, up to a constant.
+      damping: added to D, so that parameters no old output depends on are not free to move without
+        bound.
+      labels: which targets y the expectation is over: "all" of them, weighted by the model's
+        probabilities, exactly; "sampled", one drawn from the model for each sample, right on
+        average; "predicted", the model's most probable class; "true", the data's. The last two are
+        not the Fisher information but are often called so ("true": the empirical Fisher).
+      batch: how many samples' gradients, in the order of the data, are averaged before they are
+        squared. 1: the Fisher information; more: with true labels what avalanche computes, about
+        `batch` times smaller.
+      online: false: a penalty for each old task, penalty/2 sum_j sum_k (damping + F_j)_k (theta -
+        theta_j)_k^2, kept as the one quadratic that their sum is, up to a constant.
       seed: of sampled labels.
-    Kernel space: the kernel J diag(1/D) J^T with a ridge of lambda scale_t, for training to the end alone: gradient descent on this
-    penalty mixes two matrices that do not commute. None for other labels, batches, or centres: forecasts train the linearised network.
-    Raises ValueError for a D with zeros; predicted labels and squared error, where g is zero; a batch larger than a task.
-    Source: Kirkpatrick et al. 2017; online: Schwarz et al. 2018; labels and batches: van de Ven 2025.
+    Kernel space: the kernel J diag(1/D) J^T with a ridge of lambda scale_t, for training to the end
+    alone: gradient descent on this penalty mixes two matrices that do not commute. None for other
+    labels, batches, or centres: forecasts train the linearised network.
+    Raises ValueError for a D with zeros; predicted labels and squared error, where g is zero; a
+    batch larger than a task.
+    Source: Kirkpatrick et al. 2017; online: Schwarz et al. 2018; labels and batches: van de Ven
+    2025.
     """
     validation.finite("method.penalty", penalty, above=0.0)
     validation.finite("method.damping", damping, least=0.0)

@@ -32,23 +32,29 @@ def gpm(
 ) -> Method:
     """Projects the gradient G [k, m] of each layer to G - M M^T G, M an orthonormal basis [k, r] of inputs of old tasks.
 
-    A layer computes z = phi . W, phi [k] its input at one position, with a 1 (times what is in front of the bias) beside it where it
-    has a bias, so that the bias is a row of W like any other. After a task R [k, s] are the phi of the kept samples at all positions,
-    and M takes, of R' = R - M M^T R, the fewest left singular vectors for which |M M^T R|^2 + |R'_r|^2 >= threshold |R|^2. From then on
-    z stays as it is for every input in the span of M. Parameters that are in no layer the taps can see (of norms, embeddings, ...) are
-    frozen after task 0, unless all layers are left free.
+    A layer computes z = phi . W, phi [k] its input at one position, with a 1 (times what is in
+    front of the bias) beside it where it has a bias, so that the bias is a row of W like any other.
+    After a task R [k, s] are the phi of the kept samples at all positions, and M takes, of R' = R -
+    M M^T R, the fewest left singular vectors for which |M M^T R|^2 + |R'_r|^2 >= threshold |R|^2.
+    From then on z stays as it is for every input in the span of M. Parameters that are in no layer
+    the taps can see (of norms, embeddings, ...) are frozen after task 0, unless all layers are left
+    free.
 
     Arguments:
-      threshold: epsilon from 0 to 1, one for all layers or one for each, in the order in which they run. 0 leaves a layer free, such as
-        a readout where each task has a head of its own; 1 keeps all there is above rounding.
-      per_task, seed: samples of each task that R is made of, None for all (the paper: 300 of permuted MNIST, 125 of CIFAR-100).
+      threshold: epsilon from 0 to 1, one for all layers or one for each, in the order in which they
+        run. 0 leaves a layer free, such as a readout where each task has a head of its own; 1 keeps
+        all there is above rounding.
+      per_task, seed: samples of each task that R is made of, None for all (the paper: 300 of
+        permuted MNIST, 125 of CIFAR-100).
       increment: added to the thresholds with every task, up to 1; a layer left free stays free.
-    The paper: permuted MNIST [0.95, 0.99, 0.99] without biases; CIFAR-100 0.97 and 0.003 a task. The authors' code keeps one vector
-    fewer than their equation (5) asks for after task 0; here the equation holds.
-    Kernel space: at one anchor a layer's phi . phi' becomes phi . (1 - M M^T) phi' (theory 6), which takes away more than Jacobian rows
-    of old samples span; forecasts train the linearised network.
-    Raises ValueError, before anything is trained, for a network without taps, other than one threshold a layer, a memory larger than
-    a task.
+    The paper: permuted MNIST [0.95, 0.99, 0.99] without biases; CIFAR-100 0.97 and 0.003 a task.
+    The authors' code keeps one vector fewer than their equation (5) asks for after task 0; here the
+    equation holds.
+    Kernel space: at one anchor a layer's phi . phi' becomes phi . (1 - M M^T) phi' (theory 6),
+    which takes away more than Jacobian rows of old samples span; forecasts train the linearised
+    network.
+    Raises ValueError, before anything is trained, for a network without taps, other than one
+    threshold a layer, a memory larger than a task.
     Source: Saha, Garg, Roy 2021, equations 4 to 9; frozen parameters: their code, of batch norm.
     """
     several = isinstance(threshold, Sequence) and not isinstance(threshold, str)

@@ -13,8 +13,9 @@ from ntkcl.types import Method
 def joint() -> Method:
     """Minimises the mean loss over the samples of all tasks so far, from where the tasks before left the parameters.
 
-    Kernel space: the rows of all tasks so far, an output of task j weighing scale_t / (n |head_j|), n their samples together, and
-    scale_t what turns the task's mean loss into the (1/2) sum. Exact for any rule, full batch.
+    Kernel space: the rows of all tasks so far, an output of task j weighing scale_t / (n |head_j|),
+    n their samples together, and scale_t what turns the task's mean loss into the (1/2) sum. Exact
+    for any rule, full batch.
     """
 
     def begin(memory, network, theta, task):

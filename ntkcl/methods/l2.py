@@ -18,10 +18,11 @@ def l2(penalty: float | int = 1e-3, centre: str = "previous") -> Method:
 
     Arguments:
       penalty: lambda, in the units of the mean loss.
-      centre: "previous", the parameters before this task (so task 0 is pulled to its start); "start", those before the first task;
-        "zero", which is coupled weight decay of the same number, and with plain SGD decoupled decay of lambda x the learning rate.
-    Kernel space: a ridge of lambda scale_t on the task's own rows, scale_t what turns its mean loss into the (1/2) sum.
-    Exact for any rule.
+      centre: "previous", the parameters before this task (so task 0 is pulled to its start);
+        "start", those before the first task; "zero", which is coupled weight decay of the same
+        number, and with plain SGD decoupled decay of lambda x the learning rate.
+    Kernel space: a ridge of lambda scale_t on the task's own rows, scale_t what turns its mean loss
+    into the (1/2) sum. Exact for any rule.
     """
     validation.finite("method.penalty", penalty, above=0.0)
     validation.one_of("method.centre", centre, CENTRES)

@@ -17,13 +17,14 @@ from ntkcl.types import Method
 def lwf(weight: float | int = 1.0) -> Method:
     """Minimises the task's mean loss + weight x the mean over the same samples of 1/(2 |old|) |f - f_before|^2 over the old outputs.
 
-    Old outputs are those of any head so far; f_before is the network before this task, which is kept. With squared error in place of
-    the paper's softened cross-entropy.
+    Old outputs are those of any head so far; f_before is the network before this task, which is
+    kept. With squared error in place of the paper's softened cross-entropy.
 
     Arguments:
       weight: mu.
-    Kernel space: on the task's rows, an output a weighs m_a + mu |head| / |old| o_a and is drawn to the mean, so weighted, of its
-    target and of itself. With one shared head: the rate times 1 + mu, the residual over 1 + mu. Exact for any rule, full batch.
+    Kernel space: on the task's rows, an output a weighs m_a + mu |head| / |old| o_a and is drawn to
+    the mean, so weighted, of its target and of itself. With one shared head: the rate times 1 + mu,
+    the residual over 1 + mu. Exact for any rule, full batch.
     Source: Li, Hoiem 2016.
     """
     validation.finite("method.weight", weight, above=0.0)

@@ -35,8 +35,9 @@ def _sensitivity(apply, theta, x, head):
 def mas(strength: float | int = 1.0) -> Method:
     """Minimises the task's mean loss + lambda sum_k Omega_k (theta - theta_before)_k^2, theta_before the parameters before the task.
 
-    Omega_k = sum over old tasks of the mean over their samples of |d |f|^2 / d theta_k|, |f|^2 the sum of squares of the active
-    outputs, each at the parameters just after its task. No labels, and the absolute value is taken sample by sample.
+    Omega_k = sum over old tasks of the mean over their samples of |d |f|^2 / d theta_k|, |f|^2 the
+    sum of squares of the active outputs, each at the parameters just after its task. No labels, and
+    the absolute value is taken sample by sample.
 
     Arguments:
       strength: lambda, no factor 1/2 beside it; 0 only watches.

@@ -25,8 +25,9 @@ def replay(
       weight: of the buffer's mean loss against the task's.
       seed: of the draw.
       picks: which samples to keep of each task in place of a draw.
-    Kernel space: rows of the task and of the buffer, a buffered output of task j weighing weight scale_t / (n_buffer |head_j|), where
-    scale_t turns the task's mean loss into the (1/2) sum. Exact for any rule, full batch.
+    Kernel space: rows of the task and of the buffer, a buffered output of task j weighing weight
+    scale_t / (n_buffer |head_j|), where scale_t turns the task's mean loss into the (1/2) sum.
+    Exact for any rule, full batch.
     Raises ValueError for a buffer larger than a task.
     """
     if per_task is not None:

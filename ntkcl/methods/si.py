@@ -23,15 +23,17 @@ class Memory(NamedTuple):
 def si(strength: float | int = 0.1, *, damping: float | int = 0.1) -> Method:
     """Minimises the task's mean loss + c sum_k Omega_k (theta - theta_before)_k^2, theta_before the parameters before the task.
 
-    Omega_k = sum over old tasks of omega_k / (Delta_k^2 + xi), Delta_k how far the task moved theta_k in all, and
-    omega_k = -sum over its steps of g_k dtheta_k, g the gradient of the task's own loss on the step's batch (without the penalty) and
-    dtheta the step taken: the path integral, which adds up to the fall of the loss where steps are small. It may be negative, and is
-    then taken as it is, as in the paper.
+    Omega_k = sum over old tasks of omega_k / (Delta_k^2 + xi), Delta_k how far the task moved
+    theta_k in all, and omega_k = -sum over its steps of g_k dtheta_k, g the gradient of the task's
+    own loss on the step's batch (without the penalty) and dtheta the step taken: the path integral,
+    which adds up to the fall of the loss where steps are small. It may be negative, and is then
+    taken as it is, as in the paper.
 
     Arguments:
       strength: c, no factor 1/2 beside it; 0 only watches.
       damping: xi, in squared units of theta.
-    Kernel space: none known before training, omega depends on the path; forecasts train the linearised network.
+    Kernel space: none known before training, omega depends on the path; forecasts train the
+    linearised network.
     Source: Zenke, Poole, Ganguli 2017, equations 3 to 5.
     """
     validation.finite("method.strength", strength, least=0.0)

@@ -15,9 +15,11 @@ def together(parts: Mapping[str, Any]) -> Method:
     """Adds up what each part adds to the task's loss, and projects gradients by each part in turn, in the order given.
 
     Arguments:
-      parts: methods by names of one's own, such as {"first": ewc_diagonal(0.1), "second": ogd(20)}. Each has a memory of its own.
-    Of several projections the last one holds exactly; what it gives back may have a part that the ones before took away. A part that
-    weighs the task's own loss (`er` with weight=None) adds its objective less the task's loss.
+      parts: methods by names of one's own, such as {"first": ewc_diagonal(0.1), "second": ogd(20)}.
+        Each has a memory of its own.
+    Of several projections the last one holds exactly; what it gives back may have a part that the
+    ones before took away. A part that weighs the task's own loss (`er` with weight=None) adds its
+    objective less the task's loss.
     Kernel space: none in general; forecasts train the linearised network.
     Raises ValueError for fewer than two methods.
     """

@@ -1,7 +1,7 @@
 """Plan without training: rank what one could do by what the kernel of one untrained network predicts, then train a few to see.
 
-A `Candidate` is one training of the stream: an order of its tasks, a method, a buffer, a learning rate. All of them share the
-untrained network, its kernel and the decompositions of it.
+A `Candidate` is one training of the stream: an order of its tasks, a method, a buffer, a learning
+rate. All of them share the untrained network, its kernel and the decompositions of it.
 """
 
 from ntkcl.planning.buffers import searched_buffers

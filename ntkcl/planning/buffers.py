@@ -23,12 +23,13 @@ def searched_buffers(
 ) -> Iterator[tuple[Candidate, np.ndarray]]:
     """`draws` random buffers, then the one that a local search from the best of them ends with, each with its outputs [T+1, N, c].
 
-    The search puts one sample of a task in the place of another of the same task, both at random, `proposals` times, and keeps what
-    lowers the predicted score.
+    The search puts one sample of a task in the place of another of the same task, both at random,
+    `proposals` times, and keeps what lowers the predicted score.
 
     Arguments:
       score: `score(candidate, outputs)`, smaller is better.
-      per_task, weight: of `ntkcl.methods.replay`, `per_task` at most the samples of the smallest task.
+      per_task, weight: of `ntkcl.methods.replay`, `per_task` at most the samples of the smallest
+        task.
     """
     whole("plan.replay.draws", draws)
     whole("plan.replay.proposals", proposals, 0)

@@ -119,8 +119,8 @@ def measured_outputs(candidate: Candidate, shared: SharedKernel) -> np.ndarray:
 def scores(outputs: np.ndarray, candidate: Candidate, shared: SharedKernel) -> dict[str, float]:
     """Of outputs [T+1, N, c]: losses after all tasks and just after each, forgetting, accuracy; on train and on test inputs.
 
-    average_loss = mean_j R_loss[T-1, j]; learning_loss = mean_j R_loss[j, j]; average_accuracy = mean_j R[T-1, j];
-    forgetting = mean_{j<T-1} (R_loss[T-1, j] - R_loss[j, j]).
+    average_loss = mean_j R_loss[T-1, j]; learning_loss = mean_j R_loss[j, j]; average_accuracy =
+    mean_j R[T-1, j]; forgetting = mean_{j<T-1} (R_loss[T-1, j] - R_loss[j, j]).
     """
     order, stream = candidate.order, candidate.problem.stream
     places = np.concatenate(

@@ -33,7 +33,8 @@ def orders(
 ) -> Candidates:
     """All orders of the tasks at one learning rate, stable for each task; of more than `exact` tasks those that a beam search finds.
 
-    Raises ValueError for one task, for `exact` above 8 (40,320 orders), for a loss, rule or method that has no closed form.
+    Raises ValueError for one task, for `exact` above 8 (40,320 orders), for a loss, rule or method
+    that has no closed form.
     """
     tasks = len(initialised.problem.tasks)
     if tasks < 2:
@@ -64,7 +65,8 @@ def methods(
 ) -> Candidates:
     """A grid of methods and their settings, each at a learning rate found as `training` says from its own stability limit.
 
-    grid: (coordinates, method) of every cell, such as ({"method": "l2", "penalty": 0.1}, ntkcl.methods.l2(0.1)).
+    grid: (coordinates, method) of every cell, such as ({"method": "l2", "penalty": 0.1},
+    ntkcl.methods.l2(0.1)).
     """
     if not grid:
         raise ValueError(

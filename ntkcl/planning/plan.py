@@ -25,8 +25,8 @@ def plan(
 
     Arguments:
       job: one of `JOBS`.  named: the arguments of `experiment.initialise`.
-      plan: `score`, `part`, `verify` (candidates to train besides the best and the worst; None trains none), `seed`, and one group of
-        settings for each job.
+      plan: `score`, `part`, `verify` (candidates to train besides the best and the worst; None
+        trains none), `seed`, and one group of settings for each job.
       grid: the cells of job "methods".
       say: is told what is being done.
     Raises ValueError for settings out of range, before anything is computed.

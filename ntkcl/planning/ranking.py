@@ -66,8 +66,9 @@ def verified(
 
 def agreement(rows: Sequence[dict], score: str, part: str) -> dict[str, float | int]:
     """Over the candidates that were trained: Spearman of predicted with measured scores, and the regret of the best predicted one,
-    measured(best predicted) - measured(best), itself and as a share of the range of measured scores. `diverged` of them count in
-    neither, and where one of these was predicted to be the best, the regret is unknown. A predicted score that is NaN is the worst."""
+    measured(best predicted) - measured(best), itself and as a share of the range of measured
+    scores. `diverged` of them count in neither, and where one of these was predicted to be the
+    best, the regret is unknown. A predicted score that is NaN is the worst."""
     names = [f"{side}_{score}_{part}" for side in ("predicted", "measured")]
     pairs = np.array(
         [[SCORES[score] * row[name] for name in names] for row in rows if names[1] in row], float
