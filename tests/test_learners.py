@@ -12,7 +12,7 @@ from models import model
 
 from ntkcl import forecast, losses, methods, networks, optimizers, resources
 from ntkcl.methods import buffer
-from ntkcl.methods.ewc import diagonal_fisher
+from ntkcl.methods.fisher import diagonal_fisher
 from ntkcl.training import loop
 from ntkcl.types import Dataset, Loss, Network, Task
 
@@ -266,7 +266,7 @@ def test_replay_from_a_buffer_that_holds_everything_is_a_plain_loop(name):
     np.testing.assert_allclose(flat(ended), flat(theta), atol=1e-13)
     assert int(memory.count) == len(kept) == 12
     for part, rows in zip(
-        zip(*kept, strict=True), (memory.rows.x, memory.rows.y, memory.rows.told), strict=True
+        zip(*kept, strict=True), (memory.rows.x, memory.rows.y, memory.rows.outputs), strict=True
     ):
         if len(jax.tree.leaves(rows)):
             np.testing.assert_allclose(rows, np.stack(part), atol=1e-13)

@@ -11,7 +11,8 @@ from ntkcl.methods.custom import checked as checked
 from ntkcl.methods.custom import custom as custom
 from ntkcl.methods.der import der, der_plus_plus
 from ntkcl.methods.er import er
-from ntkcl.methods.ewc import ewc, ewc_diagonal
+from ntkcl.methods.ewc import ewc
+from ntkcl.methods.ewc_diagonal import ewc_diagonal
 from ntkcl.methods.functional import functional
 from ntkcl.methods.gpm import gpm
 from ntkcl.methods.joint import joint

@@ -1,10 +1,10 @@
-"""Experience replay from a buffer of fixed size: at every step a batch of what was seen before is trained on beside the new one."""
+"""Experience replay: every step also trains on a batch from a buffer of fixed size."""
 
 import jax.numpy as jnp
 
 from ntkcl import validation
 from ntkcl.compilation import once
-from ntkcl.methods.buffer import draw, keys, mean_loss_of, remembering
+from ntkcl.methods.buffer import draw, keys, mean_loss_of, with_buffer
 from ntkcl.methods.custom import custom
 from ntkcl.types import Method
 
@@ -19,7 +19,7 @@ def er(
     passes: str = "first",
     seed: int = 0,
 ) -> Method:
-    """Minimises, at each step, the mean loss over the step's batch and a batch drawn from the buffer, together.
+    """Minimises, at each step, the mean loss over the step's batch and one drawn from the buffer.
 
     Arguments:
       size: samples in the buffer, of all tasks together.
@@ -50,4 +50,4 @@ def er(
         share = jnp.sum(counts).astype(task_loss.dtype)
         return (len(batch.x) * task_loss + share * replayed) / (len(batch.x) + share)
 
-    return remembering(custom(objective=objective), size, batch_size, buffer, passes, seed)
+    return with_buffer(custom(objective=objective), size, batch_size, buffer, passes, seed)

@@ -1,4 +1,4 @@
-"""Functional regularisation: the outputs on old inputs are held where they were when their task had just been learned."""
+"""Functional regularisation: outputs on old inputs are held to what they were after their task."""
 
 import numpy as np
 
@@ -12,9 +12,9 @@ from ntkcl.types import Method
 
 @once
 def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: int = 0) -> Method:
-    """Minimises the task's mean loss + weight x the mean over kept old inputs of 1/(2 |head_j|) |f - f_j|^2.
+    """Minimises the task's mean loss + weight x the mean of 1/(2 |head_j|) |f - f_j|^2.
 
-    f_j are the outputs just after task j. In the lazy regime this is EWC with the full Fisher
+    The mean is over kept old inputs. f_j are the outputs just after task j. In the lazy regime this is EWC with the full Fisher
     information, up to how weights are counted.
 
     Arguments:
@@ -28,9 +28,8 @@ def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: 
     validation.seed("method.seed", seed)
 
     def begin(memory, network, theta, task):
-        draw_memory(
-            seed, len(memory), len(task.train.x), per_task
-        )  # a task that has too few is refused before it is trained
+        # A task that has too few samples is refused before it is trained.
+        draw_memory(seed, len(memory), len(task.train.x), per_task)
         return memory
 
     def consolidate(memory, network, loss, theta, task):
@@ -38,9 +37,9 @@ def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: 
         return (*memory, (x, outputs(network.apply, theta, x), task.head))
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
-        return (
-            task_loss + weight * mean_loss(DISTANCE, apply, theta, memory) if memory else task_loss
-        )
+        if not memory:
+            return task_loss
+        return task_loss + weight * mean_loss(DISTANCE, apply, theta, memory)
 
     def step(tangent, tasks, t, fs):
         picks = [draw_memory(seed, j, len(tasks[j].inputs), per_task) for j in range(t)]

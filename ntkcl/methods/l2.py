@@ -1,4 +1,4 @@
-"""A quadratic penalty on the parameters: L2 to where they were, or decay to where they began or to zero."""
+"""A quadratic penalty on the distance of the parameters from a centre."""
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +30,8 @@ def l2(penalty: float | int = 1e-3, centre: str = "previous") -> Method:
     def begin(memory, network, theta, task):
         if centre == "zero":
             return jax.tree.map(jnp.zeros_like, theta)
-        return (
-            theta
-            if centre == "previous" or (isinstance(memory, tuple) and memory == ())
-            else memory
-        )
+        is_first_task = isinstance(memory, tuple) and memory == ()
+        return theta if centre == "previous" or is_first_task else memory
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
         squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), theta, memory)
@@ -42,8 +39,7 @@ def l2(penalty: float | int = 1e-3, centre: str = "previous") -> Method:
 
     def step(tangent, tasks, t, fs):
         origins = {"previous": lambda: None, "start": lambda: fs[0], "zero": tangent.at_zero}
-        return task_step(tasks[t])._replace(
-            ridge=penalty * tasks[t].scale, origin=origins[centre]()
-        )
+        ridge, origin = penalty * tasks[t].scale, origins[centre]()
+        return task_step(tasks[t])._replace(ridge=ridge, origin=origin)
 
     return custom(begin=begin, objective=objective, step=step)

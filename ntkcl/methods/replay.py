@@ -18,7 +18,7 @@ def replay(
     seed: int = 0,
     picks: tuple[tuple[int, ...], ...] | None = None,
 ) -> Method:
-    """Minimises the task's mean loss + weight x the mean loss over the buffer, the whole buffer at every step.
+    """Minimises the task's mean loss + weight x the mean loss over the whole buffer.
 
     Arguments:
       per_task: samples kept of each task, drawn without replacement; None keeps all.
@@ -39,9 +39,8 @@ def replay(
         return draw_memory(seed, t, n, per_task) if picks is None else np.asarray(picks[t])
 
     def begin(memory, network, theta, task):
-        kept(
-            len(memory), len(task.train.x)
-        )  # a task that has too few is refused before it is trained
+        # A task that has too few samples is refused before it is trained.
+        kept(len(memory), len(task.train.x))
         return memory
 
     def consolidate(memory, network, loss, theta, task):
