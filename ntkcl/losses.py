@@ -31,7 +31,9 @@ def squared_error() -> Loss:
 
 @once
 def cross_entropy() -> Loss:
-    """Cross-entropy of the softmax over the active outputs: -sum_a m_a y_a log softmax(f)_a, y a distribution over them.
+    """Cross-entropy of the softmax over the active outputs: -sum_a m_a y_a log softmax(f)_a.
+
+    y is a distribution over them.
 
     The mean over n samples has the output gradient (softmax(f) - y)/n, hence rate = learning_rate /
     n. No second derivative exceeds 1/2. Not quadratic: logits grow without end, and forecasts

@@ -1,4 +1,4 @@
-"""The nouns of the house: aliases and NamedTuples, no functions.
+"""The nouns of the project: aliases and NamedTuples, no functions.
 
 A network is seen everywhere as a pure function of its parameters and **one** input; a head is a 0/1
 mask over its outputs; a stream is a tuple of tasks. Task-, domain- and class-incremental learning
@@ -25,7 +25,7 @@ class Dataset(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Images in [0, 1] with one-hot targets, and the two numbers that standardise a pixel: (x - mean) / sd."""
+    """Images in [0, 1] with one-hot targets; a pixel is standardised by (x - mean) / sd."""
 
     train: Dataset
     test: Dataset
@@ -45,7 +45,10 @@ Stream = tuple[Task, ...]
 
 
 class Rows(NamedTuple):
-    """Where each task's inputs stand among all N inputs of the stream: first the train sets in turn, then the test sets."""
+    """Where each task's inputs are among all N inputs of the stream.
+
+    First the train sets in turn, then the test sets.
+    """
 
     train: tuple[slice, ...]
     test: tuple[slice, ...]
@@ -58,7 +61,10 @@ class Rows(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """Where a model keeps its parameters: `layers` that are affine in theirs, and every other leaf it uses, `rest`, by its index."""
+    """Where a model keeps its parameters.
+
+    `layers` are affine in theirs; `rest` is every other leaf that the model uses, by its index.
+    """
 
     layers: tuple[tuple[str, ...], ...]
     rest: tuple[int, ...]
@@ -67,7 +73,7 @@ class Survey(NamedTuple):
 class Taps(NamedTuple):
     """What a structured kernel reads off a model, for one input x.
 
-    `survey(theta, x) -> Survey` looks at shapes alone. `read(layers, theta, probes, x) -> (f, phi,
+    `survey(theta, x) -> Survey` uses shapes alone. `read(layers, theta, probes, x) -> (f, phi,
     z)` runs the model: for each layer one entry a call, phi [P, G, k] what its parameters multiply
     and z [P, G, m] what comes out, `probes` (where given) added to it, so that the derivative of f
     with respect to a probe is the back-propagated signal df/dz.
@@ -115,7 +121,9 @@ class Loss(NamedTuple):
 
 
 class Optimizer(NamedTuple):
-    """A training rule and its twin in kernel space, kept together so that a forecast cannot use another rule's filter.
+    """A training rule and its kernel-space equivalent.
+
+    Kept together so that a forecast cannot use another rule's filter.
 
     `transform(learning_rate)` is the Optax transformation; `rule(rate, steps)` the filter g(lam, r)
     of the eigenvalues of K_tt and the residual's coefficients, at one rate or at one [steps] for
@@ -133,9 +141,13 @@ class Optimizer(NamedTuple):
 
 
 class TaskRows(NamedTuple):
-    """A task as kernel space sees it: where its train `inputs` [n] stand among all N inputs, their `targets` [n, c], the `head` [c],
-    and `scale`, the number that turns the mean loss over the task into the (1/2) sum of squares: 1
-    / loss.rate(1, n, head)."""
+    """A task as kernel space sees it.
+
+    inputs: [n], where its train inputs are among all N inputs.
+    targets: [n, c].  head: [c].
+    scale: 1 / loss.rate(1, n, head), which turns the mean loss over the task into the (1/2) sum of
+      squares.
+    """
 
     inputs: Any
     targets: Any
@@ -144,7 +156,9 @@ class TaskRows(NamedTuple):
 
 
 class Tangent(NamedTuple):
-    """What a method's twin may ask of a network linearised at its anchor, inputs being places among all N.
+    """What a method's kernel-space equivalent may ask of a network linearised at its anchor.
+
+    Inputs are places among all N.
 
     `columns(inputs)` = K(x, x[inputs]) [N, c, m, c]; `squares(inputs, weights)` = sum over rows and
     outputs of weight (df/dtheta)^2, a pytree like theta; `scaled(metric)` the columns of J
@@ -171,9 +185,9 @@ class Method(NamedTuple):
     In kernel space: `step(tangent, tasks, t, fs) -> ntkcl.dynamics.Step` of task t, given the
     outputs [f_0, ..., f_t] before and after the tasks so far; None where no such step is known
     before training: then forecasts train the linearised network, and the stability limit is that of
-    the task alone. `converged`: the twin holds for training to the end alone, not for a number of
-    steps. `step_is_of`: the (begin, objective, project, consolidate, observe) that `step` was
-    written for, see `ntkcl.methods.custom`, which makes methods.
+    the task alone. `converged`: the equivalent holds for training to the end alone, not for a
+    number of steps. `step_is_of`: the (begin, objective, project, consolidate, observe) that `step`
+    was written for, see `ntkcl.methods.custom`, which makes methods.
     """
 
     begin: Callable[..., Any]

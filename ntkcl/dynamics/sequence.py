@@ -103,7 +103,7 @@ def _read_out_blocks(ready: Prepared, alpha):
 
 @jax.jit
 def _decay(rule, ridge, f, origin):
-    """What a ridge takes away of f - origin where nothing is learned, (1 - e(ridge)) (f - origin)."""
+    """(1 - e(ridge)) (f - origin), what a ridge takes away where nothing is learned."""
     alone = jnp.full(1, ridge, f.dtype)
     return ridge * rule(alone, jnp.zeros_like(alone))[0] * (f - origin)
 

@@ -1,5 +1,4 @@
-"""Averaged gradient episodic memory: the part of a gradient that would raise the loss on old samples
-is projected off."""
+"""Averaged gradient episodic memory: gradients are projected so as not to raise old losses."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,8 @@
 """A memory of fixed size that batches are drawn from during training.
 
-What er, der and A-GEM have in common. Its arrays keep their shapes from the first task to the last, so that nothing is compiled twice; how
-many of its rows are in use is a number in it, and so is the key of its draws.
+What er, der and A-GEM have in common. Its arrays keep their shapes from the first task to the last,
+so that nothing is compiled twice; how many of its rows are in use is a number in it, and so is the
+key of its draws.
 """
 
 from typing import Any, NamedTuple

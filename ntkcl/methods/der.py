@@ -22,7 +22,8 @@ def der(
 ) -> Method:
     """Minimises the step's mean loss + alpha x the mean over a batch from the buffer of |f - z|^2.
 
-    The distance is over the active outputs. z are the outputs of the sample when it was inserted: those of the step it was trained on,
+    The distance is over the active outputs.
+    z are the outputs of the sample when it was inserted: those of the step it was trained on,
     before the update. The sum of squares over outputs, as in the paper; implementations that take
     their mean have an alpha larger by the number of outputs.
 

@@ -14,7 +14,8 @@ from ntkcl.types import Method
 def functional(weight: float | int = 1.0, per_task: int | None = None, *, seed: int = 0) -> Method:
     """Minimises the task's mean loss + weight x the mean of 1/(2 |head_j|) |f - f_j|^2.
 
-    The mean is over kept old inputs. f_j are the outputs just after task j. In the lazy regime this is EWC with the full Fisher
+    The mean is over kept old inputs.
+    f_j are the outputs just after task j. In the lazy regime this is EWC with the full Fisher
     information, up to how weights are counted.
 
     Arguments:

@@ -17,7 +17,8 @@ from ntkcl.types import Method
 def lwf(weight: float | int = 1.0) -> Method:
     """Minimises the task's mean loss + weight x the mean of 1/(2 |old|) |f - f_before|^2.
 
-    The mean is over the same samples, the distance over the old outputs. Old outputs are those of any head so far; f_before is the network before this task, which is
+    The mean is over the same samples, the distance over the old outputs.
+    Old outputs are those of any head so far; f_before is the network before this task, which is
     kept. With squared error in place of the paper's softened cross-entropy.
 
     Arguments:

@@ -1,5 +1,5 @@
-"""Memory aware synapses: a quadratic penalty, weighted by how strongly the squared old outputs depend
-on each parameter."""
+"""Memory aware synapses: a quadratic penalty, weighted by how much old outputs depend on each
+parameter."""
 
 from typing import Any, NamedTuple
 

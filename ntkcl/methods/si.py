@@ -69,5 +69,5 @@ def si(strength: float | int = 0.1, *, damping: float | int = 0.1) -> Method:
         importance = jax.tree.map(grown, memory.importance, memory.path, theta, memory.before)
         return memory._replace(importance=importance)
 
-    hooks = dict(begin=begin, objective=objective, observe=observe, consolidate=consolidate)
+    hooks: dict = dict(begin=begin, objective=objective, observe=observe, consolidate=consolidate)
     return custom(**hooks, step=None)

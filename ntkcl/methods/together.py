@@ -50,7 +50,7 @@ def together(parts: Mapping[str, Any]) -> Method:
             part.observe(own, *arguments) if part.observe else own for part, own in each(memory)
         )
 
-    hooks = dict(begin=begin, objective=objective, project=project, consolidate=consolidate)
+    hooks: dict = dict(begin=begin, objective=objective, project=project, consolidate=consolidate)
     watches = any(part.observe for part in methods)
     return custom(**hooks, step=None, observe=observe if watches else None)
 
