@@ -151,7 +151,9 @@ def test_rows_of_old_tasks_and_directions_kept_out_of_are_an_arrow_in_the_eigenv
 
         return extended
 
-    monkeypatch.setattr("ntkcl.planning.candidate.forecast", SimpleNamespace(**vars(forecast) | {"extend": extend}))
+    monkeypatch.setattr(
+        "ntkcl.planning.candidate.forecast", SimpleNamespace(**vars(forecast) | {"extend": extend})
+    )
     assert told() == pytest.approx(exact, abs=1e-9)
     assert {
         (10, 14, False),

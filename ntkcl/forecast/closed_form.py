@@ -67,7 +67,7 @@ def solved(problem: Problem, anchor: Anchor, ahead, tangent, prepare) -> list[Ou
     return [_outcome(one, solve, rounding) for one, solve in zip(steps, solves, strict=True)]
 
 
-def _outcome(step: Step, solve: Solve, rounding: float) -> Outcome:
+def _outcome(step: Step, solve: Solve, rounding: np.floating) -> Outcome:
     return Outcome(
         change=solve.change,
         top=float(solve.top),
