@@ -1,7 +1,7 @@
 """Losses of one prediction and one target; means over samples are taken by whoever calls them.
 
-The head mask is an argument: outputs outside it neither count nor divide. The normalisation of a loss decides what a
-learning rate means in function space, so a loss carries its own.
+The head mask is an argument: outputs outside it neither count nor divide. The normalisation of a
+loss decides what a learning rate means in function space, so a loss carries its own.
 """
 
 import jax
@@ -16,8 +16,8 @@ from ntkcl.types import Loss
 def squared_error() -> Loss:
     """Half the mean squared error over the active outputs: 1/(2 sum(m)) sum_a m_a (f_a - y_a)^2.
 
-    The mean over n samples has the output gradient (f - y)/(n sum(m)), hence rate = learning_rate / (n sum(m)): the convention of
-    neural-tangents, theory's default.
+    The mean over n samples has the output gradient (f - y)/(n sum(m)), hence rate = learning_rate /
+    (n sum(m)): the convention of neural-tangents, theory's default.
     """
 
     def value(f, y, head):
@@ -31,10 +31,13 @@ def squared_error() -> Loss:
 
 @once
 def cross_entropy() -> Loss:
-    """Cross-entropy of the softmax over the active outputs: -sum_a m_a y_a log softmax(f)_a, y a distribution over them.
+    """Cross-entropy of the softmax over the active outputs: -sum_a m_a y_a log softmax(f)_a.
 
-    The mean over n samples has the output gradient (softmax(f) - y)/n, hence rate = learning_rate / n. No second derivative exceeds
-    1/2. Not quadratic: logits grow without end, and forecasts follow the training steps one by one.
+    y is a distribution over them.
+
+    The mean over n samples has the output gradient (softmax(f) - y)/n, hence rate = learning_rate /
+    n. No second derivative exceeds 1/2. Not quadratic: logits grow without end, and forecasts
+    follow the training steps one by one.
     """
 
     def value(f, y, head):

@@ -1,4 +1,4 @@
-"""Training rules with their twins in kernel space, and schedules of their learning rate."""
+"""Training rules with their kernel-space equivalents, and schedules of their learning rate."""
 
 import difflib
 import inspect
@@ -19,10 +19,13 @@ from ntkcl.validation import finite, flag, share
 
 @once
 def sgd(momentum: float | int = 0.0, nesterov: bool = False) -> Optimizer:
-    """(Stochastic) gradient descent theta <- theta - eta g, with heavy-ball or Nesterov momentum b, at rest at the start of a task.
+    """(Stochastic) gradient descent theta <- theta - eta g, with heavy-ball or Nesterov momentum b.
 
-    Stable for rate <= 2 / lam_max, with a heavy ball 2 (1 + b) / lam_max, with Nesterov 2 (1 + b) / ((1 + 2b) lam_max). With
-    minibatches the rule is the mean path: the expected gradient of a batch is the full one.
+    At rest at the start of a task.
+
+    Stable for rate <= 2 / lam_max, with a heavy ball 2 (1 + b) / lam_max, with Nesterov 2 (1 + b) /
+    ((1 + 2b) lam_max). With minibatches the rule is the mean path: the expected gradient of a batch
+    is the full one.
     """
     b = share("optimizer.momentum", momentum)
     if flag("optimizer.nesterov", nesterov) and b == 0:
@@ -47,10 +50,11 @@ def sgd(momentum: float | int = 0.0, nesterov: bool = False) -> Optimizer:
 def by_name(name: str, settings: Mapping[str, Any] | None = None) -> Optimizer:
     """The Optax optimizer of this name, such as "adamw" with {"weight_decay": 1e-4}.
 
-    No twin in kernel space is known of it, not even of "sgd": forecasts train the linearised network with it.
-    No stability limit is known beforehand: give training.learning_rate.
-    Raises ValueError for a name that is no optimizer's, with the nearest ones, for settings that it does not take, and for an optimizer
-    whose step takes more than a gradient and parameters (lbfgs).
+    No kernel-space equivalent is known of it, not even of "sgd": forecasts train the linearised
+    network with it. No stability limit is known beforehand: give training.learning_rate.
+    Raises ValueError for a name that is no optimizer's, with the nearest ones, for settings that it
+    does not take, and for an optimizer whose step takes more than a gradient and parameters
+    (lbfgs).
     """
     make = _named("optimizer.name", name, "optimizer", _optimizers())
 
@@ -70,7 +74,9 @@ def by_name(name: str, settings: Mapping[str, Any] | None = None) -> Optimizer:
 
 @once
 def adam(b1: float | int = 0.9, b2: float | int = 0.999, eps: float | int = 1e-8) -> Optimizer:
-    """Adam. Its steps leave the span of the Jacobians, so it has no twin in kernel space; otherwise as `by_name`.
+    """Adam. Its steps leave the span of the Jacobians: it has no kernel-space equivalent.
+
+    Otherwise as `by_name`.
 
     Source: Kingma, Ba 2015.
     """
@@ -82,16 +88,15 @@ def adam(b1: float | int = 0.9, b2: float | int = 0.999, eps: float | int = 1e-8
 
 @once
 def schedule(name: str, **settings: Any) -> optax.Schedule:
-    """The Optax schedule of this name, such as "cosine_decay_schedule" with decay_steps=500, as factors of a learning rate: one that
-    warms up rises from 0 to 1, any other starts at 1, unless the settings say otherwise.
+    """The Optax schedule of this name, as factors of a learning rate.
 
-    Raises ValueError for a name that is no schedule's, with the nearest ones, and for settings that it does not take.
+    Such as "cosine_decay_schedule" with decay_steps=500. A schedule that warms up rises from 0 to
+    1, any other starts at 1, unless the settings say otherwise.
+    Raises ValueError for a name that is no schedule's, with the nearest ones, and for settings that
+    it does not take.
     """
-    names = [
-        name
-        for name in dir(optax.schedules)
-        if name.endswith(("_schedule", "_decay")) and not name.startswith("_")
-    ]
+    public = (name for name in dir(optax.schedules) if not name.startswith("_"))
+    names = [name for name in public if name.endswith(("_schedule", "_decay"))]
     make = _named("training.schedule.name", name, "schedule", names)
     takes = inspect.signature(make).parameters
     ours = {"init_value": 0.0, "peak_value": 1.0} if "peak_value" in takes else {"init_value": 1.0}
@@ -102,9 +107,8 @@ def schedule(name: str, **settings: Any) -> optax.Schedule:
         make,
     )
     factor = made()
-    return lambda step: factor(
-        jnp.asarray(step, float)
-    )  # of a whole one some make float32, whose rounding differs when compiled
+    # Of a whole number some make float32, whose rounding differs when compiled.
+    return lambda step: factor(jnp.asarray(step, float))
 
 
 def _optimizers() -> list[str]:
@@ -132,7 +136,7 @@ def _named(setting: str, name: str, kind: str, names: Iterable[str]) -> Callable
 
 
 def _tried(use: Callable[[], Any], setting: str, make: Callable[..., Any]) -> None:
-    """Use what `make` has made, once; whatever that raises is told of the setting."""
+    """Use what `make` has made, once; what that raises is raised again with the setting's name."""
     try:
         with warnings.catch_warnings():  # of Optax's own making, at every use
             warnings.simplefilter("ignore")

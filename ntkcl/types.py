@@ -1,7 +1,8 @@
-"""The nouns of the house: aliases and NamedTuples, no functions.
+"""The nouns of the project: aliases and NamedTuples, no functions.
 
-A network is seen everywhere as a pure function of its parameters and **one** input; a head is a 0/1 mask over its
-outputs; a stream is a tuple of tasks. Task-, domain- and class-incremental learning therefore differ in data, not in code.
+A network is seen everywhere as a pure function of its parameters and **one** input; a head is a 0/1
+mask over its outputs; a stream is a tuple of tasks. Task-, domain- and class-incremental learning
+therefore differ in data, not in code.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ class Dataset(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Images in [0, 1] with one-hot targets, and the two numbers that standardise a pixel: (x - mean) / sd."""
+    """Images in [0, 1] with one-hot targets; a pixel is standardised by (x - mean) / sd."""
 
     train: Dataset
     test: Dataset
@@ -44,7 +45,10 @@ Stream = tuple[Task, ...]
 
 
 class Rows(NamedTuple):
-    """Where each task's inputs stand among all N inputs of the stream: first the train sets in turn, then the test sets."""
+    """Where each task's inputs are among all N inputs of the stream.
+
+    First the train sets in turn, then the test sets.
+    """
 
     train: tuple[slice, ...]
     test: tuple[slice, ...]
@@ -57,7 +61,10 @@ class Rows(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """Where a model keeps its parameters: `layers` that are affine in theirs, and every other leaf it uses, `rest`, by its index."""
+    """Where a model keeps its parameters.
+
+    `layers` are affine in theirs; `rest` is every other leaf that the model uses, by its index.
+    """
 
     layers: tuple[tuple[str, ...], ...]
     rest: tuple[int, ...]
@@ -66,9 +73,10 @@ class Survey(NamedTuple):
 class Taps(NamedTuple):
     """What a structured kernel reads off a model, for one input x.
 
-    `survey(theta, x) -> Survey` looks at shapes alone. `read(layers, theta, probes, x) -> (f, phi, z)` runs the model: for each
-    layer one entry a call, phi [P, G, k] what its parameters multiply and z [P, G, m] what comes out, `probes` (where given) added
-    to it, so that the derivative of f with respect to a probe is the back-propagated signal df/dz.
+    `survey(theta, x) -> Survey` uses shapes alone. `read(layers, theta, probes, x) -> (f, phi,
+    z)` runs the model: for each layer one entry a call, phi [P, G, k] what its parameters multiply
+    and z [P, G, m] what comes out, `probes` (where given) added to it, so that the derivative of f
+    with respect to a probe is the back-propagated signal df/dz.
     """
 
     survey: Callable[[Params, Any], Survey]
@@ -78,11 +86,13 @@ class Taps(NamedTuple):
 class Network(NamedTuple):
     """A model as the mathematics sees it.
 
-    `init(key, x) -> theta` for one input x; `apply(theta, x) -> [c]`; `taps`, what the structured kernel reads, or None for a model
-    that only offers the first two; `centred`, whether f - f_0 is trained and forecast in place of f; `batched(theta, x) -> [n, c]`,
-    where the model was written for batches, so that kernels can see whether its samples interact; `rate_scale`, what a learning rate
-    given as a number is multiplied by (gamma^2 in the parametrization mup, see `ntkcl.networks.parametrization`); `infinite(x1, x2=None)
-    -> [n1, n2]`, the kernel that each output's tends to as the network gets wider, None where it is not known.
+    `init(key, x) -> theta` for one input x; `apply(theta, x) -> [c]`; `taps`, what the structured
+    kernel reads, or None for a model that only offers the first two; `centred`, whether f - f_0 is
+    trained and forecast in place of f; `batched(theta, x) -> [n, c]`, where the model was written
+    for batches, so that kernels can see whether its samples interact; `rate_scale`, what a learning
+    rate given as a number is multiplied by (gamma^2 in the parametrization mup, see
+    `ntkcl.networks.parametrization`); `infinite(x1, x2=None) -> [n1, n2]`, the kernel that each
+    output's tends to as the network gets wider, None where it is not known.
     """
 
     init: Callable[[Key, Any], Params] | None
@@ -97,9 +107,10 @@ class Network(NamedTuple):
 class Loss(NamedTuple):
     """A loss of one sample, and what a learning rate means for it in function space.
 
-    `value(f, y, head) -> scalar` for one sample [c]; `rate(learning_rate, n, head)` = eta_eff, so that full-batch gradient descent on n
-    samples moves the active outputs by eta_eff K (y - f), or K (y - p(f)) where predictions are not the outputs themselves.
-    `curvature`: a bound on the second derivatives of the loss, in the units in which squared error has 1, for stability limits.
+    `value(f, y, head) -> scalar` for one sample [c]; `rate(learning_rate, n, head)` = eta_eff, so
+    that full-batch gradient descent on n samples moves the active outputs by eta_eff K (y - f), or
+    K (y - p(f)) where predictions are not the outputs themselves. `curvature`: a bound on the
+    second derivatives of the loss, in the units in which squared error has 1, for stability limits.
     `quadratic`: whether the loss is squared error, and training has a closed form.
     """
 
@@ -110,13 +121,17 @@ class Loss(NamedTuple):
 
 
 class Optimizer(NamedTuple):
-    """A training rule and its twin in kernel space, kept together so that a forecast cannot use another rule's filter.
+    """A training rule and its kernel-space equivalent.
 
-    `transform(learning_rate)` is the Optax transformation; `rule(rate, steps)` the filter g(lam, r) of the eigenvalues of K_tt and the
-    residual's coefficients, at one rate or at one [steps] for each step; `limit(lam_max)` the largest `rate` at which it is stable.
-    `rate` is eta_eff, the learning rate times the normalisation of the loss. A rule whose update is not linear in the gradients (Adam)
-    has no kernel-space equivalent: `rule` is None. `memoryless`: whether two steps leave of a residual what one step and one more do
-    from rest, as without momentum; then the filter of S steps may be cut in two.
+    Kept together so that a forecast cannot use another rule's filter.
+
+    `transform(learning_rate)` is the Optax transformation; `rule(rate, steps)` the filter g(lam, r)
+    of the eigenvalues of K_tt and the residual's coefficients, at one rate or at one [steps] for
+    each step; `limit(lam_max)` the largest `rate` at which it is stable. `rate` is eta_eff, the
+    learning rate times the normalisation of the loss. A rule whose update is not linear in the
+    gradients (Adam) has no kernel-space equivalent: `rule` is None. `memoryless`: whether two steps
+    leave of a residual what one step and one more do from rest, as without momentum; then the
+    filter of S steps may be cut in two.
     """
 
     transform: Callable[[float], optax.GradientTransformation]
@@ -126,8 +141,13 @@ class Optimizer(NamedTuple):
 
 
 class TaskRows(NamedTuple):
-    """A task as kernel space sees it: where its train `inputs` [n] stand among all N inputs, their `targets` [n, c], the `head` [c],
-    and `scale`, the number that turns the mean loss over the task into the (1/2) sum of squares: 1 / loss.rate(1, n, head)."""
+    """A task as kernel space sees it.
+
+    inputs: [n], where its train inputs are among all N inputs.
+    targets: [n, c].  head: [c].
+    scale: 1 / loss.rate(1, n, head), which turns the mean loss over the task into the (1/2) sum of
+      squares.
+    """
 
     inputs: Any
     targets: Any
@@ -136,10 +156,13 @@ class TaskRows(NamedTuple):
 
 
 class Tangent(NamedTuple):
-    """What a method's twin may ask of a network linearised at its anchor, inputs being places among all N.
+    """What a method's kernel-space equivalent may ask of a network linearised at its anchor.
 
-    `columns(inputs)` = K(x, x[inputs]) [N, c, m, c]; `squares(inputs, weights)` = sum over rows and outputs of weight (df/dtheta)^2, a
-    pytree like theta; `scaled(metric)` the columns of J diag(1/metric) J^T; `at_zero()` the linearised outputs [N, c] of parameters 0.
+    Inputs are places among all N.
+
+    `columns(inputs)` = K(x, x[inputs]) [N, c, m, c]; `squares(inputs, weights)` = sum over rows and
+    outputs of weight (df/dtheta)^2, a pytree like theta; `scaled(metric)` the columns of J
+    diag(1/metric) J^T; `at_zero()` the linearised outputs [N, c] of parameters 0.
     """
 
     columns: Callable[..., Any]
@@ -156,12 +179,15 @@ class Method(NamedTuple):
       `consolidate(memory, network, loss, theta, task) -> memory` after it;
       `objective(memory, apply, loss, theta, batch, head, task_loss) -> scalar`, what is minimised;
       `project(memory, apply, loss, theta, gradient) -> gradient`;
-      `observe(memory, apply, theta, batch, head, gradient, update) -> memory` after every step, the gradient being that of the
-        objective at theta, before the projection; None for a memory that no step changes.
-    In kernel space: `step(tangent, tasks, t, fs) -> ntkcl.dynamics.Step` of task t, given the outputs [f_0, ..., f_t] before and after
-    the tasks so far; None where no such step is known before training: then forecasts train the linearised network, and the stability
-    limit is that of the task alone. `converged`: the twin holds for training to the end alone, not for a number of steps. `step_is_of`:
-    the (begin, objective, project, consolidate, observe) that `step` was written for, see `ntkcl.methods.custom`, which makes methods.
+      `observe(memory, apply, theta, batch, head, gradient, update) -> memory` after every step, the
+        gradient being that of the objective at theta, before the projection; None for a memory that
+        no step changes.
+    In kernel space: `step(tangent, tasks, t, fs) -> ntkcl.dynamics.Step` of task t, given the
+    outputs [f_0, ..., f_t] before and after the tasks so far; None where no such step is known
+    before training: then forecasts train the linearised network, and the stability limit is that of
+    the task alone. `converged`: the equivalent holds for training to the end alone, not for a
+    number of steps. `step_is_of`: the (begin, objective, project, consolidate, observe) that `step`
+    was written for, see `ntkcl.methods.custom`, which makes methods.
     """
 
     begin: Callable[..., Any]

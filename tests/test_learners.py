@@ -12,7 +12,7 @@ from models import model
 
 from ntkcl import forecast, losses, methods, networks, optimizers, resources
 from ntkcl.methods import buffer
-from ntkcl.methods.ewc import diagonal_fisher
+from ntkcl.methods.fisher import diagonal_fisher
 from ntkcl.training import loop
 from ntkcl.types import Dataset, Loss, Network, Task
 
@@ -266,7 +266,7 @@ def test_replay_from_a_buffer_that_holds_everything_is_a_plain_loop(name):
     np.testing.assert_allclose(flat(ended), flat(theta), atol=1e-13)
     assert int(memory.count) == len(kept) == 12
     for part, rows in zip(
-        zip(*kept, strict=True), (memory.rows.x, memory.rows.y, memory.rows.told), strict=True
+        zip(*kept, strict=True), (memory.rows.x, memory.rows.y, memory.rows.outputs), strict=True
     ):
         if len(jax.tree.leaves(rows)):
             np.testing.assert_allclose(rows, np.stack(part), atol=1e-13)
@@ -579,7 +579,7 @@ def test_gpm_keeps_what_equations_5_and_9_of_saha_say():
     """Singular value decompositions of two tasks' inputs, one vector after the other; thresholds that grow by 0.05."""
     bases = [np.zeros((5, 0)), np.zeros((5, 0))]
     for t, (task, (theta, _, _, memory)) in enumerate(zip(stream(), known("GPM"), strict=True)):
-        x = task.train.x[methods.memory.chosen(0, t, 6, 4)]
+        x = task.train.x[methods.memory.draw_memory(0, t, 6, 4)]
         for i, (layer, R) in enumerate(zip(("hidden_0", "readout"), fed(theta, x), strict=True)):
             M, wanted = bases[i], (0.7, 0.9)[i] + 0.05 * t
             rest = R - M @ M.T @ R
@@ -604,7 +604,7 @@ def test_with_all_energy_kept_no_later_training_moves_a_kept_sample():
     first, last = known("GPM, all")[0][0], known("GPM, all")[-1][0]
     forward, x = jax.vmap(LAYERED.apply, (None, 0)), stream()[0].train.x
     moved = np.max(np.abs(forward(last, x) - forward(first, x)), 1)
-    kept = methods.memory.chosen(0, 0, 6, 2)
+    kept = methods.memory.draw_memory(0, 0, 6, 2)
     assert np.max(moved[kept]) < 1e-13 < 1e-3 < np.min(np.delete(moved, kept))
 
 
@@ -694,7 +694,7 @@ def test_a_method_without_a_twin_is_foretold_by_training_the_linearised_network(
     assert forecast.form_of("auto", LOSS, optimizers.sgd(), FIXED[name], True) == "linearised"
     with pytest.raises(
         ValueError,
-        match=r"forecast.form=closed: the method has no twin in kernel space; use linearised or auto",
+        match=r"forecast.form=closed: the method has no kernel-space equivalent; use linearised or auto",
     ):
         forecast.form_of("closed", LOSS, optimizers.sgd(), FIXED[name], True)
 

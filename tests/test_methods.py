@@ -78,7 +78,7 @@ def test_what_lies_in_the_memory_of_ogd_cannot_be_learned():
 
 
 def test_replay_of_one_sample_matches_theory_12_2():
-    kept = next(seed for seed in range(20) if methods.memory.chosen(seed, 0, 2, 1)[0] == 0)
+    kept = next(seed for seed in range(20) if methods.memory.draw_memory(seed, 0, 2, 1)[0] == 0)
     np.testing.assert_allclose(
         on_paper(methods.replay(1, seed=kept), dynamics.converged())[0], [0, 1.5], atol=1e-9
     )
@@ -273,7 +273,8 @@ def test_diagonal_ewc_is_the_minimum_of_its_objective():
 
 def test_a_twin_without_a_finite_form_is_refused_where_steps_are_finite():
     with pytest.raises(
-        ValueError, match="twin for training to the end alone; use linearised or auto"
+        ValueError,
+        match="kernel-space equivalent for training to the end alone; use linearised or auto",
     ):
         told(methods.ewc_diagonal(1.0), "shared", form="closed")
 

@@ -13,7 +13,7 @@ from cases import linear, quadratic_features, random_stream
 from rich.console import Console
 
 from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers, planning
-from ntkcl.planning.ranking import agreement, chosen
+from ntkcl.planning.ranking import agreement, places_to_verify
 from ntkcl.reporting import console
 from ntkcl.runs import files
 from ntkcl.training.settings import Training
@@ -151,7 +151,9 @@ def test_rows_of_old_tasks_and_directions_kept_out_of_are_an_arrow_in_the_eigenv
 
         return extended
 
-    monkeypatch.setattr("ntkcl.forecast", SimpleNamespace(**vars(forecast) | {"extend": extend}))
+    monkeypatch.setattr(
+        "ntkcl.planning.candidate.forecast", SimpleNamespace(**vars(forecast) | {"extend": extend})
+    )
     assert told() == pytest.approx(exact, abs=1e-9)
     assert {
         (10, 14, False),
@@ -258,8 +260,9 @@ def test_agreement_by_hand():
     assert agreement(accuracy, "average_accuracy", "test")["regret"] == pytest.approx(
         0.1
     )  # more is better
-    assert chosen(5, 2, 0)[0] == 0 and chosen(5, 2, 0)[-1] == 4 and len(chosen(5, 2, 0)) == 4
-    assert chosen(1, 3, 0) == [0] and chosen(3, 9, 0) == [0, 1, 2]
+    places = places_to_verify(5, 2, 0)
+    assert places[0] == 0 and places[-1] == 4 and len(places) == 4
+    assert places_to_verify(1, 3, 0) == [0] and places_to_verify(3, 9, 0) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

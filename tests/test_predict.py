@@ -294,7 +294,7 @@ def test_the_size_that_auto_goes_by_is_that_of_the_stream(monkeypatch):
         ),
         (
             dict(form="closed", method=methods.ewc_diagonal()),
-            "forecast.form=closed: the method has a twin for training to the end",
+            "forecast.form=closed: the method has a kernel-space equivalent for training to the end",
         ),
         (
             dict(form="matrix_free", method=methods.replay(3)),

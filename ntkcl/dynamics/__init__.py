@@ -7,7 +7,8 @@ give them float64.
 """
 
 from ntkcl.dynamics import attribution
-from ntkcl.dynamics.prepare import Prepared, extended, prepared, remembered
+from ntkcl.dynamics.cached import cached
+from ntkcl.dynamics.prepare import Prepared, extended, prepared
 from ntkcl.dynamics.rules import (
     Rule,
     converged,
@@ -38,6 +39,7 @@ __all__ = [
     "Step",
     "attribution",
     "buffered",
+    "cached",
     "converged",
     "eigendecomposed",
     "extended",
@@ -51,7 +53,6 @@ __all__ = [
     "own",
     "prepared",
     "read_out",
-    "remembered",
     "sequence",
     "simulate",
     "stacked",

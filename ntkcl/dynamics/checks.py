@@ -1,4 +1,4 @@
-"""What forecasts are given, looked at where it is a number already: traced values pass."""
+"""Checks of the inputs of a forecast, where they are numbers already: traced values pass."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ from ntkcl.validation import shape_is
 
 
 def concrete(value) -> bool:
-    """Whether it has values to look at."""
+    """Whether it has values that can be checked."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
@@ -38,7 +38,10 @@ def places(name: str, index, count: int) -> None:
 
 
 def step(own, shape_of_outputs: tuple[int, ...]) -> None:
-    """ValueError for a `Step` that does not fit outputs [N, c]: other shapes, places beyond the N, weights or a ridge below 0."""
+    """ValueError for a `Step` that does not fit outputs [N, c].
+
+    For other shapes, places beyond the N, weights or a ridge below 0.
+    """
     n, c = shape_of_outputs
     m = len(own.inputs)
     shape_is("Step.targets", own.targets, (m, c))
@@ -48,7 +51,8 @@ def step(own, shape_of_outputs: tuple[int, ...]) -> None:
         values = np.asarray(value, float)
         if not (np.isfinite(values) & (values >= 0)).all():
             raise ValueError(
-                f"Step.{name}: expected finite numbers of at least 0, found {values.min():g} to {values.max():g}"
+                f"Step.{name}: expected finite numbers of at least 0, found {values.min():g} to "
+                f"{values.max():g}"
             )
     if own.origin is not None:
         shape_is("Step.origin", own.origin, (n, c))

@@ -14,16 +14,18 @@ from ntkcl.dynamics.spectral import Arrow, Decomposed, eigendecomposed, rotated
 from ntkcl.dynamics.steps import Columns, Step
 from ntkcl.validation import shape_is
 
-# Directions of a memory whose share of the largest is below this are dependent up to rounding, and are not divided by.
+# Directions of a memory whose share of the largest is below this are dependent up to rounding, and
+# are not divided by.
 DEPENDENT = 1e-10
 
 
 class Prepared(NamedTuple):
-    """What of a `Step` depends on inputs and weights alone, so that steps on the same rows can share it.
+    """What of a `Step` depends on inputs and weights alone: steps on the same rows can share it.
 
-    blocks: K(x, X) in parts [N, c, m_i, c], X along them in the step's order.  rows, outputs: [k], where the weights are not zero.
-    root: [k], sqrt(weight).  decomposed: the weighted Gram matrix of those rows.  kept_out: [N, c, d] K(x, V) of removed directions,
-    whitened; None for none.
+    blocks: K(x, X) in parts [N, c, m_i, c], X along them in the step's order.
+    rows, outputs: [k], where the weights are not zero.  root: [k], sqrt(weight).
+    decomposed: the weighted Gram matrix of those rows.
+    kept_out: [N, c, d], K(x, V) of removed directions, whitened; None for none.
     """
 
     blocks: tuple
@@ -34,17 +36,18 @@ class Prepared(NamedTuple):
     kept_out: Any
 
     def coefficients(self, rule: Rule, residual: Float[Array, "m c"]) -> Float[Array, "m c"]:
-        """alpha = root g(root K root) (root residual), zero for outputs of weight zero: how theta moves by J^T alpha."""
-        entries = self.root * self.decomposed.filtered(
-            _leaf(rule), self.root * residual[self.rows, self.outputs]
-        )
+        """alpha = root g(root K root) (root residual), by which theta moves by J^T alpha.
+
+        Zero for outputs of weight zero.
+        """
+        weighted = self.root * residual[self.rows, self.outputs]
+        entries = self.root * self.decomposed.filtered(as_partial(rule), weighted)
         return jnp.zeros_like(residual).at[self.rows, self.outputs].set(entries)
 
     def scaled(self, factor: float) -> "Prepared":
-        """Of all weights `factor` times as large."""
-        return self._replace(
-            root=self.root * factor**0.5, decomposed=self.decomposed.scaled(factor)
-        )
+        """The same of weights `factor` times as large."""
+        root, decomposed = self.root * factor**0.5, self.decomposed.scaled(factor)
+        return self._replace(root=root, decomposed=decomposed)
 
 
 def prepared(
@@ -56,12 +59,12 @@ def prepared(
     """The Gram matrix of a step's rows, decomposed.
 
     Arguments:
-      columns: `columns(inputs) -> K(x, x[inputs])` [N, c, m, c], of any floating type; the solve is in `dtype`.
+      columns: `columns(inputs) -> K(x, x[inputs])` [N, c, m, c], of any floating type; the solve is
+        in `dtype`.
       decompose: from the Gram matrix [k, k] to functions of it.
     """
-    block = np.asarray(
-        (step.columns or columns)(step.inputs)
-    )  # cut by NumPy: XLA would compile each cut for each shape
+    # Cut by NumPy: XLA would compile each cut for each shape.
+    block = np.asarray((step.columns or columns)(step.inputs))
     m, c = step.targets.shape
     shape_is("K(x, x[inputs])", block, (len(block), c, m, c))
     checks.places("Step.inputs", step.inputs, len(block))
@@ -79,10 +82,12 @@ def prepared(
 def extended(
     base: Prepared, columns: Columns, step: Step, dtype, decompose: Callable[[Arrow], Decomposed]
 ) -> Prepared:
-    """`prepared` of a step that begins with the rows of `base`, all eigenvectors of which are known, at the weights they have there.
+    """`prepared` of a step that begins with the rows of `base`, at the weights they have there.
 
-    In those eigenvectors the Gram matrix of k + q rows, d directions of them removed, is an `Arrow`: q more rows cost a product k q in
-    place of k^2.
+    All eigenvectors of `base` must be known.
+
+    In those eigenvectors the Gram matrix of k + q rows, d directions of them removed, is an
+    `Arrow`: q more rows cost a product k q in place of k^2.
     Arguments: as of `prepared`; decompose: from the arrow to functions of it.
     """
     k, seen = len(base.rows), sum(block.shape[2] for block in base.blocks)
@@ -96,12 +101,8 @@ def extended(
     def turned(columns):
         return np.concatenate([modes.T @ columns[:k], columns[k:]])
 
-    arrow = Arrow(
-        base.decomposed.eigenvalues,
-        turned(across)[:k],
-        across[k:],
-        None if own is None else turned(own),
-    )
+    removed = None if own is None else turned(own)
+    arrow = Arrow(base.decomposed.eigenvalues, turned(across)[:k], across[k:], removed)
     blocks = (*base.blocks, jnp.asarray(block)) if block.shape[2] else base.blocks
     return Prepared(blocks, rows, outputs, root, rotated(decompose(arrow), modes), kept_out)
 
@@ -113,68 +114,17 @@ def _rows(step, dtype):
 
 
 def _removed(columns, step, dtype, rows, outputs, root):
-    """K(x, V) [N, c, d] of a step's removed directions, whitened, and of it the step's own weighted rows [k, d]; None for none."""
+    """K(x, V) [N, c, d] of a step's removed directions, whitened, and the step's own weighted rows
+    [k, d] of it; None for none."""
     if step.removed is None:
         return None, None
-    kept_out = _directions(
-        dtype, columns(step.removed.inputs), step.removed.inputs, step.removed.basis
-    )
+    inputs, basis = step.removed
+    kept_out = _directions(dtype, columns(inputs), inputs, basis)
     return kept_out, root[:, None] * kept_out[np.asarray(step.inputs)[rows], outputs]
 
 
-def remembered(
-    prepare: Callable[..., Prepared] = prepared,
-    extend: Callable[..., Prepared] | None = None,
-    anew: Callable[..., Prepared] | None = None,
-    most: int = 12,
-) -> Callable[..., Prepared]:
-    """`prepare` that does the work once for steps on the same rows, also where all weights are larger or smaller by one factor.
-
-    For searches that train on the same tasks again and again; the `most` rows last used are remembered. A step that begins with rows
-    whose eigenvectors are remembered is prepared by `extend(base, columns, step, dtype)`, one with columns of its own by `anew`.
-    """
-    known: dict[Any, tuple[np.ndarray, np.ndarray, Prepared]] = {}
-
-    def recalled(key, scale):
-        known[key] = known.pop(key)  # the last used
-        return known[key][2].scaled(scale)
-
-    def longest(inputs, shape):
-        """Of what is remembered with eigenvectors, the most rows that a step begins with at the weights it gives them, or None."""
-        found = []
-        for key, (begin, weights, one) in known.items():
-            n, scale = len(begin), float(np.max(shape[: len(begin)]))
-            same = np.array_equal(begin, inputs[:n]) and np.allclose(
-                shape[:n], scale * weights, rtol=1e-12, atol=0
-            )
-            if same and one.decomposed.modes is not None:
-                found.append((n, key, scale))
-        return max(found)[1:] if found else None
-
-    def look_up(columns, step, *rest):
-        if step.columns is not None:
-            return (anew or prepare)(columns, step, *rest)
-        scale, inputs = float(np.max(step.weights)), np.asarray(step.inputs)
-        shape = np.asarray(step.weights) / scale
-        key = inputs.tobytes(), np.round(shape, 12).tobytes()
-        if step.removed is None and key in known:
-            return recalled(key, scale)
-        unit = step._replace(weights=shape)
-        base = longest(inputs, shape) if extend else None
-        one = (
-            extend(recalled(*base), columns, unit, *rest) if base else prepare(columns, unit, *rest)
-        )
-        if step.removed is None:
-            known[key] = inputs, shape, one
-            if len(known) > most:
-                del known[next(iter(known))]
-        return one.scaled(scale)
-
-    return look_up
-
-
-def _leaf(rule) -> Partial:
-    """As jitted functions take it."""
+def as_partial(rule: Rule) -> Partial:
+    """The rule as jitted functions take it."""
     return rule if isinstance(rule, Partial) else Partial(rule)
 
 

@@ -1,10 +1,12 @@
 """Training on a stream of tasks, in function space: one block lower-triangular solve.
 
-With all blocks at one anchor, G_t the rule of task t and r0 = Y - f_0, training in turn gives (I + G SL) alpha = G r0, SL the strictly
-lower blocks of K. Forward substitution is `sequence`: task t sees the residual that the tasks before it left.
+With all blocks at one anchor, G_t the rule of task t and r0 = Y - f_0, training in turn gives
+(I + G SL) alpha = G r0, SL the strictly lower blocks of K. Forward substitution is `sequence`:
+task t sees the residual that the tasks before it have left.
 
-What a continual-learning method does to one task's training is a `Step`: which rows it trains on and with which weights and targets,
-which directions it takes away, what it pulls the parameters towards. `one_task` solves any of them.
+What a continual-learning method does to one task's training is a `Step`: which rows it trains on
+and with which weights and targets, which directions it removes, what it pulls the parameters
+towards. `one_task` solves any of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,16 +20,21 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from ntkcl.dynamics import checks
-from ntkcl.dynamics.prepare import Prepared, _leaf, prepared
+from ntkcl.dynamics.prepare import Prepared, as_partial, prepared
 from ntkcl.dynamics.rules import Rule
 from ntkcl.dynamics.steps import Columns, Step
 from ntkcl.validation import shape_is
 
 
 class Solve(NamedTuple):
-    """One task's training: the change [N, c] of the outputs, the coefficients alpha [m, c] of the Jacobian rows it trained on (zero for
-    outputs that do not count), the eigenvalues, ascending, of the weighted Gram matrix as they came, before clipping at zero, and
-    `top`, the largest that the rule saw, the ridge added."""
+    """One task's training.
+
+    change: [N, c], of the outputs.
+    alpha: [m, c], the coefficients of the Jacobian rows it trained on, zero for outputs that do
+      not count.
+    eigenvalues: of the weighted Gram matrix, ascending, as they came, before clipping at zero.
+    top: the largest that the rule saw, the ridge added.
+    """
 
     change: Float[Array, "N c"]
     alpha: Float[Array, "m c"]
@@ -42,58 +49,61 @@ def one_task(
     rule: Rule,
     prepare: Callable[..., Prepared] = prepared,
 ) -> Solve:
-    """Change of f at all N inputs by one `Step`: K(x, X) G (Y - f(X)), K the step's kernel, G its rule.
+    """Change of f at all N inputs by one `Step`: K(x, X) G (Y - f(X)), K its kernel, G its rule.
 
     Arguments:
-      columns: `columns(inputs) -> K(x, x[inputs])` [N, c, m, c], of any floating type; the solve is in f's.
+      columns: `columns(inputs) -> K(x, x[inputs])` [N, c, m, c], of any floating type; the solve
+        is in f's.
       f: outputs before the task is trained, at all N inputs.
       rule: g(lam, r), see `ntkcl.dynamics.rules`.
-      prepare: `prepared`, or one that remembers or decomposes in its own way.
-    With a ridge towards the parameters as they are the rule sees lam + ridge. Towards another centre, u = f - origin being what the
-    ridge takes away and e(lam) = 1 - lam g(lam) what a rule leaves of a residual (theory 4, weight decay),
-        change(x) = (e(ridge) - 1) u(x) + K(x, X) [g(K + ridge) (Y - origin) - (e(ridge) - e(K + ridge)) K^-1 u(X)].
+      prepare: `prepared`, or one that caches or decomposes in its own way.
+    With a ridge towards the parameters as they are the rule sees lam + ridge. Towards another
+    centre, u = f - origin being what the ridge takes away and e(lam) = 1 - lam g(lam) what a rule
+    leaves of a residual (theory 4, weight decay),
+        change(x) = (e(ridge) - 1) u(x)
+            + K(x, X) [g(K + ridge) (Y - origin) - (e(ridge) - e(K + ridge)) K^-1 u(X)].
     Eigenvalues below zero are rounding and count as zero.
     Raises ValueError for a step whose shapes, places, weights or ridge do not fit.
     """
     checks.step(step, f.shape)
-    blocks, rows, outputs, root, (filtered, lam, *_), kept_out = prepare(columns, step, f.dtype)
-    places, ridge = np.asarray(step.inputs)[rows], step.ridge
-    rule = _leaf(rule)
-    ridged = Partial(_ridged, rule, ridge)
-    target, before = np.asarray(step.targets)[rows, outputs], np.asarray(f)[places, outputs]
+    ready, rule = prepare(columns, step, f.dtype), as_partial(rule)
+    entries = ready.root * _weighted_coefficients(ready, f, step, rule)
+    alpha = np.zeros(step.targets.shape, f.dtype)
+    alpha[ready.rows, ready.outputs] = entries
+    change = _read_out_blocks(ready, alpha)
+    if step.origin is not None:
+        change = change - _decay(rule, step.ridge, f, step.origin)
+    if ready.kept_out is not None:
+        own = ready.kept_out[np.asarray(step.inputs)[ready.rows], ready.outputs]
+        change = change - ready.kept_out @ (entries @ own)
+    lam = ready.decomposed.eigenvalues
+    return Solve(change, jnp.asarray(alpha), lam, lam[-1] + step.ridge)
+
+
+def _weighted_coefficients(ready: Prepared, f, step: Step, rule: Partial):
+    """The coefficients [k] in weighted rows, root K root being their Gram matrix."""
+    filtered, root = ready.decomposed.filtered, ready.root
+    places, outputs = np.asarray(step.inputs)[ready.rows], ready.outputs
+    ridged = Partial(_ridged, rule, step.ridge)
+    target, before = np.asarray(step.targets)[ready.rows, outputs], np.asarray(f)[places, outputs]
     if step.origin is None:
-        entries = filtered(ridged, root * (target - before))
-    else:
-        origin = np.asarray(step.origin)[places, outputs]
-        entries = filtered(ridged, root * (target - origin)) - filtered(
-            Partial(_decay_gain, rule, ridge), root * (before - origin)
-        )
-    alpha, change = _change(
-        blocks, f, step.origin, rule, ridge, rows, outputs, places, root * entries, kept_out
-    )
-    return Solve(change, alpha, lam, lam[-1] + ridge)
+        return filtered(ridged, root * (target - before))
+    origin = np.asarray(step.origin)[places, outputs]
+    pulled = filtered(Partial(_decay_gain, rule, step.ridge), root * (before - origin))
+    return filtered(ridged, root * (target - origin)) - pulled
 
 
-def _change(blocks, f, origin, rule, ridge, rows, outputs, places, entries, kept_out):
-    """alpha [m, c], and the change [N, c] by it and by what a ridge towards `origin` takes away."""
-    # In pieces: read out in the midst of a larger program, XLA's CPU sums on one core, ten times as long.
-    ends = np.cumsum([block.shape[2] for block in blocks])
-    alpha = np.zeros((ends[-1], f.shape[1]), f.dtype)
-    alpha[rows, outputs] = entries
-    change = sum(
-        read_out(block, part)
-        for block, part in zip(blocks, np.split(alpha, ends[:-1]), strict=True)
-    )
-    if origin is not None:
-        change = change - _decay(rule, ridge, f, origin)
-    if kept_out is not None:
-        change = change - kept_out @ (entries @ kept_out[places, outputs])
-    return jnp.asarray(alpha), change
+def _read_out_blocks(ready: Prepared, alpha):
+    """K(x, X) alpha [N, c]. In pieces: in the midst of a larger program, XLA's CPU sums on one
+    core, ten times as long."""
+    ends = np.cumsum([block.shape[2] for block in ready.blocks])
+    parts = np.split(alpha, ends[:-1])
+    return sum(read_out(block, part) for block, part in zip(ready.blocks, parts, strict=True))
 
 
 @jax.jit
 def _decay(rule, ridge, f, origin):
-    """What a ridge takes away of f - origin where nothing is learned: (1 - e(ridge)) (f - origin)."""
+    """(1 - e(ridge)) (f - origin), what a ridge takes away where nothing is learned."""
     alone = jnp.full(1, ridge, f.dtype)
     return ridge * rule(alone, jnp.zeros_like(alone))[0] * (f - origin)
 
@@ -105,9 +115,10 @@ def sequence(
     rules: Sequence[Rule],
     prepare: Callable[..., Prepared] = prepared,
 ) -> list[Solve]:
-    """Every task's `one_task` in turn, all blocks at one anchor; f after task t is f0 plus the first t + 1 changes.
+    """Every task's `one_task` in turn, all blocks at one anchor.
 
-    `steps[t](fs) -> Step` is given the outputs before and after each of the tasks so far, [f_0, ..., f_t]: what a method remembers.
+    f after task t is f0 plus the first t + 1 changes. `steps[t](fs) -> Step` is given the outputs
+    [f_0, ..., f_t] before and after each of the tasks so far: what a method remembers.
     Source: Bennani et al. 2020, Doan et al. 2021.
     """
     fs, solves = [f0], []
@@ -120,7 +131,10 @@ def sequence(
 def largest_eigenvalue(
     block: Float[Array | np.ndarray, "m c m c"], weights: Float[np.ndarray, "m c"]
 ) -> float:
-    """lam_max of the Gram matrix of a `Step`'s rows and weights; a rule is stable up to limit(lam_max + ridge)."""
+    """lam_max of the Gram matrix of a `Step`'s rows and weights.
+
+    A rule is stable up to limit(lam_max + ridge).
+    """
     shape_is("block", block, (*np.shape(weights), *np.shape(weights)))
     rows, outputs = np.nonzero(weights)
     root = np.sqrt(weights[rows, outputs])
@@ -140,7 +154,10 @@ def _ridged(rule, ridge, lam, r):
 
 
 def _decay_gain(rule, ridge, lam, _):
-    """(e(ridge) - e(lam + ridge)) / lam with e(lam) = 1 - lam g(lam); at lam = 0 the derivative of lam g(lam) at the ridge."""
+    """(e(ridge) - e(lam + ridge)) / lam with e(lam) = 1 - lam g(lam).
+
+    At lam = 0 the derivative of lam g(lam) at the ridge.
+    """
 
     def learned(shifted):
         return shifted * rule(shifted, jnp.zeros_like(shifted))
@@ -153,6 +170,7 @@ def _decay_gain(rule, ridge, lam, _):
 
 @jax.jit
 def read_out(column, alpha):
-    """K alpha in alpha's type; as a product and a sum, XLA widens the block on the fly instead of copying it."""
+    """K alpha in alpha's type."""
+    # As a product and a sum, XLA widens the block on the fly instead of copying it.
     shape_is("alpha", alpha, column.shape[-2:])
     return jnp.sum(column * alpha[None, None], axis=(-2, -1))

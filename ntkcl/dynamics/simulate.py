@@ -1,4 +1,7 @@
-"""Training of the linearised network step by step, in its dual coefficients: for losses and batch orders that have no closed form."""
+"""Training of the linearised network step by step, in its dual coefficients.
+
+For losses and batch orders that have no closed form.
+"""
 
 from functools import partial
 
@@ -25,28 +28,31 @@ def simulate(
     steps: int,
     order: Int[Array, "steps batch"] | None = None,
 ) -> Float[Array, "n c"]:
-    """alpha [n, c] after S = `steps` updates, theta having moved by J(X_t)^T alpha and f(x) by K(x, X_t) alpha.
+    """alpha [n, c] after S = `steps` updates.
 
-        g_s = d(mean loss over the batch)/df, zero outside of it;  alpha <- alpha + update(g_s);  f = f_before + K_tt alpha
+    theta has then moved by J(X_t)^T alpha and f(x) by K(x, X_t) alpha:
 
-    A gradient in theta is J^T g, so an update that is linear in gradients, coordinate by coordinate alike (plain descent, momentum,
-    schedules), does to alpha what it does to theta, and the Optax rule itself is run, in n c coordinates in place of p.
+        g_s = d(mean loss over the batch)/df, zero outside of it
+        alpha <- alpha + update(g_s),  f = f_before + K_tt alpha
+
+    A gradient in theta is J^T g, so an update that is linear in gradients, coordinate by coordinate
+    alike (plain descent, momentum, schedules), does to alpha what it does to theta, and the Optax
+    rule itself is run, in n c coordinates in place of p.
 
     Arguments:
       k_tt: of any floating type; the simulation is in f's.
-      f: outputs before training, at the task's inputs.  y, head: its targets and the mask of its outputs.
-      order: the batch of each step, such as `ntkcl.training.loop.batches` draws; None for full batches.
+      f: outputs before training, at the task's inputs.  y, head: its targets and the mask of its
+        outputs.
+      order: the batch of each step, such as `ntkcl.training.loop.batches` draws; None for full
+        batches.
     Raises ValueError for shapes that do not fit, and batches with places beyond the n.
     Cost: |B| n c^2 multiply-adds a step.
     Source: Lee et al. 2019.
     """
     n, c = f.shape
-    for name, given, expected in (
-        ("k_tt", k_tt, (n, c, n, c)),
-        ("y", y, (n, c)),
-        ("head", head, (c,)),
-    ):
-        shape_is(name, given, expected)
+    shape_is("k_tt", k_tt, (n, c, n, c))
+    shape_is("y", y, (n, c))
+    shape_is("head", head, (c,))
     if order is not None:
         shape_is("order", order, (steps, *np.shape(order)[1:]))
         checks.places("order", order, n)

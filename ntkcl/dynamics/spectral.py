@@ -1,4 +1,4 @@
-"""A Gram matrix taken apart, so that functions of it act on vectors."""
+"""Decompositions of a Gram matrix, so that functions of it act on vectors."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,9 +10,14 @@ from jaxtyping import Array, Float
 
 
 class Decomposed(NamedTuple):
-    """`filtered(rule, v)` = g(K) v for a rule g(lam, r), r the coefficients of v in the eigenbasis; `eigenvalues`, ascending, as they
-    came, or those that are known, the largest among them; `scaled(s)` the same for s K; `modes` [k, k] all eigenvectors, None where
-    they are not known. Rules are `jax.tree_util.Partial`s."""
+    """A symmetric matrix K [k, k], by functions of it.
+
+    filtered: `filtered(rule, v)` = g(K) v for a rule g(lam, r), r the coefficients of v in the
+      eigenbasis; rules are `jax.tree_util.Partial`s.
+    eigenvalues: ascending, as they came, or those that are known, the largest among them.
+    scaled: `scaled(s)` is the same for s K.
+    modes: [k, k], all eigenvectors; None where they are not known.
+    """
 
     filtered: Callable[..., Any]
     eigenvalues: Float[Array, " k"]
@@ -21,7 +26,10 @@ class Decomposed(NamedTuple):
 
 
 class Arrow(NamedTuple):
-    """[[Lam, B], [B^T, C]] - D D^T: lam [k], border B [k, q], corner C [q, q], removed D [k + q, d] or None."""
+    """[[Lam, B], [B^T, C]] - D D^T.
+
+    lam [k], border B [k, q], corner C [q, q], removed D [k + q, d] or None.
+    """
 
     lam: Any
     border: Any
@@ -29,14 +37,17 @@ class Arrow(NamedTuple):
     removed: Any
 
     def product(self, v):
-        """Of the matrix with v [k + q]."""
+        """The matrix times v [k + q]."""
         u, w = v[: len(self.lam)], v[len(self.lam) :]
         whole = jnp.concatenate([self.lam * u + self.border @ w, u @ self.border + self.corner @ w])
         return whole if self.removed is None else whole - self.removed @ (v @ self.removed)
 
 
 def eigendecomposed(gram: Float[Array | np.ndarray, "k k"]) -> Decomposed:
-    """By all eigenvalues and eigenvectors; those below zero are rounding and count as zero to the rule."""
+    """By all eigenvalues and eigenvectors.
+
+    Eigenvalues below zero are rounding and count as zero to the rule.
+    """
     lam, modes = _eigh(gram)
     return _by_modes(lam, modes, 1.0)
 
@@ -54,16 +65,17 @@ def _by_modes(lam, modes, scale) -> Decomposed:
 
 
 def rotated(decomposed: Decomposed, modes: Float[Array, "k k"]) -> Decomposed:
-    """Of a matrix whose first k rows and columns are given in the basis `modes`: the same in the basis they came from."""
+    """A matrix whose first k rows and columns are in the basis `modes`, in the original basis."""
     k = len(modes)
 
     def filtered(rule, v):
         there = decomposed.filtered(rule, jnp.concatenate([v[:k] @ modes, v[k:]]))
         return jnp.concatenate([modes @ there[:k], there[k:]])
 
-    return Decomposed(
-        filtered, decomposed.eigenvalues, lambda s: rotated(decomposed.scaled(s), modes)
-    )
+    def scaled(factor):
+        return rotated(decomposed.scaled(factor), modes)
+
+    return Decomposed(filtered, decomposed.eigenvalues, scaled)
 
 
 @jax.jit

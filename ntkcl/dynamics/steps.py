@@ -1,4 +1,4 @@
-"""One task in function space: the rows it trains on, their targets and weights, directions kept out."""
+"""One task in function space: the rows it trains on, targets, weights, removed directions."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-Columns = Callable[
-    [Int[np.ndarray, " m"]], Any
-]  # inputs, by their place among all N -> K(x, x[inputs]) [N, c, m, c]
+# Inputs, by their place among all N -> K(x, x[inputs]) [N, c, m, c].
+Columns = Callable[[Int[np.ndarray, " m"]], Any]
 
 
 class Removed(NamedTuple):
@@ -23,14 +22,17 @@ class Removed(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One task's training in kernel space, on the loss (1/2) sum over rows and outputs of weight (target - f)^2.
+    """One task's training in kernel space.
+
+    The loss is (1/2) sum over rows and outputs of weight (target - f)^2.
 
     inputs: [m], places among all N inputs; an input may come twice, with two targets.
     targets, weights: [m, c]; an output of weight 0 does not count.
     ridge: lambda of a penalty lambda/2 |theta - centre|^2, relative to the (1/2) sum.
-    origin: [N, c], the linearised outputs at the centre; None for the outputs before this task, the centre being where they are.
-    removed: directions kept out of, for methods that project the gradient.
-    columns: K(x, x[inputs]) in a metric of the method's own; None for the kernel of the stream.
+    origin: [N, c], the linearised outputs at the centre; None for the outputs before this task, the
+    centre being where they are. removed: directions kept out of, for methods that project the
+    gradient. columns: K(x, x[inputs]) in a metric of the method's own; None for the kernel of the
+    stream.
     """
 
     inputs: Int[np.ndarray, " m"]
@@ -56,15 +58,12 @@ def stacked(*parts) -> Step:
 def own(task, weight=1.0, pick=slice(None)):
     """The task's rows, or some of them, every active output with one weight."""
     targets = task.targets[pick]
-    return (
-        np.asarray(task.inputs)[pick],
-        targets,
-        weight * np.broadcast_to(np.asarray(task.head, float), targets.shape),
-    )
+    weights = weight * np.broadcast_to(np.asarray(task.head, float), targets.shape)
+    return np.asarray(task.inputs)[pick], targets, weights
 
 
 def buffered(tasks, new, picks, weight):
-    """Rows of old tasks, some of each, whose weights make `weight` x their mean loss beside that of the task `new`."""
+    """Rows of old tasks, some of each, that add `weight` x their mean loss to that of `new`."""
     size = sum(map(len, picks))
     return [
         own(task, weight * new.scale / (size * np.sum(task.head)), pick)

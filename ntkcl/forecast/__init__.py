@@ -1,15 +1,22 @@
-"""What training will do to a network, foretold at an anchor (theta, and all that was measured up to there) in one of these forms.
+"""What training will do to a network, predicted at an anchor.
 
-* `closed`: the solve of a training rule, `ntkcl.dynamics.sequence`; squared error, full batches (for minibatches their mean path).
-* `matrix_free`: the same rule by Lanczos on kernel-vector products, for tasks whose kernels no memory holds; no method.
-* `simulated`: step by step in dual coefficients, the true batches in their true order, any loss; rules linear in gradients, no method.
-* `linearised`: the linearised network is trained, by the trainer itself with any loss, rule and method; no kernel is held.
+An anchor is theta and all outputs that were measured up to there. A forecast has one of five forms.
+Four of them predict the network linearised at the anchor, and agree where they overlap:
 
-These foretell the network linearised at the anchor, and agree where they overlap.
+* `closed`: the solve of a training rule, `ntkcl.dynamics.sequence`; squared error, full batches
+  (for minibatches their mean path).
+* `matrix_free`: the same rule by Lanczos on kernel-vector products, for tasks whose kernels no
+  memory holds; no method.
+* `simulated`: step by step in dual coefficients, the true batches in their true order, any loss;
+  rules linear in gradients, no method.
+* `linearised`: the linearised network is trained, by the trainer itself with any loss, rule and
+  method; no kernel is held.
 
-* `integrated`: the network itself, its training integrated in long strides and linearised anew on the way.
+The fifth predicts the network itself:
 
-`path` is none of them: it tells, once training is done, what the kernel on its way did.
+* `integrated`: its training integrated in long strides, linearised anew on the way.
+
+`path` is no forecast: it says, once training is done, what the kernel has done on the way.
 """
 
 from ntkcl.forecast.baseline_models import input_cosine, slopes

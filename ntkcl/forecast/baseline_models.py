@@ -1,4 +1,4 @@
-"""What forecasts are compared with, as far as it takes the problem: a linear model on the inputs, the gradient of the next task."""
+"""Baselines of a forecast that need the problem: a linear model, the gradient of the next task."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,8 +18,9 @@ NO_LINEAR_MODEL = (ValueError, TypeError, LookupError, AttributeError)
 
 
 def input_cosine(problem: Problem, f0: Float[Array, "N c"]) -> tuple[np.ndarray, str]:
-    """A baseline: the changes [T, N, c] of f_0(x) + W x / sqrt(n_0), whose kernel is X X^T / n_0 (x)
-    I. Does the network matter?
+    """A baseline without the network: the changes [T, N, c] of f_0(x) + W x / sqrt(n_0).
+
+    Its kernel is X X^T / n_0 (x) I. A forecast that is no better has not needed the network.
 
     Trained from W = 0 as the network would be, with any loss, rule and method; being linear it is
     its own forecast. A rate that is stable for the network need not be so here: then the changes
@@ -37,7 +38,7 @@ def input_cosine(problem: Problem, f0: Float[Array, "N c"]) -> tuple[np.ndarray,
     try:
         outcomes = train_model(linear, INPUTS, Anchor(weights, (), (f0,)), len(stream))
     except NO_LINEAR_MODEL as error:
-        if methods.is_naive(problem.method):  # asks nothing of a model: this is a fault of ours
+        if methods.is_naive(problem.method):  # asks nothing of a model: this is an error of ours
             raise
         why = f"{type(error).__name__}: {error}".splitlines()[0]
         remark = f"input_cosine: the method does not train a linear model ({why})"
@@ -58,7 +59,10 @@ def _signal(loss, f, y, head):
 
 
 def slopes(problem: Problem) -> Callable[..., float]:
-    """A baseline: `(t, theta, f) -> |dL_t/dtheta|`, the gradient of task t's mean loss at theta, where the outputs are f [N, c]."""
+    """A baseline: `(t, theta, f) -> |dL_t/dtheta|`, the size of task t's gradient at theta.
+
+    L_t is the task's mean loss; f [N, c] are the outputs at theta.
+    """
     operator = kernels.operator(problem.network)
 
     def slope(t, theta, f):

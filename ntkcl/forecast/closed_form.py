@@ -6,6 +6,7 @@ For squared error and full batches; for minibatches it is their mean path.
 import numpy as np
 
 from ntkcl import dynamics, kernels, methods
+from ntkcl.dynamics import Prepared, Solve, Step
 from ntkcl.forecast.gram_solvers import prepare
 from ntkcl.forecast.outcome import Effort, Outcome, energies, rule
 from ntkcl.training.problem import Anchor, Problem
@@ -19,32 +20,32 @@ def closed(kernel_fn, effort: Effort):
     """
 
     def forecast(problem: Problem, anchor: Anchor, count: int) -> list[Outcome]:
-        network, x = problem.network, problem.x
-        tangent = kernels.tangent(network, anchor.theta, x, anchor.history[-1], kernel_fn)
-        ahead, whole = anchor.ahead(count), count == len(problem.tasks)
-        decompose = prepare(effort.krylov_order)
-        solves_again = methods.is_naive(problem.method) and problem.optimizer.memoryless
-        kept: list[tuple] = []
+        f = anchor.history[-1]
+        tangent = kernels.tangent(problem.network, anchor.theta, problem.x, f, kernel_fn)
+        ahead = anchor.ahead(count)
+        decompose, extras = prepare(effort.krylov_order), list[dict]()
 
         def prepare_and_keep(columns, step, dtype):  # called once a task, in their order
-            prepared = decompose(columns, step, dtype)
-            # A method's step begins with the task's own rows; its own metric is no kernel of ours.
-            # Of one task alone nobody asks for energies.
-            known = whole and step.columns is None
-            block = prepared.blocks[0]
-            energy = energies(problem, ahead[len(kept)], np.asarray(block)) if known else None
-            # The Gram matrix alone: a block K(x, X_t) lives no longer than its task.
-            gram = prepared._replace(blocks=(), kept_out=None)
-            kept.append((energy, gram.coefficients if solves_again else None))
-            return prepared
+            ready = decompose(columns, step, dtype)
+            extras.append(_extras(problem, ahead[len(extras)], count, step, ready))
+            return ready
 
         outcomes = solved(problem, anchor, ahead, tangent, prepare_and_keep)
-        return [
-            outcome._replace(energies=energy, coefficients=coefficients)
-            for outcome, (energy, coefficients) in zip(outcomes, kept, strict=True)
-        ]
+        return [one._replace(**extra) for one, extra in zip(outcomes, extras, strict=True)]
 
     return forecast
+
+
+def _extras(problem: Problem, t: int, count: int, step: Step, ready: Prepared) -> dict:
+    """What else an outcome says of a step that has been prepared: energies, coefficients."""
+    # Of one task alone nobody asks for energies; a metric of a method's own is not the kernel.
+    has_energies = count == len(problem.tasks) and step.columns is None
+    # A method's step begins with the task's own rows.
+    energy = energies(problem, t, np.asarray(ready.blocks[0])) if has_energies else None
+    solves_again = methods.is_naive(problem.method) and problem.optimizer.memoryless
+    # The Gram matrix alone is kept: a block K(x, X_t) lives no longer than its task.
+    gram = ready._replace(blocks=(), kept_out=None)
+    return {"energies": energy, "coefficients": gram.coefficients if solves_again else None}
 
 
 def solved(problem: Problem, anchor: Anchor, ahead, tangent, prepare) -> list[Outcome]:
@@ -59,21 +60,21 @@ def solved(problem: Problem, anchor: Anchor, ahead, tangent, prepare) -> list[Ou
 
         return step_of
 
-    rules = [rule(problem, t) for t in ahead]
-    solves = dynamics.sequence(
-        tangent.columns, anchor.history[-1], [step(t) for t in ahead], rules, prepare
-    )
+    step_functions, rules = [step(t) for t in ahead], [rule(problem, t) for t in ahead]
+    f = anchor.history[-1]
+    solves = dynamics.sequence(tangent.columns, f, step_functions, rules, prepare)
     rounding = np.finfo(problem.x.dtype).eps
-    return [
-        Outcome(
-            change=solve.change,
-            top=float(solve.top),
-            negative_mass=_negative_mass(solve.eigenvalues, step),
-            condition=_condition(solve.eigenvalues, step, rounding),
-            pull=(step.inputs, solve.alpha) if _is_gradient_step(step) else None,
-        )
-        for step, solve in zip(steps, solves, strict=True)
-    ]
+    return [_outcome(one, solve, rounding) for one, solve in zip(steps, solves, strict=True)]
+
+
+def _outcome(step: Step, solve: Solve, rounding: np.floating) -> Outcome:
+    return Outcome(
+        change=solve.change,
+        top=float(solve.top),
+        negative_mass=_negative_mass(solve.eigenvalues, step),
+        condition=_condition(solve.eigenvalues, step, rounding),
+        pull=(step.inputs, solve.alpha) if _is_gradient_step(step) else None,
+    )
 
 
 def _is_gradient_step(step) -> bool:
@@ -101,5 +102,5 @@ def _condition(eigenvalues, step, rounding) -> float:
 
 
 def _is_whole_spectrum(eigenvalues, step) -> bool:
-    """A few Ritz values do not tell."""
+    """Whether all eigenvalues are there, and not a few Ritz values."""
     return bool(len(eigenvalues) == np.count_nonzero(step.weights))

@@ -29,9 +29,13 @@ def form_of(
     full_batches: bool,
     block_mib: float = 0.0,
 ) -> str:
-    """The form that "auto" stands for, the first that is exact for the linearised network and, the largest block of kernel being of
-    `block_mib`, holds no more than `HELD_MIB` of it; ValueError for a form that cannot be, and for a method whose step was written
-    for other hooks."""
+    """The form itself, or the one that "auto" stands for.
+
+    "auto" is the first form that is exact for the linearised network; where the largest block of
+    the kernel, `block_mib`, is above `HELD_MIB`, it is "linearised", which holds none.
+    Raises ValueError for a form that cannot predict this training, and for a method whose step was
+    written for other hooks.
+    """
     methods.checked(method)
     one_of("forecast.form", form, AUTO)
     against = {name: reasons(name, loss, optimizer, method, full_batches) for name in FORMS}
@@ -51,28 +55,31 @@ def form_of(
 def reasons(
     form: str, loss: Loss, optimizer: Optimizer, method: Method, full_batches: bool
 ) -> list[str]:
-    """What speaks against one of `FORMS`; nothing where it can foretell this training."""
+    """What speaks against one of `FORMS`; nothing where it can predict this training."""
+    is_method = {
+        "a method other than naive changes more than the targets": not methods.is_naive(method)
+    }
+    other_loss = {"the loss is not squared error": not loss.quadratic}
+    no_rule = {"the optimizer has no rule in kernel space": optimizer.rule is None}
     against: dict[str, dict[str, bool]] = {
         "closed": {
-            "the loss is not squared error": not loss.quadratic,
-            "the optimizer has no rule in kernel space": optimizer.rule is None,
-            "the method has no twin in kernel space": method.step is None,
-            "the method has a twin for training to the end alone": method.converged,
+            **other_loss,
+            **no_rule,
+            "the method has no kernel-space equivalent": method.step is None,
+            "the method has a kernel-space equivalent for training to the end alone": (
+                method.converged
+            ),
         },
-        "matrix_free": {
-            "the loss is not squared error": not loss.quadratic,
-            "the optimizer has no rule in kernel space": optimizer.rule is None,
-            "a method other than naive changes more than the targets": not methods.is_naive(method),
-        },
+        "matrix_free": {**other_loss, **no_rule, **is_method},
         "simulated": {
             "the optimizer is not linear in gradients": optimizer.rule is None,
-            "a method other than naive changes more than the targets": not methods.is_naive(method),
+            **is_method,
         },
         "linearised": {},
         "integrated": {
-            "the loss is not squared error": not loss.quadratic,
+            **other_loss,
             "the optimizer has a memory, or no rule in kernel space": not optimizer.memoryless,
-            "a method other than naive changes more than the targets": not methods.is_naive(method),
+            **is_method,
             "the batches are not full": not full_batches,
         },
     }

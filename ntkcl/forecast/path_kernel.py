@@ -1,9 +1,12 @@
-"""What training did, as the sum of its steps' tangents: no forecast but a diagnostic, for the path must have been walked.
+"""What training did, as the sum of its steps' tangents.
 
-Between two steps a network follows its tangents exactly, f(theta_{s+1}) - f(theta_s) = Jbar_s (theta_{s+1} - theta_s) with Jbar_s the
-mean of the Jacobian on the line between them. For gradient descent the change of all outputs by a task is hence what the kernels
-Kbar_s(x, X_t) = Jbar_s(x) J(X_t; theta_s)^T say, each applied to the true residuals of its step. What separates a forecast from it is
-that its kernel stood still.
+A diagnostic and no forecast, for it needs the path that training has taken.
+
+Between two steps a network follows its tangents exactly, f(theta_{s+1}) - f(theta_s) = Jbar_s
+(theta_{s+1} - theta_s) with Jbar_s the mean of the Jacobian on the line between them. For gradient
+descent the change of all outputs by a task is hence what the kernels Kbar_s(x, X_t) = Jbar_s(x)
+J(X_t; theta_s)^T say, each applied to the true residuals of its step. What separates a forecast
+from it is that its kernel stood still.
 """
 
 from collections.abc import Callable
@@ -26,10 +29,11 @@ class _Walked(NamedTuple):
 
 
 def path(problem: Problem) -> Callable[..., np.ndarray]:
-    """`(t, here) -> sum_s Jbar_s (theta_{s+1} - theta_s)` [N, c], of task t trained from the anchor `here`, any loss, rule and method.
+    """`(t, here) -> sum_s Jbar_s (theta_{s+1} - theta_s)` [N, c], of task t trained from `here`.
 
-    Jbar_s is taken as the Jacobian in the middle of a step, which is wrong by its square. Costs the training again, and a forward
-    and a tangent pass over all inputs a step.
+    For any loss, rule and method; `here` is an anchor.
+    Jbar_s is taken as the Jacobian in the middle of a step, which is wrong by its square. Costs the
+    training again, and a forward and a tangent pass over all inputs a step.
     Source: theorem of the mean; Jacot et al. 2018 for the limit of small steps.
     """
 
@@ -48,11 +52,9 @@ def path(problem: Problem) -> Callable[..., np.ndarray]:
     followed = problem._replace(transform=optax.GradientTransformation(init, update))
 
     def change(t, here):
-        start = (
-            None
-            if here.optimizer_state is None
-            else _Walked(here.optimizer_state, init(here.theta).change)
-        )
+        start = None
+        if here.optimizer_state is not None:
+            start = _Walked(here.optimizer_state, init(here.theta).change)
         fitted = train(followed, t, problem.trained, here.theta, here.memory, start)
         return np.asarray(fitted.state.optimizer.change)
 

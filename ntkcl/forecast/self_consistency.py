@@ -1,6 +1,10 @@
-"""The network itself, its parameters moved to where a forecast says training takes them: in one stride a task, or in two."""
+"""The true network at the predicted parameters: moved there in one stride a task, or in two.
 
-from collections.abc import Callable, Sequence
+Where its outputs differ from the predicted ones, the linearisation fails there, and the forecast
+is not to be trusted. The check needs no training.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import jax
@@ -11,76 +15,80 @@ from ntkcl import kernels
 from ntkcl.forecast.outcome import Outcome, rule
 from ntkcl.training.problem import Anchor, Problem
 
+# `(theta, f) -> (theta', inputs, alpha)`: theta moves by J_{theta'}(x[inputs])^T alpha.
+Stride = Callable[..., tuple]
+
 
 def trial(
     problem: Problem, here: Anchor, outcomes: Sequence[Outcome], outputs: Callable[..., np.ndarray]
 ) -> np.ndarray:
-    """f(theta + sum_{j<=t} J_j^T alpha_j) - f(theta + sum_{j<t} J_j^T alpha_j) at all inputs, [T', N, c]; NaN without a `pull`."""
+    """Changes [T', N, c] of the true outputs by each task, its parameters moved in one stride.
+
+        f(theta + sum_{j<=t} J_j^T alpha_j) - f(theta + sum_{j<t} J_j^T alpha_j)
+
+    NaN for outcomes without a `pull`, infinite where outputs are no longer finite.
+    """
+    if any(outcome.pull is None for outcome in outcomes):
+        return _everywhere(np.nan, outcomes)
 
     def stride(outcome):
         return lambda theta, f: (here.theta, *outcome.pull)
 
-    told = all(outcome.pull is not None for outcome in outcomes)
-    return _walked(
-        problem,
-        here,
-        outcomes,
-        outputs,
-        [[stride(outcome)] for outcome in outcomes] if told else None,
-    )
+    return _moved(problem, here, outcomes, outputs, [[stride(outcome)] for outcome in outcomes])
 
 
 def halved(
     problem: Problem, here: Anchor, outcomes: Sequence[Outcome], outputs: Callable[..., np.ndarray]
 ) -> np.ndarray:
-    """`trial` in two strides a task, each of half the steps: by the anchor's kernel, but from the residual and along the tangents of
-    the network where it then is, [T', N, c]; NaN without `coefficients`."""
+    """`trial` in two strides a task, each of half the steps [T', N, c].
 
-    def stride(t, outcome, first, last):
-        task, g = problem.tasks[t], rule(problem, t, first, last)
-        return lambda theta, f: (
-            theta,
-            task.inputs,
-            outcome.coefficients(g, task.targets - jnp.asarray(f[task.inputs])),
-        )
-
-    def halves(t):
-        return pairwise((0, problem.steps[t] - problem.steps[t] // 2, problem.steps[t]))
-
-    ahead = here.ahead(len(outcomes))
-    told = all(
-        outcome.coefficients is not None and problem.steps[t] > 1
-        for t, outcome in zip(ahead, outcomes, strict=True)
-    )
-    each = zip(ahead, outcomes, strict=True)
-    walk = (
-        [[stride(t, outcome, *half) for half in halves(t)] for t, outcome in each] if told else None
-    )
-    return _walked(problem, here, outcomes, outputs, walk)
+    Both are by the anchor's kernel, the second from the residual and along the tangents of the
+    network where the first has led. NaN for outcomes without `coefficients`.
+    """
+    ahead = list(zip(here.ahead(len(outcomes)), outcomes, strict=True))
+    if any(outcome.coefficients is None or problem.steps[t] < 2 for t, outcome in ahead):
+        return _everywhere(np.nan, outcomes)
+    strides = [list(_halves(problem, t, outcome)) for t, outcome in ahead]
+    return _moved(problem, here, outcomes, outputs, strides)
 
 
-def _walked(problem, here, outcomes, outputs, walk) -> np.ndarray:
-    """Changes [T', N, c] by the strides of each task, `(theta, f) -> (theta', inputs, alpha)`, J_{theta'}(x[inputs])^T alpha each; NaN
-    for no walk, infinite for one that blows up."""
-    shape = (len(outcomes), *outcomes[0].change.shape)
-    if walk is None:
-        return np.full(shape, np.nan)
-    pull_back, theta, seen = (
-        kernels.operator(problem.network).vjp,
-        here.theta,
-        [np.asarray(here.history[-1])],
-    )
-    for strides in walk:
-        f = seen[-1]
+def _halves(problem: Problem, t: int, outcome: Outcome) -> Iterator[Stride]:
+    """The two strides of task t."""
+    task, steps = problem.tasks[t], problem.steps[t]
+
+    def stride(g):
+        def along_tangents(theta, f):
+            residual = task.targets - jnp.asarray(f[task.inputs])
+            return theta, task.inputs, outcome.coefficients(g, residual)
+
+        return along_tangents
+
+    for first, last in pairwise((0, steps - steps // 2, steps)):
+        yield stride(rule(problem, t, first, last))
+
+
+def _moved(
+    problem: Problem,
+    here: Anchor,
+    outcomes: Sequence[Outcome],
+    outputs: Callable[..., np.ndarray],
+    strides_by_task: Sequence[Sequence[Stride]],
+) -> np.ndarray:
+    """Changes [T', N, c] of the true outputs by the strides of each task."""
+    pull_back, theta = kernels.operator(problem.network).vjp, here.theta
+    f = np.asarray(here.history[-1])
+    history = [f]
+    for strides in strides_by_task:
         for stride in strides:
             along, inputs, alpha = stride(theta, f)
-            theta = jax.tree.map(
-                jnp.add,
-                theta,
-                pull_back(along, problem.x[inputs], jnp.asarray(alpha, problem.x.dtype)),
-            )
+            alpha = jnp.asarray(alpha, problem.x.dtype)
+            theta = jax.tree.map(jnp.add, theta, pull_back(along, problem.x[inputs], alpha))
             f = outputs(theta)
             if not np.isfinite(f).all():
-                return np.full(shape, np.inf)
-        seen.append(f)
-    return np.diff(np.stack(seen), axis=0)
+                return _everywhere(np.inf, outcomes)
+        history.append(f)
+    return np.diff(np.stack(history), axis=0)
+
+
+def _everywhere(value: float, outcomes: Sequence[Outcome]) -> np.ndarray:
+    return np.full((len(outcomes), *outcomes[0].change.shape), value)

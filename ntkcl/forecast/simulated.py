@@ -17,32 +17,38 @@ def simulated(kernel_fn, effort: Effort):
 
     def forecast(problem: Problem, anchor: Anchor, count: int) -> list[Outcome]:
         f, outcomes = anchor.history[-1], []
+        has_energies = count == len(problem.tasks)  # of one task alone nobody asks for them
         for t in anchor.ahead(count):
-            task = problem.tasks[t]
-            block = jnp.asarray(kernel_fn(anchor.theta, problem.x, problem.x[task.inputs]))
-            k_tt = block[task.inputs]
-            alpha = dynamics.simulate(
-                k_tt,
-                f[task.inputs],
-                task.targets,
-                jnp.asarray(task.head),
-                loss=problem.loss,
-                transform=problem.transform,
-                steps=problem.steps[t],
-                order=batch_order(problem, t),
-            )
-            weights = np.broadcast_to(task.head, task.targets.shape)
-            whole = count == len(problem.tasks)  # of one task alone nobody asks for energies
-            outcomes.append(
-                Outcome(
-                    change=dynamics.read_out(block, alpha),
-                    top=dynamics.largest_eigenvalue(k_tt, weights),
-                    negative_mass=float("nan"),
-                    energies=energies(problem, t, block) if whole else None,
-                    pull=(task.inputs, alpha),
-                )
-            )
-            f = f + outcomes[-1].change
+            inputs = problem.tasks[t].inputs
+            block = jnp.asarray(kernel_fn(anchor.theta, problem.x, problem.x[inputs]))
+            outcome = _outcome(problem, t, block, f)
+            if has_energies:
+                outcome = outcome._replace(energies=energies(problem, t, block))
+            outcomes.append(outcome)
+            f = f + outcome.change
         return outcomes
 
     return forecast
+
+
+def _outcome(problem: Problem, t: int, block, f) -> Outcome:
+    """Of task t, from its block K(x, X_t) [N, c, n, c] and the outputs f [N, c] before it."""
+    task = problem.tasks[t]
+    k_tt = block[task.inputs]
+    alpha = dynamics.simulate(
+        k_tt,
+        f[task.inputs],
+        task.targets,
+        jnp.asarray(task.head),
+        loss=problem.loss,
+        transform=problem.transform,
+        steps=problem.steps[t],
+        order=batch_order(problem, t),
+    )
+    weights = np.broadcast_to(task.head, task.targets.shape)
+    return Outcome(
+        change=dynamics.read_out(block, alpha),
+        top=dynamics.largest_eigenvalue(k_tt, weights),
+        negative_mass=float("nan"),
+        pull=(task.inputs, alpha),
+    )

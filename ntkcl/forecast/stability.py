@@ -1,4 +1,4 @@
-"""The largest learning rate at which training is stable, from the kernel of the untrained network."""
+"""The largest stable learning rate, from the kernel of the untrained network."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,8 @@ from ntkcl.forecast.gram_solvers import DIAGONALISED, LARGEST
 from ntkcl.training.problem import Problem
 from ntkcl.types import Params, Tangent
 
-DENSE = 5000  # rows x outputs up to which the stability limit is read off the Gram matrix itself
+# Rows x outputs up to which the stability limit is computed from the Gram matrix itself.
+DENSE = 5000
 
 
 def limit(problem: Problem, theta: Params, kernel_fn) -> float:
@@ -21,65 +22,83 @@ def limit(problem: Problem, theta: Params, kernel_fn) -> float:
 def limits(
     problem: Problem, theta: Params, kernel_fn, tangent: Tangent | None = None, prepare=None
 ) -> list[float]:
-    """Each task's largest stable learning rate, at the largest eigenvalue, at theta, of what its method trains on. For minibatches one
-    that no batch exceeds, that of the task's worst single sample. A method without a twin in kernel space has the limit of the task
-    alone: what it adds, such as the curvature of a penalty, is not in it. With a schedule the limit holds for its largest rate.
+    """Each task's largest stable learning rate, by the largest eigenvalue, at theta, of what its
+    method trains on.
 
-    `tangent`, `prepare`: one at theta whose columns are held, and the decompositions of its steps, where they are there already.
+    For minibatches it is a rate that no batch exceeds, that of the task's worst single sample. A
+    method without a kernel-space equivalent has the limit of the task alone: what it adds, such as
+    the curvature of a penalty, is not in it. With a schedule the limit holds for its largest rate.
+
+    Arguments:
+      tangent, prepare: a tangent at theta whose columns are held, and the decompositions of its
+        steps, where these exist already.
     Raises ValueError for a kernel that is zero or not finite.
     """
     c = problem.tasks[0].targets.shape[1]
     f0 = jnp.zeros((len(problem.x), c))  # targets and outputs do not matter here
-    peak = problem.extremes[1]
-    twin = tangent or kernels.tangent(problem.network, theta, problem.x, f0, kernel_fn)
+    held = tangent
+    tangent = held or kernels.tangent(problem.network, theta, problem.x, f0, kernel_fn)
 
     def gram(inputs):
-        return (
-            kernel_fn(theta, problem.x[inputs])
-            if tangent is None
-            else tangent.columns(inputs)[inputs]
-        )
+        if held is None:
+            return kernel_fn(theta, problem.x[inputs])
+        return held.columns(inputs)[inputs]
 
-    def whole(
-        step,
-    ):  # without what is projected away, on the safe side, and without a metric of the method's own, which need not be
-        return float(
-            prepare(
-                twin.columns, step._replace(removed=None, columns=None), jnp.float64
-            ).decomposed.eigenvalues[-1]
-        )
+    def top_of(t, step):
+        if problem.batch_size not in (None, len(problem.tasks[t].inputs)):
+            return _minibatch_top(problem, theta, gram, t, step)
+        if prepare is None:
+            return _top(problem, theta, gram, step.inputs, step.weights)
+        return _prepared_top(prepare, tangent, step)
 
-    def own(t, task):
-        method = problem.method
-        step = (
-            method.step(twin, problem.tasks, t, [f0] * (t + 1))
-            if method.step
-            else dynamics.task_step(task)
-        )
-        n = len(task.inputs)
-        if problem.batch_size in (None, n):
-            top = whole(step) if prepare else _top(problem, theta, gram, step.inputs, step.weights)
-        else:
-            # The Gram matrix of any batch, divided by its size, has eigenvalues no larger than those of its worst sample.
-            top = n * _worst(problem, theta, step.inputs[:n], step.weights[:n])
-            top += (
-                _top(problem, theta, gram, step.inputs[n:], step.weights[n:])
-                if len(step.inputs) > n
-                else 0.0
-            )
-        if not np.isfinite(top):
-            raise ValueError(
-                f"network: the kernel of task {t} is not finite; use a smaller network.output_scale or network.w_std"
-            )
-        if top <= 0:
-            raise ValueError(
-                f"network: the kernel of task {t} is zero, all units dead? Try another network.width or activation"
-            )
-        return (
-            problem.optimizer.limit(problem.loss.curvature * top + step.ridge) * task.scale / peak
-        )
+    def own(t):
+        step = _step_of(problem, tangent, t, f0)
+        top = _positive(top_of(t, step), t)
+        limit = problem.optimizer.limit(problem.loss.curvature * top + step.ridge)
+        return limit * problem.tasks[t].scale / problem.extremes[1]
 
-    return [own(t, task) for t, task in enumerate(problem.tasks)]
+    return [own(t) for t in range(len(problem.tasks))]
+
+
+def _step_of(problem: Problem, tangent: Tangent, t: int, f0) -> dynamics.Step:
+    """What the method trains on in task t; the task alone where it has no step in kernel space."""
+    if problem.method.step is None:
+        return dynamics.task_step(problem.tasks[t])
+    return problem.method.step(tangent, problem.tasks, t, [f0] * (t + 1))
+
+
+def _prepared_top(prepare, tangent: Tangent, step: dynamics.Step) -> float:
+    """The largest eigenvalue, as decomposed already: without what a projection removes, which is on
+    the safe side, and in the stream's kernel in place of a metric of the method's own. Neither is
+    decomposed already."""
+    plain = step._replace(removed=None, columns=None)
+    return float(prepare(tangent.columns, plain, jnp.float64).decomposed.eigenvalues[-1])
+
+
+def _minibatch_top(problem: Problem, theta: Params, gram, t: int, step: dynamics.Step) -> float:
+    """A bound for every batch of task t, and what the step has besides the task's rows.
+
+    The Gram matrix of a batch, divided by its size, has no eigenvalue above that of its worst row.
+    """
+    n = len(problem.tasks[t].inputs)
+    top = n * _worst(problem, theta, step.inputs[:n], step.weights[:n])
+    if len(step.inputs) > n:
+        top += _top(problem, theta, gram, step.inputs[n:], step.weights[n:])
+    return top
+
+
+def _positive(top: float, t: int) -> float:
+    if not np.isfinite(top):
+        raise ValueError(
+            f"network: the kernel of task {t} is not finite; use a smaller network.output_scale or "
+            "network.w_std"
+        )
+    if top <= 0:
+        raise ValueError(
+            f"network: the kernel of task {t} is zero, all units dead? Try another network.width "
+            "or activation"
+        )
+    return top
 
 
 def task_top(problem: Problem, kernel_fn, theta: Params, t: int) -> float:
@@ -94,36 +113,37 @@ def task_top(problem: Problem, kernel_fn, theta: Params, t: int) -> float:
 
 
 def _top(problem, theta, gram, inputs, weights) -> float:
-    """Largest eigenvalue of the weighted Gram matrix of rows: from the matrix, or from products where it is large."""
+    """Largest eigenvalue of the weighted Gram matrix of rows: from the matrix, or from products
+    where it is large."""
     rows, root = np.count_nonzero(weights), jnp.sqrt(jnp.asarray(weights, problem.x.dtype))
     if rows > DENSE:
-        x, product = problem.x[inputs], kernels.operator(problem.network).product
-        ritz = kernels.krylov.spectrum(
-            lambda v: root * product(theta, x, None, root * v),
-            root,
-            order=LARGEST,
-            key=jax.random.key(0),
-        )
-        return float(ritz[0])
+        return _top_of_products(problem, theta, problem.x[inputs], root)
     block = np.asarray(gram(inputs))
     if not np.isfinite(block).all():
         return float("nan")
     if rows <= DIAGONALISED:
         return dynamics.largest_eigenvalue(block, weights)
-    weighted = (
-        jnp.ravel(root)[:, None]
-        * block.reshape(root.size, root.size).astype(np.float64)
-        * jnp.ravel(root)[None]
-    )
+    root = jnp.ravel(root)
+    square = block.reshape(root.size, root.size).astype(np.float64)
+    weighted = root[:, None] * square * root[None]
     start = jnp.asarray(np.random.default_rng(0).normal(size=root.size), weighted.dtype)
     return float(kernels.krylov.ritz_of(jnp.matmul, weighted, start, order=LARGEST).values[-1])
 
 
+def _top_of_products(problem, theta, x, root) -> float:
+    product = kernels.operator(problem.network).product
+
+    def weighted(v):
+        return root * product(theta, x, None, root * v)
+
+    key = jax.random.key(0)
+    return float(kernels.krylov.spectrum(weighted, root, order=LARGEST, key=key)[0])
+
+
 def _worst(problem, theta, inputs, weights) -> float:
     """Largest eigenvalue over the Gram matrices of single rows."""
-    return float(
-        _worst_of(portable(problem.network.apply), theta, problem.x[inputs], jnp.asarray(weights))
-    )
+    apply, x = portable(problem.network.apply), problem.x[inputs]
+    return float(_worst_of(apply, theta, x, jnp.asarray(weights)))
 
 
 @jax.jit

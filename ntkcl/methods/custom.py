@@ -5,13 +5,8 @@ from typing import Any
 
 from ntkcl.types import Method
 
-HOOKS = (
-    "begin",
-    "objective",
-    "project",
-    "consolidate",
-    "observe",
-)  # what a method does to training
+# What a method does to training.
+HOOKS = ("begin", "objective", "project", "consolidate", "observe")
 
 
 def _begin(memory, network, theta, task):
@@ -40,18 +35,17 @@ def custom(
     step: Callable[..., Any] | None = None,
     converged: bool = False,
 ) -> Method:
-    """A `Method` of these functions, as `Method` describes them; what is left out changes nothing in training.
+    """A `Method` of these functions, as `ntkcl.types.Method` describes them.
 
-    Without a `step` its training in kernel space is not known: forecasts train the linearised network with the hooks themselves. A
-    `step` belongs to the hooks it is given with; `checked` refuses the method once one of them is replaced.
+    A hook that is not given changes nothing in training.
+    Without a `step` its training in kernel space is not known: forecasts train the linearised
+    network with the hooks themselves. A `step` belongs to the hooks it is given with; `checked`
+    refuses the method once one of them is replaced.
     Raises ValueError for a part that is not a function.
     """
     parts = dict(begin=begin, objective=objective, project=project, consolidate=consolidate)
-    optional = {
-        name: part for name, part in (("observe", observe), ("step", step)) if part is not None
-    }
-    for name, part in (parts | optional).items():
-        if not callable(part):
+    for name, part in {**parts, "observe": observe, "step": step}.items():
+        if not callable(part) and not (part is None and name in ("observe", "step")):
             raise ValueError(f"method.{name}={part}: expected a function, see ntkcl.types.Method")
     return Method(
         **parts,
@@ -63,10 +57,14 @@ def custom(
 
 
 def checked(method: Any) -> Method:
-    """The method itself; ValueError for what is no `Method`, and for a `step` that was written for other hooks than its own."""
+    """The method itself.
+
+    Raises ValueError for what is no `Method`, and for a `step` that was written for other hooks.
+    """
     if not isinstance(method, Method):
         raise ValueError(
-            f"method={method}: expected an ntkcl.types.Method, such as methods.custom(objective=...)"
+            f"method={method}: expected an ntkcl.types.Method, such as "
+            "methods.custom(objective=...)"
         )
     if method.step is None or hooks(method) == method.step_is_of:
         return method
@@ -74,11 +72,8 @@ def checked(method: Any) -> Method:
         raise ValueError(
             "method: does not say for which hooks its step was written; use methods.custom(...)"
         )
-    new = [
-        name
-        for name, own, of in zip(HOOKS, hooks(method), method.step_is_of, strict=True)
-        if own != of
-    ]
+    pairs = zip(HOOKS, hooks(method), method.step_is_of, strict=True)
+    new = [name for name, own, of_step in pairs if own != of_step]
     was, another = ("was", "another") if len(new) == 1 else ("were", "others")
     raise ValueError(
         f"method: its {' and '.join(new)} {was} replaced, and its step is of {another}; use "

@@ -1,10 +1,10 @@
-"""Experience replay from a buffer of fixed size: at every step a batch of what was seen before is trained on beside the new one."""
+"""Experience replay: every step also trains on a batch from a buffer of fixed size."""
 
 import jax.numpy as jnp
 
 from ntkcl import validation
 from ntkcl.compilation import once
-from ntkcl.methods.buffer import draw, keys, mean_loss_of, remembering
+from ntkcl.methods.buffer import draw, keys, mean_loss_of, with_buffer
 from ntkcl.methods.custom import custom
 from ntkcl.types import Method
 
@@ -19,20 +19,25 @@ def er(
     passes: str = "first",
     seed: int = 0,
 ) -> Method:
-    """Minimises, at each step, the mean loss over the step's batch and a batch drawn from the buffer, together.
+    """Minimises, at each step, the mean loss over the step's batch and one drawn from the buffer.
 
     Arguments:
       size: samples in the buffer, of all tasks together.
-      batch_size: of them drawn at every step, without replacement; while the buffer holds fewer, all it holds.
-      weight: None, the mean over both batches as one, so that a sample counts the same in both; or mu, the step's mean loss + mu x the
-        mean loss of the drawn batch (0: plain training).
-      buffer: "reservoir", every batch is offered to it after its step, so that it holds a uniform sample of the stream so far, the task
-        in training included; "balanced", equal shares of the tasks before, drawn without replacement as each of them ends.
-      passes: of a reservoir: "first", a sample is offered in the first pass over its task alone, once; "all", in every pass, so that
-        it may be in the buffer several times. The same where there is one pass.
+      batch_size: of them drawn at every step, without replacement; while the buffer holds fewer,
+        all it holds.
+      weight: None, the mean over both batches as one, so that a sample counts the same in both; or
+        mu, the step's mean loss + mu x the mean loss of the drawn batch (0: plain training).
+      buffer: "reservoir", every batch is offered to it after its step, so that it holds a uniform
+        sample of the stream so far, the task in training included; "balanced", equal shares of the
+        tasks before, drawn without replacement as each of them ends.
+      passes: of a reservoir: "first", a sample is offered in the first pass over its task alone,
+        once; "all", in every pass, so that it may be in the buffer several times. The same where
+        there is one pass.
       seed: of what is kept and drawn.
-    Kernel space: none known before training; forecasts train the linearised network, with the same draws.
-    Source: Chaudhry et al. 2019 (reservoir, both batches as one); Vitter 1985. `replay` has a fixed buffer, all of it at every step.
+    Kernel space: none known before training; forecasts train the linearised network, with the same
+    draws.
+    Source: Chaudhry et al. 2019 (reservoir, both batches as one); Vitter 1985. `replay` has a fixed
+    buffer, all of it at every step.
     """
     if weight is not None:
         validation.finite("method.weight", weight, least=0.0)
@@ -45,4 +50,4 @@ def er(
         share = jnp.sum(counts).astype(task_loss.dtype)
         return (len(batch.x) * task_loss + share * replayed) / (len(batch.x) + share)
 
-    return remembering(custom(objective=objective), size, batch_size, buffer, passes, seed)
+    return with_buffer(custom(objective=objective), size, batch_size, buffer, passes, seed)

@@ -1,4 +1,4 @@
-"""Gradient projection memory: each layer's gradient is projected off what the layer was fed by old tasks."""
+"""Gradient projection memory: each layer's gradient is projected off the layer's old inputs."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,13 +10,16 @@ import jax.numpy as jnp
 from ntkcl import validation
 from ntkcl.compilation import once
 from ntkcl.methods.custom import custom
-from ntkcl.methods.memory import chosen, mean_over
+from ntkcl.methods.memory import draw_memory, mean_over
 from ntkcl.types import Method
 
 
 class Memory(NamedTuple):
-    """`kept`, a tree like theta in which each layer has one leaf, the projector [G, k, k] onto the inputs kept out of, and every
-    parameter outside of layers a number, 1 once it is frozen; how many tasks there were."""
+    """What is kept out of, and how many tasks there were.
+
+    kept: a tree like theta. Each layer has one leaf, the projector [G, k, k] onto the inputs kept
+      out of, and every parameter outside of layers a number, 1 once it is frozen.
+    """
 
     kept: Any
     tasks: Any
@@ -30,53 +33,50 @@ def gpm(
     *,
     seed: int = 0,
 ) -> Method:
-    """Projects the gradient G [k, m] of each layer to G - M M^T G, M an orthonormal basis [k, r] of inputs of old tasks.
+    """Projects the gradient G [k, m] of each layer to G - M M^T G.
 
-    A layer computes z = phi . W, phi [k] its input at one position, with a 1 (times what is in front of the bias) beside it where it
-    has a bias, so that the bias is a row of W like any other. After a task R [k, s] are the phi of the kept samples at all positions,
-    and M takes, of R' = R - M M^T R, the fewest left singular vectors for which |M M^T R|^2 + |R'_r|^2 >= threshold |R|^2. From then on
-    z stays as it is for every input in the span of M. Parameters that are in no layer the taps can see (of norms, embeddings, ...) are
-    frozen after task 0, unless all layers are left free.
+    M is an orthonormal basis [k, r] of inputs of old tasks.
+
+    A layer computes z = phi . W, phi [k] its input at one position, with a 1 (times what is in
+    front of the bias) beside it where it has a bias, so that the bias is a row of W like any other.
+    After a task R [k, s] are the phi of the kept samples at all positions, and M takes, of R' = R -
+    M M^T R, the fewest left singular vectors for which |M M^T R|^2 + |R'_r|^2 >= threshold |R|^2.
+    From then on z stays as it is for every input in the span of M. Parameters that are in no layer
+    the taps can see (of norms, embeddings, ...) are frozen after task 0, unless all layers are left
+    free.
 
     Arguments:
-      threshold: epsilon from 0 to 1, one for all layers or one for each, in the order in which they run. 0 leaves a layer free, such as
-        a readout where each task has a head of its own; 1 keeps all there is above rounding.
-      per_task, seed: samples of each task that R is made of, None for all (the paper: 300 of permuted MNIST, 125 of CIFAR-100).
+      threshold: epsilon from 0 to 1, one for all layers or one for each, in the order in which they
+        run. 0 leaves a layer free, such as a readout where each task has a head of its own; 1 keeps
+        everything above rounding.
+      per_task, seed: samples of each task that R is made of, None for all (the paper: 300 of
+        permuted MNIST, 125 of CIFAR-100).
       increment: added to the thresholds with every task, up to 1; a layer left free stays free.
-    The paper: permuted MNIST [0.95, 0.99, 0.99] without biases; CIFAR-100 0.97 and 0.003 a task. The authors' code keeps one vector
-    fewer than their equation (5) asks for after task 0; here the equation holds.
-    Kernel space: at one anchor a layer's phi . phi' becomes phi . (1 - M M^T) phi' (theory 6), which takes away more than Jacobian rows
-    of old samples span; forecasts train the linearised network.
-    Raises ValueError, before anything is trained, for a network without taps, other than one threshold a layer, a memory larger than
-    a task.
+    The paper: permuted MNIST [0.95, 0.99, 0.99] without biases; CIFAR-100 0.97 and 0.003 a task.
+    The authors' code keeps one vector fewer than their equation (5) asks for after task 0; here the
+    equation holds.
+    Kernel space: at one anchor a layer's phi . phi' becomes phi . (1 - M M^T) phi' (theory 6),
+    which takes away more than Jacobian rows of old samples span; forecasts train the linearised
+    network.
+    Raises ValueError, before anything is trained, for a network without taps, other than one
+    threshold a layer, a memory larger than a task.
     Source: Saha, Garg, Roy 2021, equations 4 to 9; frozen parameters: their code, of batch norm.
     """
-    several = isinstance(threshold, Sequence) and not isinstance(threshold, str)
-    thresholds = tuple(
-        validation.unit("method.threshold", one)
-        for one in (threshold if several else (threshold,))  # type: ignore
-    )
+    thresholds = _Thresholds.of(threshold, increment)
     if per_task is not None:
         validation.whole("method.per_task", per_task)
-    validation.unit("method.increment", increment)
     validation.seed("method.seed", seed)
 
     def begin(memory, network, theta, task):
-        survey = _survey(network, theta, task.train.x[0])
-        names = ["/".join(layer) for layer in survey.layers]
-        if several and len(thresholds) != len(names):
-            raise ValueError(
-                f"method.threshold={list(thresholds)}: expected one number, or {len(names)}, one for each of {', '.join(names)}"
-            )
-        chosen(
-            seed, int(memory.tasks) if memory else 0, len(task.train.x), per_task
-        )  # too few are refused before they are trained
+        x = task.train.x[0]
+        layers = _survey(network, theta, x).layers
+        thresholds.check(layers)
+        # A task that has too few samples is refused before it is trained.
+        draw_memory(seed, int(memory.tasks) if memory else 0, len(task.train.x), per_task)
         if memory:
             return memory
-        shapes = jax.eval_shape(
-            partial(_grams, network.taps.read, survey.layers), theta, task.train.x[0]
-        )
         dtype = jnp.result_type(*jax.tree.leaves(theta))
+        shapes = jax.eval_shape(partial(_grams, network.taps.read, layers), theta, x)
         zeros = {layer: jnp.zeros(shape.shape, dtype) for layer, shape in shapes.items()}
         return Memory(_tree(theta, zeros, jnp.zeros((), dtype)), jnp.int32(0))
 
@@ -85,34 +85,61 @@ def gpm(
 
     def consolidate(memory, network, loss, theta, task):
         t = int(memory.tasks)
-        x = task.train.x[chosen(seed, t, len(task.train.x), per_task)]
+        x = task.train.x[draw_memory(seed, t, len(task.train.x), per_task)]
         layers = _survey(network, theta, x[0]).layers
         grams = _mean_grams(network.taps.read, layers, theta, x)
-        wanted = dict(zip(layers, thresholds if several else thresholds * len(layers), strict=True))
+        wanted = thresholds.after(t, layers)
         grown = {
-            layer: _grown(
-                _at(memory.kept, layer),
-                grams[layer],
-                min(wanted[layer] + t * increment, 1.0) if wanted[layer] else 0.0,
-            )
-            for layer in layers
+            layer: _grown(_at(memory.kept, layer), grams[layer], wanted[layer]) for layer in layers
         }
-        frozen = jnp.asarray(float(any(thresholds)), jnp.result_type(*jax.tree.leaves(theta)))
+        is_frozen = float(any(thresholds.values))
+        frozen = jnp.asarray(is_frozen, jnp.result_type(*jax.tree.leaves(theta)))
         return Memory(_tree(theta, grown, frozen), memory.tasks + 1)
 
     return custom(begin=begin, project=project, consolidate=consolidate, step=None)
 
 
+class _Thresholds(NamedTuple):
+    """One threshold for all layers, or one for each; how much they grow with every task."""
+
+    values: tuple[float | int, ...]
+    is_one_for_all: bool
+    increment: float | int
+
+    @staticmethod
+    def of(threshold: Any, increment: float | int) -> "_Thresholds":
+        several = isinstance(threshold, Sequence) and not isinstance(threshold, str)
+        values = threshold if several else (threshold,)
+        checked = tuple(validation.unit("method.threshold", one) for one in values)
+        return _Thresholds(checked, not several, validation.unit("method.increment", increment))
+
+    def check(self, layers) -> None:
+        """ValueError for other than one threshold a layer."""
+        names = ["/".join(layer) for layer in layers]
+        if not self.is_one_for_all and len(self.values) != len(names):
+            raise ValueError(
+                f"method.threshold={list(self.values)}: expected one number, or {len(names)}, one "
+                f"for each of {', '.join(names)}"
+            )
+
+    def after(self, t: int, layers) -> dict:
+        """The threshold of each layer after task t; a layer of threshold 0 stays free."""
+        values = self.values * len(layers) if self.is_one_for_all else self.values
+        pairs = zip(layers, values, strict=True)
+        return {layer: min(v + t * self.increment, 1.0) if v else 0.0 for layer, v in pairs}
+
+
 def _survey(network, theta, x):
     if network.taps is None:
         raise ValueError(
-            "method=gpm: this network has no taps to read its layers' inputs; expected networks.network of a linen module"
+            "method=gpm: this network has no taps to read its layers' inputs; expected "
+            "networks.network of a linen module"
         )
     return network.taps.survey(theta, x)
 
 
 def _grams(read, layers, theta, x):
-    """{layer: phi phi^T [G, k, k]}, summed over the positions of one input, in the widest type there is."""
+    """{layer: phi phi^T [G, k, k]}, summed over the positions of one input, in the widest type."""
     phis = read(layers, theta, {}, x)[1]
     wide = {layer: jnp.concatenate(calls, 0).astype(float) for layer, calls in phis.items()}
     return {
@@ -131,7 +158,8 @@ def _mean_grams(read, layers, theta, x):
 @jax.default_matmul_precision("highest")
 @partial(jnp.vectorize, signature="(k,k),(k,k),()->(k,k)")
 def _grown(kept, gram, threshold):
-    """The projector `kept` and, of the Gram matrix beside it, the fewest eigenvectors that leave at most 1 - threshold of its trace."""
+    """The projector `kept` and the fewest eigenvectors of the Gram matrix, off it, that leave at
+    most 1 - threshold of its trace."""
     wide, total = kept.astype(gram.dtype), jnp.trace(gram)
     outside = jnp.eye(len(gram), dtype=gram.dtype) - wide
     energy, modes = jnp.linalg.eigh(outside @ gram @ outside)
@@ -144,14 +172,12 @@ def _grown(kept, gram, threshold):
 
 
 def _tree(theta, layers, other, path=()):
-    """theta with each layer's parameters replaced by its entry, and every other parameter by `other`."""
+    """theta with the parameters of each layer replaced by its entry, any other by `other`."""
     if path in layers:
         return layers[path]
-    return (
-        {name: _tree(below, layers, other, (*path, name)) for name, below in theta.items()}
-        if isinstance(theta, dict)
-        else other
-    )
+    if not isinstance(theta, dict):
+        return other
+    return {name: _tree(below, layers, other, (*path, name)) for name, below in theta.items()}
 
 
 def _at(tree, path):
@@ -161,7 +187,10 @@ def _at(tree, path):
 
 
 def _off(kept, gradient):
-    """A layer's gradient {kernel, bias} less what the projector keeps out; or the gradient of a parameter, unless frozen."""
+    """A layer's gradient {kernel, bias} less what the projector keeps out.
+
+    Or the gradient of a parameter outside of layers, zero where it is frozen.
+    """
     if not isinstance(gradient, dict):
         return gradient * (1 - kept)
     groups, k = kept.shape[:2]

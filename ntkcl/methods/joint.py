@@ -1,4 +1,7 @@
-"""Joint training: every task is trained on together with all those before it. The bound that other methods are held against."""
+"""Joint training: every task is trained on together with all those before it.
+
+The bound that other methods are compared with.
+"""
 
 import numpy as np
 
@@ -11,10 +14,13 @@ from ntkcl.types import Method
 
 @once
 def joint() -> Method:
-    """Minimises the mean loss over the samples of all tasks so far, from where the tasks before left the parameters.
+    """Minimises the mean loss over the samples of all tasks so far.
 
-    Kernel space: the rows of all tasks so far, an output of task j weighing scale_t / (n |head_j|), n their samples together, and
-    scale_t what turns the task's mean loss into the (1/2) sum. Exact for any rule, full batch.
+    Training starts from the parameters after the task before.
+
+    Kernel space: the rows of all tasks so far, an output of task j weighing scale_t / (n |head_j|),
+    n their samples together, and scale_t what turns the task's mean loss into the (1/2) sum. Exact
+    for any rule, full batch.
     """
 
     def begin(memory, network, theta, task):
@@ -28,12 +34,8 @@ def joint() -> Method:
         return share * task_loss + (1 - share) * mean_loss(loss, apply, theta, old)
 
     def step(tangent, tasks, t, fs):
-        n = sum(len(task.inputs) for task in tasks[: t + 1])
-        return stacked(
-            *(
-                own(task, tasks[t].scale / (n * np.sum(task.head)))
-                for task in (tasks[t], *tasks[:t])
-            )
-        )
+        scale, n = tasks[t].scale, sum(len(task.inputs) for task in tasks[: t + 1])
+        every = (tasks[t], *tasks[:t])
+        return stacked(*(own(task, scale / (n * np.sum(task.head))) for task in every))
 
     return custom(begin=begin, objective=objective, step=step)

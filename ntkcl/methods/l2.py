@@ -1,4 +1,4 @@
-"""A quadratic penalty on the parameters: L2 to where they were, or decay to where they began or to zero."""
+"""A quadratic penalty on the distance of the parameters from a centre."""
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,11 @@ def l2(penalty: float | int = 1e-3, centre: str = "previous") -> Method:
 
     Arguments:
       penalty: lambda, in the units of the mean loss.
-      centre: "previous", the parameters before this task (so task 0 is pulled to its start); "start", those before the first task;
-        "zero", which is coupled weight decay of the same number, and with plain SGD decoupled decay of lambda x the learning rate.
-    Kernel space: a ridge of lambda scale_t on the task's own rows, scale_t what turns its mean loss into the (1/2) sum.
-    Exact for any rule.
+      centre: "previous", the parameters before this task (so task 0 is pulled to its start);
+        "start", those before the first task; "zero", which is coupled weight decay of the same
+        number, and with plain SGD decoupled decay of lambda x the learning rate.
+    Kernel space: a ridge of lambda scale_t on the task's own rows, scale_t what turns its mean loss
+    into the (1/2) sum. Exact for any rule.
     """
     validation.finite("method.penalty", penalty, above=0.0)
     validation.one_of("method.centre", centre, CENTRES)
@@ -29,11 +30,8 @@ def l2(penalty: float | int = 1e-3, centre: str = "previous") -> Method:
     def begin(memory, network, theta, task):
         if centre == "zero":
             return jax.tree.map(jnp.zeros_like, theta)
-        return (
-            theta
-            if centre == "previous" or (isinstance(memory, tuple) and memory == ())
-            else memory
-        )
+        is_first_task = isinstance(memory, tuple) and memory == ()
+        return theta if centre == "previous" or is_first_task else memory
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
         squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), theta, memory)
@@ -41,8 +39,7 @@ def l2(penalty: float | int = 1e-3, centre: str = "previous") -> Method:
 
     def step(tangent, tasks, t, fs):
         origins = {"previous": lambda: None, "start": lambda: fs[0], "zero": tangent.at_zero}
-        return task_step(tasks[t])._replace(
-            ridge=penalty * tasks[t].scale, origin=origins[centre]()
-        )
+        ridge, origin = penalty * tasks[t].scale, origins[centre]()
+        return task_step(tasks[t])._replace(ridge=ridge, origin=origin)
 
     return custom(begin=begin, objective=objective, step=step)

@@ -1,4 +1,4 @@
-"""Learning without forgetting: on the new task's inputs, the outputs of the old heads are held where they were."""
+"""Learning without forgetting: on the new task's inputs, outputs of old heads are held."""
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +15,24 @@ from ntkcl.types import Method
 
 @once
 def lwf(weight: float | int = 1.0) -> Method:
-    """Minimises the task's mean loss + weight x the mean over the same samples of 1/(2 |old|) |f - f_before|^2 over the old outputs.
+    """Minimises the task's mean loss + weight x the mean of 1/(2 |old|) |f - f_before|^2.
 
-    Old outputs are those of any head so far; f_before is the network before this task, which is kept. With squared error in place of
-    the paper's softened cross-entropy.
+    The mean is over the same samples, the distance over the old outputs.
+    Old outputs are those of any head so far; f_before is the network before this task, which is
+    kept. With squared error in place of the paper's softened cross-entropy.
 
     Arguments:
       weight: mu.
-    Kernel space: on the task's rows, an output a weighs m_a + mu |head| / |old| o_a and is drawn to the mean, so weighted, of its
-    target and of itself. With one shared head: the rate times 1 + mu, the residual over 1 + mu. Exact for any rule, full batch.
+    Kernel space: on the task's rows, an output a weighs m_a + mu |head| / |old| o_a and is drawn to
+    the mean, so weighted, of its target and of itself. With one shared head: the rate times 1 + mu,
+    the residual over 1 + mu. Exact for any rule, full batch.
     Source: Li, Hoiem 2016.
     """
     validation.finite("method.weight", weight, above=0.0)
 
     def begin(memory, network, theta, task):
-        return (
-            (theta, memory) if len(memory) else memory
-        )  # the mask of the old outputs, once there are any
+        # The mask of the old outputs, once there are any, beside the parameters before the task.
+        return (theta, memory) if len(memory) else memory
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
         if not memory:
@@ -54,9 +55,8 @@ def lwf(weight: float | int = 1.0) -> Method:
         held = weight * np.sum(head) / np.sum(old) * old
         total = head + held
         before = fs[-1][np.asarray(task.inputs)]
-        targets = (head[None] * task.targets + held[None] * before) / np.where(
-            total > 0, total, 1.0
-        )[None]
+        weighted = head[None] * task.targets + held[None] * before
+        targets = weighted / np.where(total > 0, total, 1.0)[None]
         return Step(np.asarray(task.inputs), targets, np.broadcast_to(total, targets.shape))
 
     return custom(begin=begin, objective=objective, consolidate=consolidate, step=step)

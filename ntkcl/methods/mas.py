@@ -1,4 +1,5 @@
-"""Memory aware synapses: a quadratic penalty weighted by how strongly old outputs, squared, depend on each parameter."""
+"""Memory aware synapses: a quadratic penalty, weighted by how much old outputs depend on each
+parameter."""
 
 from typing import Any, NamedTuple
 
@@ -23,23 +24,26 @@ class Memory(NamedTuple):
 def _sensitivity(apply, theta, x, head):
     """Mean over x of |d |f|^2 / d theta|, shaped as theta."""
 
+    def size(theta, x):
+        return jnp.sum(head * apply(theta, x) ** 2)
+
     def one(x):
-        return jax.tree.map(
-            jnp.abs, jax.grad(lambda theta: jnp.sum(head * apply(theta, x) ** 2))(theta)
-        )
+        return jax.tree.map(jnp.abs, jax.grad(size)(theta, x))
 
     return mean_over(one, theta, x)
 
 
 @once
 def mas(strength: float | int = 1.0) -> Method:
-    """Minimises the task's mean loss + lambda sum_k Omega_k (theta - theta_before)_k^2, theta_before the parameters before the task.
+    """Minimises the task's mean loss + lambda sum_k Omega_k (theta - theta_before)_k^2.
 
-    Omega_k = sum over old tasks of the mean over their samples of |d |f|^2 / d theta_k|, |f|^2 the sum of squares of the active
-    outputs, each at the parameters just after its task. No labels, and the absolute value is taken sample by sample.
+    theta_before are the parameters before the task.
+    Omega_k = sum over old tasks of the mean over their samples of |d |f|^2 / d theta_k|, |f|^2 the
+    sum of squares of the active outputs, each at the parameters just after its task. No labels, and
+    the absolute value is taken sample by sample.
 
     Arguments:
-      strength: lambda, no factor 1/2 beside it; 0 only watches.
+      strength: lambda, no factor 1/2 beside it; 0 changes nothing.
     Kernel space: none; forecasts train the linearised network.
     Source: Aljundi et al. 2018, equations 2 to 5.
     """
@@ -49,12 +53,10 @@ def mas(strength: float | int = 1.0) -> Method:
         return Memory(theta, memory.importance if memory else jax.tree.map(jnp.zeros_like, theta))
 
     def objective(memory, apply, loss, theta, batch, head, task_loss):
-        terms = jax.tree.map(
-            lambda a, b, omega: jnp.sum(omega * (a - b) ** 2),
-            theta,
-            memory.before,
-            memory.importance,
-        )
+        def term(a, b, omega):
+            return jnp.sum(omega * (a - b) ** 2)
+
+        terms = jax.tree.map(term, theta, memory.before, memory.importance)
         return task_loss + strength * sum(jax.tree.leaves(terms))
 
     def consolidate(memory, network, loss, theta, task):

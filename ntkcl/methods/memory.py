@@ -1,4 +1,4 @@
-"""Rows of old tasks beside those of the new one: what replay, joint training and functional regularisation have in common."""
+"""Samples kept of old tasks, and means over them: what methods with a memory have in common."""
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +10,20 @@ from ntkcl.validation import whole
 DISTANCE = squared_error()  # between outputs, whatever the task's own loss
 
 
-def chosen(seed: int, t: int, n: int, per_task: int | None) -> np.ndarray:
-    """Which of the n samples of task t a memory keeps: `per_task` drawn without replacement, or all of them."""
+def draw_memory(seed: int, t: int, n: int, per_task: int | None) -> np.ndarray:
+    """Which of the n samples of task t a memory keeps.
+
+    `per_task` of them, drawn without replacement; None: all. ValueError for more than n.
+    """
     if per_task is None:
         return np.arange(n)
     if whole("method.per_task", per_task) > n:
         raise ValueError(
-            f"method.per_task={per_task}: expected at most {n}, the samples of task {t}, or null for all"
+            f"method.per_task={per_task}: expected at most {n}, the samples of task {t}, or null "
+            "for all"
         )
-    return np.sort(
-        np.asarray(jax.random.permutation(jax.random.fold_in(jax.random.key(seed), t), n))[
-            :per_task
-        ]
-    )
+    key = jax.random.fold_in(jax.random.key(seed), t)
+    return np.sort(np.asarray(jax.random.permutation(key, n))[:per_task])
 
 
 def mean_loss(loss, apply, theta, kept):
@@ -40,7 +41,10 @@ def outputs(apply, theta, x):
 
 
 def mean_over(function, theta, samples):
-    """The mean of function(sample), shaped as theta, over the samples; one at a time, so that only one is held."""
+    """The mean of function(sample), shaped as theta, over the samples.
+
+    One at a time, so that only one is held.
+    """
 
     def add(total, sample):
         return jax.tree.map(jnp.add, total, function(sample)), None

@@ -6,7 +6,7 @@ from ntkcl import validation
 from ntkcl.compilation import once
 from ntkcl.dynamics.steps import buffered, own, stacked
 from ntkcl.methods.custom import custom
-from ntkcl.methods.memory import chosen, mean_loss
+from ntkcl.methods.memory import draw_memory, mean_loss
 from ntkcl.types import Method
 
 
@@ -18,15 +18,16 @@ def replay(
     seed: int = 0,
     picks: tuple[tuple[int, ...], ...] | None = None,
 ) -> Method:
-    """Minimises the task's mean loss + weight x the mean loss over the buffer, the whole buffer at every step.
+    """Minimises the task's mean loss + weight x the mean loss over the whole buffer.
 
     Arguments:
       per_task: samples kept of each task, drawn without replacement; None keeps all.
       weight: of the buffer's mean loss against the task's.
       seed: of the draw.
       picks: which samples to keep of each task in place of a draw.
-    Kernel space: rows of the task and of the buffer, a buffered output of task j weighing weight scale_t / (n_buffer |head_j|), where
-    scale_t turns the task's mean loss into the (1/2) sum. Exact for any rule, full batch.
+    Kernel space: rows of the task and of the buffer, a buffered output of task j weighing weight
+    scale_t / (n_buffer |head_j|), where scale_t turns the task's mean loss into the (1/2) sum.
+    Exact for any rule, full batch.
     Raises ValueError for a buffer larger than a task.
     """
     if per_task is not None:
@@ -35,12 +36,11 @@ def replay(
     validation.seed("method.seed", seed)
 
     def kept(t, n):
-        return chosen(seed, t, n, per_task) if picks is None else np.asarray(picks[t])
+        return draw_memory(seed, t, n, per_task) if picks is None else np.asarray(picks[t])
 
     def begin(memory, network, theta, task):
-        kept(
-            len(memory), len(task.train.x)
-        )  # a task that has too few is refused before it is trained
+        # A task that has too few samples is refused before it is trained.
+        kept(len(memory), len(task.train.x))
         return memory
 
     def consolidate(memory, network, loss, theta, task):

@@ -1,7 +1,9 @@
-"""Plan without training: rank what one could do by what the kernel of one untrained network predicts, then train a few to see.
+"""Planning without training: what one could do, ranked by predictions from one untrained network.
 
-A `Candidate` is one training of the stream: an order of its tasks, a method, a buffer, a learning rate. All of them share the
-untrained network, its kernel and the decompositions of it.
+A few of the candidates may be trained, to measure how good the ranking is.
+
+A `Candidate` is one training of the stream: an order of its tasks, a method, a buffer, a learning
+rate. All of them share the untrained network, its kernel and the decompositions of it.
 """
 
 from ntkcl.planning.buffers import searched_buffers

@@ -1,6 +1,7 @@
-"""A buffer for replay that the forecast forgets least with."""
+"""Buffers for replay: random ones, and one searched for with the least predicted forgetting."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,14 +22,16 @@ def searched_buffers(
     proposals: int = 100,
     seed: int = 0,
 ) -> Iterator[tuple[Candidate, np.ndarray]]:
-    """`draws` random buffers, then the one that a local search from the best of them ends with, each with its outputs [T+1, N, c].
+    """`draws` random buffers, then the one that a local search from the best of them ends with.
 
-    The search puts one sample of a task in the place of another of the same task, both at random, `proposals` times, and keeps what
-    lowers the predicted score.
+    Each comes with its predicted outputs [T+1, N, c].
+    The search puts one sample of a task in the place of another of the same task, both at random,
+    `proposals` times, and keeps what lowers the predicted score.
 
     Arguments:
       score: `score(candidate, outputs)`, smaller is better.
-      per_task, weight: of `ntkcl.methods.replay`, `per_task` at most the samples of the smallest task.
+      per_task, weight: of `ntkcl.methods.replay`, `per_task` at most the samples of the smallest
+        task.
     """
     whole("plan.replay.draws", draws)
     whole("plan.replay.proposals", proposals, 0)
@@ -39,29 +42,46 @@ def searched_buffers(
 
     def candidate(name, picks):
         method = replay(per_task, weight, picks=tuple(tuple(sorted(pick)) for pick in picks))
-        return Candidate(
-            {"buffer": name}, tuple(range(len(sizes))), problem._replace(method=method)
-        )
+        order = tuple(range(len(sizes)))
+        return Candidate({"buffer": name}, order, problem._replace(method=method))
 
-    def told(name, picks):
+    def scored(name, picks):
         one = candidate(name, picks)
         outputs = predicted_outputs(one, shared)
-        return score(one, outputs), picks, outputs
+        return _Scored(score(one, outputs), picks, one, outputs)
 
-    random = [
-        told(f"random {k}", [rng.permutation(n)[:per_task].tolist() for n in sizes])
-        for k in range(draws)
-    ]
-    yield from (
-        (candidate(f"random {k}", picks), outputs) for k, (_, picks, outputs) in enumerate(random)
-    )
-    best = min(random, key=lambda one: one[0])
+    random = []
+    for k in range(draws):
+        picks = [rng.permutation(n)[:per_task].tolist() for n in sizes]
+        random.append(scored(f"random {k}", picks))
+    yield from ((one.candidate, one.outputs) for one in random)
+    best = min(random, key=lambda one: one.cost)
     for _ in range(proposals):
-        t = int(rng.integers(len(sizes) - 1))  # what is kept of the last task is never replayed
-        outside = np.setdiff1d(np.arange(sizes[t]), best[1][t])
-        if len(outside):
-            swapped = [list(pick) for pick in best[1]]
-            swapped[t][rng.integers(per_task)] = int(rng.choice(outside))
-            tried = told("searched", swapped)
-            best = tried if tried[0] < best[0] else best
-    yield candidate("searched", best[1]), best[2]
+        swapped = _swapped(rng, best.picks, sizes)
+        if swapped is not None:
+            tried = scored("searched", swapped)
+            best = tried if tried.cost < best.cost else best
+    yield candidate("searched", best.picks), best.outputs
+
+
+class _Scored(NamedTuple):
+    """A buffer, its picks by task, with its cost, smaller is better, and predicted outputs."""
+
+    cost: float
+    picks: list[list[int]]
+    candidate: Candidate
+    outputs: np.ndarray
+
+
+def _swapped(rng, picks: list[list[int]], sizes: list[int]) -> list[list[int]] | None:
+    """The picks with one sample of a task replaced by another; None for a task that is kept whole.
+
+    Never of the last task: what is kept of it is not replayed.
+    """
+    t = int(rng.integers(len(sizes) - 1))
+    outside = np.setdiff1d(np.arange(sizes[t]), picks[t])
+    if not len(outside):
+        return None
+    swapped = [list(pick) for pick in picks]
+    swapped[t][rng.integers(len(swapped[t]))] = int(rng.choice(outside))
+    return swapped

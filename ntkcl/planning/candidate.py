@@ -15,7 +15,11 @@ from ntkcl.types import Rows, Tangent
 
 
 class Candidate(NamedTuple):
-    """`coordinates` tell it from the others, a column each; `order` [T] is that of the tasks, in which `problem` holds them."""
+    """One training that could be done.
+
+    coordinates: what distinguishes it from the others, a column each.
+    order: [T], of the tasks; `problem` holds them in it.
+    """
 
     coordinates: dict[str, Any]
     order: tuple[int, ...]
@@ -23,9 +27,14 @@ class Candidate(NamedTuple):
 
 
 class SharedKernel(NamedTuple):
-    """What all candidates share: the untrained network `here`, its kernel held as one block, what
-    is prepared of it once, the rows of every task, and `outputs(theta)` [N, c]; the kernel's
-    function, and what a forecast may spend, for forms that hold no block."""
+    """What all candidates share.
+
+    here: the untrained network.  tangent: its kernel, held as one block.
+    prepare: decompositions of it, each made once.
+    rows: of every task.  outputs: `outputs(theta)` [N, c].
+    kernel_fn, effort: the kernel's function, and what a forecast may spend, for forms that hold no
+      block.
+    """
 
     here: Anchor
     tangent: Tangent
@@ -41,16 +50,17 @@ class SharedKernel(NamedTuple):
         return forecast.limits(problem, theta, self.kernel_fn, self.tangent, self.prepare)
 
 
-TAIL = 1e-7  # candidates differ by more
-LARGEST = 6000  # rows of a task, above which Lanczos for each candidate costs less than all
-# eigenvalues once
+TAIL = 1e-7  # of a solve by Lanczos; candidates differ by more
+# Rows of a task above which Lanczos for each candidate costs less than all eigenvalues once.
+LARGEST = 6000
 
 
 def shared_kernel(
     initialised: Initialised, prepare: Callable[..., Any] | None = None
 ) -> SharedKernel:
-    """Memory: K(x, all train inputs), N c n c entries, and once more for what is prepared of it.
+    """The kernel of an untrained network, for all candidates.
 
+    Memory: K(x, all train inputs), N c n c entries, and once more for what is prepared of it.
     `prepare` if not the usual one: Gram matrices of a task's own rows, which candidates share,
     diagonalised, larger ones by Lanczos.
     """
@@ -73,30 +83,31 @@ def shared_kernel(
 def _cached(problem, krylov_order, prepare):
     own = max(len(task.inputs) * int(np.sum(task.head)) for task in problem.tasks)
     diagonalised = max(own if own <= LARGEST else 0, forecast.DIAGONALISED)
-    usual = forecast.prepare(krylov_order, diagonalised, TAIL)
-    anew, extend = (make(krylov_order, tail=TAIL) for make in (forecast.prepare, forecast.extend))
-    return dynamics.remembered(
-        prepare or usual,
-        None if prepare else extend,
-        prepare or anew,
-        max(12, 2 * len(problem.tasks)),
+    most = max(12, 2 * len(problem.tasks))
+    if prepare:
+        return dynamics.cached(prepare, most=most)
+    return dynamics.cached(
+        forecast.prepare(krylov_order, diagonalised, TAIL),
+        forecast.extend(krylov_order, tail=TAIL),
+        forecast.prepare(krylov_order, tail=TAIL),
+        most,
     )
 
 
 def predicted_outputs(candidate: Candidate, shared: SharedKernel) -> np.ndarray:
-    """Outputs [T+1, N, c] before and after each task, predicted from the untrained network by the
-    first form that is exact for it linearised."""
+    """Outputs [T+1, N, c] before and after each task, predicted from the untrained network.
+
+    By the first form that is exact for it linearised.
+    """
     problem, tasks = candidate.problem, len(candidate.problem.tasks)
     parts = problem.loss, problem.optimizer, problem.method, problem.full_batches
     form = forecast.form_of("auto", *parts)
     if form == "closed":
-        outcomes = forecast.solved(
-            problem, shared.here, range(tasks), shared.tangent, shared.prepare
-        )
+        kernel = shared.tangent, shared.prepare
+        outcomes = forecast.solved(problem, shared.here, range(tasks), *kernel)
     else:
-        outcomes = forecast.FORMS[form](shared.kernel_fn, shared.effort)(
-            problem, shared.here, tasks
-        )
+        predict = forecast.FORMS[form](shared.kernel_fn, shared.effort)
+        outcomes = predict(problem, shared.here, tasks)
     first = np.asarray(shared.here.history[0])[None]
     changes = np.stack([outcome.change for outcome in outcomes])
     return np.cumsum(np.concatenate([first, changes]), axis=0)
@@ -117,29 +128,29 @@ def measured_outputs(candidate: Candidate, shared: SharedKernel) -> np.ndarray:
 
 
 def scores(outputs: np.ndarray, candidate: Candidate, shared: SharedKernel) -> dict[str, float]:
-    """Of outputs [T+1, N, c]: losses after all tasks and just after each, forgetting, accuracy; on train and on test inputs.
+    """Of outputs [T+1, N, c]: losses, forgetting, accuracy, on train and on test inputs.
 
-    average_loss = mean_j R_loss[T-1, j]; learning_loss = mean_j R_loss[j, j]; average_accuracy = mean_j R[T-1, j];
-    forgetting = mean_{j<T-1} (R_loss[T-1, j] - R_loss[j, j]).
+    average_loss = mean_j R_loss[T-1, j]        learning_loss = mean_j R_loss[j, j]
+    average_accuracy = mean_j R[T-1, j]
+    forgetting = mean_{j<T-1} (R_loss[T-1, j] - R_loss[j, j])
     """
     order, stream = candidate.order, candidate.problem.stream
-    places = np.concatenate(
-        [np.arange(part[t].start, part[t].stop) for part in shared.rows for t in order]
-    )
+    slices = [part[t] for part in shared.rows for t in order]
+    places = np.concatenate([np.arange(one.start, one.stop) for one in slices])
     row: dict[str, float] = {}
     for part in PARTS:
         matrices = score_matrices(outputs[:, places], stream, part, candidate.problem.loss)
         last, just_after = matrices["R_loss"][-1], np.diag(matrices["R_loss"])
+        forgetting = float((last - just_after)[:-1].mean()) if len(order) > 1 else float("nan")
         row |= {
             f"average_loss_{part}": float(last.mean()),
             f"learning_loss_{part}": float(just_after.mean()),
-            f"forgetting_{part}": float((last - just_after)[:-1].mean())
-            if len(order) > 1
-            else float("nan"),
+            f"forgetting_{part}": forgetting,
             f"average_accuracy_{part}": float(matrices["R"][-1].mean()),
         }
     return row
 
 
 def named(order: Sequence[int]) -> str:
+    """An order of tasks in words, such as "2 0 1"."""
     return " ".join(map(str, order))

@@ -1,4 +1,4 @@
-"""What each planning job ranks: candidates and their outputs [T+1, N, c], predicted from the untrained network."""
+"""What each planning job ranks: candidates and their predicted outputs [T+1, N, c]."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,16 +31,19 @@ def orders(
     exact: int = EVERY,
     beam: int = 100,
 ) -> Candidates:
-    """All orders of the tasks at one learning rate, stable for each task; of more than `exact` tasks those that a beam search finds.
+    """All orders of the tasks at one learning rate, stable for each task.
 
-    Raises ValueError for one task, for `exact` above 8 (40,320 orders), for a loss, rule or method that has no closed form.
+    Of more than `exact` tasks those that a beam search finds.
+    Raises ValueError for one task, for `exact` above 8 (40,320 orders), for a loss, rule or method
+    that has no closed form.
     """
     tasks = len(initialised.problem.tasks)
     if tasks < 2:
         raise ValueError(f"stream.tasks={tasks}: job=orders expected at least 2 tasks")
     if whole("plan.orders.exact", exact) > 8:
         raise ValueError(
-            f"plan.orders.exact={exact}: expected at most 8, {exact}! orders are too many; of more tasks a beam search"
+            f"plan.orders.exact={exact}: expected at most 8, {exact}! orders are too many; of more "
+            "tasks a beam search"
         )
     whole("plan.orders.beam", beam)
     problem = stable(initialised, shared, training)
@@ -49,7 +52,8 @@ def orders(
     )
     if against:
         raise ValueError(
-            f"job=orders solves in closed form, and {against[0]}; expected others, such as loss=squared_error optimizer=sgd"
+            f"job=orders solves in closed form, and {against[0]}; expected others, such as "
+            "loss=squared_error optimizer=sgd"
         )
     yield from (
         every_order(problem, shared) if tasks <= exact else searched_orders(problem, shared, beam)
@@ -62,25 +66,22 @@ def methods(
     training: Training,
     grid: Sequence[tuple[Mapping[str, Any], Method]],
 ) -> Candidates:
-    """A grid of methods and their settings, each at a learning rate found as `training` says from its own stability limit.
+    """A grid of methods and their settings, each at a learning rate of its own.
 
-    grid: (coordinates, method) of every cell, such as ({"method": "l2", "penalty": 0.1}, ntkcl.methods.l2(0.1)).
+    The rate is found as `training` says, from the method's own stability limit.
+    grid: (coordinates, method) of every cell, such as ({"method": "l2", "penalty": 0.1},
+    ntkcl.methods.l2(0.1)).
     """
     if not grid:
         raise ValueError(
-            "plan.methods: expected at least one method, such as {naive: {}, replay: {per_task: [5, 20]}}"
+            "plan.methods: expected at least one method, such as "
+            "{naive: {}, replay: {per_task: [5, 20]}}"
         )
     for coordinates, method in grid:
-        problem = stable(
-            initialised._replace(problem=initialised.problem._replace(method=method)),
-            shared,
-            training,
-        )
-        candidate = Candidate(
-            {**coordinates, "learning_rate": problem.learning_rate},
-            tuple(range(len(problem.tasks))),
-            problem,
-        )
+        with_method = initialised.problem._replace(method=method)
+        problem = stable(initialised._replace(problem=with_method), shared, training)
+        coordinates = {**coordinates, "learning_rate": problem.learning_rate}
+        candidate = Candidate(coordinates, tuple(range(len(problem.tasks))), problem)
         yield candidate, predicted_outputs(candidate, shared)
 
 
@@ -96,11 +97,15 @@ def replay(
     seed: int,
     **search,
 ) -> Candidates:
-    """Random buffers and one searched for, at the learning rate of a random one; see `searched_buffers` for `search`."""
+    """Random buffers and one searched for, at the learning rate of a random one.
+
+    See `searched_buffers` for `search`.
+    """
     smallest = min(len(task.inputs) for task in initialised.problem.tasks)
     if whole("plan.replay.per_task", per_task) > smallest:
         raise ValueError(
-            f"plan.replay.per_task={per_task}: expected at most {smallest}, the samples of the smallest task"
+            f"plan.replay.per_task={per_task}: expected at most {smallest}, the samples of the "
+            "smallest task"
         )
     finite("plan.replay.weight", weight, above=0.0)
     drawn = initialised.problem._replace(method=named_replay(per_task, weight, seed=seed))
@@ -109,9 +114,8 @@ def replay(
     def key(candidate, outputs):
         return cost(scores(outputs, candidate, shared), score, part)
 
-    yield from searched_buffers(
-        problem, shared, key, per_task=per_task, weight=weight, seed=seed, **search
-    )
+    search |= dict(per_task=per_task, weight=weight, seed=seed)
+    yield from searched_buffers(problem, shared, key, **search)
 
 
 def learning_rates(
@@ -122,29 +126,20 @@ def learning_rates(
     fractions: Any,
     steps: Any,
 ) -> Candidates:
-    """Learning rates, as fractions of the stability limit, by numbers of steps; each one number or several."""
-    fractions, steps = (
-        one if isinstance(one, list | tuple) else [one] for one in (fractions, steps)
-    )
-    if not fractions or not steps:
-        raise ValueError(
-            f"plan.lr: fractions={fractions}, steps={steps}; expected at least one of each"
-        )
-    for fraction, count in itertools.product(fractions, steps):
-        finite("plan.lr.fractions", fraction, above=0.0)
-        if whole("plan.lr.steps", count) > MOST_STEPS:
-            raise ValueError(
-                f"plan.lr.steps={count}: expected at most {MOST_STEPS}, which is as far as Optax "
-                "counts"
-            )
+    """Learning rates, as fractions of the stability limit, by numbers of steps.
+
+    `fractions` and `steps` are each one number or several.
+    """
+    fractions, steps = map(_as_list, (fractions, steps))
+    _check_rates(fractions, steps)
     for count in steps:
-        timed = initialised.problem._replace(
-            steps=(count,) * len(initialised.problem.tasks)
-        )  # a schedule may have its largest rate late
+        # At its own number of steps: a schedule may have its largest rate late.
+        timed = initialised.problem._replace(steps=(count,) * len(initialised.problem.tasks))
         limit = min(shared.limits(timed))
         if not np.isfinite(limit):
             raise ValueError(
-                "job=lr: this optimizer has no stability limit to take fractions of; expected optimizer=sgd"
+                "job=lr: this optimizer has no stability limit to take fractions of; expected "
+                "optimizer=sgd"
             )
         for fraction in fractions:
             problem = timed.at(fraction * limit)
@@ -156,6 +151,24 @@ def learning_rates(
             }
             candidate = Candidate(coordinates, tuple(range(len(problem.tasks))), problem)
             yield candidate, predicted_outputs(candidate, shared)
+
+
+def _as_list(one: Any) -> Any:
+    return one if isinstance(one, list | tuple) else [one]
+
+
+def _check_rates(fractions: Sequence, steps: Sequence) -> None:
+    if not fractions or not steps:
+        raise ValueError(
+            f"plan.lr: fractions={fractions}, steps={steps}; expected at least one of each"
+        )
+    for fraction, count in itertools.product(fractions, steps):
+        finite("plan.lr.fractions", fraction, above=0.0)
+        if whole("plan.lr.steps", count) > MOST_STEPS:
+            raise ValueError(
+                f"plan.lr.steps={count}: expected at most {MOST_STEPS}, which is as far as Optax "
+                "counts"
+            )
 
 
 def stable(initialised: Initialised, shared: SharedKernel, training: Training) -> Problem:

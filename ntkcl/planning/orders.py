@@ -1,4 +1,7 @@
-"""All orders of the tasks from one kernel: its blocks do not depend on the order, and orders that begin alike share their beginning."""
+"""All orders of the tasks from one kernel.
+
+Its blocks do not depend on the order, and orders that begin alike share their beginning.
+"""
 
 from collections.abc import Iterator
 
@@ -11,7 +14,10 @@ from ntkcl.training.problem import Anchor, Problem
 
 
 def every_order(problem: Problem, shared: SharedKernel) -> Iterator[tuple[Candidate, np.ndarray]]:
-    """Each of the T! orders and its outputs [T+1, N, c], depth first; sum_k T!/k! < e T! solves of one task."""
+    """Each of the T! orders and its outputs [T+1, N, c], depth first.
+
+    Cost: sum_k T!/k! < e T! solves of one task.
+    """
 
     def walk(order, here):
         if len(order) == len(problem.tasks):
@@ -26,8 +32,11 @@ def every_order(problem: Problem, shared: SharedKernel) -> Iterator[tuple[Candid
 def searched_orders(
     problem: Problem, shared: SharedKernel, beam: int
 ) -> Iterator[tuple[Candidate, np.ndarray]]:
-    """The `beam` orders that a beam search ends with: of all beginnings of one length, those of the smallest mean loss over the tasks
-    they hold are continued by every task left. No guarantee that the best order is among them."""
+    """The `beam` orders that a beam search ends with.
+
+    Of all beginnings of one length, those of the smallest mean loss over the tasks they hold are
+    continued by every other task. No guarantee that the best order is among them.
+    """
     frontier: list[tuple[tuple[int, ...], Anchor]] = [((), shared.here)]
     for _ in problem.tasks:
         longer = [
@@ -46,21 +55,16 @@ def _candidate(problem, order) -> Candidate:
 
 def _onwards(problem, shared, here, order):
     """Where the last task of this beginning leads."""
-    (outcome,) = forecast.solved(
-        problem.reordered(order), here, here.ahead(1), shared.tangent, shared.prepare
-    )
+    problem, kernel = problem.reordered(order), (shared.tangent, shared.prepare)
+    (outcome,) = forecast.solved(problem, here, here.ahead(1), *kernel)
     return here._replace(history=(*here.history, here.history[-1] + outcome.change))
 
 
 def _mean_loss(problem, order, here) -> float:
-    f, tasks = np.asarray(here.history[-1]), [problem.tasks[t] for t in order]
-    return float(
-        np.mean(
-            [
-                sample_losses(
-                    f[task.inputs], np.asarray(task.targets), task.head, problem.loss
-                ).mean()
-                for task in tasks
-            ]
-        )
-    )
+    f = np.asarray(here.history[-1])
+
+    def loss_of(task):
+        targets = np.asarray(task.targets)
+        return sample_losses(f[task.inputs], targets, task.head, problem.loss).mean()
+
+    return float(np.mean([loss_of(problem.tasks[t]) for t in order]))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ntkcl.runs import schema
-from ntkcl.runs.stored import GROUPS
+from ntkcl.runs.settings import GROUPS
 
 # The settings that stand before all others.
 FIRST = (*GROUPS, "network.width", "network.parametrization", "network.gamma0")

@@ -6,7 +6,8 @@ all of it is: `track` starts again where a process has died. The one door to wan
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from ntkcl.runs.files import LOGGED, load, load_plan, logged
 from ntkcl.runs.identity import Run
 from ntkcl.runs.stored import Damaged
 
-Mode = Literal["online", "offline", "disabled"]
 ONLINE = (
     "run `wandb login`, or use tracking=offline, or tracking.fallback=true, which is offline where "
     "online fails"
