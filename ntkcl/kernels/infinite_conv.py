@@ -1,8 +1,10 @@
-"""The limit of infinitely many channels: covariance and tangent kernel of a convolutional network, without a network.
+"""The limit of infinitely many channels: covariance and tangent kernel of a convolutional network,
+without a network.
 
-A layer treats a pair of positions, one in each image, as `infinite` treats a pair of inputs, and a convolution then takes the mean over
-the places of its window, the same place in both. A readout of every position needs the pairs at one position only; a mean over
-positions correlates them all, and needs every pair.
+A layer treats a pair of positions, one in each image, as `infinite` treats a pair of inputs, and a
+convolution then takes the mean over the places of its window, the same place in both. A readout of
+every position needs the pairs at one position only; a mean over positions correlates them all, and
+needs every pair.
 """
 
 from collections.abc import Callable
@@ -29,16 +31,23 @@ def infinite_conv(
     output_scale: float = 1.0,
     degree: int = DEGREE,
 ) -> InfiniteWidth:
-    """With A the mean over the k^2 places d of a window, (A T)(p, p') = sum_d T(s p + d, s p' + d) / k^2, T = 0 in the padding,
+    """Covariance and tangent kernel of `networks.cnn` as its channels become infinitely many.
 
-        Sigma^1 = Theta^1 = w_std^2 A(x(p).x'(p')/c_0) + b_std^2, and with (u, v) ~ N(0, Sigma^l(p, p')), l = 1..depth - 1,
+    With A the mean over the k^2 places d of a window, and T = 0 in the padding,
+
+        (A T)(p, p') = sum_d T(s p + d, s p' + d) / k^2,
+        Sigma^1 = Theta^1 = w_std^2 A(x(p).x'(p')/c_0) + b_std^2,
+
+    and with (u, v) ~ N(0, Sigma^l(p, p')), l = 1..depth - 1,
+
         Sigma^{l+1} = w_std^2 A(E[sigma(u) sigma(v)]) + b_std^2,
         Theta^{l+1} = Sigma^{l+1} + w_std^2 A(E[sigma'(u) sigma'(v)] Theta^l).
 
-    The readout is one more such step, whose A is the mean over all positions p = p' (flatten) or over all pairs p, p' (mean).
-    They are the limits, c_l -> infinity, of layers z = w_std / sqrt(k^2 c_{l-1}) W * h + b_std b, h = sigma(z), and of a dense layer
-    on all of h, or on its mean over positions, with W, b ~ N(0, 1): the fan-in counts the padding. Both kernels are multiplied by
-    output_scale^2; c outputs share them (`with_outputs`).
+    The readout is one more such step, whose A is the mean over all positions p = p' (flatten) or
+    over all pairs p, p' (mean). These are the limits, c_l -> infinity, of layers
+    z = w_std / sqrt(k^2 c_{l-1}) W * h + b_std b, h = sigma(z), and of a dense layer on all of h,
+    or on its mean over positions, with W, b ~ N(0, 1): the fan-in counts the padding. Both kernels
+    are multiplied by output_scale^2; c outputs share them (`with_outputs`).
 
     Arguments:
       depth: number of convolutional layers, each followed by the activation.
@@ -49,11 +58,14 @@ def infinite_conv(
       w_std, b_std, output_scale: of every layer, and of the output.
 
     Returns: `InfiniteWidth(nngp, ntk)` for inputs [n, h, w, c_0] of one floating type.
-      One row of the kernel is made at a time: memory for some arrays [n2, h, w] (flatten) or [n2, h, w, h, w] (mean), with quadrature
-      also for [n1 + n2, h, w, degree]. Operations are n1 n2 depth h w k, for mean times another h w, for quadrature `degree` in
-      place of k where that is more.
-    Raises ValueError as `infinite` does, for inputs that are not images, and for images that a window without padding does not fit.
-    Source: Novak et al. 2019 (the covariance); Arora et al. 2019, section 4 (the tangent kernel, with mean as global average pooling).
+      One row of the kernel is made at a time: memory for some arrays [n2, h, w] (flatten) or
+      [n2, h, w, h, w] (mean), with quadrature also for [n1 + n2, h, w, degree]. Operations are
+      n1 n2 depth h w k, for mean times another h w, for quadrature `degree` in place of k where
+      that is more.
+    Raises ValueError as `infinite` does, for inputs that are not images, and for images that a
+      window without padding does not fit.
+    Source: Novak et al. 2019 (the covariance); Arora et al. 2019, section 4 (the tangent kernel,
+      with mean as global average pooling).
     """
     depth = whole("network.depth", depth)
     size, stride = whole("network.kernel_size", kernel_size), whole("network.stride", stride)
@@ -112,7 +124,8 @@ def infinite_conv(
 
 
 def _window_mean(t, size, stride, padding):
-    """A t for t [n, h, w], pairs at one position, or [n, h, w, h, w], whose two positions move together: first down, then across."""
+    """A t for t [n, h, w], pairs at one position, or [n, h, w, h, w], whose two positions move
+    together: first down, then across."""
     for first in (1, 2):
         axes = range(first, t.ndim, 2)
         pad = jax.lax.padtype_to_pads(t.shape[first : first + 1], (size,), (stride,), padding)[0]

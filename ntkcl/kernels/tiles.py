@@ -1,6 +1,8 @@
-"""Blocks of any size: tiles that fit a memory budget, over all devices, into memory or into a store.
+"""Blocks of any size: tiles that fit a memory budget, over all devices, into memory or into a
+store.
 
-The tiles here are those of the host, sized by memory; within each, `ntkcl.kernels.kernel` has its own, sized by the cache.
+The tiles here are those of the host, sized by memory; within each, `ntkcl.kernels.kernel` has its
+own, sized by the cache.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +28,8 @@ Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 class Tile(NamedTuple):
-    """Compiled for tiles of `rows` x `columns` samples: factors of each, Gram of the two, of one with itself; `mib` it all takes."""
+    """Compiled for tiles of `rows` x `columns` samples: factors of each, Gram of the two, of one
+    with itself; `mib` it all takes."""
 
     rows: int
     columns: int
@@ -45,23 +48,29 @@ def tiled(
     devices: Any = None,
     progress: Progress | None = None,
 ) -> Callable[..., np.ndarray]:
-    """The same kernel for blocks of any size: `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]`, a numpy array.
+    """The same kernel for blocks of any size.
+
+    The map is `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]`, a numpy array.
 
     Arguments:
       kernel: any of this package's empirical kernels.
-      budget_mib: memory for tiles in work, beside theta, the inputs and the result; tiles are as large as it allows (by XLA's account).
-      store: a folder; the result is then mapped from a file there, found again by content, and finished if it was left half done.
-        With several processes it must be a folder that all of them see.
+      budget_mib: memory for tiles in work, beside theta, the inputs and the result; tiles are as
+        large as it allows (by XLA's account).
+      store: a folder; the result is then mapped from a file there, found again by content, and
+        finished if it is half done. With several processes it must be a folder that all of
+        them see.
       devices: those that share each tile's rows; all of this and of other processes where None.
       progress: wraps the sequence of tiles, as `tqdm.tqdm` and `rich.progress.track` do.
 
     x2 = None computes the tiles on and above the diagonal and mirrors the others.
-    Raises ValueError for a budget below one sample a side, a store that cannot be written, and as `checks.check` does.
+    Raises ValueError for a budget below one sample a side, a store that cannot be written, and as
+      `checks.check` does.
     """
     budget_mib = finite("kernel.budget_mib", budget_mib, above=0.0)
     if not isinstance(kernel, Kernel):
         raise ValueError(
-            f"kernel: tiled({type(kernel).__name__}); expected a kernel, such as kernels.contraction(model)"
+            f"kernel: tiled({type(kernel).__name__}); expected a kernel, such as "
+            "kernels.contraction(model)"
         )
     devices = jax.devices() if devices is None else devices
     if (
@@ -76,7 +85,8 @@ def tiled(
     def kernel_fn(theta, x1, x2=None):
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((theta, x1, x2))):
             raise ValueError(
-                "kernel: tiles are not for jax.jit and its like; use kernels.structured or kernels.contraction there"
+                "kernel: tiles are not for jax.jit and its like; use kernels.structured or "
+                "kernels.contraction there"
             )
         check(kernel.model, theta, x1, x2)
         x1, x2 = np.asarray(x1), None if x2 is None else np.asarray(x2)
@@ -128,14 +138,16 @@ def tiled(
 def tile_mib(kernel: Kernel, theta, x, edge: int) -> float:
     """Memory for a tile of `edge` samples a side, guessed from the factors' sizes.
 
-    Three blocks (the tile, its mirror image, one in work) and two sides of factors, each with as much again in work.
+    Three blocks (the tile, its mirror image, one in work) and two sides of factors, each with as
+    much again in work.
     """
     linear, quadratic = _sizes(kernel, theta, x)
     return (edge * linear + edge**2 * quadratic) / MIB
 
 
 def guess_edge(kernel: Kernel, theta, x, budget_mib: float | int) -> float:
-    """The `edge` whose `tile_mib` is `budget_mib`, below 1 where not even one pair of samples fits."""
+    """The `edge` whose `tile_mib` is `budget_mib`, below 1 where not even one pair of samples
+    fits."""
     linear, quadratic = _sizes(kernel, theta, x)
     return float(
         (-linear + (linear**2 + 4 * quadratic * budget_mib * MIB) ** 0.5) / (2 * quadratic)
@@ -148,7 +160,8 @@ def _sizes(kernel, theta, x):
 
 
 def fit(kernel: Kernel, theta, x1, x2, budget_mib: float | int, devices) -> Tile:
-    """The largest tile within the budget: guessed from the factors' sizes, then measured on the compiled program and cut down."""
+    """The largest tile within the budget: guessed from the factors' sizes, then measured on the
+    compiled program and cut down."""
     edge = guess_edge(kernel, theta, x1, budget_mib)
     while True:
         rows, columns = (_share(len(x), edge, len(devices)) for x in (x1, x1 if x2 is None else x2))
@@ -157,8 +170,10 @@ def fit(kernel: Kernel, theta, x1, x2, budget_mib: float | int, devices) -> Tile
             return tile
         if rows == columns == len(devices):
             raise ValueError(
-                f"kernel.budget_mib={budget_mib:g}: one {kernel.name} tile of {rows} x {columns} samples takes {tile.mib:.3g} MiB; "
-                "use a larger budget, or kernels.structured or kernels.vector_products, which take less than a Jacobian"
+                f"kernel.budget_mib={budget_mib:g}: one {kernel.name} tile of {rows} x {columns} "
+                f"samples takes {tile.mib:.3g} MiB; "
+                "use a larger budget, or kernels.structured or kernels.vector_products, which "
+                "take less than a Jacobian"
             )
         longest = max(
             rows, columns
@@ -167,7 +182,8 @@ def fit(kernel: Kernel, theta, x1, x2, budget_mib: float | int, devices) -> Tile
 
 
 def _share(n, edge, devices) -> int:
-    """Equal parts of n samples, none longer than `edge`, and each a multiple of the number of devices."""
+    """Equal parts of n samples, none longer than `edge`, and each a multiple of the number of
+    devices."""
     parts = -(-n // max(1, int(min(n, edge))))
     length = -(-n // parts)
     return -(-length // devices) * devices
@@ -220,7 +236,8 @@ def _compile(kernel, theta, x, rows, columns, symmetric, devices) -> Tile:
         costs[0].output_size_in_bytes + costs[1].output_size_in_bytes,
         costs[2].output_size_in_bytes,
     )
-    # Two sides of factors; beside them first a side in the making, then the block in work, the block, and its mirror image.
+    # Two sides of factors; beside them first a side in the making, then the block in work, the
+    # block, and its mirror image.
     making = max(cost.temp_size_in_bytes for cost in costs[:2])
     work = sides + max(making, max(cost.temp_size_in_bytes for cost in costs[2:]) + 2 * block)
     return Tile(rows, columns, f, g, gram, own, work / MIB)
@@ -252,7 +269,8 @@ def _missing(sink, regions, symmetric):
 
 
 def _transport(devices):
-    """`place(array, partition)` spreads an array that every process holds over the devices, `fetch(array)` brings it back to all."""
+    """`place(array, partition)` spreads an array that every process holds over the devices,
+    `fetch(array)` brings it back to all."""
     mesh = Mesh(np.array(devices), ("samples",))
 
     def place(array, partition):

@@ -31,12 +31,14 @@ def network(
 
     Arguments:
       module: maps one input to [c] outputs or, with `batched=True`, inputs [n, ...] to [n, c].
-      constants: collections beside "params" that the module reads, such as {"batch_stats": ...}; they are not trained.
+      constants: collections beside "params" that the module reads, such as {"batch_stats": ...};
+        they are not trained.
       centred: train and forecast f - f_0.
       rate_scale: what a learning rate given as a number is multiplied by.
       infinite: the kernel of infinite width, see `ntkcl.types.Network`.
 
-    Raises ValueError, when it is first applied, for a module that writes collections (batch norm in training mode) or reads
+    Raises ValueError, when it is first applied, for a module that writes collections (batch norm in
+      training mode) or reads
     collections that `constants` lacks.
     """
     constants = constants or {}
@@ -46,7 +48,8 @@ def network(
         missing = sorted(set(variables) - {"params"} - set(constants))
         if missing:
             raise ValueError(
-                f"network: the module keeps {', '.join(missing)} beside its parameters; pass networks.network(constants=...)"
+                f"network: the module keeps {', '.join(missing)} beside its parameters; pass "
+                "networks.network(constants=...)"
             )
         return variables.get("params", {})
 
@@ -55,7 +58,8 @@ def network(
             return module.apply({"params": theta} | constants, x)
         except errors.ModifyScopeVariableError as error:
             raise ValueError(
-                "network: the module writes state while it runs, so its samples interact (batch norm in training mode?); "
+                "network: the module writes state while it runs, so its samples interact (batch "
+                "norm in training mode?); "
                 "use use_running_average=True and networks.network(constants=...)"
             ) from error
 
@@ -73,12 +77,15 @@ def _initial(module, key, x):
 
 
 def taps(apply: Apply) -> Taps:
-    """What the structured kernel sees of a linen model from outside, through `nn.intercept_methods`.
+    """What the structured kernel sees of a linen model from outside, through
+    `nn.intercept_methods`.
 
-    A layer is seen if it is affine in its parameters (`ntkcl.networks.affine`), runs in the model's own trace (not inside
-    `nn.scan`, `jax.checkpoint`, ...), and its parameters are used by nothing else. It may run several times.
+    A layer is seen if it is affine in its parameters (`ntkcl.networks.affine`), runs in the model's
+    own trace (not inside `nn.scan`, `jax.checkpoint`, ...), and its parameters are used by nothing
+    else. It may run several times.
 
-    theta is the module's own "params": a nest of dictionaries of arrays. Raises ValueError for boxed ones (`nn.with_partitioning`).
+    theta is the module's own "params": a nest of dictionaries of arrays. Raises ValueError for
+    boxed ones (`nn.with_partitioning`).
     """
 
     def survey(theta, x):
@@ -87,11 +94,13 @@ def taps(apply: Apply) -> Taps:
             not hasattr(key, "key") for path, _ in jax.tree.leaves_with_path(theta) for key in path
         ):
             raise ValueError(
-                "structured kernel: theta is not a nest of dictionaries of arrays; flax.linen.unbox(params) takes boxes off"
+                "structured kernel: theta is not a nest of dictionaries of arrays; "
+                "flax.linen.unbox(params) takes boxes off"
             )
 
         def cut(theta, own, x):
-            """The model with the candidates' parameters taken from `own`: what still reads `theta` lies outside of them."""
+            """The model with the candidates' parameters taken from `own`: what still reads `theta`
+            lies outside of them."""
 
             def on_call(module, call, args, kwargs, phi):
                 calls[module.path] += 1
@@ -181,7 +190,8 @@ def _layer(theta, path):
 
 
 def centred(apply: Apply, theta0: Params | None) -> Apply:
-    """f(x; theta) - f(x; theta0): the output starts at zero and the tangent kernel is unchanged. With None, `apply` itself."""
+    """f(x; theta) - f(x; theta0): the output starts at zero and the tangent kernel is unchanged.
+    With None, `apply` itself."""
     return apply if theta0 is None else Partial(_centred, portable(apply), theta0)
 
 
@@ -190,8 +200,8 @@ def _centred(apply, theta0, theta, x):
 
 
 def computed_in(apply: Apply, dtype: str) -> Apply:
-    """f(x; theta) computed in another floating type, such as "bfloat16": parameters and input are rounded to it, output and gradients
-    are in that of theta again. Integers stay what they are."""
+    """f(x; theta) computed in another floating type, such as "bfloat16": parameters and input are
+    rounded to it, output and gradients are in that of theta again. Integers stay what they are."""
     return Partial(_ComputedIn(dtype), portable(apply))
 
 

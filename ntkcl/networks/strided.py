@@ -1,11 +1,13 @@
 """A strided convolution whose derivative by its input has no stride.
 
-The transpose of a convolution of stride s is one of stride 1 over a signal with s - 1 zeros between its entries, which XLA multiplies
-on a CPU. With every s pixels of an axis moved into the channels, x[s i + a] = X[i, a], and the taps of the kernel likewise,
+The transpose of a convolution of stride s is one of stride 1 over a signal with s - 1 zeros between
+its entries, which XLA multiplies on a CPU. With every s pixels of an axis moved into the channels,
+x[s i + a] = X[i, a], and the taps of the kernel likewise,
 
     z[o] = sum_k x[s o + k] . w[k] = sum_t sum_a X[o + t, a] . w[s t + a],
 
-the convolution has stride 1, and so has its transpose: never more multiply-adds, up to s per axis less.
+the convolution has stride 1, and so has its transpose: never more multiply-adds, up to s per axis
+less.
 """
 
 from functools import partial
@@ -18,7 +20,8 @@ import jax.numpy as jnp
 def convolution(
     x, w, strides, padding, *, lhs_dilation, rhs_dilation, dimension_numbers, **settings
 ):
-    """`jax.lax.conv_general_dilated` as `nn.Conv` calls it; where it has a stride, its tangents by x come from `space_to_depth`.
+    """`jax.lax.conv_general_dilated` as `nn.Conv` calls it; where it has a stride, its tangents by
+    x come from `space_to_depth`.
 
     The value is JAX's own, the derivative by w too, and all of a convolution with a dilation.
     """
@@ -59,9 +62,11 @@ SymbolicZero = jax.custom_derivatives.SymbolicZero
 
 
 def space_to_depth(x, w, strides, pads, dimension_numbers, feature_group_count=1, **settings):
-    """The same convolution with stride 1: x [n, *pixels, channels], w [*taps, channels of a group, outputs] -> [n, *places, outputs].
+    """The same convolution with stride 1: x [n, *pixels, channels], w [*taps, channels of a group,
+    outputs] -> [n, *places, outputs].
 
-    A place of X holds the s pixels of each axis, or only the first k where the kernel is shorter than the stride.
+    A place of X holds the s pixels of each axis, or only the first k where the kernel is shorter
+    than the stride.
     """
     n, *pixels, _ = x.shape
     *taps, c, m = w.shape

@@ -23,7 +23,8 @@ def npz(
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Source:
-    """Labelled images that lie in an npz file as `x_train`, `y_train`, `x_test`, `y_test`; or as `x`, `y`, split here.
+    """Labelled images that lie in an npz file as `x_train`, `y_train`, `x_test`, `y_test`; or as
+    `x`, `y`, split here.
 
     Images [n, h, w] or [n, h, w, channels], or vectors of features [n, d], which mlp takes: bytes
     are divided by 255, reals taken as they are. Labels [n] are whole numbers from 0, or
@@ -33,8 +34,10 @@ def npz(
       mean, sd: of a pixel, after that division; 0 and 1 leave it as it is.
       classes: how many there are, labels being 0 to classes - 1; null takes the distinct labels of
         both sets, in their order: of 0, 1000, 2000 the classes are 0, 1, 2.
-      test_fraction: of each class, where `x` and `y` are split, drawn by `seed`: rounded, but one image at least on either side.
-    Raises ValueError naming the file and the array that is missing, or of another shape, type or value.
+      test_fraction: of each class, where `x` and `y` are split, drawn by `seed`: rounded, but one
+        image at least on either side.
+    Raises ValueError naming the file and the array that is missing, or of another shape, type or
+      value.
     """
     arrays, names = _read(text("source.path", path))
     share = finite("source.test_fraction", test_fraction)
@@ -55,17 +58,20 @@ def npz(
     else:
         found = ", ".join(sorted(names)) or "nothing"
         raise ValueError(
-            f"source.path={path}: expected the arrays {', '.join(APART)}, or {', '.join(TOGETHER)} alone; found {found}"
+            f"source.path={path}: expected the arrays {', '.join(APART)}, or {', '.join(TOGETHER)} "
+            f"alone; found {found}"
         )
     for part, (x, (labels, _)) in pairs.items():
         if len(x) != len(labels) or not len(x):
             raise ValueError(
-                f"source.path={path}: x{part} has {len(x)} images and y{part} {len(labels)} labels; expected as many, not none"
+                f"source.path={path}: x{part} has {len(x)} images and y{part} {len(labels)} "
+                "labels; expected as many, not none"
             )
     known = {wide for _, (_, wide) in pairs.values() if wide is not None}
     if len(known) > 1:
         raise ValueError(
-            f"source.path={path}: y_train and y_test are one-hot of {sorted(known)} classes; expected as many"
+            f"source.path={path}: y_train and y_test are one-hot of {sorted(known)} classes; "
+            "expected as many"
         )
     count = classes or (known.pop() if known else None)
     if count is None:
@@ -113,20 +119,23 @@ def _read(path) -> tuple[dict[str, np.ndarray], list[str]]:
         zipfile.BadZipFile,
     ) as error:  # one array, pickles, no zip at all
         raise ValueError(
-            f"source.path={path}: not an npz file of plain arrays ({type(error).__name__}); see numpy.savez"
+            f"source.path={path}: not an npz file of plain arrays ({type(error).__name__}); see "
+            "numpy.savez"
         ) from error
 
 
 def _images(path, name, x) -> np.ndarray:
     if x.ndim not in (2, 3, 4) or 0 in x.shape[1:]:
         raise ValueError(
-            f"source.path={path}: {name} of shape {x.shape}; expected images [n, h, w] or [n, h, w, channels], or vectors [n, d]"
+            f"source.path={path}: {name} of shape {x.shape}; expected images [n, h, w] or [n, h, "
+            "w, channels], or vectors [n, d]"
         )
     if x.dtype == np.uint8:
         return x / np.float32(255)
     if not np.issubdtype(x.dtype, np.floating):
         raise ValueError(
-            f"source.path={path}: {name} of type {x.dtype}; expected bytes (uint8, divided by 255) or floating-point numbers"
+            f"source.path={path}: {name} of type {x.dtype}; expected bytes (uint8, divided by 255) "
+            "or floating-point numbers"
         )
     return x
 
@@ -140,7 +149,8 @@ def _labels(path, name, y, classes) -> tuple[np.ndarray, int | None]:
         np.issubdtype(y.dtype, np.integer) or y.dtype == bool or np.issubdtype(y.dtype, np.floating)
     ):
         raise ValueError(
-            f"{where} of shape {y.shape} and type {y.dtype}; expected labels [n], or one-hot [n, classes]"
+            f"{where} of shape {y.shape} and type {y.dtype}; expected labels [n], or one-hot [n, "
+            "classes]"
         )
     if y.ndim == 2 and y.shape[1] != 1:
         bad = np.flatnonzero(~(np.isin(y, (0, 1)).all(1) & (y.sum(1) == 1)))
@@ -172,7 +182,8 @@ def _chosen(path, labels, share, seed) -> np.ndarray:
         own = rng.permutation(np.flatnonzero(labels == k))
         if len(own) == 1:
             raise ValueError(
-                f"source.path={path}: class {k} has one image; a split into train and test set needs two of each class"
+                f"source.path={path}: class {k} has one image; a split into train and test set "
+                "needs two of each class"
             )
         test[own[: int(np.clip(round(share * len(own)), 1, len(own) - 1))]] = True
     return test

@@ -1,4 +1,5 @@
-"""Which images a task holds: so many of each class, the same for every task or never the same twice."""
+"""Which images a task holds: so many of each class, the same for every task or never the same
+twice."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -9,9 +10,8 @@ from ntkcl import validation
 from ntkcl.types import Dataset, Source, Stream, Task
 from ntkcl.validation import flag, whole
 
-PerClass = (
-    int | Sequence[int | None] | None
-)  # for all tasks, or one number a task; None is all images that there are
+# For all tasks, or one number a task; None is all images that there are.
+PerClass = int | Sequence[int | None] | None
 
 
 class Sizes(NamedTuple):
@@ -46,7 +46,8 @@ def of_tasks(name: str, value: PerClass, tasks: int, every: bool = True) -> tupl
     values = list(value) if listed else [value] * tasks  # type: ignore[arg-type]
     if len(values) != tasks:
         raise ValueError(
-            f"{name}={values}: expected {tasks} numbers, one for each of stream.tasks={tasks}, or one number for all"
+            f"{name}={values}: expected {tasks} numbers, one for each of stream.tasks={tasks}, or "
+            "one number for all"
         )
     return tuple(None if every and n is None else whole(name, n) for n in values)
 
@@ -66,8 +67,9 @@ def domain_incremental(source: Source, transforms: Sequence[Callable], sizes: Si
 
 
 def drawn(source: Source, classes, sizes: Sizes, t: int) -> tuple[Dataset, Dataset]:
-    """Task t's images of each class, from the train set and from the test set: the first ones of an order that the seed tells, or the
-    first that no task before has taken. So a larger task holds the images of a smaller one that draws the same."""
+    """Task t's images of each class, from the train set and from the test set: the first ones of an
+    order that the seed tells, or the first that no task before has taken. So a larger task holds
+    the images of a smaller one that draws the same."""
 
     def part(dataset, wanted, kind, name):
         before = () if sizes.same_images else wanted[:t]
@@ -94,7 +96,8 @@ def _balanced(dataset, classes, per_class, before, seed, name):
             )
             asked = "null" if per_class is None else per_class
             raise ValueError(
-                f"stream.{name}_per_class={asked}: class {k} has {len(own)} images in the {name} set{used}"
+                f"stream.{name}_per_class={asked}: class {k} has {len(own)} images in the {name} "
+                f"set{used}"
             )
         chosen.append(left if per_class is None else left[:per_class])
     index = np.concatenate(chosen)
