@@ -114,58 +114,63 @@ def by_tiles(pair: Callable, a: Factors, b: Factors | None = None):
     The last tile of a side overlaps the one before it, so that all have one shape and no sample is
     padded; on the diagonal they come in strips.
     """
-    symmetric = b is None
-    b = a if b is None else b
-    n1, n2 = size(a), size(b)
-    one = jax.eval_shape(lambda: pair(rows(a, 0, 1), rows(b, 0, 1)))
+    other = a if b is None else b
+    n1, n2 = size(a), size(other)
+    one = jax.eval_shape(lambda: pair(rows(a, 0, 1), rows(other, 0, 1)))
     c = one.shape[1]
     edge = EDGE.get(jax.default_backend(), ACCELERATOR_EDGE) // c
-    edge = max(1, edge * 13 // 16 if symmetric else edge)
+    edge = max(1, edge * 13 // 16 if b is None else edge)
     if n1 <= edge and n2 <= edge:
-        return pair(a, b)
-
-    (starts1, t1), (starts2, t2) = cover(n1, edge), cover(n2, edge)
-
-    def put(block, tile, i, j):
-        return jax.lax.dynamic_update_slice(block, tile, (i * c, j * c))
+        return pair(a, other)
 
     def add(block, corner, shape):
         (i, j), (t1, t2) = corner, shape
-        return put(block, pair(rows(a, i, t1), rows(b, j, t2)).reshape(t1 * c, t2 * c), i, j)
+        tile = pair(rows(a, i, t1), rows(other, j, t2)).reshape(t1 * c, t2 * c)
+        return jax.lax.dynamic_update_slice(block, tile, (i * c, j * c))
 
     def mirror(block, corner, shape):
         (i, j), (t1, t2) = corner, shape
-        return put(block, jax.lax.dynamic_slice(block, (i * c, j * c), (t1 * c, t2 * c)).T, j, i)
+        tile = jax.lax.dynamic_slice(block, (i * c, j * c), (t1 * c, t2 * c))
+        return jax.lax.dynamic_update_slice(block, tile.T, (j * c, i * c))
+
+    block = jnp.zeros((n1 * c, n2 * c), one.dtype)
+    if b is None:
+        block = _symmetric_tiles(block, cover(n1, edge), add, mirror)
+    else:
+        block = _all_tiles(block, cover(n1, edge), cover(n2, edge), add)
+    return block.reshape(n1, c, n2, c)
+
+
+def _all_tiles(block, side1, side2, add):
+    (starts1, t1), (starts2, t2) = side1, side2
+    corners = np.array(list(product(starts1, starts2)), np.int32)
+    return _each(lambda block, corner: add(block, corner, (t1, t2)), block, corners)
+
+
+def _symmetric_tiles(block, side, add, mirror):
+    starts, t = side
 
     def add_mirrored(state, corner):
         # Writing across the rows is slow, so a mirror image is written beside the products of the
         # next tile.
         block, last = state
-        return add(mirror(block, last, (t1, t1)), corner, (t1, t1)), corner
+        return add(mirror(block, last, (t, t)), corner, (t, t)), corner
 
     def add_diagonal(block, i):
-        for first, length in strips(t1):
-            start, right = i + first, t1 - first - length
+        for first, length in strips(t):
+            start, right = i + first, t - first - length
             block = add(block, (start, start), (length, length + right))
             if right:
                 block = mirror(block, (start, start + length), (length, right))
         return block
 
-    def each(step, state, corners):
-        return jax.lax.scan(lambda state, corner: (step(state, corner), None), state, corners)[0]
+    above = tuple(np.array(list(combinations(starts, 2)), np.int32).T)
+    block, last = _each(add_mirrored, (block, tuple(i[0] for i in above)), above)
+    return _each(add_diagonal, mirror(block, last, (t, t)), np.array(starts, np.int32))
 
-    block = jnp.zeros((n1 * c, n2 * c), one.dtype)
-    if symmetric:
-        above = tuple(np.array(list(combinations(starts1, 2)), np.int32).T)
-        block, last = each(add_mirrored, (block, tuple(i[0] for i in above)), above)
-        block = each(add_diagonal, mirror(block, last, (t1, t1)), np.array(starts1, np.int32))
-    else:
-        block = each(
-            lambda block, corner: add(block, corner, (t1, t2)),
-            block,
-            np.array(list(product(starts1, starts2)), np.int32),
-        )
-    return block.reshape(n1, c, n2, c)
+
+def _each(step, state, corners):
+    return jax.lax.scan(lambda state, corner: (step(state, corner), None), state, corners)[0]
 
 
 def strips(n: int) -> list[tuple[int, int]]:

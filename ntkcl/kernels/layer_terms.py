@@ -31,7 +31,7 @@ class GradientTerm(NamedTuple):
     def gram(self, other: "GradientTerm", shared=None):
         return signals_gram(self.M, other.M)
 
-    def work(self, c: int) -> float:
+    def work(self, c: int) -> int:
         return c**2 * self.M.shape[-1]
 
 
@@ -55,7 +55,7 @@ class PositionsTerm(NamedTuple):
         pairs = jnp.stack(jnp.meshgrid(jnp.arange(P), jnp.arange(P)), -1).reshape(-1, 2)
         return jax.lax.scan(add, jnp.zeros_like(at(0, 0)), pairs)[0]
 
-    def work(self, c: int) -> float:
+    def work(self, c: int) -> int:
         positions, k = self.phi.shape[1:]
         return positions**2 * (k + c**2 * self.delta.shape[-1])
 
@@ -71,7 +71,7 @@ class CommutingTerm(NamedTuple):
         signals = _symmetric_gram(self.delta, other.delta)
         return _inputs_gram(self.phi, other.phi) * signals
 
-    def work(self, c: int) -> float:
+    def work(self, c: int) -> int:
         made = sum(length * (c - first) for first, length in strips(c))
         return self.phi.shape[-1] + made * self.delta.shape[-1]
 
@@ -85,7 +85,7 @@ class ReadoutTerm(NamedTuple):
     def gram(self, other: "ReadoutTerm", shared):
         return _inputs_gram(self.phi, other.phi) * shared[None, :, None, :]
 
-    def work(self, c: int) -> float:
+    def work(self, c: int) -> int:
         return self.phi.shape[-1]
 
 

@@ -72,14 +72,7 @@ def tiled(
             f"kernel: tiled({type(kernel).__name__}); expected a kernel, such as "
             "kernels.contraction(model)"
         )
-    devices = jax.devices() if devices is None else devices
-    if (
-        not isinstance(devices, Sequence)
-        or not devices
-        or len(set(devices)) < len(devices)
-        or isinstance(devices, str)
-    ):
-        raise ValueError(f"kernel.devices={devices}: expected some of jax.devices(), each once")
+    devices = _checked(jax.devices() if devices is None else devices)
     compiled: dict[Any, Tile] = {}
 
     def kernel_fn(theta, x1, x2=None):
@@ -90,49 +83,54 @@ def tiled(
             )
         check(kernel.model, theta, x1, x2)
         x1, x2 = np.asarray(x1), None if x2 is None else np.asarray(x2)
-        kinds = (
-            jax.tree.structure(theta),
-            *(None if leaf is None else _kind(leaf) for leaf in (*jax.tree.leaves(theta), x1, x2)),
-        )
+        arrays = (*jax.tree.leaves(theta), x1, x2)
+        kinds = (jax.tree.structure(theta), *(None if a is None else _kind(a) for a in arrays))
         if kinds not in compiled:
             compiled[kinds] = fit(kernel, theta, x1, x2, budget_mib, devices)
         tile = compiled[kinds]
-        place, fetch = _transport(devices)
-        theta_there = jax.tree.map(lambda leaf: place(leaf, WHOLE), theta)
-
-        def factors(compiled_for, x, start, length):
-            # Past the end the last sample again: tiles of one shape, compiled once.
-            return compiled_for(
-                theta_there,
-                place(x[np.minimum(np.arange(start, start + length), len(x) - 1)], ROWS),
-            )
-
         with _sink(store, kernel, theta, x1, x2) as sink:
             todo = _missing(sink, _regions(tile, x1, x2), x2 is None)
-            side = None, None  # the rows' factors, kept for the whole row of tiles
-            for region in progress(todo) if progress else todo:
-                top, bottom, left, right = region
-                if side[0] != top:
-                    side = top, factors(tile.row_factors, x1, top, tile.rows)
-                on_diagonal = x2 is None and top == left
-                if on_diagonal:
-                    block = tile.own(side[1])
-                else:
-                    block = tile.gram(
-                        side[1],
-                        factors(tile.column_factors, x1 if x2 is None else x2, left, tile.columns),
-                    )
-                values = fetch(block)[: bottom - top, :, : right - left]
-                sink.write(region, values)
-                if x2 is None and not on_diagonal:
-                    sink.write(_mirror(region), values.transpose(2, 3, 0, 1))
+            _compute(tile, devices, theta, x1, x2, progress(todo) if progress else todo, sink)
             if jax.process_count() > 1:
-                multihost_utils.sync_global_devices(
-                    "kernel block"
-                )  # before the others open what the first has written
+                # Before the others open what the first has written.
+                multihost_utils.sync_global_devices("kernel block")
             return sink.open()
 
     return kernel_fn
+
+
+def _checked(devices) -> Sequence[Any]:
+    several = isinstance(devices, Sequence) and not isinstance(devices, str)
+    if not several or not devices or len(set(devices)) < len(devices):
+        raise ValueError(f"kernel.devices={devices}: expected some of jax.devices(), each once")
+    return devices
+
+
+def _compute(tile: Tile, devices, theta, x1, x2, regions: Iterable[Any], sink) -> None:
+    """Writes the regions to the sink, and without x2 their mirror images."""
+    place, fetch = _transport(devices)
+    theta = jax.tree.map(lambda leaf: place(leaf, WHOLE), theta)
+
+    def factors(compiled, x, start, length):
+        # Past the end the last sample again: tiles of one shape, compiled once.
+        samples = np.minimum(np.arange(start, start + length), len(x) - 1)
+        return compiled(theta, place(x[samples], ROWS))
+
+    columns = x1 if x2 is None else x2
+    side = None, None  # the rows' factors, kept for the whole row of tiles
+    for region in regions:
+        top, bottom, left, right = region
+        if side[0] != top:
+            side = top, factors(tile.row_factors, x1, top, tile.rows)
+        on_diagonal = x2 is None and top == left
+        if on_diagonal:
+            block = tile.own(side[1])
+        else:
+            block = tile.gram(side[1], factors(tile.column_factors, columns, left, tile.columns))
+        values = fetch(block)[: bottom - top, :, : right - left]
+        sink.write(region, values)
+        if x2 is None and not on_diagonal:
+            sink.write(_mirror(region), values.transpose(2, 3, 0, 1))
 
 
 def tile_mib(kernel: Kernel, theta, x, edge: int) -> float:
@@ -149,9 +147,8 @@ def guess_edge(kernel: Kernel, theta, x, budget_mib: float | int) -> float:
     """The `edge` whose `tile_mib` is `budget_mib`, below 1 where not even one pair of samples
     fits."""
     linear, quadratic = _sizes(kernel, theta, x)
-    return float(
-        (-linear + (linear**2 + 4 * quadratic * budget_mib * MIB) ** 0.5) / (2 * quadratic)
-    )
+    root = (linear**2 + 4 * quadratic * budget_mib * MIB) ** 0.5
+    return float((root - linear) / (2 * quadratic))
 
 
 def _sizes(kernel, theta, x):
@@ -175,9 +172,8 @@ def fit(kernel: Kernel, theta, x1, x2, budget_mib: float | int, devices) -> Tile
                 "use a larger budget, or kernels.structured or kernels.vector_products, which "
                 "take less than a Jacobian"
             )
-        longest = max(
-            rows, columns
-        )  # a multiple of the devices, and so is the next: at least so many less
+        # A multiple of the devices, and so is the next: at least so many less.
+        longest = max(rows, columns)
         edge = min(longest - len(devices), longest * (budget_mib / tile.mib) ** 0.5)
 
 
@@ -190,20 +186,16 @@ def _share(n, edge, devices) -> int:
 
 
 def _compile(kernel, theta, x, rows, columns, symmetric, devices) -> Tile:
-    mesh = Mesh(np.array(devices), ("samples",))
+    mesh, single = Mesh(np.array(devices), ("samples",)), len(devices) == 1
     split, whole = Factors(ROWS, WHOLE), Factors(WHOLE, WHOLE)
 
     def spec(array, partition):
-        return jax.ShapeDtypeStruct(
-            array.shape, array.dtype, sharding=NamedSharding(mesh, partition)
-        )
+        there = NamedSharding(mesh, partition)
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=there)
 
     def share(f, ins, outs):
-        return jax.jit(
-            f
-            if len(devices) == 1
-            else jax.shard_map(f, mesh=mesh, in_specs=ins, out_specs=outs, check_vma=False)
-        )
+        sharded = jax.shard_map(f, mesh=mesh, in_specs=ins, out_specs=outs, check_vma=False)
+        return jax.jit(f if single else sharded)
 
     theta = jax.tree.map(lambda leaf: spec(leaf, WHOLE), theta)
     shared_factors = share(kernel.factors, (WHOLE, ROWS), split)
@@ -211,36 +203,32 @@ def _compile(kernel, theta, x, rows, columns, symmetric, devices) -> Tile:
     def side(n):
         samples = spec(jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), ROWS)
         lowered = shared_factors.lower(theta, samples)
-        out = zip(
-            lowered.out_info, split, strict=True
-        )  # of this very trace: which form a layer takes is read off the program
-        return lowered.compile(), Factors(
-            *(jax.tree.map(lambda leaf, p=p: spec(leaf, p), part) for part, p in out)
-        )
+        # Of this very trace: which form a layer takes is read off the program.
+        out = zip(lowered.out_info, split, strict=True)
+        parts = (jax.tree.map(lambda leaf, p=p: spec(leaf, p), part) for part, p in out)
+        return lowered.compile(), Factors(*parts)
 
     f, a = side(rows)
     g, b = (f, a) if rows == columns else side(columns)
     gram = share(lambda a, b: kernel.gram(a, b), (split, whole), ROWS).lower(a, b).compile()
-    own = None
-    if symmetric:
-        own = (
-            jax.jit(lambda a: kernel.gram(a)).lower(a).compile()
-            if len(devices) == 1
-            else lambda a: gram(a, a)
-        )
-    costs = [
-        compiled.memory_analysis()
-        for compiled in (f, g, gram, *([own] if symmetric and len(devices) == 1 else []))
-    ]
-    sides, block = (
-        costs[0].output_size_in_bytes + costs[1].output_size_in_bytes,
-        costs[2].output_size_in_bytes,
-    )
-    # Two sides of factors; beside them first a side in the making, then the block in work, the
-    # block, and its mirror image.
-    making = max(cost.temp_size_in_bytes for cost in costs[:2])
-    work = sides + max(making, max(cost.temp_size_in_bytes for cost in costs[2:]) + 2 * block)
-    return Tile(rows, columns, f, g, gram, own, work / MIB)
+    grams, own = [gram], None
+    if symmetric and single:
+        own = jax.jit(lambda a: kernel.gram(a)).lower(a).compile()
+        grams.append(own)
+    elif symmetric:
+        own = lambda a: gram(a, a)  # noqa: E731
+    return Tile(rows, columns, f, g, gram, own, _work_mib(f, g, grams))
+
+
+def _work_mib(row_factors, column_factors, grams) -> float:
+    """Two sides of factors; beside them first a side in the making, then the block in work, the
+    block, and its mirror image."""
+    sides = [compiled.memory_analysis() for compiled in (row_factors, column_factors)]
+    blocks = [compiled.memory_analysis() for compiled in grams]
+    making = max(cost.temp_size_in_bytes for cost in sides)
+    multiplying = max(cost.temp_size_in_bytes for cost in blocks)
+    factors = sum(cost.output_size_in_bytes for cost in sides)
+    return (factors + max(making, multiplying + 2 * blocks[0].output_size_in_bytes)) / MIB
 
 
 def _regions(tile, x1, x2) -> list[stores.Region]:
@@ -279,11 +267,8 @@ def _transport(devices):
         )
 
     def fetch(array):
-        return np.asarray(
-            array
-            if array.is_fully_addressable
-            else multihost_utils.process_allgather(array, tiled=True)
-        )
+        here = array.is_fully_addressable
+        return np.asarray(array if here else multihost_utils.process_allgather(array, tiled=True))
 
     return place, fetch
 
@@ -295,11 +280,9 @@ def _sink(store, kernel, theta, x1, x2):
     if store is None:
         return stores.Memory(shape, block.dtype)
     name = stores.key(kernel, theta, x1, x2)
-    return (
-        stores.Block(store, name, shape, block.dtype)
-        if jax.process_index() == 0
-        else stores.Follower(store, name)
-    )
+    if jax.process_index() > 0:
+        return stores.Follower(store, name)
+    return stores.Block(store, name, shape, block.dtype)
 
 
 def _kind(array):

@@ -11,8 +11,8 @@ With n the fan-in of a layer, N the width of the network, N_0 = 64 and gamma = g
 | standard, torch  | W x + b                     | U(-u, u)            | U(-u, u)      | 1       |
 | standard, flax   | W x + b                     | N(0, 1/n), cut 2 sd | 0             | 1       |
 
-where u = 1/sqrt(n), `cut 2 sd` is cut at 2 standard deviations, and a number g in the last column means f = z^L / g and the learning rate
-eta_0 g^2.
+where u = 1/sqrt(n), `cut 2 sd` is cut at 2 standard deviations, and g in the last column means
+f = z^L / g, trained with the learning rate eta_0 g^2.
 
 `torch` is what nn.Linear and nn.Conv2d of PyTorch do by default, `flax` what nn.Dense and nn.Conv
 of Flax do. In `standard` one learning rate trains wider networks faster, for their kernel grows
