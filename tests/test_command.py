@@ -541,9 +541,10 @@ def test_the_command_forecasts_a_cnn_from_its_kernel_of_infinite_width(ntkcl, tm
     code, out, err = ntkcl(*CNN)
     assert (code, err) == (0, "")
     assert "infinite" in out and "completed" in out
-    summary, rows, _ = files.load(the_run(tmp_path))
+    summary, _, _ = files.load(the_run(tmp_path))
     assert summary["status"] == "completed"
-    assert "infinite" in set(rows["anchor"].dropna())
+    assert set(summary["forecast"]) == {"infinite"}
+    assert np.isfinite(summary["forecast"]["infinite"]["drift_r2"])
 
 
 @pytest.mark.parametrize(

@@ -122,14 +122,14 @@ def _compute(tile: Tile, devices, theta, x1, x2, regions: Iterable[Any], sink) -
         top, bottom, left, right = region
         if side[0] != top:
             side = top, factors(tile.row_factors, x1, top, tile.rows)
-        on_diagonal = x2 is None and top == left
-        if on_diagonal:
-            block = tile.own(side[1])
+        own = tile.own if top == left else None  # there is none with x2
+        if own:
+            block = own(side[1])
         else:
             block = tile.gram(side[1], factors(tile.column_factors, columns, left, tile.columns))
         values = fetch(block)[: bottom - top, :, : right - left]
         sink.write(region, values)
-        if x2 is None and not on_diagonal:
+        if x2 is None and not own:
             sink.write(_mirror(region), values.transpose(2, 3, 0, 1))
 
 
@@ -194,8 +194,9 @@ def _compile(kernel, theta, x, rows, columns, symmetric, devices) -> Tile:
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=there)
 
     def share(f, ins, outs):
-        sharded = jax.shard_map(f, mesh=mesh, in_specs=ins, out_specs=outs, check_vma=False)
-        return jax.jit(f if single else sharded)
+        if not single:
+            f = jax.shard_map(f, mesh=mesh, in_specs=ins, out_specs=outs, check_vma=False)
+        return jax.jit(f)
 
     theta = jax.tree.map(lambda leaf: spec(leaf, WHOLE), theta)
     shared_factors = share(kernel.factors, (WHOLE, ROWS), split)
@@ -211,13 +212,12 @@ def _compile(kernel, theta, x, rows, columns, symmetric, devices) -> Tile:
     f, a = side(rows)
     g, b = (f, a) if rows == columns else side(columns)
     gram = share(lambda a, b: kernel.gram(a, b), (split, whole), ROWS).lower(a, b).compile()
-    grams, own = [gram], None
-    if symmetric and single:
-        own = jax.jit(lambda a: kernel.gram(a)).lower(a).compile()
-        grams.append(own)
-    elif symmetric:
-        own = lambda a: gram(a, a)  # noqa: E731
-    return Tile(rows, columns, f, g, gram, own, _work_mib(f, g, grams))
+    if not symmetric:
+        return Tile(rows, columns, f, g, gram, None, _work_mib(f, g, [gram]))
+    if not single:
+        return Tile(rows, columns, f, g, gram, lambda a: gram(a, a), _work_mib(f, g, [gram]))
+    own = jax.jit(lambda a: kernel.gram(a)).lower(a).compile()
+    return Tile(rows, columns, f, g, gram, own, _work_mib(f, g, [gram, own]))
 
 
 def _work_mib(row_factors, column_factors, grams) -> float:

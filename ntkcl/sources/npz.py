@@ -13,6 +13,9 @@ from ntkcl.validation import finite, text, whole
 APART = ("x_train", "y_train", "x_test", "y_test")
 TOGETHER = ("x", "y")
 
+# What numpy raises for one array, pickles, no zip at all.
+UNREADABLE = (AttributeError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile)
+
 
 def npz(
     path: str,
@@ -44,59 +47,63 @@ def npz(
     if not 0 < share < 1:
         raise ValueError(f"source.test_fraction={test_fraction}: expected a number between 0 and 1")
     validation.seed("source.seed", seed)
+    parts, count = _numbered(path, _pairs(path, arrays, names, classes), classes)
+    if "" in parts:
+        x, labels = parts[""]
+        test = _chosen(path, labels, share, seed)
+        parts = {"_train": (x[~test], labels[~test]), "_test": (x[test], labels[test])}
+    shapes = {x.shape[1:] for x, _ in parts.values()}
+    if len(shapes) > 1:
+        theirs = " and ".join(f"x{part} of {x.shape[1:]}" for part, (x, _) in parts.items())
+        raise ValueError(f"source.path={path}: images of one shape are needed, found {theirs}")
+    train, test_set = (
+        dataset(x, labels, count, f"source.path={path}: x{part}, y{part}")
+        for part, (x, labels) in parts.items()
+    )
+    return source(train, test_set, mean, sd)
+
+
+def _pairs(path, arrays, names, classes) -> dict:
+    """{part of the names: (images, (labels, classes of one-hot rows or None))}."""
     if set(TOGETHER) <= set(arrays) and not set(APART) & set(arrays):
-        pairs = {"": (_images(path, "x", arrays["x"]), _labels(path, "y", arrays["y"], classes))}
+        parts = [""]
     elif set(APART) <= set(arrays):
-        parts = ("_train", "_test")
-        pairs = {
-            p: (
-                _images(path, f"x{p}", arrays[f"x{p}"]),
-                _labels(path, f"y{p}", arrays[f"y{p}"], classes),
-            )
-            for p in parts
-        }
+        parts = ["_train", "_test"]
     else:
         found = ", ".join(sorted(names)) or "nothing"
         raise ValueError(
             f"source.path={path}: expected the arrays {', '.join(APART)}, or {', '.join(TOGETHER)} "
             f"alone; found {found}"
         )
-    for part, (x, (labels, _)) in pairs.items():
+    pairs = {}
+    for p in parts:
+        x = _images(path, f"x{p}", arrays[f"x{p}"])
+        pairs[p] = x, _labels(path, f"y{p}", arrays[f"y{p}"], classes)
+    for p, (x, (labels, _)) in pairs.items():
         if len(x) != len(labels) or not len(x):
             raise ValueError(
-                f"source.path={path}: x{part} has {len(x)} images and y{part} {len(labels)} "
+                f"source.path={path}: x{p} has {len(x)} images and y{p} {len(labels)} "
                 "labels; expected as many, not none"
             )
+    return pairs
+
+
+def _numbered(path, pairs: dict, classes: int | None) -> tuple[dict, int]:
+    """{part: (images, labels)} and the count of classes; where that is not known, labels become
+    their place among the distinct ones."""
     known = {wide for _, (_, wide) in pairs.values() if wide is not None}
     if len(known) > 1:
         raise ValueError(
             f"source.path={path}: y_train and y_test are one-hot of {sorted(known)} classes; "
             "expected as many"
         )
+    parts = {p: (x, labels) for p, (x, (labels, _)) in pairs.items()}
     count = classes or (known.pop() if known else None)
-    if count is None:
-        distinct = np.unique(np.concatenate([labels for _, (labels, _) in pairs.values()]))
-        count = len(distinct)
-        pairs = {
-            p: (x, (np.searchsorted(distinct, labels), None))
-            for p, (x, (labels, _)) in pairs.items()
-        }
-    if "" in pairs:
-        x, (labels, _) = pairs[""]
-        test = _chosen(path, labels, share, seed)
-        pairs = {
-            "_train": (x[~test], (labels[~test], None)),
-            "_test": (x[test], (labels[test], None)),
-        }
-    shapes = {x.shape[1:] for x, _ in pairs.values()}
-    if len(shapes) > 1:
-        theirs = " and ".join(f"x{part} of {x.shape[1:]}" for part, (x, _) in pairs.items())
-        raise ValueError(f"source.path={path}: images of one shape are needed, found {theirs}")
-    train, test_set = (
-        dataset(x, labels, count, f"source.path={path}: x{part}, y{part}")
-        for part, (x, (labels, _)) in pairs.items()
-    )
-    return source(train, test_set, mean, sd)
+    if count is not None:
+        return parts, count
+    distinct = np.unique(np.concatenate([labels for _, labels in parts.values()]))
+    parts = {p: (x, np.searchsorted(distinct, labels)) for p, (x, labels) in parts.items()}
+    return parts, len(distinct)
 
 
 def _read(path) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -107,17 +114,9 @@ def _read(path) -> tuple[dict[str, np.ndarray], list[str]]:
         )
     try:
         with np.load(path) as stored:
-            return {
-                name: stored[name] for name in stored.files if name in (*APART, *TOGETHER)
-            }, stored.files
-    except (
-        AttributeError,
-        TypeError,
-        ValueError,
-        EOFError,
-        OSError,
-        zipfile.BadZipFile,
-    ) as error:  # one array, pickles, no zip at all
+            wanted = [name for name in stored.files if name in (*APART, *TOGETHER)]
+            return {name: stored[name] for name in wanted}, stored.files
+    except UNREADABLE as error:
         raise ValueError(
             f"source.path={path}: not an npz file of plain arrays ({type(error).__name__}); see "
             "numpy.savez"
