@@ -1,5 +1,4 @@
-"""What lets a compiled program serve many runs: objects made once for each settings, and functions
-whose arrays are arguments.
+"""Compiled programs that serve many runs.
 
 JAX compiles anew for every function object it is given as a static argument, and writes arrays that
 a function closes over into the program. Two runs that differ in their seed, or a learning rate, are

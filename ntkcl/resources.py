@@ -1,5 +1,4 @@
-"""What a phase of a run cost: wall time, and the peak of the process's resident memory; how much
-memory there is."""
+"""Seconds and memory of a phase of a run, and how much memory there is."""
 
 import contextlib
 import os

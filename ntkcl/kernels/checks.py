@@ -14,10 +14,9 @@ PACKAGE = str(Path(__file__).parents[1])
 
 
 def check(network: Network, theta, x1, x2=None) -> None:
-    """ValueError for inputs and parameters that this network cannot have meant. Values are looked
-    at only outside of `jax.jit`.
+    """Raises ValueError for inputs and parameters that do not belong to this network.
 
-    Empty or mismatched inputs; integers where the model takes reals; parameters of another model,
+    Values are read only outside of `jax.jit`; shapes always are. It finds empty or mismatched inputs; integers where the model takes reals; parameters of another model,
     or not finite; a model that maps one input to anything but [c]; a model written for batches in
     which the samples interact.
     """

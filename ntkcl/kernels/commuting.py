@@ -1,5 +1,6 @@
-"""Which layers have signals that commute: the Gram of their signals is then symmetric in its two
-outputs, and half of it is enough.
+"""Which layers have signals that commute, so that half of their Gram matrix is enough.
+
+The Gram matrix of signals that commute is symmetric in its two outputs.
 
 In f(x) = R h(z(x)) with a constant R and an elementwise h, delta^a = R_a * h'(z) unit by unit, so
 

@@ -1,5 +1,8 @@
-"""Before a kernel is computed: what each implementation would cost here, which one is taken, and
-why nothing else."""
+"""The kernel of any model at any size: implementations are compared before one is chosen.
+
+`plan` says what each implementation would cost here, and which one is taken; `empirical` computes
+the kernel with it, in tiles.
+"""
 
 import time
 from collections.abc import Callable
@@ -34,8 +37,8 @@ AUTO = ("auto", *IMPLEMENTATIONS)
 
 
 class Cost(NamedTuple):
-    """What an implementation would take: seconds, MiB of the smallest tile it can work in, samples
-    a side of the tile it would use."""
+    """What an implementation would take: seconds, MiB of its smallest tile, and the samples a side
+    of the tile it would use."""
 
     implementation: str
     seconds: float
@@ -75,8 +78,7 @@ def plan(
     in_memory: bool = True,
     implementation: str = "auto",
 ) -> Plan:
-    """The fastest implementation whose smallest tile fits the budget, with the time and memory of
-    each.
+    """The fastest implementation whose smallest tile fits the budget, and the costs of all.
 
     Times are multiply-adds over the rate of a matrix product measured here; they tell the
     implementations apart and the order of magnitude, not the second. `in_memory=False` for a result
@@ -162,10 +164,7 @@ def empirical(
         )
 
     def kernel_fn(theta, x1, x2=None):
-        kind = tuple(
-            None if x is None else (getattr(x, "shape", None), getattr(x, "dtype", None))
-            for x in (x1, x2)
-        )
+        kind = tuple((getattr(x, "shape", None), getattr(x, "dtype", None)) for x in (x1, x2))
         if kind not in plans:
             plans[kind] = plan(
                 network,

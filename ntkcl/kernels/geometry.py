@@ -1,5 +1,4 @@
-"""How kernels relate: to one another, to themselves at another time, to targets, and the tangent
-spaces of two tasks through them.
+"""Measures of kernels: alignment, change in time, fit to targets, overlap of two tasks.
 
 Kernels come as Gram matrices [N1, N2] or as blocks [n1, c, n2, c], which are the same with N = n c.
 Every measure takes arrays and gives arrays, and may be jitted; one that is wanted by layer is

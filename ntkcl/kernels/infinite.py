@@ -1,5 +1,4 @@
-"""The limit of infinite width: covariance and tangent kernel of `networks.mlp` layer by layer,
-without a network.
+"""The limit of infinite width: covariance and tangent kernel of `networks.mlp`, layer by layer.
 
 One hidden layer maps the covariance of a pair of inputs to E[sigma(u) sigma(v)] and E[sigma'(u)
 sigma'(v)] of a Gaussian pair (u, v). For ReLU and erf these are closed forms. For any other

@@ -1,5 +1,4 @@
-"""The limit of infinitely many channels: covariance and tangent kernel of a convolutional network,
-without a network.
+"""The limit of infinitely many channels: covariance and tangent kernel of `networks.cnn`.
 
 A layer treats a pair of positions, one in each image, as `infinite` treats a pair of inputs, and a
 convolution then takes the mean over the places of its window, the same place in both. A readout of

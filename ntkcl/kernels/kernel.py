@@ -24,8 +24,8 @@ from ntkcl.types import Apply, Network
 EDGE = {"cpu": 1280}
 ACCELERATOR_EDGE = 16384
 
-# A symmetric matrix is computed in this many strips on and above its diagonal: k strips cost (k +
-# 1)/2k of the whole.
+# A symmetric matrix is computed in this many strips on and above its diagonal: k strips cost
+# (k + 1)/2k of the whole.
 STRIPS = 3
 
 

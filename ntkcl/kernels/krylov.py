@@ -1,5 +1,4 @@
-"""What a kernel does to a vector when all one has is its products: functions of K, solves, and the
-large end of its spectrum.
+"""Functions of a kernel, solves and the large end of its spectrum, from its products alone.
 
 With `ntkcl.kernels.operator`, `lambda v: product(theta, x, None, v)` is such a matvec, and
 `matrix_function` of a training rule's filter gives the dual coefficients alpha = g(K) r of data

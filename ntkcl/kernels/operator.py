@@ -1,5 +1,4 @@
-"""K v without K: one vector-Jacobian product, one Jacobian-vector product, for data that no dense
-kernel can hold.
+"""K v without K, for data whose dense kernel fits into no memory.
 
     K(x1, x2) v = J(x1) (J(x2)^T v)
 

@@ -1,5 +1,4 @@
-"""The outputs of a block: what remains when they are averaged or taken one by one, and the block
-that scalars make."""
+"""The outputs of a block: averaged, taken one by one, or added to a kernel of scalars."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,8 +1,7 @@
-"""The kernel by layers: a layer that is affine in its parameters has Jacobians that are sums of
-outer products.
+"""The kernel by layers, whose Jacobians are sums of outer products.
 
-With z[p] = phi[p] . leaf at position p (one position for a vector, one a pixel or a token
-otherwise) and delta[p] = df/dz[p],
+A layer that is affine in its parameters computes z[p] = phi[p] . leaf at position p: one position
+for a vector, one a pixel or a token otherwise. With delta[p] = df/dz[p],
 
     df_a/dleaf = M^a = sum_p phi[p] (x) delta^a[p],
     <M_i^a, M_j^b> = sum_{p,q} (phi_i[p] . phi_j[q]) (delta_i^a[p] . delta_j^b[q]).

@@ -1,5 +1,4 @@
-"""Blocks of any size: tiles that fit a memory budget, over all devices, into memory or into a
-store.
+"""Blocks of any size: tiles within a memory budget, over all devices, into memory or a store.
 
 The tiles here are those of the host, sized by memory; within each, `ntkcl.kernels.kernel` has its
 own, sized by the cache.

@@ -1,5 +1,6 @@
-"""What a layer that is affine in its parameters multiplies them with: the one fact a structured
-kernel needs of it.
+"""What a layer that is affine in its parameters multiplies them with.
+
+This is the one fact that a structured kernel needs of a layer.
 
 Such a layer computes z[p, g, :] = sum over its leaves of phi[p, g, :] . leaf[g, :, :] at every
 position p (a token, a pixel) and in every group g (of a grouped convolution). So df/dleaf[g] =

@@ -1,5 +1,4 @@
-"""A network replaced by its first-order expansion: what every closed-form forecast assumes, made
-trainable."""
+"""A network replaced by its first-order expansion, which every closed-form forecast assumes."""
 
 import jax
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
-"""Where the powers of width stand: in front of the weights, in their initial size, in front of the
-output, in the learning rate.
+"""Parametrizations: where the powers of width stand.
+
+They stand in front of the weights, in their initial size, in front of the output, or in the
+learning rate.
 
 With n the fan-in of a layer, N the width of the network, N_0 = 64 and gamma = gamma_0 sqrt(N/N_0):
 
@@ -101,7 +103,7 @@ def scales(
     gamma0 = finite("network.gamma0", gamma0, above=0.0)
     if init != "normal" and parametrization != "standard":
         raise ValueError(
-            f"network.init={init}: {parametrization} begins at N(0, 1); expected "
+            f"network.init={init}: {parametrization} starts from N(0, 1); expected "
             "network.parametrization=standard, or normal"
         )
     if init != "normal" and (layers.w_std, layers.b_std) != (1.0, 0.0):
@@ -112,8 +114,8 @@ def scales(
         )
     if parametrization != "mup" and gamma0 != 1:
         raise ValueError(
-            f"network.gamma0={gamma0:g}: only mup has it; expected network.parametrization=mup, or "
-            "1"
+            f"network.gamma0={gamma0:g}: only mup has it; expected "
+            "network.parametrization=mup, or 1"
         )
     gamma = gamma0 * (width / BASE_WIDTH) ** 0.5 if parametrization == "mup" else 1.0
     return Scales(layers, output / gamma, gamma**2)

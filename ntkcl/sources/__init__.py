@@ -1,5 +1,4 @@
-"""Where images come from: scikit-learn's digits, any TFDS name, a folder of IDX files, arrays in an
-npz file.
+"""Data sets: scikit-learn's digits, any TFDS name, a folder of IDX files, arrays in an npz file.
 
 Every source returns images [n, h, w] or [n, h, w, channels] in [0, 1], float32, with one-hot
 targets, checked on load. Whoever transforms them standardises afterwards, so that an empty corner
