@@ -16,9 +16,9 @@ PACKAGE = str(Path(__file__).parents[1])
 def check(network: Network, theta, x1, x2=None) -> None:
     """Raises ValueError for inputs and parameters that do not belong to this network.
 
-    Values are read only outside of `jax.jit`; shapes always are. It finds empty or mismatched inputs; integers where the model takes reals; parameters of another model,
-    or not finite; a model that maps one input to anything but [c]; a model written for batches in
-    which the samples interact.
+    It finds empty or mismatched inputs; integers where the model takes reals; parameters of another
+    model, or not finite; a model that maps one input to anything but [c]; a model written for
+    batches in which the samples interact. Values are read only outside of `jax.jit`.
     """
     sides = {"x1": x1} if x2 is None else {"x1": x1, "x2": x2}
     for name, x in sides.items():

@@ -31,12 +31,11 @@ def sizes(
     same_images: bool = True,
 ) -> Sizes:
     """Checked; a ValueError names the setting."""
-    train, test = (
-        of_tasks(f"stream.{part}_per_class", n, tasks)
-        for part, n in (("train", train_per_class), ("test", test_per_class))
-    )
     return Sizes(
-        train, test, validation.seed("stream.seed", seed), flag("stream.same_images", same_images)
+        train=of_tasks("stream.train_per_class", train_per_class, tasks),
+        test=of_tasks("stream.test_per_class", test_per_class, tasks),
+        seed=validation.seed("stream.seed", seed),
+        same_images=flag("stream.same_images", same_images),
     )
 
 
@@ -89,11 +88,8 @@ def _balanced(dataset, classes, per_class, before, seed, name):
         left = own[:0] if every else own[start:]
         if len(left) < (per_class or 1):
             taken = "all" if every else start
-            used = (
-                f", of which {taken} went to the tasks before (stream.same_images=true reuses them)"
-                if before
-                else ""
-            )
+            used = f", of which {taken} went to the tasks before" if before else ""
+            used += " (stream.same_images=true reuses them)" if before else ""
             asked = "null" if per_class is None else per_class
             raise ValueError(
                 f"stream.{name}_per_class={asked}: class {k} has {len(own)} images in the {name} "

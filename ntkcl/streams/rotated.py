@@ -42,9 +42,9 @@ def rotated(
             f"stream.angles={angles}: expected a list of {tasks} angles in degrees, or null for "
             "multiples of stream.step"
         )
-    angles = (
-        [finite("stream.step", step) * t for t in range(tasks)] if angles is None else list(angles)
-    )
+    if angles is None:
+        angles = [finite("stream.step", step) * t for t in range(tasks)]
+    angles = list(angles)
     if len(angles) != tasks:
         raise ValueError(
             f"stream.angles={angles}: expected {tasks} angles in degrees, one for each of "
@@ -72,10 +72,7 @@ def _nearest(angle, x):
     """PIL rotates the pixels' numbers, so that its own rounding decides which pixel is nearest;
     number 0 is what lies outside."""
     numbers = np.arange(1, 1 + math.prod(x.shape[1:3]), dtype=np.int32).reshape(x.shape[1:3])
-    turned = np.asarray(
-        Image.fromarray(numbers).rotate(angle, Image.Resampling.NEAREST, fillcolor=0)
-    ).ravel()
+    turned = Image.fromarray(numbers).rotate(angle, Image.Resampling.NEAREST, fillcolor=0)
     pixels = x.reshape(len(x), numbers.size, -1)
-    return np.concatenate([np.zeros_like(pixels[:, :1]), pixels], axis=1)[:, turned].reshape(
-        x.shape
-    )
+    numbered = np.concatenate([np.zeros_like(pixels[:, :1]), pixels], axis=1)
+    return numbered[:, np.asarray(turned).ravel()].reshape(x.shape)

@@ -50,11 +50,9 @@ def split(
             "stream.targets=sign: expected stream.classes_per_task=2 and stream.scenario=domain "
             "or task; or one_hot"
         )
-    order = (
-        np.random.default_rng(seed).permutation(classes)
-        if flag("stream.shuffle_classes", shuffle_classes)
-        else np.arange(classes)
-    )
+    order = np.arange(classes)
+    if flag("stream.shuffle_classes", shuffle_classes):
+        order = np.random.default_rng(seed).permutation(classes)
     code = np.array([[1.0], [-1.0]]) if targets == "sign" else np.eye(classes_per_task)
     heads = 1 if scenario == "domain" else tasks
     sizes = draw.sizes(tasks, train_per_class, test_per_class, seed)
