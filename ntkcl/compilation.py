@@ -1,8 +1,8 @@
-"""What lets a compiled program serve many runs: objects made once for each settings, and functions whose arrays are arguments.
+"""Compiled programs that serve many runs.
 
-JAX compiles anew for every function object it is given as a static argument, and writes arrays that a function closes over into the
-program. Two runs that differ in their seed, or a learning rate, are so two programs, unless their functions are the same objects and
-their arrays are passed in.
+JAX compiles anew for every function object it is given as a static argument, and writes arrays that
+a function closes over into the program. Two runs that differ in their seed, or a learning rate, are
+then two programs, unless their functions are the same objects and their arrays are passed in.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,14 +16,14 @@ Made = TypeVar("Made", bound=Callable[..., Any])
 
 
 def once(make: Made) -> Made:
-    """A constructor that gives the same object for the same settings, lists and mappings among them; settings that cannot be looked up,
-    such as arrays, make a new one each time."""
-    remembered = lru_cache(maxsize=64)(lambda call: make(*call.args, **call.settings))
+    """A constructor that gives the same object for the same settings, lists and mappings among
+    them; settings that cannot be looked up, such as arrays, make a new one each time."""
+    cached = lru_cache(maxsize=64)(lambda call: make(*call.args, **call.settings))
 
     @wraps(make)
     def made(*args, **settings):
         try:
-            return remembered(_Call(args, settings))
+            return cached(_Call(args, settings))
         except _Unknown:
             return make(*args, **settings)
 
@@ -61,8 +61,9 @@ def _frozen(value):
 
 
 def portable(given: Any) -> Any:
-    """A function, or an Optax transformation, as a pytree of the arrays it was bound to by `jax.tree_util.Partial`: an argument of
-    programs, which are compiled for its code and the arrays' shapes."""
+    """A function, or an Optax transformation, as a pytree of the arrays it was bound to by
+    `jax.tree_util.Partial`: an argument of programs, which are compiled for its code and the
+    arrays' shapes."""
     if isinstance(given, optax.GradientTransformation):
         return optax.GradientTransformation(portable(given.init), portable(given.update))
     return given if isinstance(given, Partial) else Partial(given)

@@ -1,4 +1,4 @@
-"""What a phase of a run cost: wall time, and the peak of the process's resident memory; how much memory there is."""
+"""Seconds and memory of a phase of a run, and how much memory there is."""
 
 import contextlib
 import os
@@ -23,7 +23,8 @@ class Cost(NamedTuple):
 
 
 class Meter:
-    """`read()` gives the cost since the last reading. The peak is the phase's own on Linux, the process's so far elsewhere."""
+    """`read()` gives the cost since the last reading. The peak is the phase's own on Linux, the
+    process's so far elsewhere."""
 
     def __init__(self):
         self._start()
@@ -35,16 +36,18 @@ class Meter:
 
     def _start(self):
         with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text(
-                "5"
-            )  # Linux: lowers the high-water mark to what is resident now
+            # Linux: lowers the high-water mark to what is resident now.
+            Path("/proc/self/clear_refs").write_text("5")
         self._since = time.perf_counter()
 
 
 def memory_gib() -> float:
-    """All the memory that arrays can lie in: the device's where it tells, else the machine's."""
-    told = jax.local_devices()[0].memory_stats() or {}
-    return told.get("bytes_limit", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / 2**30
+    """All the memory for arrays: the device's where it reports it, else the machine's."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return (
+        statistics.get("bytes_limit", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        / 2**30
+    )
 
 
 def _peak_mib() -> float:

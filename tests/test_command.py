@@ -522,3 +522,36 @@ def test_where_no_type_checker_stands_before_our_own_checks_they_tell_kinds_apar
         for line, setting in zip(told, settings, strict=True)
     )
     assert not list(tmp_path.iterdir())
+
+
+CNN = (
+    "network=cnn",
+    "network.width=4",
+    "stream=rotated",
+    "stream.tasks=2",
+    "stream.train_per_class=2",
+    "stream.test_per_class=1",
+    "training.steps=5",
+    "forecast.anchors=[infinite]",
+)
+
+
+def test_the_command_forecasts_a_cnn_from_its_kernel_of_infinite_width(ntkcl, tmp_path):
+    code, out, err = ntkcl(*CNN)
+    assert (code, err) == (0, "")
+    assert "infinite" in out and "completed" in out
+    summary, _, _ = files.load(the_run(tmp_path))
+    assert summary["status"] == "completed"
+    assert set(summary["forecast"]) == {"infinite"}
+    assert np.isfinite(summary["forecast"]["infinite"]["drift_r2"])
+
+
+@pytest.mark.parametrize(
+    "setting", ["network.stride_every=2", "network.parametrization=standard", "network=lenet"]
+)
+def test_an_infinite_forecast_without_a_known_kernel_is_refused_in_one_line(ntkcl, setting):
+    small = ["network.padding=SAME"] if setting == "network=lenet" else []
+    code, out, err = ntkcl(*CNN, setting, *small)
+    assert code == 2 and "Traceback" not in out + err
+    (line,) = err.strip().splitlines()
+    assert "infinite is for networks whose kernel of infinite width is known" in line

@@ -473,3 +473,40 @@ def test_a_transformer_tells_patches_apart_by_position_alone():
             np.allclose(apply(theta, jnp.asarray(x)), apply(theta, jnp.asarray(swapped)), rtol=1e-9)
             == same
         )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(depth=3, kernel_size=2, padding="VALID", b_std=0.2),
+        dict(stride=2, readout="mean", w_std=1.4, activation="erf", output_scale=0.5),
+    ],
+    ids=["valid", "mean"],
+)
+def test_the_infinite_kernel_of_a_cnn_is_the_one_of_its_settings(settings):
+    x1 = jax.random.normal(jax.random.key(0), (3, 6, 6))
+    x2 = jax.random.normal(jax.random.key(1), (2, 6, 6))
+    ntk = kernels.infinite_conv(**(dict(depth=2) | settings)).ntk
+    network = networks.cnn(outputs=3, width=4, **settings)
+    np.testing.assert_array_equal(network.infinite(x1), ntk(x1[..., None]))
+    np.testing.assert_array_equal(network.infinite(x1, x2), ntk(x1[..., None], x2[..., None]))
+    colours = jnp.stack([x1, x1 + 1], -1)
+    np.testing.assert_array_equal(network.infinite(colours), ntk(colours))
+
+
+@pytest.mark.parametrize("make", [networks.mlp, networks.cnn], ids=["mlp", "cnn"])
+@pytest.mark.parametrize("parametrization", ["standard", "mup"])
+def test_no_infinite_kernel_is_known_in_another_parametrization(make, parametrization):
+    assert make(outputs=2).infinite is not None
+    assert make(outputs=2, parametrization=parametrization).infinite is None
+
+
+def test_no_infinite_kernel_is_known_where_strides_differ_from_layer_to_layer():
+    assert networks.cnn(outputs=2, stride=2, stride_every=2).infinite is None
+
+
+def test_the_infinite_kernel_of_an_mlp_is_the_one_of_its_settings():
+    x = jax.random.normal(jax.random.key(0), (3, 5))
+    settings = dict(depth=2, activation="erf", w_std=1.3, b_std=0.1, output_scale=0.5)
+    ntk = kernels.infinite(**settings).ntk
+    np.testing.assert_array_equal(networks.mlp(outputs=3, **settings).infinite(x), ntk(x))

@@ -1,4 +1,4 @@
-"""What can be told to be wrong before a kernel is computed: one clear line each."""
+"""What is checked before a kernel is computed; each mistake gets an error of one line."""
 
 import traceback
 from pathlib import Path
@@ -14,20 +14,23 @@ PACKAGE = str(Path(__file__).parents[1])
 
 
 def check(network: Network, theta, x1, x2=None) -> None:
-    """ValueError for inputs and parameters that this network cannot have meant. Values are looked at only outside of `jax.jit`.
+    """Raises ValueError for inputs and parameters that do not belong to this network.
 
-    Empty or mismatched inputs; integers where the model takes reals; parameters of another model, or not finite; a model that
-    maps one input to anything but [c]; a model written for batches in which the samples interact.
+    It finds empty or mismatched inputs; integers where the model takes reals; parameters of another
+    model, or not finite; a model that maps one input to anything but [c]; a model written for
+    batches in which the samples interact. Values are read only outside of `jax.jit`.
     """
     sides = {"x1": x1} if x2 is None else {"x1": x1, "x2": x2}
     for name, x in sides.items():
         if not isinstance(x, ARRAY):
             raise ValueError(
-                f"kernel: {name} is a {type(x).__name__}; expected an array [n, *shape of one input]"
+                f"kernel: {name} is a {type(x).__name__}; expected an array [n, *shape of one "
+                "input]"
             )
         if jnp.ndim(x) == 0 or jnp.size(x) == 0:
             raise ValueError(
-                f"kernel: {name} has shape {jnp.shape(x)}; expected [n, *shape of one input] with n of at least 1"
+                f"kernel: {name} has shape {jnp.shape(x)}; expected [n, *shape of one input] with "
+                "n of at least 1"
             )
     if x2 is not None and (x1.shape[1:], x1.dtype) != (x2.shape[1:], x2.dtype):
         kinds = (
@@ -47,7 +50,8 @@ def _check_model(network, theta, x):
         kind = leaf.dtype if isinstance(leaf, ARRAY) else type(leaf).__name__
         if not isinstance(leaf, ARRAY) or not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
-                f"kernel: theta{jax.tree_util.keystr(path)} is {kind}; expected arrays of reals, counters and keys left out"
+                f"kernel: theta{jax.tree_util.keystr(path)} is {kind}; expected arrays of reals, "
+                "counters and keys left out"
             )
     if not any(leaf.size for leaf in jax.tree.leaves(theta)):
         raise ValueError("kernel: theta holds no parameters; expected a pytree of arrays")
@@ -56,22 +60,26 @@ def _check_model(network, theta, x):
         real = jax.ShapeDtypeStruct(one.shape, jnp.result_type(float))
         try:
             jax.eval_shape(network.apply, theta, real)
-        except Exception:  # whatever the model's library raises: it looks its inputs up, so integers are what it wants
+        # Whatever the model's library raises: it looks its inputs up, so it takes integers.
+        except Exception:
             pass
         else:
             raise ValueError(
-                f"kernel: inputs are {x.dtype}, and this model takes reals; convert and scale them first"
+                f"kernel: inputs are {x.dtype}, and this model takes reals; convert and scale them "
+                "first"
             )
     wanted = theta if network.init is None else _shape(one, network.init, jax.random.key(0), one)
     if shapes(wanted) != shapes(theta):
         path, shape = sorted(shapes(wanted).items() ^ shapes(theta).items())[0]
         raise ValueError(
-            f"kernel: theta holds the parameters of another model: {path} {shape} is in one of the two only"
+            f"kernel: theta holds the parameters of another model: {path} {shape} is in one of the "
+            "two only"
         )
     f = _shape(one, network.apply, theta, one)
     if not hasattr(f, "shape") or len(f.shape) != 1 or f.shape[0] == 0:
         raise ValueError(
-            f"kernel: the model maps one input of shape {one.shape} to {jax.tree.map(jnp.shape, f)}; expected outputs [c]"
+            f"kernel: the model maps one input of shape {one.shape} to "
+            f"{jax.tree.map(jnp.shape, f)}; expected outputs [c]"
         )
     if not jnp.issubdtype(f.dtype, jnp.floating):
         raise ValueError(f"kernel: the model's outputs are {f.dtype}; expected reals")
@@ -82,14 +90,14 @@ def _shape(one, function, *arguments):
     try:
         return jax.eval_shape(function, *arguments)
     except Exception as error:
-        if (
-            isinstance(error, ValueError)
-            and PACKAGE in traceback.extract_tb(error.__traceback__)[-1].filename
-        ):
+        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+        if isinstance(error, ValueError) and PACKAGE in raised_in:
             raise  # ours, and one line already
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        line = f"kernel: the model does not take these parameters and an input of shape {one.shape}: {first}"
-        raise ValueError(line) from error
+        raise ValueError(
+            "kernel: the model does not take these parameters and an input of shape "
+            f"{one.shape}: {first}"
+        ) from error
 
 
 def _check_samples(network, theta, x):
@@ -97,16 +105,16 @@ def _check_samples(network, theta, x):
         return
     # Rows that differ by construction: samples that are all alike could interact unseen.
     batch = jnp.concatenate([x[:3], jnp.zeros_like(x[:1]), jnp.ones_like(x[:1])])
-    together, alone = (
-        network.batched(theta, batch),
-        jax.vmap(network.apply, (None, 0))(theta, batch),
-    )
-    # Entries that are NaN or infinite on both sides, such as those of a direction at zero, tell nothing; on one side they mix.
-    told = jnp.isfinite(together) | jnp.isfinite(alone)
-    gap = float(jnp.max(jnp.abs(jnp.where(told, together - alone, 0))))
+    together = network.batched(theta, batch)
+    alone = jax.vmap(network.apply, (None, 0))(theta, batch)
+    # Entries that are NaN or infinite on both sides, such as those of a direction at zero, tell
+    # nothing; on one side they mix.
+    comparable = jnp.isfinite(together) | jnp.isfinite(alone)
+    gap = float(jnp.max(jnp.abs(jnp.where(comparable, together - alone, 0))))
     if not gap <= 1e-3 * float(jnp.max(jnp.abs(jnp.where(jnp.isfinite(alone), alone, 0)))):
         raise ValueError(
-            f"kernel: the model mixes the samples of a batch (outputs differ by {gap:.3g} from those of one input at a time); "
+            f"kernel: the model mixes the samples of a batch (outputs differ by {gap:.3g} from "
+            "those of one input at a time); "
             "a kernel needs one output for one input: is batch norm in training mode?"
         )
 

@@ -1,17 +1,21 @@
-"""Which layers have signals that commute: the Gram of their signals is then symmetric in its two outputs, and half of it is enough.
+"""Which layers have signals that commute, so that half of their Gram matrix is enough.
+
+The Gram matrix of signals that commute is symmetric in its two outputs.
 
 In f(x) = R h(z(x)) with a constant R and an elementwise h, delta^a = R_a * h'(z) unit by unit, so
 
     delta_i^a . delta_j^b = sum_u R_au R_bu h'_u(z_i) h'_u(z_j) = delta_i^b . delta_j^a,
 
-as in the last hidden layer of an MLP. That a model is of this form is read off the program of its derivative, never off numbers.
+as in the last hidden layer of an MLP. That a model is of this form is read off the program of its
+derivative, never off numbers.
 """
 
 from collections.abc import Callable
 
 import jax
 
-# Primitives in which each entry of a result depends on the entries at its own place; in any other an entry may meet its neighbours.
+# Primitives in which each entry of a result depends on the entries at its own place; in any other
+# an entry may meet its neighbours.
 ENTRY_BY_ENTRY = {
     "add",
     "add_any",
@@ -23,6 +27,7 @@ ENTRY_BY_ENTRY = {
     "convert_element_type",
     "copy",
 }
+# These keep the order of the entries, where they keep the size too.
 ORDER_KEPT = {
     "reshape",
     "squeeze",
@@ -30,18 +35,19 @@ ORDER_KEPT = {
     "broadcast_in_dim",
     "convert_element_type",
     "copy",
-}  # where the size is kept too
+}
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr"}
 
-NOT, ENTRYWISE, LINEAR, OTHERWISE = range(
-    4
-)  # how a tangent depends on that of z: not, entry by entry, by one linear map after that
+# How a tangent depends on that of z: not, entry by entry, by one linear map after that, otherwise.
+NOT, ENTRYWISE, LINEAR, OTHERWISE = range(4)
 
 
 def commutes(f: Callable, z, probe) -> bool:
-    """Whether df/dz in f(z, probe) acts entry by entry, then by one linear map, and only through what the probe is added to.
+    """Whether df/dz in f(z, probe) acts entry by entry, then by one linear map, and only through
+    what the probe is added to.
 
-    Arguments: z and probe, arrays; `probe` is added to a readout's output, on which f depends linearly and alike for all inputs.
+    Arguments: z and probe, arrays; `probe` is added to a readout's output, on which f depends
+      linearly and alike for all inputs.
     """
 
     def tangents(of_z, of_probe):
@@ -53,7 +59,8 @@ def commutes(f: Callable, z, probe) -> bool:
 
 
 def _kinds(jaxpr, kinds, size, probe=None):
-    """The kinds of a program's outputs, given those of its inputs. What meets the probe after one linear map is accounted for."""
+    """The kinds of a program's outputs, given those of its inputs. What meets the probe after one
+    linear map is accounted for."""
     known = dict(zip(map(id, jaxpr.invars), kinds, strict=True))
     for eqn in jaxpr.eqns:
         ins = [known.get(id(v), NOT) for v in eqn.invars]

@@ -1,4 +1,7 @@
-"""The kernel by its definition: Jacobians contracted leaf by leaf. Any model; the oracle of every faster form."""
+"""The kernel by its definition: Jacobians contracted leaf by leaf.
+
+It works for any model, and every faster form is tested against it.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,8 @@ def contraction(model: Network | Apply) -> Kernel:
 
     Arguments: a network, or `apply(theta, x) -> [c]` for one x.
     Returns: `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]` in the parameters' floating type.
-    Cost: (n1 + n2) c backward passes, n1 n2 c^2 p multiply-adds, and memory for (n1 + n2) c p numbers.
+    Cost: (n1 + n2) c backward passes, n1 n2 c^2 p multiply-adds, and memory for (n1 + n2) c p
+      numbers.
     Raises ValueError as `ntkcl.kernels.checks.check` does.
     Source: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.1 (Jacobian contraction).
     """
@@ -34,6 +38,7 @@ def contraction(model: Network | Apply) -> Kernel:
 
 
 def signals_gram(u, v):
-    """[n1, c1, s], [n2, c2, s] -> [n1, c1, n2, c2], the inner products over s as one matrix product."""
+    """[n1, c1, s], [n2, c2, s] -> [n1, c1, n2, c2], the inner products over s as one matrix
+    product."""
     s = u.shape[-1]
     return jnp.dot(u.reshape(-1, s), v.reshape(-1, s).T).reshape(*u.shape[:2], *v.shape[:2])

@@ -1,4 +1,8 @@
-"""Before a kernel is computed: what each implementation would cost here, which one is taken, and why nothing else."""
+"""The kernel of any model at any size: implementations are compared before one is chosen.
+
+`plan` says what each implementation would cost here, and which one is taken; `empirical` computes
+the kernel with it, in tiles.
+"""
 
 import time
 from collections.abc import Callable
@@ -21,8 +25,8 @@ from ntkcl.kernels.vector_products import vector_products
 from ntkcl.types import Apply, Network
 from ntkcl.validation import finite, one_of
 
-# Roughly the share of the machine's matrix-product rate that each reaches, the middle of what results/bench/kernels.md has for them:
-# enough to order them, which is all they are used for.
+# Roughly the share of the machine's matrix-product rate that each reaches, the middle of what
+# results/bench/kernels.md has for them: enough to order them, which is all they are used for.
 EFFICIENCY = {"structured": 0.6, "contraction": 0.4, "vector_products": 0.3}
 IMPLEMENTATIONS = {
     "structured": structured,
@@ -33,7 +37,8 @@ AUTO = ("auto", *IMPLEMENTATIONS)
 
 
 class Cost(NamedTuple):
-    """What an implementation would take: seconds, MiB of the smallest tile it can work in, samples a side of the tile it would use."""
+    """What an implementation would take: seconds, MiB of its smallest tile, and the samples a side
+    of the tile it would use."""
 
     implementation: str
     seconds: float
@@ -59,8 +64,8 @@ class Plan(NamedTuple):
             else f"{cost.implementation} needs {cost.least_mib:,.3g} MiB for one pair"
             for cost in self.costs
         )
-        size = f"kernel {self.n1} x {self.n2} inputs, {self.outputs} outputs, {self.result_mib:,.4g} MiB"
-        return f"{size}, budget {self.budget_mib:g} MiB: {self.choice} ({each})"
+        size = f"{self.n1} x {self.n2} inputs, {self.outputs} outputs, {self.result_mib:,.4g} MiB"
+        return f"kernel {size}, budget {self.budget_mib:g} MiB: {self.choice} ({each})"
 
 
 def plan(
@@ -73,11 +78,13 @@ def plan(
     in_memory: bool = True,
     implementation: str = "auto",
 ) -> Plan:
-    """The fastest implementation whose smallest tile fits the budget, with the time and memory of each.
+    """The fastest implementation whose smallest tile fits the budget, and the costs of all.
 
-    Times are multiply-adds over the rate of a matrix product measured here; they tell the implementations apart and the order of
-    magnitude, not the second. `in_memory=False` for a result that goes to a store.
-    Raises ValueError with the numbers and the remedy where the result or the smallest tile fits nowhere.
+    Times are multiply-adds over the rate of a matrix product measured here; they tell the
+    implementations apart and the order of magnitude, not the second. `in_memory=False` for a result
+    that goes to a store.
+    Raises ValueError with the numbers and the remedy where the result or the smallest tile fits
+      nowhere.
     """
     network = network_of(model)
     check(network, theta, x1, x2)
@@ -88,7 +95,8 @@ def plan(
     names = [name for name in IMPLEMENTATIONS if network.taps is not None or name != "structured"]
     if implementation not in ("auto", *names):
         raise ValueError(
-            f"kernel.implementation={implementation}: this network has no taps; use {' or '.join(names)}"
+            f"kernel.implementation={implementation}: this network has no taps; use "
+            f"{' or '.join(names)}"
         )
     sides = n1 if x2 is None else n1 + n2
     kernels = [IMPLEMENTATIONS[name](network) for name in names]
@@ -100,7 +108,8 @@ def plan(
     free_mib = psutil.virtual_memory().available / MIB
     if in_memory and result_mib > free_mib:
         raise ValueError(
-            f"kernel: {n1} x {n2} inputs with {c} outputs make {result_mib:,.0f} MiB and {free_mib:,.0f} MiB are free; "
+            f"kernel: {n1} x {n2} inputs with {c} outputs make {result_mib:,.0f} MiB and "
+            f"{free_mib:,.0f} MiB are free; "
             "give a store, fewer inputs, or use kernels.operator, which stores no kernel"
         )
     fitting = [
@@ -111,7 +120,8 @@ def plan(
     if not fitting:
         least = "; ".join(f"{cost.implementation} {cost.least_mib:,.3g} MiB" for cost in costs)
         raise ValueError(
-            f"kernel.budget_mib={budget_mib:g}: the smallest tiles take {least}; use a larger budget or kernels.operator"
+            f"kernel.budget_mib={budget_mib:g}: the smallest tiles take {least}; use a larger "
+            "budget or kernels.operator"
         )
     best = min(fitting, key=lambda cost: cost.seconds)
     return Plan(best.implementation, n1, n2, c, result_mib, float(budget_mib), costs)
@@ -127,11 +137,15 @@ def empirical(
     devices: Any = None,
     progress: Progress | None = None,
 ) -> Callable[..., np.ndarray]:
-    """The kernel of any model at any size: planned, in tiles, over all devices: `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]`.
+    """The kernel of any model at any size: planned, in tiles, over all devices.
+
+    The map is `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]`, a numpy array.
 
     Arguments:
-      model: a `Network` (of any linen module: `ntkcl.networks.network`) or `apply(theta, x) -> [c]` for one x.
-      implementation: "auto" takes what `plan` chooses at the first call; or "structured", "contraction", "vector_products".
+      model: a `Network` (of any linen module: `ntkcl.networks.network`) or `apply(theta, x) -> [c]`
+        for one x.
+      implementation: "auto" takes what `plan` chooses at the first call; or "structured",
+        "contraction", "vector_products".
       budget_mib, store, devices, progress: see `ntkcl.kernels.tiled`.
     Raises ValueError as `plan` and `tiled` do.
     """
@@ -150,10 +164,7 @@ def empirical(
         )
 
     def kernel_fn(theta, x1, x2=None):
-        kind = tuple(
-            None if x is None else (getattr(x, "shape", None), getattr(x, "dtype", None))
-            for x in (x1, x2)
-        )
+        kind = tuple((getattr(x, "shape", None), getattr(x, "dtype", None)) for x in (x1, x2))
         if kind not in plans:
             plans[kind] = plan(
                 network,

@@ -1,11 +1,13 @@
-"""How kernels relate: to one another, to themselves at another time, to targets, and the tangent spaces of two tasks through them.
+"""Measures of kernels: alignment, change in time, fit to targets, overlap of two tasks.
 
-Kernels come as Gram matrices [N1, N2] or as blocks [n1, c, n2, c], which are the same with N = n c. Every measure takes arrays and
-gives arrays, and may be jitted; one that is wanted by layer is mapped over the dictionaries that `kernels.layers` returns:
+Kernels come as Gram matrices [N1, N2] or as blocks [n1, c, n2, c], which are the same with N = n c.
+Every measure takes arrays and gives arrays, and may be jitted; one that is wanted by layer is
+mapped over the dictionaries that `kernels.layers` returns:
 
     jax.tree.map(geometry.relative_change, layers_now, layers_before)
 
-At zero: whatever has no direction, such as a kernel of zeros or, to `cka`, a constant one, has cosine 0 with everything, also itself.
+At zero: whatever has no direction, such as a kernel of zeros or, to `cka`, a constant one, has
+cosine 0 with everything, also itself.
 NaN goes through: it is never taken for zero.
 """
 
@@ -25,7 +27,8 @@ CONSTANT = 10.0
 
 
 class Modes(NamedTuple):
-    """A vector in the eigenbasis of a kernel, largest eigenvalue first, all [N]: eigenvalues, each one's share of |d|^2, their sums."""
+    """A vector in the eigenbasis of a kernel, largest eigenvalue first, all [N]: eigenvalues, each
+    one's share of |d|^2, their sums."""
 
     eigenvalues: Any
     energies: Any
@@ -33,7 +36,8 @@ class Modes(NamedTuple):
 
 
 def alignment(K1: Gram, K2: Gram) -> Scalar:
-    """A = <K1, K2>_F / (|K1|_F |K2|_F), uncentred. Both kernels on the same inputs; ValueError for two shapes.
+    """A = <K1, K2>_F / (|K1|_F |K2|_F), uncentred. Both kernels on the same inputs; ValueError for
+    two shapes.
 
     Source: Cristianini et al. 2001; theory section 9.
     """
@@ -42,9 +46,11 @@ def alignment(K1: Gram, K2: Gram) -> Scalar:
 
 
 def cka(K1: Gram, K2: Gram) -> Scalar:
-    """Centred kernel alignment: A(H K1 H, H K2 H) with H = I - 11^T/N over all N rows, (sample, output) pairs in a block.
+    """Centred kernel alignment: A(H K1 H, H K2 H) with H = I - 11^T/N over all N rows, (sample,
+    output) pairs in a block.
 
-    Source: Cortes, Mohri, Rostamizadeh 2012; Kornblith et al. 2019 (for linear kernels of features).
+    Source: Cortes, Mohri, Rostamizadeh 2012; Kornblith et al. 2019 (for linear kernels of
+      features).
     """
     A, B = _pair("cka", K1, K2)
     return _cosine(_centred(A), _centred(B))
@@ -53,32 +59,33 @@ def cka(K1: Gram, K2: Gram) -> Scalar:
 def target_alignment(K: Gram, y: Float[Array, "n ..."]) -> Scalar:
     """CKA(K, y y^T): how much of the kernel points where the targets do.
 
-    Arguments: K [n, n] with y [n] or [n, c], whose columns count as c targets; or a block [n, c, n, c] with y [n, c], then one target.
+    Arguments: K [n, n] with y [n] or [n, c], whose columns count as c targets; or a block
+      [n, c, n, c] with y [n, c], then one target.
     Raises ValueError where they do not belong together.
     Source: Cristianini et al. 2001, centred as in Cortes, Mohri, Rostamizadeh 2012.
     """
     A = _square("target_alignment", K)
     one = K.ndim == 4 or y.ndim == 1
-    if (
-        y.ndim == 0
-        or (y.size if one else len(y)) != len(A)
-        or (K.ndim == 4 and y.shape != K.shape[:2])
-    ):
+    fits = y.ndim > 0 and (y.size if one else len(y)) == len(A)
+    if not fits or (K.ndim == 4 and y.shape != K.shape[:2]):
         raise ValueError(
-            f"target_alignment: targets of shape {y.shape} for a kernel of shape {K.shape}; expected [n] or [n, c] as K has"
+            f"target_alignment: targets of shape {y.shape} for a kernel of shape {K.shape}; "
+            "expected [n] or [n, c] as K has"
         )
     Y = y.reshape(len(A), -1)
     return cka(A, jnp.dot(Y, Y.T, precision="highest"))
 
 
 def relative_change(K_t: Gram, K_0: Gram) -> Scalar:
-    """|K_t - K_0|_F / |K_0|_F, 0 where nothing changed and infinite for a change from a kernel of zeros. Blocks of any two sides."""
+    """|K_t - K_0|_F / |K_0|_F, 0 where nothing changed and infinite for a change from a kernel of
+    zeros. Blocks of any two sides."""
     A, B = _pair("relative_change", K_t, K_0)
     return _ratio(jnp.linalg.norm(A - B), jnp.linalg.norm(B))
 
 
 def drift_change(K_t: Gram, K_0: Gram, alpha: Float[Array, "..."]) -> Scalar:
-    """|(K_t - K_0) alpha| / |K_0 alpha|: the part of a kernel's change that reaches the drift K_Sk alpha_k.
+    """|(K_t - K_0) alpha| / |K_0 alpha|: the part of a kernel's change that reaches the drift K_Sk
+    alpha_k.
 
     Arguments: K_t, K_0 = K_Sk now and before, [N_S, N_k] or blocks; alpha, [N_k] or [n_k, c].
     Limits as in `relative_change`.
@@ -89,12 +96,14 @@ def drift_change(K_t: Gram, K_0: Gram, alpha: Float[Array, "..."]) -> Scalar:
 
 
 def kernel_distance(K_t: Gram, K_s: Gram) -> Scalar:
-    """1 - CKA(K_t, K_s), in [0, 1] for positive semi-definite kernels. Source: Fort et al. 2020, who do not centre."""
+    """1 - CKA(K_t, K_s), in [0, 1] for positive semi-definite kernels. Source: Fort et al. 2020,
+    who do not centre."""
     return 1 - cka(K_t, K_s)
 
 
 def velocity(K_t: Gram, K_s: Gram, *, dt: float) -> Scalar:
-    """kernel_distance / dt, `dt` > 0 the time between the two in whatever unit the rate is wanted per. Source: Fort et al. 2020."""
+    """kernel_distance / dt, `dt` > 0 the time between the two in whatever unit the rate is wanted
+    per. Source: Fort et al. 2020."""
     return kernel_distance(K_t, K_s) / finite("dt", dt, above=0.0)
 
 
@@ -102,15 +111,18 @@ def velocity(K_t: Gram, K_s: Gram, *, dt: float) -> Scalar:
 def overlap_cosines(
     K_SS: Gram, K_Sk: Gram, K_kk: Gram, *, cut: float | None = None
 ) -> Float[Array, " r"]:
-    """Cosines of the principal angles between two tasks' tangent spaces, the row spaces of J_S and J_k, from kernels alone.
+    """Cosines of the principal angles between two tasks' tangent spaces, the row spaces of J_S and
+    J_k, from kernels alone.
 
         cosines = singular values of K_SS^(-1/2) K_Sk K_kk^(-1/2)
 
     Arguments:
       K_SS, K_Sk, K_kk: [N_S, N_S], [N_S, N_k], [N_k, N_k], or blocks.
-      cut: eigenvalues at most `cut` times the largest count as zero, their directions as no part of the space. A root divides the
-        rounding eps lam_max by its eigenvalue, so that a cosine is off by about eps/cut: the default, root of eps, balances the two.
-    Returns: [min(N_S, N_k)] in [0, 1], descending; directions that one of the spaces lacks have cosine 0.
+      cut: eigenvalues at most `cut` times the largest count as zero, their directions as no part of
+        the space. A root divides the rounding eps lam_max by its eigenvalue, so that a cosine is
+        off by about eps/cut: the default, root of eps, balances the two.
+    Returns: [min(N_S, N_k)] in [0, 1], descending; directions that one of the spaces lacks have
+      cosine 0.
     Raises ValueError for shapes that do not belong together and a cut outside of [0, 1).
     Source: Björck, Golub 1973 (principal angles); Doan et al. 2021 (as a bound of forgetting).
     """
@@ -118,7 +130,8 @@ def overlap_cosines(
     cut = float(jnp.finfo(M.dtype).eps) ** 0.5 if cut is None else finite("cut", cut, least=0.0)
     if cut >= 1:
         raise ValueError(
-            f"cut={cut}: expected a number of at least 0 and below 1, relative to the largest eigenvalue"
+            f"cut={cut}: expected a number of at least 0 and below 1, relative to the largest "
+            "eigenvalue"
         )
     return jnp.minimum(
         jnp.linalg.svd(_inverse_root(S, cut) @ M @ _inverse_root(k, cut), compute_uv=False), 1
@@ -126,22 +139,26 @@ def overlap_cosines(
 
 
 def cross_energy(K_SS: Gram, K_Sk: Gram, K_kk: Gram) -> Scalar:
-    """Normalised cross energy |K_Sk|_F^2 / (|K_SS|_F |K_kk|_F), in [0, 1]: defined for different inputs, unlike CKA."""
+    """Normalised cross energy |K_Sk|_F^2 / (|K_SS|_F |K_kk|_F), in [0, 1]: defined for different
+    inputs, unlike CKA."""
     S, M, k = _three("cross_energy", K_SS, K_Sk, K_kk)
     product = jnp.linalg.norm(S) * jnp.linalg.norm(k)
     return jnp.where(product == 0, 0, jnp.linalg.norm(M) ** 2 / jnp.where(product == 0, 1, product))
 
 
 def spectrum(K: Gram) -> Float[Array, " N"]:
-    """Eigenvalues, descending; the first is the spectral norm. A dense decomposition: for N up to some ten thousand."""
+    """Eigenvalues, descending; the first is the spectral norm. A dense decomposition: for N up to
+    some ten thousand."""
     A = _square("spectrum", K)
     return jnp.linalg.eigvalsh((A + A.T) / 2)[::-1]
 
 
 def participation(weights: Float[Array, " N"]) -> Scalar:
-    """(sum w)^2 / sum w^2, how many weights there are in effect: N where all are equal, 1 for a single one, 0 where all are zero.
+    """(sum w)^2 / sum w^2, how many weights there are in effect: N where all are equal, 1 for a
+    single one, 0 where all are zero.
 
-    Of a spectrum it is the kernel's effective rank, of drift energies the number of modes the drift is spread over.
+    Of a spectrum it is the kernel's effective rank, of drift energies the number of modes the drift
+    is spread over.
     """
     w = weights / jnp.where((largest := jnp.max(jnp.abs(weights))) > 0, largest, 1)
     squares = jnp.sum(w**2)
@@ -150,9 +167,11 @@ def participation(weights: Float[Array, " N"]) -> Scalar:
 
 @jax.default_matmul_precision("highest")
 def drift_modes(K_SS: Gram, drift: Float[Array, "..."]) -> Modes:
-    """In which eigenmodes of its own kernel a task drifts: K_SS = U Lam U^T, energies (u_i . d)^2 / |d|^2; all zero for no drift.
+    """In which eigenmodes of its own kernel a task drifts: K_SS = U Lam U^T, energies (u_i . d)^2 /
+    |d|^2; all zero for no drift.
 
-    Arguments: K_SS [N, N] or a block; drift [N] or [n, c]. Within a repeated eigenvalue only the sum of the energies means anything.
+    Arguments: K_SS [N, N] or a block; drift [N] or [n, c]. Within a repeated eigenvalue only the
+      sum of the energies means anything.
     Source: Hidekel 2026; theory section 9.
     """
     A = _square("drift_modes", K_SS)
@@ -195,7 +214,8 @@ def _three(name, K_SS, K_Sk, K_kk):
     S, M, k = _square(name, K_SS), _matrix(name, K_Sk), _square(name, K_kk)
     if M.shape != (len(S), len(k)):
         raise ValueError(
-            f"{name}: K_Sk has shape {K_Sk.shape} between kernels of shape {K_SS.shape} and {K_kk.shape}"
+            f"{name}: K_Sk has shape {K_Sk.shape} between kernels of shape {K_SS.shape} and "
+            f"{K_kk.shape}"
         )
     return S, M, k
 

@@ -1,9 +1,10 @@
-"""The limit of infinite width: covariance and tangent kernel of `networks.mlp` layer by layer, without a network.
+"""The limit of infinite width: covariance and tangent kernel of `networks.mlp`, layer by layer.
 
-One hidden layer maps the covariance of a pair of inputs to E[sigma(u) sigma(v)] and E[sigma'(u) sigma'(v)] of a Gaussian pair (u, v).
-For ReLU and erf these are closed forms. For any other activation both are series in the cosine of the pair (Mehler's formula), whose
-coefficients belong to one input each and come from Gauss-Hermite quadrature: symmetric and positive semi-definite whatever the degree,
-with memory for a few arrays [n1, n2].
+One hidden layer maps the covariance of a pair of inputs to E[sigma(u) sigma(v)] and E[sigma'(u)
+sigma'(v)] of a Gaussian pair (u, v). For ReLU and erf these are closed forms. For any other
+activation both are series in the cosine of the pair (Mehler's formula), whose coefficients belong
+to one input each and come from Gauss-Hermite quadrature: symmetric and positive semi-definite
+whatever the degree, with memory for a few arrays [n1, n2].
 """
 
 from collections.abc import Callable
@@ -21,12 +22,13 @@ from ntkcl.validation import finite, one_of, whole
 
 SMOOTH = {"tanh": jnp.tanh, "gelu": jax.nn.gelu}
 
-# Measured on inputs with |x|^2 = n_0, three hidden layers: the error of the tanh kernel is 4e-11 of its largest entry at w_std 1.5 and
-# 9e-5 at w_std 3 (4e-3 for a ReLU, whose kink has no series), and 1000 x 1000 pairs take half a second on two cores.
+# Measured on inputs with |x|^2 = n_0, three hidden layers: the error of the tanh kernel is 4e-11 of
+# its largest entry at w_std 1.5 and 9e-5 at w_std 3 (4e-3 for a ReLU, whose kink has no series),
+# and 1000 x 1000 pairs take half a second on two cores.
 DEGREE = 256
 
-# Units of rounding that a product of some thousand terms and two square roots stay below: 16 have been seen for five
-# thousand terms, by how a processor happens to sum.
+# Units of rounding that a product of some thousand terms and two square roots stay below: 16 have
+# been seen for five thousand terms, by how a processor happens to sum.
 ROUNDING = 32
 
 
@@ -54,23 +56,31 @@ def infinite(
     output_scale: float = 1.0,
     degree: int = DEGREE,
 ) -> InfiniteWidth:
-    """Sigma^1 = Theta^1 = w_std^2 x.x'/n_0 + b_std^2, and with (u, v) ~ N(0, Sigma^l), l = 1..depth,
+    """Covariance and tangent kernel of `networks.mlp` as its layers become infinitely wide.
+
+        Sigma^1 = Theta^1 = w_std^2 x.x'/n_0 + b_std^2,
+
+    and with (u, v) ~ N(0, Sigma^l), l = 1..depth,
 
         Sigma^{l+1} = w_std^2 E[sigma(u) sigma(v)] + b_std^2,
         Theta^{l+1} = Sigma^{l+1} + w_std^2 E[sigma'(u) sigma'(v)] Theta^l.
 
-    As `networks.mlp` with the same settings gets wider, its outputs become independent Gaussian processes of covariance Sigma^L,
-    L = depth + 1, and its tangent kernel tends to Theta^L (x) I_c (`with_outputs`). Both are multiplied by output_scale^2.
+    As `networks.mlp` with the same settings gets wider, its outputs become independent Gaussian
+    processes of covariance Sigma^L, L = depth + 1, and its tangent kernel tends to Theta^L (x) I_c
+    (`with_outputs`). Both are multiplied by output_scale^2.
 
     Arguments:
       depth: number of hidden layers.
-      activation: relu or erf (closed forms); tanh, gelu (the tanh approximation) or any function of one number, by quadrature.
+      activation: relu or erf (closed forms); tanh, gelu (the tanh approximation) or any function of
+        one number, by quadrature.
       w_std, b_std, output_scale: as in `networks.mlp`.
       degree: of the quadrature and the series; closed forms do not use it.
 
-    Returns: `InfiniteWidth(nngp, ntk)` for inputs [n, *shape] of one floating type, flattened; n1 n2 depth (times `degree`) operations.
-      For inputs at a small angle, but not parallel, ReLU's kernels have errors of sqrt(8 eps): 3e-8 in float64, 7e-4 in float32.
-    Raises ValueError for settings out of range, and for inputs that are empty, not of a floating type, or differ in shape or type.
+    Returns: `InfiniteWidth(nngp, ntk)` for inputs [n, *shape] of one floating type, flattened.
+      Operations are n1 n2 depth, times `degree` with quadrature. For inputs at a small angle, but
+      not parallel, ReLU's kernels have errors of sqrt(8 eps): 3e-8 in float64, 7e-4 in float32.
+    Raises ValueError for settings out of range, and for inputs that are empty, not of a floating
+      type, or differ in shape or type.
     Source: Jacot, Gabriel, Hongler 2018, section 4; Cho and Saul 2009 (ReLU); Williams 1997 (erf).
     """
     depth = whole("network.depth", depth)
@@ -103,7 +113,8 @@ def infinite(
 
 
 def _products(x1, x2):
-    """x.x/n_0 of each side, [n1, 1] and [1, n2], and x.x'/n_0 of the pairs; exactly symmetric for x2 = None."""
+    """x.x/n_0 of each side, [n1, 1] and [1, n2], and x.x'/n_0 of the pairs; exactly symmetric for
+    x2 = None."""
     x1 = x1.reshape(x1.shape[0], -1)
     n0 = x1.shape[1]
     q1 = jnp.sum(x1**2, 1, keepdims=True) / n0
@@ -115,10 +126,12 @@ def _products(x1, x2):
 
 
 def cosine_of(q1, q2, k, same):
-    """k / sqrt(q1 q2) within [-1, 1]; 0 for an input of variance 0, whose cosine nothing depends on.
+    """k / sqrt(q1 q2) within [-1, 1]; 0 for an input of variance 0, whose cosine nothing depends
+    on.
 
-    As arccos(1 - e) ~ sqrt(2 e), rounding next to +-1 costs half the digits. So within rounding of +-1, and beyond, it is +-1: parallel
-    inputs are exact, and inputs that nearly are err by no more than they did. `same`: on the diagonal an input meets itself.
+    As arccos(1 - e) ~ sqrt(2 e), rounding next to +-1 costs half the digits. So within rounding of
+    +-1, and beyond, it is +-1: parallel inputs are exact, and inputs that nearly are err by no more
+    than they did. `same`: on the diagonal an input meets itself.
     """
     norm = jnp.sqrt(q1) * jnp.sqrt(q2)
     cosine = k / jnp.where(norm > 0, norm, 1)
@@ -140,24 +153,27 @@ def _relu(q1, q2, cosine):
 def _erf(q1, q2, cosine):
     s1, s2 = jnp.sqrt(1 + 2 * q1), jnp.sqrt(1 + 2 * q2)
     sine = 2 * (jnp.sqrt(q1) / s1) * (jnp.sqrt(q2) / s2) * cosine
-    # (1 + 2 q1)(1 + 2 q2) - 4 k^2, which cancels at large variances, as a sum of what is not negative
+    # (1 + 2 q1)(1 + 2 q2) - 4 k^2, which cancels at large variances, as a sum of what is not
+    # negative
     gap = jnp.sqrt(1 + 2 * (q1 + q2) + 4 * q1 * q2 * (1 - cosine) * (1 + cosine))
     return Moments(2 / jnp.pi * jnp.arcsin(sine), 4 / (jnp.pi * gap))
 
 
 @cache
 def _hermite(degree):
-    """Nodes z [n] and weights [n, i] = sqrt(w_i) O[n, i], O[n, i] = sqrt(w_i) h_n(z_i) the eigenvectors of the Jacobi matrix."""
+    """Nodes z [n] and weights [n, i] = sqrt(w_i) O[n, i], O[n, i] = sqrt(w_i) h_n(z_i) the
+    eigenvectors of the Jacobi matrix."""
     off = np.sqrt(np.arange(1.0, degree))
     nodes, vectors = np.linalg.eigh(np.diag(off, 1) + np.diag(off, -1))
     return nodes, vectors * vectors[0]  # the sign of an eigenvector cancels
 
 
 def _quadrature(activation, degree):
-    """E[g(u) g(v)] = sum_n cosine^n a_n(q1) a_n(q2) with g(sqrt(q) z) = sum_n a_n(q) h_n(z), h_n the orthonormal Hermite polynomials.
+    """E[g(u) g(v)] = sum_n cosine^n a_n(q1) a_n(q2) with g(sqrt(q) z) = sum_n a_n(q) h_n(z), h_n
+    the orthonormal Hermite polynomials.
 
-    a_n = sum_i w_i h_n(z_i) g(sqrt(q) z_i) by Gauss-Hermite quadrature (Golub and Welsch 1969); at cosine +-1 the series is the
-    quadrature of the product itself.
+    a_n = sum_i w_i h_n(z_i) g(sqrt(q) z_i) by Gauss-Hermite quadrature (Golub and Welsch 1969); at
+    cosine +-1 the series is the quadrature of the product itself.
     """
     nodes, weights = _hermite(degree)
 
@@ -168,20 +184,19 @@ def _quadrature(activation, degree):
 
     def moments(q1, q2, cosine):
         def horner(sums, terms):
-            return Moments(
-                *(cosine * s + a * b for s, (a, b) in zip(sums, terms, strict=True))
-            ), None
+            products = (a * b for a, b in terms)
+            return Moments(*(cosine * s + p for s, p in zip(sums, products, strict=True))), None
 
         terms = list(zip(coefficients(q1), coefficients(q2), strict=True))
-        return jax.lax.scan(
-            horner, Moments(jnp.zeros_like(cosine), jnp.zeros_like(cosine)), terms, reverse=True
-        )[0]
+        nothing = Moments(jnp.zeros_like(cosine), jnp.zeros_like(cosine))
+        return jax.lax.scan(horner, nothing, terms, reverse=True)[0]
 
     return moments
 
 
 def moments_of(activation, degree):
-    """`(q1, q2, cosine) -> Moments` of u and v with variances q1, q2, arrays that broadcast to one another."""
+    """`(q1, q2, cosine) -> Moments` of u and v with variances q1, q2, arrays that broadcast to one
+    another."""
     closed = {"relu": _relu, "erf": _erf}
     if not callable(activation):
         name = one_of("network.activation", activation, (*closed, *SMOOTH))
@@ -189,7 +204,8 @@ def moments_of(activation, degree):
     one = jax.ShapeDtypeStruct((), jnp.result_type(float))
     if getattr(jax.eval_shape(activation, one), "shape", None) != ():
         raise ValueError(
-            "network.activation: the function does not map one number to one number; expected sigma(z) for a scalar z"
+            "network.activation: the function does not map one number to one number; expected "
+            "sigma(z) for a scalar z"
         )
     return _quadrature(activation, degree)
 
@@ -197,12 +213,8 @@ def moments_of(activation, degree):
 def check_inputs(x1, x2):
     for name, x in {"x1": x1, "x2": x1 if x2 is None else x2}.items():
         dtype = getattr(x, "dtype", type(x).__name__)
-        if (
-            not hasattr(x, "dtype")
-            or jnp.ndim(x) == 0
-            or jnp.size(x) == 0
-            or not jnp.issubdtype(dtype, jnp.floating)
-        ):
+        reals = hasattr(x, "dtype") and jnp.issubdtype(dtype, jnp.floating)
+        if not reals or jnp.ndim(x) == 0 or jnp.size(x) == 0:
             kind = f"{name} has shape {np.shape(x)} and type {dtype}"
             raise ValueError(
                 f"infinite: {kind}; expected reals [n, *shape of one input] with n of at least 1"

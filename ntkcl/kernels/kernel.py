@@ -1,7 +1,9 @@
-"""A kernel is a Gram matrix: what each sample contributes is computed once, what each pair does in tiles that stay in the cache.
+"""A kernel is a Gram matrix: what each sample contributes is computed once, what each pair does in
+tiles that stay in the cache.
 
-Every empirical kernel here is two pure functions, `factors` of the samples of one side and `gram` of two sides' factors. Larger
-machinery (memory budgets, stores, many devices) works on those two and never asks which implementation it drives.
+Every empirical kernel here is two pure functions, `factors` of the samples of one side and `gram`
+of two sides' factors. Larger machinery (memory budgets, stores, many devices) works on those two
+and never asks which implementation it drives.
 """
 
 from collections.abc import Callable
@@ -15,18 +17,21 @@ import numpy as np
 from ntkcl.kernels.checks import check
 from ntkcl.types import Apply, Network
 
-# Edge of a tile of the Gram matrix: on a processor its accumulator should stay in the cache (measured over 32 to 256 samples at
-# c = 10: 128 is fastest), on an accelerator it should fill the matrix unit. A symmetric block takes 13/16 of it (measured over 64 to
-# 171 samples), and computes tiles on the diagonal in strips: 5 tiles a side then cost .53 of the block.
+# Edge of a tile of the Gram matrix: on a processor its accumulator should stay in the cache
+# (measured over 32 to 256 samples at c = 10: 128 is fastest), on an accelerator it should fill the
+# matrix unit. A symmetric block takes 13/16 of it (measured over 64 to 171 samples), and computes
+# tiles on the diagonal in strips: 5 tiles a side then cost .53 of the block.
 EDGE = {"cpu": 1280}
 ACCELERATOR_EDGE = 16384
 
-# A symmetric matrix is computed in this many strips on and above its diagonal: k strips cost (k + 1)/2k of the whole.
+# A symmetric matrix is computed in this many strips on and above its diagonal: k strips cost
+# (k + 1)/2k of the whole.
 STRIPS = 3
 
 
 class Factors(NamedTuple):
-    """One side of a kernel: a pytree of arrays [n, ...] and a pytree of arrays that all samples have in common."""
+    """One side of a kernel: a pytree of arrays [n, ...] and a pytree of arrays that all samples
+    have in common."""
 
     samples: Any
     shared: Any
@@ -40,9 +45,11 @@ class Work(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """K(x1, x2) = gram(factors(theta, x1), factors(theta, x2)), callable as `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]`.
+    """K(x1, x2) = gram(factors(theta, x1), factors(theta, x2)), callable as
+    `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]`.
 
-    `gram(a)` alone is K(x1, x1), computed on and above the diagonal and mirrored. `work(theta, x) -> Work` counts, from shapes alone.
+    `gram(a)` alone is K(x1, x1), computed on and above the diagonal and mirrored. `work(theta, x)
+    -> Work` counts, from shapes alone.
     """
 
     name: str
@@ -65,7 +72,8 @@ def network_of(model: Network | Apply) -> Network:
 def one_by_one(batched: Callable[[Any, Any], Any]) -> Network:
     """The network of a function written for batches, `batched(theta, x) -> [n, c]` for x [n, ...].
 
-    Kernels probe it on a few inputs, together and one at a time, and refuse it if the samples interact.
+    Kernels probe it on a few inputs, together and one at a time, and refuse it if the samples
+    interact.
     """
     return Network(None, lambda theta, x: batched(theta, x[None])[0], batched=batched)
 
@@ -73,7 +81,8 @@ def one_by_one(batched: Callable[[Any, Any], Any]) -> Network:
 def factored(
     name: str, model: Network, factors: Callable, pair: Callable, work: Callable
 ) -> Kernel:
-    """A `Kernel` of `factors(theta, x) -> Factors` and `pair(a, b) -> [m1, c, m2, c]`, both jitted, at the highest matmul precision.
+    """A `Kernel` of `factors(theta, x) -> Factors` and `pair(a, b) -> [m1, c, m2, c]`, both jitted,
+    at the highest matmul precision.
 
     An accelerator's default precision (TF32, bfloat16) would cost four digits.
     """
@@ -99,66 +108,74 @@ def forward_work(model: Network, theta, x) -> tuple[float, int, int]:
 
 
 def by_tiles(pair: Callable, a: Factors, b: Factors | None = None):
-    """All pairs of samples, one tile at a time; without b, a with itself: tiles below the diagonal are the mirrored ones above.
+    """All pairs of samples, one tile at a time; without b, a with itself: tiles below the diagonal
+    are the mirrored ones above.
 
-    The last tile of a side overlaps the one before it, so that all have one shape and no sample is padded; on the diagonal they come
-    in strips.
+    The last tile of a side overlaps the one before it, so that all have one shape and no sample is
+    padded; on the diagonal they come in strips.
     """
-    symmetric = b is None
-    b = a if b is None else b
-    n1, n2 = size(a), size(b)
-    one = jax.eval_shape(lambda: pair(rows(a, 0, 1), rows(b, 0, 1)))
+    other = a if b is None else b
+    n1, n2 = size(a), size(other)
+    one = jax.eval_shape(lambda: pair(rows(a, 0, 1), rows(other, 0, 1)))
     c = one.shape[1]
     edge = EDGE.get(jax.default_backend(), ACCELERATOR_EDGE) // c
-    edge = max(1, edge * 13 // 16 if symmetric else edge)
+    edge = max(1, edge * 13 // 16 if b is None else edge)
     if n1 <= edge and n2 <= edge:
-        return pair(a, b)
-
-    (starts1, t1), (starts2, t2) = cover(n1, edge), cover(n2, edge)
-
-    def put(block, tile, i, j):
-        return jax.lax.dynamic_update_slice(block, tile, (i * c, j * c))
+        return pair(a, other)
 
     def add(block, corner, shape):
         (i, j), (t1, t2) = corner, shape
-        return put(block, pair(rows(a, i, t1), rows(b, j, t2)).reshape(t1 * c, t2 * c), i, j)
+        tile = pair(rows(a, i, t1), rows(other, j, t2)).reshape(t1 * c, t2 * c)
+        return jax.lax.dynamic_update_slice(block, tile, (i * c, j * c))
 
     def mirror(block, corner, shape):
         (i, j), (t1, t2) = corner, shape
-        return put(block, jax.lax.dynamic_slice(block, (i * c, j * c), (t1 * c, t2 * c)).T, j, i)
+        tile = jax.lax.dynamic_slice(block, (i * c, j * c), (t1 * c, t2 * c))
+        return jax.lax.dynamic_update_slice(block, tile.T, (j * c, i * c))
+
+    block = jnp.zeros((n1 * c, n2 * c), one.dtype)
+    if b is None:
+        block = _symmetric_tiles(block, cover(n1, edge), add, mirror)
+    else:
+        block = _all_tiles(block, cover(n1, edge), cover(n2, edge), add)
+    return block.reshape(n1, c, n2, c)
+
+
+def _all_tiles(block, side1, side2, add):
+    (starts1, t1), (starts2, t2) = side1, side2
+    corners = np.array(list(product(starts1, starts2)), np.int32)
+    return _each(lambda block, corner: add(block, corner, (t1, t2)), block, corners)
+
+
+def _symmetric_tiles(block, side, add, mirror):
+    starts, t = side
 
     def add_mirrored(state, corner):
-        # Writing across the rows is slow, so a mirror image is written beside the products of the next tile.
+        # Writing across the rows is slow, so a mirror image is written beside the products of the
+        # next tile.
         block, last = state
-        return add(mirror(block, last, (t1, t1)), corner, (t1, t1)), corner
+        return add(mirror(block, last, (t, t)), corner, (t, t)), corner
 
     def add_diagonal(block, i):
-        for first, length in strips(t1):
-            start, right = i + first, t1 - first - length
+        for first, length in strips(t):
+            start, right = i + first, t - first - length
             block = add(block, (start, start), (length, length + right))
             if right:
                 block = mirror(block, (start, start + length), (length, right))
         return block
 
-    def each(step, state, corners):
-        return jax.lax.scan(lambda state, corner: (step(state, corner), None), state, corners)[0]
+    above = tuple(np.array(list(combinations(starts, 2)), np.int32).T)
+    block, last = _each(add_mirrored, (block, tuple(i[0] for i in above)), above)
+    return _each(add_diagonal, mirror(block, last, (t, t)), np.array(starts, np.int32))
 
-    block = jnp.zeros((n1 * c, n2 * c), one.dtype)
-    if symmetric:
-        above = tuple(np.array(list(combinations(starts1, 2)), np.int32).T)
-        block, last = each(add_mirrored, (block, tuple(i[0] for i in above)), above)
-        block = each(add_diagonal, mirror(block, last, (t1, t1)), np.array(starts1, np.int32))
-    else:
-        block = each(
-            lambda block, corner: add(block, corner, (t1, t2)),
-            block,
-            np.array(list(product(starts1, starts2)), np.int32),
-        )
-    return block.reshape(n1, c, n2, c)
+
+def _each(step, state, corners):
+    return jax.lax.scan(lambda state, corner: (step(state, corner), None), state, corners)[0]
 
 
 def strips(n: int) -> list[tuple[int, int]]:
-    """First row and number of rows of each strip of a symmetric matrix of n rows: few, so that it is a matrix product of some size."""
+    """First row and number of rows of each strip of a symmetric matrix of n rows: few, so that it
+    is a matrix product of some size."""
     length = -(-n // STRIPS)
     return [(first, min(length, n - first)) for first in range(0, n, length)]
 
@@ -178,7 +195,8 @@ def rows(a: Factors, start, length: int) -> Factors:
 
 
 def cover(n: int, edge: int) -> tuple[list[int], int]:
-    """Starts and length of the fewest equal intervals, at most `edge` long, that cover 0..n; the last may overlap the one before."""
+    """Starts and length of the fewest equal intervals, at most `edge` long, that cover 0..n; the
+    last may overlap the one before."""
     count = -(-n // edge)
     length = -(-n // count)
     return [min(i * length, n - length) for i in range(count)], length

@@ -1,7 +1,8 @@
-"""What a kernel does to a vector when all one has is its products: functions of K, solves, and the large end of its spectrum.
+"""Functions of a kernel, solves and the large end of its spectrum, from its products alone.
 
-With `ntkcl.kernels.operator`, `lambda v: product(theta, x, None, v)` is such a matvec, and `matrix_function` of a training rule's
-filter gives the dual coefficients alpha = g(K) r of data that no dense kernel can hold. Vectors keep their shape, [n, c] as a rule.
+With `ntkcl.kernels.operator`, `lambda v: product(theta, x, None, v)` is such a matvec, and
+`matrix_function` of a training rule's filter gives the dual coefficients alpha = g(K) r of data
+that no dense kernel can hold. Vectors keep their shape, [n, c] as a rule.
 """
 
 from collections.abc import Callable
@@ -18,13 +19,15 @@ from ntkcl.validation import finite, whole
 
 MatVec = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
-# A Krylov space ends where the next vector is rounding noise, of length eps |K| and less: normalised, it may be an old direction and
-# bring an old Ritz value a second time. Cutting at a few eps |K| changes g(K) v no more than rounding does.
+# A Krylov space ends where the next vector is rounding noise, of length eps |K| and less:
+# normalised, it may be an old direction and bring an old Ritz value a second time. Cutting at a few
+# eps |K| changes g(K) v no more than rounding does.
 BREAKDOWN = 10.0
 
 
 class Solution(NamedTuple):
-    """x = (K + ridge I)^-1 b as far as it went, and its relative residual |b - (K + ridge I) x| / |b|, 0 for b = 0."""
+    """x = (K + ridge I)^-1 b as far as it went, and its relative residual |b - (K + ridge I) x| /
+    |b|, 0 for b = 0."""
 
     x: Any
     residual: Any
@@ -35,9 +38,10 @@ def matrix_function(matvec: MatVec, g: Callable, *, order: int) -> MatVec:
 
     Arguments:
       matvec: v -> K v, K symmetric positive semi-definite, any one shape of v.
-      g: lam -> g(lam), a scalar filter, finite between the eigenvalues of K; those below zero are rounding and count as 0.
-      order: products with K, at most; beyond the dimension of the Krylov space they change nothing. Exact for polynomials of a degree
-        below `order`, such as `order` steps of gradient descent.
+      g: lam -> g(lam), a scalar filter, finite between the eigenvalues of K; those below zero are
+        rounding and count as 0.
+      order: products with K, at most; beyond the dimension of the Krylov space they change nothing.
+        Exact for polynomials of a degree below `order`, such as `order` steps of gradient descent.
     Returns: a function that callers may jit; memory for `order` vectors, two to three times over.
     Raises ValueError for an order below 1.
     Source: Krämer et al. 2024 (matfree); Saad 1992 (analysis of Krylov approximations).
@@ -46,9 +50,11 @@ def matrix_function(matvec: MatVec, g: Callable, *, order: int) -> MatVec:
 
 
 def filtered(matvec: MatVec, rule: Callable, *, order: int) -> MatVec:
-    """v -> g(K) v for a training rule g(lam, r), which may look at the coefficients r of v in the (Ritz) eigenbasis.
+    """v -> g(K) v for a training rule g(lam, r), which may look at the coefficients r of v in the
+    (Ritz) eigenbasis.
 
-    Arguments, cost, errors and source: as `matrix_function`, but `rule` takes all eigenvalues [k] and coefficients [k] at once, as the
+    Arguments, cost, errors and source: as `matrix_function`, but `rule` takes all eigenvalues [k]
+      and coefficients [k] at once, as the
     rules of `ntkcl.dynamics` do.
     """
     whole("order", order)
@@ -60,8 +66,9 @@ def filtered(matvec: MatVec, rule: Callable, *, order: int) -> MatVec:
 
 
 class Ritz(NamedTuple):
-    """v and K as its Krylov space sees them: Ritz values [k], coefficients r [k] of v in the basis of their vectors, the rows of
-    `rotation.T @ basis`, orthonormal [k, size]; what lies beyond an exhausted space has coefficients zero."""
+    """v and K as its Krylov space sees them: Ritz values [k], coefficients r [k] of v in the basis
+    of their vectors, the rows of `rotation.T @ basis`, orthonormal [k, size]; what lies beyond an
+    exhausted space has coefficients zero."""
 
     values: Any
     coefficients: Any
@@ -73,7 +80,8 @@ class Ritz(NamedTuple):
         return jnp.tensordot(self._weights(rule), self.basis, 1, precision="highest")
 
     def tail(self, rule: Callable):
-        """The share of g(K) v that lies on the last vector of the space: what longer spaces would still change is of its size."""
+        """The share of g(K) v that lies on the last vector of the space: what longer spaces would
+        still change is of its size."""
         weights = self._weights(rule)
         return jnp.abs(weights[-1]) / jnp.maximum(
             jnp.linalg.norm(weights), jnp.finfo(weights.dtype).tiny
@@ -87,7 +95,8 @@ class Ritz(NamedTuple):
 
 @partial(jax.jit, static_argnames=("matvec", "order"))
 def ritz_of(matvec: Callable, operand, v, *, order: int) -> Ritz:
-    """`ritz` of v -> matvec(operand, v), compiled once for each order and shape, whatever the operand."""
+    """`ritz` of v -> matvec(operand, v), compiled once for each order and shape, whatever the
+    operand."""
     return ritz(lambda u: matvec(operand, u), v, order=order)
 
 
@@ -95,7 +104,8 @@ def ritz(matvec: MatVec, v, *, order: int) -> Ritz:
     """`order` steps of Lanczos from v, at most; see `matrix_function`."""
     length = jnp.linalg.norm(jnp.ravel(v))
     space = _lanczos(matvec, v, length, order)
-    # What lies beyond the space is decoupled; an eigenvalue from inside of it keeps g where it is defined.
+    # What lies beyond the space is decoupled; an eigenvalue from inside of it keeps g where it is
+    # defined.
     lam, U = jnp.linalg.eigh(_tridiagonal(space, space.diagonal[0]))
     return Ritz(lam, length * U[0], U, space.Q.reshape(-1, *v.shape))
 
@@ -107,13 +117,16 @@ def solve(
 
     Arguments:
       matvec: v -> K v, K symmetric positive semi-definite.
-      b: any shape. Without a ridge it must lie in the range of K: the pseudo-inverse of anything else is
-        `matrix_function` with g(lam) = 1/lam above a cut and 0 below.
+      b: any shape. Without a ridge it must lie in the range of K: the pseudo-inverse of anything
+        else is `matrix_function` with g(lam) = 1/lam above a cut and 0 below.
       ridge: absolute, in units of K.
-      tolerance: on the relative residual; float32 reaches about 1e-6 times the root of the condition number.
-      steps: products with K, at most: at seconds a product over a large set, a thousand are the better part of an hour.
-    Returns: `Solution(x, residual)`; whoever must be sure compares the residual, which is computed afresh. It is large or NaN, not an
-      error, where there is no solution or the steps did not suffice.
+      tolerance: on the relative residual; float32 reaches about 1e-6 times the root of the
+        condition number.
+      steps: products with K, at most: at seconds a product over a large set, a thousand are the
+        better part of an hour.
+    Returns: `Solution(x, residual)`; whoever must be sure compares the residual, which is computed
+      afresh. It is large or NaN, not an error, where there is no solution or the steps did not
+      suffice.
     Raises ValueError for a negative ridge, a tolerance that is not positive, steps below 1.
     Source: Hestenes, Stiefel 1952, as in jax.scipy.
     """
@@ -131,7 +144,8 @@ def solve(
 
 
 def spectrum(matvec: MatVec, like, *, order: int, key: PRNGKeyArray) -> Float[Array, " k"]:
-    """Ritz values of K, descending: the largest eigenvalues first and best, the small ones only as a smear.
+    """Ritz values of K, descending: the largest eigenvalues first and best, the small ones only as
+    a smear.
 
     Arguments:
       matvec: v -> K v, K symmetric positive semi-definite.
@@ -149,7 +163,8 @@ def spectrum(matvec: MatVec, like, *, order: int, key: PRNGKeyArray) -> Float[Ar
 
 
 class _Krylov(NamedTuple):
-    """Orthonormal rows Q [k, size], T by its diagonals [k] and [k - 1], and which of the k are of the space: the first few, or all."""
+    """Orthonormal rows Q [k, size], T by its diagonals [k] and [k - 1], and which of the k are of
+    the space: the first few, or all."""
 
     Q: Any
     diagonal: Any
@@ -158,16 +173,15 @@ class _Krylov(NamedTuple):
 
 
 def _lanczos(matvec, v, length, order) -> _Krylov:
-    """Matfree's factorisation, cut where it breaks down: there it divides by zero, or by noise, and goes on with old directions."""
-    first = (
-        jnp.zeros(v.size, v.dtype).at[0].set(1)
-    )  # any unit vector: g(K) 0 is 0 times something finite
+    """Matfree's factorisation, cut where it breaks down: there it divides by zero, or by noise, and
+    goes on with old directions."""
+    # For v = 0 any unit vector: g(K) 0 is 0 times something finite.
+    first = jnp.zeros(v.size, v.dtype).at[0].set(1)
     start = jnp.where(length > 0, jnp.ravel(v) / jnp.where(length > 0, length, 1), first)
     factorise = decomp.hessenberg(min(order, v.size), reortho="full", custom_vjp=False)
     Q, H, *_ = factorise(lambda flat: jnp.ravel(matvec(flat.reshape(v.shape))), start)
-    lengths = jnp.diagonal(
-        H, -1
-    )  # the symmetric mean of H, which matfree's tridiagonal form keeps, would hide them
+    # The symmetric mean of H, which matfree's tridiagonal form keeps, would hide them.
+    lengths = jnp.diagonal(H, -1)
     grown = lengths > BREAKDOWN * jnp.finfo(H.dtype).eps * jnp.nanmax(jnp.abs(H))
     inside = jnp.cumprod(jnp.concatenate([jnp.ones(1, bool), grown])).astype(bool)
     return _Krylov(

@@ -10,11 +10,14 @@ from ntkcl.validation import finite
 class Numerics(NamedTuple):
     """What `numerics` found; every entry a float, good when small.
 
-    condition: |K + ridge I| |(K + ridge I)^-1| in the spectral norm, infinite where it is singular to the last digit.
+    condition: |K + ridge I| |(K + ridge I)^-1| in the spectral norm, infinite where it is singular
+      to the last digit.
     jitter: ridge / lam_max.
-    negative: sum of |lam| over lam < 0 by the sum over all; beyond rounding it says that the kernel is wrong.
+    negative: sum of |lam| over lam < 0 by the sum over all; beyond rounding it says that the kernel
+      is wrong.
     asymmetry: |K - K^T|_F / |K|_F.
-    gap: |x32 - x64| / |x64| for x = (K + ridge I)^-1 b solved in float32 and in float64, infinite where one of them cannot be.
+    gap: |x32 - x64| / |x64| for x = (K + ridge I)^-1 b solved in float32 and in float64, infinite
+      where one of them cannot be.
     """
 
     condition: float
@@ -31,7 +34,8 @@ def numerics(K, *, ridge: float = 0.0, b=None) -> Numerics:
       K: [N, N] or a block [n, c, n, c], any floating type.
       ridge: absolute, in units of K.
       b: the right-hand side, [N] or [n, c]; without one, a fixed draw of N standard normals.
-    Returns: `Numerics`. A kernel of zeros has jitter 0 without a ridge and infinity with one; it is neither negative nor asymmetric.
+    Returns: `Numerics`. A kernel of zeros has jitter 0 without a ridge and infinity with one; it is
+      neither negative nor asymmetric.
     Cost: one eigendecomposition and two solves, N^3; four float64 copies of K.
     Raises ValueError for a K that is not square or not finite, another size of b, a negative ridge.
     """
@@ -67,10 +71,8 @@ def numerics(K, *, ridge: float = 0.0, b=None) -> Numerics:
 def _gap(A, b):
     with np.errstate(over="ignore", invalid="ignore"):
         try:
-            double, single = (
-                np.linalg.solve(A, b),
-                np.linalg.solve(A.astype(np.float32), b.astype(np.float32)),
-            )
+            double = np.linalg.solve(A, b)
+            single = np.linalg.solve(A.astype(np.float32), b.astype(np.float32))
         except np.linalg.LinAlgError:
             return np.inf
         gap = _ratio(np.linalg.norm(single - double), np.linalg.norm(double))

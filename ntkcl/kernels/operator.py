@@ -1,9 +1,10 @@
-"""K v without K: one vector-Jacobian product, one Jacobian-vector product, for data that no dense kernel can hold.
+"""K v without K, for data whose dense kernel fits into no memory.
 
     K(x1, x2) v = J(x1) (J(x2)^T v)
 
-A block of n samples a side has (n c)^2 entries, 1.4 TB at n = 60,000 and c = 10; the product needs one gradient and the activations of
-a chunk of samples. `ntkcl.kernels.krylov` makes matrix functions, solves and spectra of it.
+A block of n samples a side has (n c)^2 entries, 1.4 TB at n = 60,000 and c = 10; the product needs
+one gradient and the activations of a chunk of samples. `ntkcl.kernels.krylov` makes matrix
+functions, solves and spectra of it.
 """
 
 from collections.abc import Callable
@@ -19,8 +20,9 @@ from ntkcl.kernels.kernel import cover, network_of
 from ntkcl.types import Apply, Network
 from ntkcl.validation import whole
 
-# Measured on 2 cores (MLP 784-1024-10, 20,000 images, the product): 1.70 s at 128 samples, 1.47 at 512, 1.50 at 1024, 1.75 at 8192.
-# Below, each chunk adds a gradient too often; above, activations leave the cache. 512 is the least memory of the flat part.
+# Measured on 2 cores (MLP 784-1024-10, 20,000 images, the product): 1.70 s at 128 samples, 1.47 at
+# 512, 1.50 at 1024, 1.75 at 8192. Below, each chunk adds a gradient too often; above, activations
+# leave the cache. 512 is the least memory of the flat part.
 CHUNK = 512
 
 
@@ -35,23 +37,27 @@ class Operator(NamedTuple):
 def operator(model: Network | Apply, *, chunk: int = CHUNK) -> Operator:
     """The kernel as a linear map, its samples visited `chunk` at a time.
 
-        jvp(theta, x, u) = J(x) u,  vjp(theta, x, a) = J(x)^T a,  product(theta, x1, x2, v) = J(x1) J(x2)^T v
+        jvp(theta, x, u) = J(x) u
+        vjp(theta, x, a) = J(x)^T a
+        product(theta, x1, x2, v) = J(x1) J(x2)^T v
 
     Arguments:
       model: a network, or `apply(theta, x) -> [c]` for one x.
       chunk: the most samples whose activations are held at once.
-    Returns: three pure functions that callers may jit: `jvp` takes u shaped like theta and gives [n, c]; `vjp` takes a [n, c] and gives
-      a pytree like theta; `product` takes v [n2, c] and gives [n1, c], x2 = None meaning x1.
-    Cost: a jvp or a vjp about that of one gradient, a product both; memory for theta twice, and the activations of a chunk.
+    Returns: three pure functions that callers may jit: `jvp` takes u shaped like theta and gives
+      [n, c]; `vjp` takes a [n, c] and gives a pytree like theta; `product` takes v [n2, c] and
+      gives [n1, c], x2 = None meaning x1.
+    Cost: a jvp or a vjp about that of one gradient, a product both; memory for theta twice, and the
+      activations of a chunk.
     Raises ValueError as `ntkcl.kernels.checks.check` does, and for u, a or v of another shape.
     Source: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.2 (NTK-vector products).
     """
     network = network_of(model)
     whole("chunk", chunk)
 
-    forward, backward = (
-        partial(program, portable(network.apply), chunk) for program in (_forward, _backward)
-    )
+    apply = portable(network.apply)
+    forward = partial(_forward, apply, chunk)
+    backward = partial(_backward, apply, chunk)
 
     def outputs(theta, x):
         return jax.eval_shape(lambda theta, x: _on(network.apply, x)(theta), theta, x)
@@ -104,21 +110,20 @@ def _backward(apply, chunk, theta, x, a):
     def add(total, step):
         k, start = step
         part, weights = (jax.lax.dynamic_slice_in_dim(array, start, length) for array in (x, a))
-        seen = (
-            start + jnp.arange(length) < k * length
-        )  # by the chunk before, which the last one overlaps
+        # By the chunk before, which the last one overlaps.
+        seen = start + jnp.arange(length) < k * length
         (gradient,) = jax.vjp(_on(apply, part), theta)[1](jnp.where(seen[:, None], 0, weights))
         return jax.tree.map(jnp.add, total, gradient), None
 
-    return jax.lax.scan(
-        add, jax.tree.map(jnp.zeros_like, theta), (jnp.arange(len(starts)), jnp.asarray(starts))
-    )[0]
+    steps = (jnp.arange(len(starts)), jnp.asarray(starts))
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, theta), steps)[0]
 
 
 def _rows(name, a, f):
     if jnp.shape(a) != f.shape:
         raise ValueError(
-            f"{name} has shape {jnp.shape(a)}; expected {f.shape}, one row a sample and one column an output"
+            f"{name} has shape {jnp.shape(a)}; expected {f.shape}, one row a sample and one column "
+            "an output"
         )
     return jnp.asarray(a, f.dtype)
 

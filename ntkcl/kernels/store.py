@@ -1,7 +1,8 @@
 """Kernel blocks on disk, found by what they are made of: the program, the parameters, the inputs.
 
-A block is one `.npy` file that numpy opens as it is, beside a journal with a checksum for every tile written. A tile counts as done
-only while its checksum holds: a killed computation goes on where it was, and a file that was cut, overwritten or never ours is remade.
+A block is one `.npy` file that numpy opens as it is, beside a journal with a checksum for every
+tile written. A tile counts as done only while its checksum holds: a killed computation resumes
+where it stopped, and a file that was cut, overwritten or not written by us is computed again.
 """
 
 import hashlib
@@ -20,16 +21,16 @@ from ntkcl.kernels.kernel import Kernel
 
 Region = tuple[int, int, int, int]  # rows from, to, columns from, to, in samples
 
-ENTRY = re.compile(
-    r"\[(\d+), (\d+), (\d+), (\d+), (\d+)\]"
-)  # a line of the journal: a region, the checksum of its tile
+# A line of the journal: a region, the checksum of its tile.
+ENTRY = re.compile(r"\[(\d+), (\d+), (\d+), (\d+), (\d+)\]")
 
 
 def key(kernel: Kernel, theta, x1, x2=None) -> str:
-    """SHA-256 of the compiled program's text (constants of the model included), theta, x1 and x2, each with shape and type.
+    """SHA-256 of the compiled program's text (constants of the model included), theta, x1 and x2,
+    each with shape and type.
 
-    The program is that of the kernel itself, so a model, an implementation or a version of this library that computes otherwise
-    has another key.
+    The program is that of the kernel itself, so a model, an implementation or a version of this
+    library that computes otherwise has another key.
     """
     one = jax.eval_shape(kernel.factors, theta, x1[:1])
     digest = hashlib.sha256(kernel.factors.lower(theta, x1[:1]).as_text().encode())
@@ -38,9 +39,8 @@ def key(kernel: Kernel, theta, x1, x2=None) -> str:
         for path, leaf in jax.tree.leaves_with_path(side):
             array = np.asarray(leaf)
             digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype};".encode())
-            digest.update(
-                np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-            )  # as bytes: bfloat16 has no buffer of its own
+            # As bytes: bfloat16 has no buffer of its own.
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         digest.update(b"|")
     return digest.hexdigest()
 
@@ -68,7 +68,8 @@ class Memory:
 
 
 class Follower:
-    """What the other processes hold of a block that the first one writes: nothing, until it is there to be opened."""
+    """What the other processes hold of a block that the first one writes: nothing, until it is
+    there to be opened."""
 
     def __init__(self, folder: str | Path, name: str):
         self._path = _file(folder, name)
@@ -92,7 +93,8 @@ class Follower:
 class Block:
     """One kernel block in a folder, as a context: held by this process alone until it leaves.
 
-    `missing(regions)` says what is still to do, `write(region, tile)` does it, `open()` gives the array, mapped read-only.
+    `missing(regions)` says what is still to do, `write(region, tile)` does it, `open()` gives the
+    array, mapped read-only.
     Raises ValueError for a folder that cannot be written or has no room.
     """
 
@@ -102,7 +104,8 @@ class Block:
         self.shape, self.dtype = shape, np.dtype(dtype)
         if self.dtype.kind != "f":  # such as bfloat16, whose type a .npy file would lose
             raise ValueError(
-                f"kernel store={folder}: blocks of {self.dtype} cannot be kept; use float32 parameters or no store"
+                f"kernel store={folder}: blocks of {self.dtype} cannot be kept; use float32 "
+                "parameters or no store"
             )
         self.head = {"format": 1, "shape": list(shape), "dtype": self.dtype.name}
         self._lock = filelock.FileLock(self.path.with_suffix(".lock"))
@@ -118,7 +121,8 @@ class Block:
             self._lock.release()
             folder = self.path.parent
             raise ValueError(
-                f"kernel store={folder}: cannot be written ({error.strerror}); expected a folder of your own"
+                f"kernel store={folder}: cannot be written ({error.strerror}); expected a folder "
+                "of your own"
             ) from error
         except ValueError:
             self._lock.release()
@@ -129,7 +133,8 @@ class Block:
         self._lock.release()
 
     def missing(self, regions: list[Region]) -> list[Region]:
-        """The regions without a tile whose checksum holds; none if such tiles, of whatever size, make up the whole block."""
+        """The regions without a tile whose checksum holds; none if such tiles, of whatever size,
+        make up the whole block."""
         block = self.open()
         valid = {
             region
@@ -159,28 +164,27 @@ class Block:
         try:
             block = self.open()
             head, *lines = self.journal.read_text().splitlines()
-            if json.loads(head) != self.head or (block.shape, block.dtype) != (
-                self.shape,
-                self.dtype,
-            ):
+            same = (block.shape, block.dtype) == (self.shape, self.dtype)
+            if json.loads(head) != self.head or not same:
                 return {}
-        except Exception:  # absent, cut short, or not ours: whatever numpy makes of a damaged header, tokenize.TokenError among them
+        # Absent, cut short, or not ours: numpy raises many things for a damaged header,
+        # tokenize.TokenError among them.
+        except Exception:
             return {}
-        entries = [
-            tuple(map(int, match.groups())) for match in map(ENTRY.fullmatch, lines) if match
-        ]  # a kill cuts a line short
+        # A kill cuts a line short.
+        matches = [match for match in map(ENTRY.fullmatch, lines) if match]
+        entries = [tuple(map(int, match.groups())) for match in matches]
         return {
             (top, bottom, left, right): checksum for top, bottom, left, right, checksum in entries
         }
 
     def _make(self):
-        needed, free = (
-            int(np.prod(self.shape)) * self.dtype.itemsize,
-            shutil.disk_usage(self.path.parent).free,
-        )
+        needed = int(np.prod(self.shape)) * self.dtype.itemsize
+        free = shutil.disk_usage(self.path.parent).free
         if needed > free:
             raise ValueError(
-                f"kernel store={self.path.parent}: the block needs {needed / 2**20:,.0f} MiB and {free / 2**20:,.0f} MiB are free; "
+                f"kernel store={self.path.parent}: the block needs {needed / 2**20:,.0f} MiB and "
+                f"{free / 2**20:,.0f} MiB are free; "
                 "use another folder or fewer inputs"
             )
         self.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A network linearised at theta, as the twins of continual-learning methods ask of it."""
+"""A network linearised at theta, which the kernel-space equivalents of methods read."""
 
 import functools
 
@@ -16,7 +16,8 @@ def tangent(network: Network, theta, x, f, kernel_fn) -> Tangent:
     """See `ntkcl.types.Tangent`.
 
     Arguments:
-      x: all N inputs.  f: [N, c], the outputs at theta, as they are trained and forecast (centred, if the network is).
+      x: all N inputs.  f: [N, c], the outputs at theta, as they are trained and forecast (centred,
+        if the network is).
       kernel_fn: `kernel_fn(theta, x1, x2) -> [n1, c, n2, c]`.
     """
 
@@ -58,7 +59,8 @@ def _squares(apply, theta, x, inputs, weights):
 
 
 def held(tangent: Tangent, inputs) -> Tangent:
-    """The same, its columns for `inputs` computed once, when first asked for, and cut out of one block from then on."""
+    """The same, its columns for `inputs` computed once, when first asked for, and cut out of one
+    block from then on."""
     place = {int(i): k for k, i in enumerate(inputs)}
 
     @functools.cache

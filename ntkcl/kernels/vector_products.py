@@ -8,11 +8,13 @@ from ntkcl.types import Apply, Network
 
 
 def vector_products(model: Network | Apply) -> Kernel:
-    """K[:, :, j, b] = J(x1) J(x2_j)^T e_b: one vector-Jacobian product at x2_j, one Jacobian-vector product at all of x1.
+    """K[:, :, j, b] = J(x1) J(x2_j)^T e_b: one vector-Jacobian product at x2_j, one Jacobian-vector
+    product at all of x1.
 
     Arguments: a network, or `apply(theta, x) -> [c]` for one x.
     Returns: `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]` in the parameters' floating type.
-    Cost: n1 n2 c forward passes with tangents; memory for the block, the activations of a tile and one gradient.
+    Cost: n1 n2 c forward passes with tangents; memory for the block, the activations of a tile and
+      one gradient.
     Raises ValueError as `ntkcl.kernels.checks.check` does.
     Source: Novak, Sohl-Dickstein, Schoenholz 2022, section 3.2 (NTK-vector products).
     """
@@ -29,9 +31,10 @@ def vector_products(model: Network | Apply) -> Kernel:
 
             def column(e):
                 (gradient,) = pull(e)
-                along = lambda x: jax.jvp(
-                    lambda theta: network.apply(theta, x), (theta,), (gradient,)
-                )[1]  # noqa: E731
+
+                def along(x):
+                    return jax.jvp(lambda theta: network.apply(theta, x), (theta,), (gradient,))[1]
+
                 return jax.vmap(along)(a.samples)
 
             return jax.lax.map(column, jnp.eye(f.shape[0], dtype=f.dtype))
@@ -41,8 +44,7 @@ def vector_products(model: Network | Apply) -> Kernel:
 
     def work(theta, x):
         forward, c, _ = forward_work(network, theta, x)
-        return Work(
-            0.0, 2 * c * forward
-        )  # a pass with tangents; the products at x2 are shared by all of x1
+        # A pass with tangents; the products at x2 are shared by all of x1.
+        return Work(0.0, 2 * c * forward)
 
     return factored("vector_products", network, factors, pair, work)

@@ -1,7 +1,8 @@
 """Flax linen modules in NTK, standard and muP parametrization, and the one door to Flax.
 
-Outside this folder everything sees `Network(init, apply, taps)`. A model from anywhere else works on the generic path: any
-`apply(theta, x) -> [c]` for one x can be given to `ntkcl.kernels.contraction`.
+Outside this folder everything sees `Network(init, apply, taps)`. A model from anywhere else works
+on the generic path: any `apply(theta, x) -> [c]` for one x can be given to
+`ntkcl.kernels.contraction`.
 """
 
 from ntkcl.networks.cnn import CNN, cnn
@@ -16,5 +17,6 @@ from ntkcl.networks.vit import ViT, vit
 
 __all__ = [
     "CNN", "MLP", "Conv", "Dense", "Layers", "LeNet", "ResNet", "ViT",
-    "centred", "cnn", "computed_in", "forward", "lenet", "linearised", "mlp", "network", "resnet", "taps", "vit",
+    "centred", "cnn", "computed_in", "forward", "lenet", "linearised", "mlp", "network", "resnet",
+    "taps", "vit",
 ]  # fmt: skip

@@ -1,7 +1,10 @@
-"""What a layer that is affine in its parameters multiplies them with: the one fact a structured kernel needs of it.
+"""What a layer that is affine in its parameters multiplies them with.
 
-Such a layer computes z[p, g, :] = sum over its leaves of phi[p, g, :] . leaf[g, :, :] at every position p (a token, a pixel) and in
-every group g (of a grouped convolution). So df/dleaf[g] = sum_p phi[p, g, :] (x) df/dz[p, g, :], whatever surrounds the layer.
+This is the one fact that a structured kernel needs of a layer.
+
+Such a layer computes z[p, g, :] = sum over its leaves of phi[p, g, :] . leaf[g, :, :] at every
+position p (a token, a pixel) and in every group g (of a grouped convolution). So df/dleaf[g] =
+sum_p phi[p, g, :] (x) df/dz[p, g, :], whatever surrounds the layer.
 """
 
 import dataclasses
@@ -14,7 +17,8 @@ from flax import linen as nn
 
 from ntkcl.networks.layers import Conv, Dense, scaled
 
-# Fields through which a user replaces the arithmetic of a Flax layer; set, they make it something we cannot know.
+# Fields through which a user replaces the arithmetic of a Flax layer; set, they make it something
+# we cannot know.
 REPLACED = {
     "dot_general",
     "dot_general_cls",
@@ -26,7 +30,8 @@ REPLACED = {
 
 
 def features(module: nn.Module, *inputs):
-    """phi [P, G, k] of the leaves of one call, kernel and bias side by side, or None for a layer of another kind."""
+    """phi [P, G, k] of the leaves of one call, kernel and bias side by side, or None for a layer of
+    another kind."""
     rule = RULES.get(type(module))
     if rule is None or len(inputs) != 1 or not _plain(module):
         return None
@@ -51,10 +56,8 @@ def _ours(module, x):
 
 def _our_conv(module, x):
     k = module.kernel_size
-    return scaled(
-        module.layers,
-        _conv(nn.Conv(module.features, (k, k), module.strides, module.padding, parent=None), x),
-    )
+    same = nn.Conv(module.features, (k, k), module.strides, module.padding, parent=None)
+    return scaled(module.layers, _conv(same, x))
 
 
 def _dense(module, x):
@@ -64,18 +67,17 @@ def _dense(module, x):
 def _dense_general(module, x):
     if module.batch_dims not in ((), []):
         return None  # one kernel for each batch index: rare, and exact by contraction
-    axes = sorted(
-        a % x.ndim for a in ([module.axis] if isinstance(module.axis, int) else module.axis)
-    )  # as the kernel has them
+    axes = [module.axis] if isinstance(module.axis, int) else module.axis
+    axes = sorted(a % x.ndim for a in axes)  # as the kernel has them
     x = jnp.moveaxis(x, axes, range(-len(axes), 0))
     return x.reshape(-1, 1, math.prod(x.shape[-len(axes) :]))
 
 
 def _conv(module, x):
-    """Patches by slices of the padded input: position (o_1, ..., o_d), then channel group, then (offset, channel in the group)."""
-    size = (
-        (module.kernel_size,) if isinstance(module.kernel_size, int) else tuple(module.kernel_size)
-    )
+    """Patches by slices of the padded input: position (o_1, ..., o_d), then channel group, then
+    (offset, channel in the group)."""
+    size = module.kernel_size
+    size = (size,) if isinstance(size, int) else tuple(size)
     d = len(size)
     stride, dilation, spread = (
         (v or 1,) * d if v is None or isinstance(v, int) else tuple(v)

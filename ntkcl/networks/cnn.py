@@ -1,4 +1,5 @@
-"""The convolutional network whose limit of infinitely many channels is `ntkcl.kernels.infinite_conv`."""
+"""The convolutional network whose limit of infinitely many channels is
+`ntkcl.kernels.infinite_conv`."""
 
 from functools import partial
 from typing import Any
@@ -8,15 +9,16 @@ from flax import linen as nn
 
 from ntkcl import kernels
 from ntkcl.compilation import once
+from ntkcl.networks.constructor import construct
 from ntkcl.networks.layers import ACTIVATIONS, Conv, Dense, image
-from ntkcl.networks.linen import network
-from ntkcl.networks.parametrization import Layers, scales
+from ntkcl.networks.parametrization import Layers
 from ntkcl.types import Network
-from ntkcl.validation import flag, one_of, whole
+from ntkcl.validation import one_of, whole
 
 
 class CNN(nn.Module):
-    """`depth` convolutional layers of `width` channels, then a dense layer on all of the last, or on its mean over positions."""
+    """`depth` convolutional layers of `width` channels, then a dense layer on all of the last, or
+    on its mean over positions."""
 
     outputs: int
     width: int
@@ -37,7 +39,8 @@ class CNN(nn.Module):
         for layer in range(self.depth):
             if self.padding == "VALID" and min(x.shape[:2]) < k:
                 raise ValueError(
-                    f"network.kernel_size={k}: layer {layer + 1} sees {x.shape[0]} x {x.shape[1]}; expected network.padding=SAME, or "
+                    f"network.kernel_size={k}: layer {layer + 1} sees {x.shape[0]} x {x.shape[1]}; "
+                    "expected network.padding=SAME, or "
                     "fewer layers"
                 )
             stride = self.stride if (layer + 1) % self.stride_every == 0 else 1
@@ -61,48 +64,54 @@ def cnn(
     centred: bool = True,
     **scaling: float | int | str,
 ) -> Network:
-    """z = w_std/sqrt(k^2 c) W * h + b_std b in each layer, h = activation(z), and a dense readout; one image [h, w] or [h, w, c].
+    """A convolutional network of one image [h, w] or [h, w, c], with W, b ~ N(0, 1).
+
+        z = w_std/sqrt(k^2 c) W * h + b_std b in each layer, h = activation(z), and a dense readout
 
     Arguments:
       outputs: c, the number of outputs over all heads.
       width, depth: channels of each convolutional layer, number of them.
       kernel_size: k, the windows are k x k.
-      stride, stride_every: every `stride_every`-th layer has the stride, the others 1: with 2 and 2, layers 2, 4, ... halve the image.
+      stride, stride_every: every `stride_every`-th layer has the stride, the others 1: with 2 and
+        2, layers 2, 4, ... halve the image.
       padding: SAME (zeros) or VALID.
       readout: flatten (all positions and channels) or mean (over positions).
-      activation, centred, scaling (w_std, b_std, parametrization, init, gamma0, output_scale): as in `mlp`.
+      activation, centred, scaling (w_std, b_std, parametrization, init, gamma0, output_scale): as
+        in `mlp`.
 
     Its kernel of infinite width is known in the parametrization ntk with stride_every=1.
-    Raises ValueError as `mlp`, for inputs that are no image, and for images that a window without padding does not fit.
+    Raises ValueError as `mlp`, for inputs that are no image, and for images that a window without
+      padding does not fit.
     """
-    scaled = scales(width=width, **scaling)
-    module = CNN(
-        whole("network.outputs", outputs),
-        whole("network.width", width),
-        whole("network.depth", depth),
-        whole("network.kernel_size", kernel_size),
-        whole("network.stride", stride),
-        whole("network.stride_every", stride_every),
-        one_of("network.padding", padding, ("SAME", "VALID")),
-        one_of("network.readout", readout, ("flatten", "mean")),
-        one_of("network.activation", activation, ACTIVATIONS),
-        scaled.layers,
-        scaled.output,
+    shape = dict(
+        depth=whole("network.depth", depth),
+        kernel_size=whole("network.kernel_size", kernel_size),
+        stride=whole("network.stride", stride),
+        padding=one_of("network.padding", padding, ("SAME", "VALID")),
+        readout=one_of("network.readout", readout, ("flatten", "mean")),
     )
-    factors: Any = {key: scaling[key] for key in scaling if key not in ("init", "gamma0")}
-    known = factors.pop("parametrization", "ntk") == "ntk" and stride_every == 1
-    shape = dict(depth=depth, kernel_size=kernel_size, stride=stride, padding=padding)
-
-    def limit(x1, x2=None):
-        kernel = kernels.infinite_conv(**shape, readout=readout, activation=activation, **factors)
-        return kernel.ntk(_with_channels(x1), _with_channels(x2))
-
-    return network(
-        module,
-        centred=flag("network.centred", centred),
-        rate_scale=scaled.rate,
-        infinite=limit if known else None,
+    same_stride = whole("network.stride_every", stride_every) == 1
+    known = same_stride and scaling.get("parametrization", "ntk") == "ntk"
+    return construct(
+        CNN,
+        outputs=outputs,
+        width=width,
+        activation=activation,
+        centred=centred,
+        scaling=scaling,
+        infinite=_limit(activation=activation, **shape, **scaling) if known else None,
+        stride_every=stride_every,
+        **shape,
     )
+
+
+def _limit(*, parametrization="ntk", init="normal", gamma0=1.0, **settings: Any):
+    """The kernel of infinitely many channels; the parametrization ntk has no use for the three."""
+
+    def ntk(x1, x2=None):
+        return kernels.infinite_conv(**settings).ntk(_with_channels(x1), _with_channels(x2))
+
+    return ntk
 
 
 def _with_channels(x):

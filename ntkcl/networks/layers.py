@@ -13,10 +13,12 @@ ACTIVATIONS = {"relu": jax.nn.relu, "erf": jax.lax.erf, "tanh": jnp.tanh, "gelu"
 
 
 class Dense(nn.Module):
-    """z = w_std/sqrt(n) x W + b_std b with W, b ~ N(0, 1) and n the size of x; no bias parameter where b_std = 0.
+    """z = w_std/sqrt(n) x W + b_std b with W, b ~ N(0, 1) and n the size of x; no bias parameter
+    where b_std = 0.
 
-    The factor 1/sqrt(n) stands in the forward pass and only there: the initialiser must not hold it a second time. That is the
-    parametrization `ntk`; with other `layers` the terms are those of their row in the table of `ntkcl.networks.parametrization`.
+    The factor 1/sqrt(n) stands in the forward pass and only there: the initialiser must not hold it
+    a second time. That is the parametrization `ntk`; with other `layers` the terms are those of
+    their row in the table of `ntkcl.networks.parametrization`.
     """
 
     features: int
@@ -31,9 +33,11 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """The `Dense` layer of each k x k window of an image [h, w, c], of fan-in n = k^2 c: the fan-in counts the padding.
+    """The `Dense` layer of each k x k window of an image [h, w, c], of fan-in n = k^2 c: the fan-in
+    counts the padding.
 
-    `padding`: SAME (zeros, ceil(h / s) rows come out) or VALID. `conv_general_dilated` takes the place of JAX's own.
+    `padding`: SAME (zeros, ceil(h / s) rows come out) or VALID. `conv_general_dilated` takes the
+      place of JAX's own.
     """
 
     features: int
@@ -60,7 +64,8 @@ class Conv(nn.Module):
 
 
 def scaled(layers, x):
-    """phi [..., n + 1 or n], what the leaves of a layer multiply, from its inputs (or windows) x [..., n]: z = phi . [kernel; bias]."""
+    """phi [..., n + 1 or n], what the leaves of a layer multiply, from its inputs (or windows) x
+    [..., n]: z = phi . [kernel; bias]."""
     factor, shift, *_ = terms(layers, x.shape[-1])
     phi = x * factor
     return jnp.concatenate([phi, jnp.full_like(phi[..., :1], shift)], axis=-1) if shift else phi
@@ -74,9 +79,11 @@ def _shifted(z, shift, layer, init):
 
 
 def image(x):
-    """One image [h, w, c], of one channel where it comes as [h, w]; ValueError for anything else."""
+    """One image [h, w, c], of one channel where it comes as [h, w]; ValueError for anything
+    else."""
     if x.ndim not in (2, 3) or 0 in x.shape:
         raise ValueError(
-            f"network: an input has shape {x.shape}; expected one image [h, w] or [h, w, c], or network=mlp"
+            f"network: an input has shape {x.shape}; expected one image [h, w] or [h, w, c], or "
+            "network=mlp"
         )
     return x if x.ndim == 3 else x[..., None]

@@ -1,20 +1,22 @@
-"""LeNet-5, of any width: two convolutions with pooling, two hidden dense layers (LeCun, Bottou, Bengio, Haffner 1998)."""
+"""LeNet-5, of any width: two convolutions with pooling, two hidden dense layers (LeCun, Bottou,
+Bengio, Haffner 1998)."""
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from ntkcl.compilation import once
+from ntkcl.networks.constructor import construct
 from ntkcl.networks.layers import ACTIVATIONS, Conv, Dense, image
-from ntkcl.networks.linen import network
-from ntkcl.networks.parametrization import Layers, scales
+from ntkcl.networks.parametrization import Layers
 from ntkcl.types import Network
-from ntkcl.validation import flag, one_of, whole
+from ntkcl.validation import one_of
 
 CHANNELS, HIDDEN = (6, 16), (120, 84)  # at width 6
 
 
 class LeNet(nn.Module):
-    """5 x 5 convolutions of width and 16/6 width channels, means over 2 x 2 pixels after each, 20 width and 14 width hidden units."""
+    """5 x 5 convolutions of width and 16/6 width channels, means over 2 x 2 pixels after each, 20
+    width and 14 width hidden units."""
 
     outputs: int
     width: int
@@ -29,7 +31,8 @@ class LeNet(nn.Module):
         if min(x.shape[:2]) < least:
             also = ", or network.padding=SAME" if self.padding == "VALID" else ""
             raise ValueError(
-                f"network: lenet got an image of {x.shape[0]} x {x.shape[1]}; expected {least} x {least} or larger{also}"
+                f"network: lenet got an image of {x.shape[0]} x {x.shape[1]}; expected {least} x "
+                f"{least} or larger{also}"
             )
         for k, (channels, padding) in enumerate(zip(CHANNELS, ("SAME", self.padding), strict=True)):
             x = Conv(
@@ -55,25 +58,30 @@ def lenet(
     centred: bool = True,
     **scaling: float | int | str,
 ) -> Network:
-    """LeNet-5 where width = 6: 6 and 16 channels, 120 and 84 hidden units; one image [h, w] or [h, w, c], 28 x 28 in the original.
+    """LeNet-5 where width = 6: 6 and 16 channels, 120 and 84 hidden units.
 
-    As today's libraries have it: the second convolution sees all channels of the first, and the readout is a dense layer.
+    The input is one image [h, w] or [h, w, c], 28 x 28 in the original.
+
+    As today's libraries have it: the second convolution sees all channels of the first, and the
+    readout is a dense layer.
 
     Arguments:
       outputs: c, the number of outputs over all heads.
-      width: channels of the first convolution; all other layers are as many times wider as in the original.
-      padding: of the second convolution, VALID as in the original or SAME; that of the first is SAME.
-      activation, centred, scaling (w_std, b_std, parametrization, init, gamma0, output_scale): as in `mlp`.
+      width: channels of the first convolution; all other layers are as many times wider as in the
+        original.
+      padding: of the second convolution, VALID as in the original or SAME; that of the first is
+        SAME.
+      activation, centred, scaling (w_std, b_std, parametrization, init, gamma0, output_scale): as
+        in `mlp`.
 
     Raises ValueError as `mlp`, for inputs that are no image, and for images that are too small.
     """
-    scaled = scales(width=width, **scaling)
-    module = LeNet(
-        whole("network.outputs", outputs),
-        whole("network.width", width),
-        one_of("network.padding", padding, ("SAME", "VALID")),
-        one_of("network.activation", activation, ACTIVATIONS),
-        scaled.layers,
-        scaled.output,
+    return construct(
+        LeNet,
+        outputs=outputs,
+        width=width,
+        activation=activation,
+        centred=centred,
+        scaling=scaling,
+        padding=one_of("network.padding", padding, ("SAME", "VALID")),
     )
-    return network(module, centred=flag("network.centred", centred), rate_scale=scaled.rate)

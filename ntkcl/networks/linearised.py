@@ -1,4 +1,4 @@
-"""A network replaced by its first-order expansion: what every closed-form forecast assumes, made trainable."""
+"""A network replaced by its first-order expansion, which every closed-form forecast assumes."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,12 @@ from ntkcl.types import Network, Params, Taps
 
 
 def linearised(network: Network, theta0: Params) -> Network:
-    """f_lin(x; theta) = f(x; theta_0) + J(x; theta_0) (theta - theta_0), a network like any other, whose `init` gives theta_0.
+    """f_lin(x; theta) = f(x; theta_0) + J(x; theta_0) (theta - theta_0), a network like any other,
+    whose `init` gives theta_0.
 
-    Trained with any Optax rule it is the forecast of that rule where no closed form exists (Adam, cross-entropy), and the check
-    of those that have one. Its kernel is that of the network at theta_0, wherever theta goes.
+    Trained with any Optax rule it is the forecast of that rule where no closed form exists (Adam,
+    cross-entropy), and the check of those that have one. Its kernel is that of the network at
+    theta_0, wherever theta goes.
     Cost: a forward pass about twice that of the network, nothing stored.
     Source: Lee et al. 2019.
     """
@@ -33,7 +35,8 @@ def _expanded(apply, theta0, theta, x):
 
 
 def _taps(network, apply, theta0):
-    """Those of the network at theta_0, wherever theta is: what the parameters multiply, and what their signals are, does not move."""
+    """Those of the network at theta_0, wherever theta is: what the parameters multiply, and what
+    their signals are, does not move."""
     if network.taps is None:
         return None
 

@@ -1,6 +1,6 @@
 """From a linen module to the pure functions the rest of the house works with."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,12 +31,14 @@ def network(
 
     Arguments:
       module: maps one input to [c] outputs or, with `batched=True`, inputs [n, ...] to [n, c].
-      constants: collections beside "params" that the module reads, such as {"batch_stats": ...}; they are not trained.
+      constants: collections beside "params" that the module reads, such as {"batch_stats": ...};
+        they are not trained.
       centred: train and forecast f - f_0.
       rate_scale: what a learning rate given as a number is multiplied by.
       infinite: the kernel of infinite width, see `ntkcl.types.Network`.
 
-    Raises ValueError, when it is first applied, for a module that writes collections (batch norm in training mode) or reads
+    Raises ValueError, when it is first applied, for a module that writes collections (batch norm in
+      training mode) or reads
     collections that `constants` lacks.
     """
     constants = constants or {}
@@ -46,7 +48,8 @@ def network(
         missing = sorted(set(variables) - {"params"} - set(constants))
         if missing:
             raise ValueError(
-                f"network: the module keeps {', '.join(missing)} beside its parameters; pass networks.network(constants=...)"
+                f"network: the module keeps {', '.join(missing)} beside its parameters; pass "
+                "networks.network(constants=...)"
             )
         return variables.get("params", {})
 
@@ -55,7 +58,8 @@ def network(
             return module.apply({"params": theta} | constants, x)
         except errors.ModifyScopeVariableError as error:
             raise ValueError(
-                "network: the module writes state while it runs, so its samples interact (batch norm in training mode?); "
+                "network: the module writes state while it runs, so its samples interact (batch "
+                "norm in training mode?); "
                 "use use_running_average=True and networks.network(constants=...)"
             ) from error
 
@@ -73,80 +77,93 @@ def _initial(module, key, x):
 
 
 def taps(apply: Apply) -> Taps:
-    """What the structured kernel sees of a linen model from outside, through `nn.intercept_methods`.
+    """What the structured kernel sees of a linen model from outside, through
+    `nn.intercept_methods`.
 
-    A layer is seen if it is affine in its parameters (`ntkcl.networks.affine`), runs in the model's own trace (not inside
-    `nn.scan`, `jax.checkpoint`, ...), and its parameters are used by nothing else. It may run several times.
+    A layer is seen if it is affine in its parameters (`ntkcl.networks.affine`), runs in the model's
+    own trace (not inside `nn.scan`, `jax.checkpoint`, ...), and its parameters are used by nothing
+    else. It may run several times.
 
-    theta is the module's own "params": a nest of dictionaries of arrays. Raises ValueError for boxed ones (`nn.with_partitioning`).
+    theta is the module's own "params": a nest of dictionaries of arrays. Raises ValueError for
+    boxed ones (`nn.with_partitioning`).
     """
 
-    def survey(theta, x):
-        calls: Counter = Counter()
-        if any(
-            not hasattr(key, "key") for path, _ in jax.tree.leaves_with_path(theta) for key in path
-        ):
-            raise ValueError(
-                "structured kernel: theta is not a nest of dictionaries of arrays; flax.linen.unbox(params) takes boxes off"
-            )
+    return Taps(partial(_survey, apply), partial(_read, apply))
 
-        def cut(theta, own, x):
-            """The model with the candidates' parameters taken from `own`: what still reads `theta` lies outside of them."""
 
-            def on_call(module, call, args, kwargs, phi):
-                calls[module.path] += 1
-                return module.clone(parent=None).apply(
-                    {"params": _layer(own, module.path)}, *args, **kwargs
-                )
+def _survey(apply, theta, x) -> Survey:
+    if any(not hasattr(key, "key") for path, _ in _leaves(theta) for key in path):
+        raise ValueError(
+            "structured kernel: theta is not a nest of dictionaries of arrays; "
+            "flax.linen.unbox(params) takes boxes off"
+        )
+    paths = [tuple(key.key for key in path) for path, _ in _leaves(theta)]
+    called, outside = _called(apply, theta, x, paths)
+    layers = tuple(layer for layer in called if not any(path[:-1] == layer for path in outside))
+    if not _in_own_trace(apply, theta, x, layers):
+        layers = tuple(layer for layer in layers if _in_own_trace(apply, theta, x, (layer,)))
+    seen = [path[:-1] in layers for path in paths]
+    used = [path in outside or path[:-1] in called for path in paths]
+    return Survey(layers, tuple(i for i in range(len(paths)) if used[i] and not seen[i]))
 
-            return _intercepted(apply, on_call)(theta, x)
 
-        def in_own_trace(*layers):
-            try:
-                used = jax.make_jaxpr(
-                    lambda theta, x: jax.tree.map(lambda a: a * 1, read(layers, theta, {}, x))
-                )(theta, x)
-            except (
-                jax.errors.UnexpectedTracerError
-            ):  # one runs inside a jax.vmap, ... of the model's own, and using them tells
-                return False
-            return not any(
-                isinstance(const, jax.core.Tracer) for const in used.consts
-            )  # of a jax.checkpoint, jax.jit, ... likewise
+_leaves = jax.tree.leaves_with_path
 
-        jaxpr = jax.make_jaxpr(cut)(theta, theta, x).jaxpr
-        touched = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
-        paths = [tuple(key.key for key in path) for path, _ in jax.tree.leaves_with_path(theta)]
-        outside = {path for path, v in zip(paths, jaxpr.invars, strict=False) if id(v) in touched}
-        layers = tuple(layer for layer in calls if not any(path[:-1] == layer for path in outside))
-        if not in_own_trace(*layers):
-            layers = tuple(layer for layer in layers if in_own_trace(layer))
-        seen = [path[:-1] in layers for path in paths]
-        used = [path in outside or path[:-1] in calls for path in paths]
-        rest = tuple(i for i, path in enumerate(paths) if used[i] and not seen[i])
-        return Survey(layers, rest)
 
-    def read(layers, theta, probes, x):
-        phis, signals = defaultdict(list), defaultdict(list)
+def _called(apply, theta, x, paths) -> tuple[list, set]:
+    """The layers that are called, and the paths of the parameters that are read outside of them."""
+    calls: list[tuple[str, ...]] = []
+
+    def cut(theta, own, x):
+        """The model with the candidates' parameters taken from `own`: what still reads `theta` lies
+        outside of them."""
 
         def on_call(module, call, args, kwargs, phi):
-            if module.path not in layers:
-                return call(*args, **kwargs)
-            if type(module) in (nn.Conv, Conv):
-                unstrided = module.clone(parent=None, conv_general_dilated=strided.convolution)
-                call = partial(unstrided.apply, {"params": _layer(theta, module.path)})
-            z = call(*args, **kwargs)
-            signal = z.reshape(len(phi), phi.shape[1], -1)
-            if module.path in probes:
-                signal = signal + probes[module.path][len(signals[module.path])]
-            phis[module.path].append(phi.astype(z.dtype))
-            signals[module.path].append(signal)
-            return signal.reshape(z.shape)
+            calls.append(module.path)
+            parameters = {"params": _layer(own, module.path)}
+            return module.clone(parent=None).apply(parameters, *args, **kwargs)
 
-        f = _intercepted(apply, on_call)(theta, x)
-        return f, dict(phis), dict(signals)
+        return _intercepted(apply, on_call)(theta, x)
 
-    return Taps(survey, read)
+    jaxpr = jax.make_jaxpr(cut)(theta, theta, x).jaxpr
+    read = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
+    outside = {path for path, v in zip(paths, jaxpr.invars, strict=False) if id(v) in read}
+    return list(dict.fromkeys(calls)), outside
+
+
+def _in_own_trace(apply, theta, x, layers) -> bool:
+    """Whether the layers run in the model's own trace: what is read off them can then be used."""
+
+    def used(theta, x):
+        return jax.tree.map(lambda a: a * 1, _read(apply, layers, theta, {}, x))
+
+    try:
+        consts = jax.make_jaxpr(used)(theta, x).consts
+    except jax.errors.UnexpectedTracerError:  # one runs inside a jax.vmap, ... of the model's own
+        return False
+    # Inside of a jax.checkpoint, jax.jit, ... likewise, but nothing is raised.
+    return not any(isinstance(const, jax.core.Tracer) for const in consts)
+
+
+def _read(apply, layers, theta, probes, x):
+    phis, signals = defaultdict(list), defaultdict(list)
+
+    def on_call(module, call, args, kwargs, phi):
+        if module.path not in layers:
+            return call(*args, **kwargs)
+        if type(module) in (nn.Conv, Conv):
+            unstrided = module.clone(parent=None, conv_general_dilated=strided.convolution)
+            call = partial(unstrided.apply, {"params": _layer(theta, module.path)})
+        z = call(*args, **kwargs)
+        signal = z.reshape(len(phi), phi.shape[1], -1)
+        if module.path in probes:
+            signal = signal + probes[module.path][len(signals[module.path])]
+        phis[module.path].append(phi.astype(z.dtype))
+        signals[module.path].append(signal)
+        return signal.reshape(z.shape)
+
+    f = _intercepted(apply, on_call)(theta, x)
+    return f, dict(phis), dict(signals)
 
 
 def _intercepted(apply, on_call):
@@ -157,16 +174,13 @@ def _intercepted(apply, on_call):
             nonlocal root
             scope = context.module.scope
             root = scope.root if root is None else root
-            if (
-                context.method_name != "__call__" or scope.root is not root
-            ):  # inside a lifted transformation, or a clone of ours
+            # Another root: inside a lifted transformation, or a clone of ours.
+            if context.method_name != "__call__" or scope.root is not root:
                 return call(*args, **kwargs)
             phi = features(context.module, *args, *kwargs.values())
-            return (
-                call(*args, **kwargs)
-                if phi is None
-                else on_call(context.module, call, args, kwargs, phi)
-            )
+            if phi is None:
+                return call(*args, **kwargs)
+            return on_call(context.module, call, args, kwargs, phi)
 
         with nn.intercept_methods(intercept):
             return apply(theta, x)
@@ -181,7 +195,8 @@ def _layer(theta, path):
 
 
 def centred(apply: Apply, theta0: Params | None) -> Apply:
-    """f(x; theta) - f(x; theta0): the output starts at zero and the tangent kernel is unchanged. With None, `apply` itself."""
+    """f(x; theta) - f(x; theta0): the output starts at zero and the tangent kernel is unchanged.
+    With None, `apply` itself."""
     return apply if theta0 is None else Partial(_centred, portable(apply), theta0)
 
 
@@ -190,8 +205,8 @@ def _centred(apply, theta0, theta, x):
 
 
 def computed_in(apply: Apply, dtype: str) -> Apply:
-    """f(x; theta) computed in another floating type, such as "bfloat16": parameters and input are rounded to it, output and gradients
-    are in that of theta again. Integers stay what they are."""
+    """f(x; theta) computed in another floating type, such as "bfloat16": parameters and input are
+    rounded to it, output and gradients are in that of theta again. Integers stay what they are."""
     return Partial(_ComputedIn(dtype), portable(apply))
 
 

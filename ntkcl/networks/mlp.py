@@ -5,15 +5,16 @@ from flax import linen as nn
 
 from ntkcl import kernels
 from ntkcl.compilation import once
+from ntkcl.networks.constructor import construct
 from ntkcl.networks.layers import ACTIVATIONS, Dense
-from ntkcl.networks.linen import network
-from ntkcl.networks.parametrization import Layers, scales
+from ntkcl.networks.parametrization import Layers
 from ntkcl.types import Network
-from ntkcl.validation import flag, one_of, whole
+from ntkcl.validation import whole
 
 
 class MLP(nn.Module):
-    """f = output_scale z^{depth+1}: `depth` hidden layers of `width` units, so L = depth + 1 affine maps."""
+    """f = output_scale z^{depth+1}: `depth` hidden layers of `width` units, so L = depth + 1 affine
+    maps."""
 
     outputs: int
     width: int
@@ -46,48 +47,40 @@ def mlp(
     output_scale: float = 1.0,
     centred: bool = True,
 ) -> Network:
-    """x^0 = x, z^{l+1} = w_std/sqrt(n_l) W^l x^l + b_std b^l, x^l = activation(z^l), f = output_scale z^L; W, b ~ N(0, 1).
+    """The multilayer perceptron, with W, b ~ N(0, 1).
+
+        x^0 = x,  z^{l+1} = w_std/sqrt(n_l) W^l x^l + b_std b^l,  x^l = activation(z^l),
+        f = output_scale z^L
 
     Arguments:
       outputs: c, the number of outputs over all heads.
       width, depth: units of each hidden layer, number of hidden layers (L = depth + 1).
       activation: relu, erf, tanh or gelu (the tanh approximation).
-      w_std, b_std: the factors sigma_w and beta of theory and of neural-tangents; b_std = 0 leaves the biases out.
-      parametrization, init, gamma0: ntk (as above), standard (z^{l+1} = W^l x^l + b^l, drawn as `init` says: normal, torch or flax) or
-        mup (f divided by gamma0 sqrt(width/64)); see `ntkcl.networks.parametrization`.
+      w_std, b_std: the factors sigma_w and beta of theory and of neural-tangents; b_std = 0 leaves
+        the biases out.
+      parametrization, init, gamma0: ntk (as above), standard (z^{l+1} = W^l x^l + b^l, drawn as
+        `init` says: normal, torch or flax) or mup (f divided by gamma0 sqrt(width/64)); see
+        `ntkcl.networks.parametrization`.
       output_scale: alpha of Chizat, Oyallon, Bach 2019; large is lazy.
       centred: train and forecast f - f_0, which starts at zero.
 
-    Raises ValueError for sizes below 1, scales that are not finite and positive, an unknown activation or parametrization, and for
+    Raises ValueError for sizes below 1, scales that are not finite and positive, an unknown
+      activation or parametrization, and for
     settings that the parametrization has no use for.
     Source: Jacot, Gabriel, Hongler 2018, section 2.
     """
-    scaled = scales(
-        width=width,
-        w_std=w_std,
-        b_std=b_std,
-        parametrization=parametrization,
-        init=init,
-        gamma0=gamma0,
-        output_scale=output_scale,
-    )
-    module = MLP(
-        whole("network.outputs", outputs),
-        whole("network.width", width),
-        whole("network.depth", depth),
-        one_of("network.activation", activation, ACTIVATIONS),
-        scaled.layers,
-        scaled.output,
-    )
-    shape = dict(depth=depth, activation=activation)
     factors = dict(w_std=w_std, b_std=b_std, output_scale=output_scale)
 
     def limit(x1, x2=None):
-        return kernels.infinite(**shape, **factors).ntk(x1, x2)
+        return kernels.infinite(depth=depth, activation=activation, **factors).ntk(x1, x2)
 
-    return network(
-        module,
-        centred=flag("network.centred", centred),
-        rate_scale=scaled.rate,
+    return construct(
+        MLP,
+        outputs=outputs,
+        width=width,
+        activation=activation,
+        centred=centred,
+        scaling=dict(factors, parametrization=parametrization, init=init, gamma0=gamma0),
         infinite=limit if parametrization == "ntk" else None,
+        depth=whole("network.depth", depth),
     )

@@ -1,19 +1,26 @@
-"""Where the powers of width stand: in front of the weights, in their initial size, in front of the output, in the learning rate.
+"""Parametrizations: where the powers of width stand.
+
+They stand in front of the weights, in their initial size, in front of the output, or in the
+learning rate.
 
 With n the fan-in of a layer, N the width of the network, N_0 = 64 and gamma = gamma_0 sqrt(N/N_0):
 
-| setting          | layer                       | W ~                      | b ~                      | f           | learning rate |
-|------------------|-----------------------------|--------------------------|--------------------------|-------------|---------------|
-| ntk              | w_std/sqrt(n) W x + b_std b | N(0, 1)                  | N(0, 1)                  | z^L         | eta_0         |
-| mup              | the same                    | N(0, 1)                  | N(0, 1)                  | z^L / gamma | eta_0 gamma^2 |
-| standard, normal | W x + b                     | N(0, w_std^2/n)          | N(0, b_std^2)            | z^L         | eta_0         |
-| standard, torch  | W x + b                     | U(-1/sqrt(n), 1/sqrt(n)) | U(-1/sqrt(n), 1/sqrt(n)) | z^L         | eta_0         |
-| standard, flax   | W x + b                     | N(0, 1/n), cut at 2 sd   | 0                        | z^L         | eta_0         |
+| setting          | layer                       | W ~                 | b ~           | f, rate |
+|------------------|-----------------------------|---------------------|---------------|---------|
+| ntk              | w_std/sqrt(n) W x + b_std b | N(0, 1)             | N(0, 1)       | 1       |
+| mup              | the same                    | N(0, 1)             | N(0, 1)       | gamma   |
+| standard, normal | W x + b                     | N(0, w_std^2/n)     | N(0, b_std^2) | 1       |
+| standard, torch  | W x + b                     | U(-u, u)            | U(-u, u)      | 1       |
+| standard, flax   | W x + b                     | N(0, 1/n), cut 2 sd | 0             | 1       |
 
-`torch` is what nn.Linear and nn.Conv2d of PyTorch do by default, `flax` what nn.Dense and nn.Conv of Flax do. In `standard` one
-learning rate trains wider networks faster, for their kernel grows with n; `ntk` with the rate eta is `standard` with eta w_std^2/n for
-the weights and eta b_std^2 for the biases. `mup` at gamma_0 = 1 and N = 64 is `ntk`; larger gamma_0 is richer, smaller is lazier, at
-every width.
+where u = 1/sqrt(n), `cut 2 sd` is cut at 2 standard deviations, and g in the last column means
+f = z^L / g, trained with the learning rate eta_0 g^2.
+
+`torch` is what nn.Linear and nn.Conv2d of PyTorch do by default, `flax` what nn.Dense and nn.Conv
+of Flax do. In `standard` one learning rate trains wider networks faster, for their kernel grows
+with n; `ntk` with the rate eta is `standard` with eta w_std^2/n for the weights and eta b_std^2 for
+the biases. `mup` at gamma_0 = 1 and N = 64 is `ntk`; larger gamma_0 is richer, smaller is lazier,
+at every width.
 Source: Jacot, Gabriel, Hongler 2018; Graldi et al. 2025, Table 1.
 """
 
@@ -39,7 +46,8 @@ class Layers(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """`layers`; `output`, the factor in front of the last layer; `rate`, that of a learning rate that is given as a number."""
+    """`layers`; `output`, the factor in front of the last layer; `rate`, that of a learning rate
+    that is given as a number."""
 
     layers: Layers
     output: float
@@ -82,7 +90,8 @@ def scales(
     gamma0=1.0,
     output_scale=1.0,
 ) -> Scales:
-    """The scales of a network of N = width; ValueError for settings out of range, and for those that would have no effect."""
+    """The scales of a network of N = width; ValueError for settings out of range, and for those
+    that would have no effect."""
     width = whole("network.width", width)
     layers = Layers(
         finite("network.w_std", w_std, above=0.0),
@@ -90,22 +99,23 @@ def scales(
         one_of("network.parametrization", parametrization, PARAMETRIZATIONS),
         one_of("network.init", init, INITS),
     )
-    output, gamma0 = (
-        finite("network.output_scale", output_scale, above=0.0),
-        finite("network.gamma0", gamma0, above=0.0),
-    )
+    output = finite("network.output_scale", output_scale, above=0.0)
+    gamma0 = finite("network.gamma0", gamma0, above=0.0)
     if init != "normal" and parametrization != "standard":
         raise ValueError(
-            f"network.init={init}: {parametrization} begins at N(0, 1); expected network.parametrization=standard, or normal"
+            f"network.init={init}: {parametrization} starts from N(0, 1); expected "
+            "network.parametrization=standard, or normal"
         )
     if init != "normal" and (layers.w_std, layers.b_std) != (1.0, 0.0):
         raise ValueError(
-            f"network.init={init}: it sets the size of weights and biases itself; expected network.w_std=1 and network.b_std=0, which "
+            f"network.init={init}: it sets the size of weights and biases itself; expected "
+            "network.w_std=1 and network.b_std=0, which "
             f"came as {layers.w_std:g} and {layers.b_std:g}"
         )
     if parametrization != "mup" and gamma0 != 1:
         raise ValueError(
-            f"network.gamma0={gamma0:g}: only mup has it; expected network.parametrization=mup, or 1"
+            f"network.gamma0={gamma0:g}: only mup has it; expected "
+            "network.parametrization=mup, or 1"
         )
     gamma = gamma0 * (width / BASE_WIDTH) ** 0.5 if parametrization == "mup" else 1.0
     return Scales(layers, output / gamma, gamma**2)

@@ -5,15 +5,16 @@ from functools import partial
 from flax import linen as nn
 
 from ntkcl.compilation import once
+from ntkcl.networks.constructor import construct
 from ntkcl.networks.layers import ACTIVATIONS, Conv, Dense, image
-from ntkcl.networks.linen import network
-from ntkcl.networks.parametrization import Layers, scales
+from ntkcl.networks.parametrization import Layers
 from ntkcl.types import Network
-from ntkcl.validation import flag, one_of, whole
+from ntkcl.validation import one_of, whole
 
 
 class ResNet(nn.Module):
-    """Blocks x + conv(h(conv(h(x)))), h = activation(norm(.)), in stages of doubled channels and halved images; a mean over positions.
+    """Blocks x + conv(h(conv(h(x)))), h = activation(norm(.)), in stages of doubled channels and
+    halved images; a mean over positions.
 
     Where a block changes the shape, x goes through a 1 x 1 convolution.
     """
@@ -65,9 +66,12 @@ def resnet(
     centred: bool = True,
     **scaling: float | int | str,
 ) -> Network:
-    """A stem and stages of pre-activation blocks of two 3 x 3 convolutions; one image [h, w] or [h, w, c].
+    """A stem and stages of pre-activation blocks of two 3 x 3 convolutions.
 
-    width = 16 and 3 stages of 3 blocks are the layers of the ResNet-20 of He et al. 2016, with 1 x 1 convolutions for shortcuts.
+    The input is one image [h, w] or [h, w, c].
+
+    width = 16 and 3 stages of 3 blocks are the layers of the ResNet-20 of He et al. 2016, with 1 x
+    1 convolutions for shortcuts.
 
     Arguments:
       outputs: c, the number of outputs over all heads.
@@ -75,24 +79,25 @@ def resnet(
       stages, blocks: number of stages, and of blocks in each.
       norm: none, or group: group normalisation by `groups`, without scales and shifts of its own.
       groups: in which the channels are normalised, where norm is group.
-      activation, centred, scaling (w_std, b_std, parametrization, init, gamma0, output_scale): as in `mlp`.
+      activation, centred, scaling (w_std, b_std, parametrization, init, gamma0, output_scale): as
+        in `mlp`.
 
-    Raises ValueError as `mlp`, for inputs that are no image, and for groups that do not divide the width.
+    Raises ValueError as `mlp`, for inputs that are no image, and for groups that do not divide the
+      width.
     Source: He, Zhang, Ren, Sun 2016, Identity mappings in deep residual networks; Wu, He 2018.
     """
-    scaled = scales(width=width, **scaling)
     groups = whole("network.groups", groups)
     normalised = one_of("network.norm", norm, ("none", "group")) == "group"
-    if normalised and width % groups:
+    if normalised and whole("network.width", width) % groups:
         raise ValueError(f"network.groups={groups}: expected a divisor of network.width={width}")
-    module = ResNet(
-        whole("network.outputs", outputs),
-        whole("network.width", width),
-        whole("network.stages", stages),
-        whole("network.blocks", blocks),
-        groups if normalised else 0,
-        one_of("network.activation", activation, ACTIVATIONS),
-        scaled.layers,
-        scaled.output,
+    return construct(
+        ResNet,
+        outputs=outputs,
+        width=width,
+        activation=activation,
+        centred=centred,
+        scaling=scaling,
+        stages=whole("network.stages", stages),
+        blocks=whole("network.blocks", blocks),
+        groups=groups if normalised else 0,
     )
-    return network(module, centred=flag("network.centred", centred), rate_scale=scaled.rate)

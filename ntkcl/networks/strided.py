@@ -1,11 +1,13 @@
 """A strided convolution whose derivative by its input has no stride.
 
-The transpose of a convolution of stride s is one of stride 1 over a signal with s - 1 zeros between its entries, which XLA multiplies
-on a CPU. With every s pixels of an axis moved into the channels, x[s i + a] = X[i, a], and the taps of the kernel likewise,
+The transpose of a convolution of stride s is one of stride 1 over a signal with s - 1 zeros between
+its entries, which XLA multiplies on a CPU. With every s pixels of an axis moved into the channels,
+x[s i + a] = X[i, a], and the taps of the kernel likewise,
 
     z[o] = sum_k x[s o + k] . w[k] = sum_t sum_a X[o + t, a] . w[s t + a],
 
-the convolution has stride 1, and so has its transpose: never more multiply-adds, up to s per axis less.
+the convolution has stride 1, and so has its transpose: never more multiply-adds, up to s per axis
+less.
 """
 
 from functools import partial
@@ -18,7 +20,8 @@ import jax.numpy as jnp
 def convolution(
     x, w, strides, padding, *, lhs_dilation, rhs_dilation, dimension_numbers, **settings
 ):
-    """`jax.lax.conv_general_dilated` as `nn.Conv` calls it; where it has a stride, its tangents by x come from `space_to_depth`.
+    """`jax.lax.conv_general_dilated` as `nn.Conv` calls it; where it has a stride, its tangents by
+    x come from `space_to_depth`.
 
     The value is JAX's own, the derivative by w too, and all of a convolution with a dilation.
     """
@@ -33,22 +36,19 @@ def convolution(
     )
     if max(strides) == 1 or {*lhs_dilation, *rhs_dilation} != {1}:
         return plain(x, w)
-    pads = (
-        jax.lax.padtype_to_pads(x.shape[1:-1], w.shape[:-2], strides, padding)
-        if isinstance(padding, str)
-        else padding
-    )
+    pads = padding
+    if isinstance(padding, str):
+        pads = jax.lax.padtype_to_pads(x.shape[1:-1], w.shape[:-2], strides, padding)
 
     def tangent(primals, tangents):
         (x, w), (dx, dw) = primals, tangents
         z = plain(x, w)
-        of_x = (
-            []
-            if isinstance(dx, SymbolicZero)
-            else [space_to_depth(dx, w, strides, pads, dimension_numbers, **settings)]
-        )
-        of_w = [] if isinstance(dw, SymbolicZero) else [plain(x, dw)]
-        return z, sum([*of_x, *of_w], jnp.zeros_like(z))
+        terms = []
+        if not isinstance(dx, SymbolicZero):
+            terms.append(space_to_depth(dx, w, strides, pads, dimension_numbers, **settings))
+        if not isinstance(dw, SymbolicZero):
+            terms.append(plain(x, dw))
+        return z, sum(terms, jnp.zeros_like(z))
 
     convolve = jax.custom_jvp(plain)
     convolve.defjvp(tangent, symbolic_zeros=True)
@@ -59,9 +59,11 @@ SymbolicZero = jax.custom_derivatives.SymbolicZero
 
 
 def space_to_depth(x, w, strides, pads, dimension_numbers, feature_group_count=1, **settings):
-    """The same convolution with stride 1: x [n, *pixels, channels], w [*taps, channels of a group, outputs] -> [n, *places, outputs].
+    """The same convolution with stride 1: x [n, *pixels, channels], w [*taps, channels of a group,
+    outputs] -> [n, *places, outputs].
 
-    A place of X holds the s pixels of each axis, or only the first k where the kernel is shorter than the stride.
+    A place of X holds the s pixels of each axis, or only the first k where the kernel is shorter
+    than the stride.
     """
     n, *pixels, _ = x.shape
     *taps, c, m = w.shape
@@ -75,33 +77,20 @@ def space_to_depth(x, w, strides, pads, dimension_numbers, feature_group_count=1
     ]
     zero = jnp.zeros((), x.dtype)
 
-    x = jax.lax.pad(
-        x,
-        zero,
-        [
-            no,
-            *(
-                (low, s * i - p - low, 0)
-                for (p, _, s, (low, _)), i in zip(axes, places, strict=True)
-            ),
-            no,
-        ],
-    )
+    inside = zip(axes, places, strict=True)
+    around = [(low, s * i - p - low, 0) for (p, _, s, (low, _)), i in inside]
+    x = jax.lax.pad(x, zero, [no, *around, no])
     x = x.reshape(n, *(v for pair in zip(places, strides, strict=True) for v in pair), groups, c)
     for axis, k in enumerate(kept):
         x = jax.lax.slice_in_dim(x, 0, k, axis=2 * axis + 2)
     x = x.transpose(0, *range(1, 2 * d, 2), 2 * d + 1, *range(2, 2 * d + 1, 2), 2 * d + 2)
     x = x.reshape(n, *places, groups * prod(kept) * c)
 
-    w = jax.lax.pad(
-        w,
-        zero.astype(w.dtype),
-        [*((0, t * r - k, 0) for t, r, k in zip(blocks, kept, taps, strict=True)), no, no],
-    )
+    beyond = [(0, t * r - k, 0) for t, r, k in zip(blocks, kept, taps, strict=True)]
+    w = jax.lax.pad(w, zero.astype(w.dtype), [*beyond, no, no])
     w = w.reshape(*(v for pair in zip(blocks, kept, strict=True) for v in pair), c, m)
-    w = w.transpose(*range(0, 2 * d, 2), *range(1, 2 * d, 2), 2 * d, 2 * d + 1).reshape(
-        *blocks, prod(kept) * c, m
-    )
+    w = w.transpose(*range(0, 2 * d, 2), *range(1, 2 * d, 2), 2 * d, 2 * d + 1)
+    w = w.reshape(*blocks, prod(kept) * c, m)
     return jax.lax.conv_general_dilated(
         x,
         w,

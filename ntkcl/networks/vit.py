@@ -5,15 +5,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ntkcl.compilation import once
+from ntkcl.networks.constructor import construct
 from ntkcl.networks.layers import ACTIVATIONS, Dense, image
-from ntkcl.networks.linen import network
-from ntkcl.networks.parametrization import BASE_WIDTH, Layers, scales
+from ntkcl.networks.parametrization import BASE_WIDTH, Layers
 from ntkcl.types import Network
-from ntkcl.validation import finite, flag, one_of, whole
+from ntkcl.validation import finite, whole
 
 
 class ViT(nn.Module):
-    """Patches as tokens of `width` numbers, blocks x + attention(norm(x)), x + mlp(norm(x)), and a mean over tokens."""
+    """Patches as tokens of `width` numbers, blocks x + attention(norm(x)), x + mlp(norm(x)), and a
+    mean over tokens."""
 
     outputs: int
     width: int
@@ -51,7 +52,8 @@ class ViT(nn.Module):
         return x.reshape(h // p, p, w // p, p, c).swapaxes(1, 2).reshape(-1, p * p * c)
 
     def position(self, x):
-        """A number for each token and unit, with the factor in front or in the initialiser, as biases have it."""
+        """A number for each token and unit, with the factor in front or in the initialiser, as
+        biases have it."""
         standard = self.layers.parametrization == "standard"
         inside, front = (self.position_std, 1.0) if standard else (1.0, self.position_std)
         return front * self.param("position", nn.initializers.normal(inside), x.shape, x.dtype)
@@ -62,9 +64,8 @@ class ViT(nn.Module):
             for part in ("query", "key", "value")
         )
         score = jnp.einsum("thd,shd->hts", q, k) / q.shape[-1] ** 0.5
-        if (
-            self.layers.parametrization == "mup"
-        ):  # 1/d in place of 1/sqrt(d): queries and keys that learn are no longer independent
+        # 1/d in place of 1/sqrt(d): queries and keys that learn are no longer independent.
+        if self.layers.parametrization == "mup":
             score = score * (BASE_WIDTH / self.width) ** 0.5
         mixed = jnp.einsum("hts,shd->thd", jax.nn.softmax(score), v)
         return self.dense(self.width, f"{name}_mix")(mixed.reshape(len(x), -1))
@@ -88,10 +89,11 @@ def vit(
     centred: bool = True,
     **scaling: float | int | str,
 ) -> Network:
-    """Pre-norm transformer blocks on the patches of one image [h, w] or [h, w, c], without a class token.
+    """Pre-norm transformer blocks on the patches of one image [h, w] or [h, w, c], without a class
+    token.
 
-    Norms have no scales and shifts of their own. Scores are q.k / sqrt(d), d = width / heads; in mup they are q.k / d times
-    sqrt(64 / heads), the same at width 64.
+    Norms have no scales and shifts of their own. Scores are q.k / sqrt(d), d = width / heads; in
+    mup they are q.k / d times sqrt(64 / heads), the same at width 64.
 
     Arguments:
       outputs: c, the number of outputs over all heads of the stream.
@@ -100,24 +102,25 @@ def vit(
       heads: of the attention, a divisor of the width.
       expansion: hidden units of a block's MLP, in widths.
       position_std: of what is learned for each position and added to its token; 0 leaves it out.
-      activation, centred, scaling (w_std, b_std, parametrization, init, gamma0, output_scale): as in `mlp`.
+      activation, centred, scaling (w_std, b_std, parametrization, init, gamma0, output_scale): as
+        in `mlp`.
 
-    Raises ValueError as `mlp`, for inputs that are no image, and for patches and heads that do not divide.
+    Raises ValueError as `mlp`, for inputs that are no image, and for patches and heads that do not
+      divide.
     Source: Dosovitskiy et al. 2021; scores in mup: Yang, Hu et al. 2021 (Tensor Programs V).
     """
-    scaled = scales(width=width, **scaling)
-    if width % whole("network.heads", heads):
+    if whole("network.width", width) % whole("network.heads", heads):
         raise ValueError(f"network.heads={heads}: expected a divisor of network.width={width}")
-    module = ViT(
-        whole("network.outputs", outputs),
-        whole("network.width", width),
-        whole("network.depth", depth),
-        whole("network.patch", patch),
-        whole("network.heads", heads),
-        whole("network.expansion", expansion),
-        finite("network.position_std", position_std, least=0.0),
-        one_of("network.activation", activation, ACTIVATIONS),
-        scaled.layers,
-        scaled.output,
+    return construct(
+        ViT,
+        outputs=outputs,
+        width=width,
+        activation=activation,
+        centred=centred,
+        scaling=scaling,
+        depth=whole("network.depth", depth),
+        patch=whole("network.patch", patch),
+        heads=heads,
+        expansion=whole("network.expansion", expansion),
+        position_std=finite("network.position_std", position_std, least=0.0),
     )
-    return network(module, centred=flag("network.centred", centred), rate_scale=scaled.rate)

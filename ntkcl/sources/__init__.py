@@ -1,7 +1,8 @@
-"""Where images come from: scikit-learn's digits, any TFDS name, a folder of IDX files, arrays in an npz file.
+"""Data sets: scikit-learn's digits, any TFDS name, a folder of IDX files, arrays in an npz file.
 
-Every source returns images [n, h, w] or [n, h, w, channels] in [0, 1], float32, with one-hot targets, checked on load. Whoever
-transforms them standardises afterwards, so that an empty corner of a rotated image is black and not grey.
+Every source returns images [n, h, w] or [n, h, w, channels] in [0, 1], float32, with one-hot
+targets, checked on load. Whoever transforms them standardises afterwards, so that an empty corner
+of a rotated image is black and not grey.
 """
 
 from ntkcl.sources.digits import digits

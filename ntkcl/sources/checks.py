@@ -14,14 +14,15 @@ def source(train: Dataset, test: Dataset, mean: float, sd: float) -> Source:
 
 def dataset(x, labels, classes, origin) -> Dataset:
     """Checked images and labels as a Dataset with one-hot targets; a single channel is dropped."""
-    with np.errstate(over="ignore"):  # what is too large for float32 is infinite, and told below
+    with np.errstate(over="ignore"):  # what is too large for float32 is infinite, and refused below
         x = np.asarray(x, np.float32)
     x = x[..., 0] if x.ndim == 4 and x.shape[-1] == 1 else x
     if len(x) != len(labels) or len(x) == 0:
         raise ValueError(f"{origin}: {len(x)} images but {len(labels)} labels")
     if not np.isfinite(x).all():
         raise ValueError(
-            f"{origin}: {np.sum(~np.isfinite(x))} pixels are NaN or infinite in float32; expected finite numbers"
+            f"{origin}: {np.sum(~np.isfinite(x))} pixels are NaN or infinite in float32; expected "
+            "finite numbers"
         )
     if classes > CLASSES:
         raise ValueError(
@@ -29,7 +30,8 @@ def dataset(x, labels, classes, origin) -> Dataset:
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
-            f"{origin}: labels run from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}"
+            f"{origin}: labels run from {labels.min()} to {labels.max()}; expected 0 to "
+            f"{classes - 1}"
         )
     y = np.zeros((len(labels), classes), np.float32)
     y[np.arange(len(labels)), labels] = 1.0

@@ -9,7 +9,8 @@ from ntkcl.validation import finite
 def digits(*, mean: float, sd: float, test_fraction: float = 0.2, seed: int = 0) -> Source:
     """The 1,797 digits of 8 x 8 pixels in scikit-learn's wheel (UCI optdigits), split by class.
 
-    Arguments: `mean`, `sd` of a pixel in [0, 1]; `test_fraction` of each class, drawn by `seed`, is the test set.
+    Arguments: `mean`, `sd` of a pixel in [0, 1]; `test_fraction` of each class, drawn by `seed`, is
+      the test set.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

@@ -40,12 +40,14 @@ def idx(
     data_dir: str | None = None,
     sha256: Mapping[str, str] | None = None,
 ) -> Source:
-    """A folder of the four IDX files of MNIST's family (gz or not), prepared once as a TFDS dataset of ours.
+    """A folder of the four IDX files of MNIST's family (gz or not), prepared once as a TFDS dataset
+    of ours.
 
     Arguments:
       idx_dir: the folder; files are named as MNIST's are, with or without .gz.
       classes: labels lie in 0 .. classes - 1.
-      data_dir: as for `from_tfds`; the prepared copy is keyed by the files' bytes, so a changed folder is prepared anew.
+      data_dir: as for `from_tfds`; the prepared copy is keyed by the files' bytes, so a changed
+        folder is prepared anew.
       sha256: checksums of the unpacked files by name, where they are known.
     Raises ValueError naming the file that is missing, truncated, mislabelled or of another content.
     """
@@ -83,7 +85,8 @@ def tfds_or_idx(
     download: bool = True,
     sha256: Mapping[str, str] | None = None,
 ) -> Source:
-    """TFDS's own copy if it is prepared or can be; else the folder of IDX files. Arguments as in `from_tfds` and `idx`."""
+    """TFDS's own copy if it is prepared or can be; else the folder of IDX files. Arguments as in
+    `from_tfds` and `idx`."""
     try:
         return from_tfds(name, mean=mean, sd=sd, data_dir=data_dir, download=download)
     except _Unprepared as missing:
@@ -97,7 +100,8 @@ def tfds_or_idx(
 def _idx_path(folder, stem) -> Path:
     if not Path(folder).is_dir():
         raise ValueError(
-            f"source.idx_dir={folder}: no such folder; expected one with {stem}[.gz] and its three companions"
+            f"source.idx_dir={folder}: no such folder; expected one with {stem}[.gz] and its three "
+            "companions"
         )
     for path in (Path(folder) / f"{stem}.gz", Path(folder) / stem):
         if path.is_file():
@@ -106,7 +110,8 @@ def _idx_path(folder, stem) -> Path:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An IDX file of unsigned bytes, gz or not: two zero bytes, type 0x08, number of axes, a big-endian uint32 for each, the data.
+    """An IDX file of unsigned bytes, gz or not: two zero bytes, type 0x08, number of axes, a
+    big-endian uint32 for each, the data.
 
     Raises ValueError naming the file where header and length do not agree.
     """
@@ -117,7 +122,8 @@ def read_idx(path: Path) -> np.ndarray:
     body = len(raw) - 4 - 4 * raw[3]
     if body != math.prod(shape):
         raise ValueError(
-            f"{path}: truncated or padded, its header promises {math.prod(shape)} bytes and {body} follow"
+            f"{path}: truncated or padded, its header promises {math.prod(shape)} bytes and {body} "
+            "follow"
         )
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
 
@@ -137,7 +143,8 @@ def _unpacked(path) -> bytes:
 
 @dataclass(eq=False, kw_only=True)
 class IdxConfig(tfds.core.BuilderConfig):
-    """One folder's files; `name` is the digest of their bytes, so that two folders never share a prepared copy."""
+    """One folder's files; `name` is the digest of their bytes, so that two folders never share a
+    prepared copy."""
 
     files: dict = field(default_factory=dict)
     classes: int = 10
@@ -149,13 +156,15 @@ class IdxConfig(tfds.core.BuilderConfig):
             found = hashlib.sha256(_unpacked(self.files[stem])).hexdigest()
             if found != expected:
                 raise ValueError(
-                    f"{self.files[stem]}: SHA-256 of the unpacked bytes is {found[:12]}..., expected {expected[:12]}..."
+                    f"{self.files[stem]}: SHA-256 of the unpacked bytes is {found[:12]}..., "
+                    f"expected {expected[:12]}..."
                 )
         pairs = {split: self._pair(*stems) for split, stems in IDX_FILES.items()}
         train, test = (x.shape[1:] for x, _ in pairs.values())
         if train != test:
             raise ValueError(
-                f"{self.files[IDX_FILES['test'][0]]}: expected images of {train} as in the train set, found {test}"
+                f"{self.files[IDX_FILES['test'][0]]}: expected images of {train} as in the train "
+                f"set, found {test}"
             )
         return pairs
 
@@ -163,7 +172,8 @@ class IdxConfig(tfds.core.BuilderConfig):
         x, y = read_idx(self.files[images]), read_idx(self.files[labels])
         if x.ndim != 3 or 0 in x.shape:
             raise ValueError(
-                f"{self.files[images]}: expected images [n, h, w], none of them 0, found shape {x.shape}"
+                f"{self.files[images]}: expected images [n, h, w], none of them 0, found shape "
+                f"{x.shape}"
             )
         if y.shape != x.shape[:1]:
             raise ValueError(
@@ -171,13 +181,15 @@ class IdxConfig(tfds.core.BuilderConfig):
             )
         if y.max() >= self.classes:
             raise ValueError(
-                f"{self.files[labels]}: label {y.max()} is outside 0 .. {self.classes - 1} (source.classes)"
+                f"{self.files[labels]}: label {y.max()} is outside 0 .. {self.classes - 1} "
+                "(source.classes)"
             )
         return x, y
 
 
 class IdxFolder(tfds.core.GeneratorBasedBuilder):
-    """A folder of IDX files as a TFDS dataset, prepared without TensorFlow: index i of a split is index i of its file."""
+    """A folder of IDX files as a TFDS dataset, prepared without TensorFlow: index i of a split is
+    index i of its file."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: list[IdxConfig] = []

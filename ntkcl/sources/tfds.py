@@ -1,6 +1,7 @@
 """Any TFDS name, and a folder of IDX files as a TFDS dataset of ours. The one door to TFDS.
 
-TFDS is read through array_record, without TensorFlow; only preparing its stock image sets needs the extra `data`.
+TFDS is read through array_record, without TensorFlow; only preparing its stock image sets needs the
+extra `data`.
 """
 
 import contextlib
@@ -18,9 +19,8 @@ from ntkcl.types import Dataset, Source
 from ntkcl.validation import flag, text
 
 REMAKE = "delete that folder to have it prepared anew"
-ARRAY_RECORD = {
-    "file_format": "array_record"
-}  # TFDS's default, tfrecord, has no random access and needs TensorFlow
+# TFDS's default, tfrecord, has no random access and needs TensorFlow.
+ARRAY_RECORD = {"file_format": "array_record"}
 
 
 def from_tfds(
@@ -38,9 +38,12 @@ def from_tfds(
     Arguments:
       name: `mnist`, `cifar10`, ...; with a config or version as TFDS writes them.
       train_split, test_split: TFDS split expressions.
-      data_dir: where prepared sets lie; null is TFDS's own default (TFDS_DATA_DIR or ~/tensorflow_datasets).
-      download: whether a set that is not prepared may be downloaded and prepared, which needs the extra `data`.
-    Raises ValueError for an unknown name or split, and for a set that is not prepared and cannot be.
+      data_dir: where prepared sets lie; null is TFDS's own default (TFDS_DATA_DIR or
+        ~/tensorflow_datasets).
+      download: whether a set that is not prepared may be downloaded and prepared, which needs the
+        extra `data`.
+    Raises ValueError for an unknown name or split, and for a set that is not prepared and cannot
+      be.
     """
     flag("source.download", download)
     builder = _stock_builder(text("source.name", name), _folder(data_dir))
@@ -68,16 +71,19 @@ def _stock_builder(name, data_dir):
     try:
         with _quiet():
             return tfds.builder(name, data_dir=data_dir, **ARRAY_RECORD)
-    except Exception as error:  # TFDS asserts, parses and looks up: a version that does not exist, a broken dataset_info.json
+    # TFDS asserts, parses and looks up: a version that does not exist, a broken dataset_info.json.
+    except Exception as error:
         raise ValueError(
             f"source.name={name}: TFDS cannot open it ({_first_line(error)})"
         ) from error
 
 
 def _prepare(name, builder, download):
-    """Download and prepare, or say in one line why not. TFDS needs TensorFlow to encode the images of its stock sets."""
+    """Download and prepare, or say in one line why not. TFDS needs TensorFlow to encode the images
+    of its stock sets."""
     remedy = (
-        "prepare it on a machine with network: pip install -e '.[data]' in a checkout of ntkcl, and "
+        "prepare it on a machine with network: pip install -e '.[data]' in a checkout of ntkcl, "
+        "and "
         f"source.name={name}, or copy its folder there"
     )
     missing = f"source.name={name}: no prepared array_record copy in {builder.data_dir}"
@@ -120,7 +126,8 @@ def _read(builder, split) -> Dataset:
         ) from error
     if len(records) != promised:
         raise ValueError(
-            f"{builder.data_dir}: {split} holds {len(records)} examples, {promised} are promised; {REMAKE}"
+            f"{builder.data_dir}: {split} holds {len(records)} examples, {promised} are promised; "
+            f"{REMAKE}"
         )
     shapes = {np.shape(record[image]) for record in records}
     if len(shapes) != 1:

@@ -1,8 +1,10 @@
-"""From one source to a sequence of tasks: rotated, permuted, split; mixtures of tasks; and teachers without images.
+"""From one source to a sequence of tasks: rotated, permuted, split; mixtures of tasks; and teachers
+without images.
 
-Tasks made of images hold `train_per_class` and `test_per_class` of each of their classes, drawn by `seed` alone; train and test
-images come from the source's own two sets and never meet. With `same_images` every task transforms the same draw (the usual
-benchmark); otherwise the tasks' draws are disjoint. Pixels are standardised last, so what a transformation leaves empty is black.
+Tasks made of images hold `train_per_class` and `test_per_class` of each of their classes, drawn by
+`seed` alone; train and test images come from the source's own two sets and never meet. With
+`same_images` every task transforms the same draw (the usual benchmark); otherwise the tasks' draws
+are disjoint. Pixels are standardised last, so what a transformation leaves empty is black.
 """
 
 from ntkcl.streams.mixture import mixture

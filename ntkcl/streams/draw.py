@@ -1,4 +1,5 @@
-"""Which images a task holds: so many of each class, the same for every task or never the same twice."""
+"""Which images a task holds: so many of each class, the same for every task or never the same
+twice."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -9,9 +10,8 @@ from ntkcl import validation
 from ntkcl.types import Dataset, Source, Stream, Task
 from ntkcl.validation import flag, whole
 
-PerClass = (
-    int | Sequence[int | None] | None
-)  # for all tasks, or one number a task; None is all images that there are
+# For all tasks, or one number a task; None is all images that there are.
+PerClass = int | Sequence[int | None] | None
 
 
 class Sizes(NamedTuple):
@@ -31,12 +31,11 @@ def sizes(
     same_images: bool = True,
 ) -> Sizes:
     """Checked; a ValueError names the setting."""
-    train, test = (
-        of_tasks(f"stream.{part}_per_class", n, tasks)
-        for part, n in (("train", train_per_class), ("test", test_per_class))
-    )
     return Sizes(
-        train, test, validation.seed("stream.seed", seed), flag("stream.same_images", same_images)
+        train=of_tasks("stream.train_per_class", train_per_class, tasks),
+        test=of_tasks("stream.test_per_class", test_per_class, tasks),
+        seed=validation.seed("stream.seed", seed),
+        same_images=flag("stream.same_images", same_images),
     )
 
 
@@ -46,7 +45,8 @@ def of_tasks(name: str, value: PerClass, tasks: int, every: bool = True) -> tupl
     values = list(value) if listed else [value] * tasks  # type: ignore[arg-type]
     if len(values) != tasks:
         raise ValueError(
-            f"{name}={values}: expected {tasks} numbers, one for each of stream.tasks={tasks}, or one number for all"
+            f"{name}={values}: expected {tasks} numbers, one for each of stream.tasks={tasks}, or "
+            "one number for all"
         )
     return tuple(None if every and n is None else whole(name, n) for n in values)
 
@@ -66,8 +66,9 @@ def domain_incremental(source: Source, transforms: Sequence[Callable], sizes: Si
 
 
 def drawn(source: Source, classes, sizes: Sizes, t: int) -> tuple[Dataset, Dataset]:
-    """Task t's images of each class, from the train set and from the test set: the first ones of an order that the seed tells, or the
-    first that no task before has taken. So a larger task holds the images of a smaller one that draws the same."""
+    """Task t's images of each class, from the train set and from the test set: the first ones of an
+    order that the seed tells, or the first that no task before has taken. So a larger task holds
+    the images of a smaller one that draws the same."""
 
     def part(dataset, wanted, kind, name):
         before = () if sizes.same_images else wanted[:t]
@@ -87,14 +88,12 @@ def _balanced(dataset, classes, per_class, before, seed, name):
         left = own[:0] if every else own[start:]
         if len(left) < (per_class or 1):
             taken = "all" if every else start
-            used = (
-                f", of which {taken} went to the tasks before (stream.same_images=true reuses them)"
-                if before
-                else ""
-            )
+            used = f", of which {taken} went to the tasks before" if before else ""
+            used += " (stream.same_images=true reuses them)" if before else ""
             asked = "null" if per_class is None else per_class
             raise ValueError(
-                f"stream.{name}_per_class={asked}: class {k} has {len(own)} images in the {name} set{used}"
+                f"stream.{name}_per_class={asked}: class {k} has {len(own)} images in the {name} "
+                f"set{used}"
             )
         chosen.append(left if per_class is None else left[:per_class])
     index = np.concatenate(chosen)

@@ -9,12 +9,14 @@ from ntkcl.validation import finite
 
 
 def mixture(source: Source, *, of: Callable[[Source], Stream], share: float = 0.5) -> Stream:
-    """Every task after the first is mixed with the first, image by image: x = share x_first + (1 - share) x_own, the target kept.
+    """Every task after the first is mixed with the first, image by image: x = share x_first + (1 -
+    share) x_own, the target kept.
 
-    share = 0 leaves the stream `of` as it is; at share = 1 every task is the first. The k-th image of a class is paired with the k-th
-    of the class that has the same target. Raises ValueError where tasks differ in size, head or targets:
-    a shared head is needed, such as that of stream.of.scenario=domain. Source: Lee et al. 2022 (Maslow's hammer), whose published code
-    mixes two pairs of Fashion-MNIST classes so, labels aligned.
+    share = 0 leaves the stream `of` as it is; at share = 1 every task is the first. The k-th image
+    of a class is paired with the k-th of the class that has the same target. Raises ValueError
+    where tasks differ in size, head or targets: a shared head is needed, such as that of
+    stream.of.scenario=domain. Source: Lee et al. 2022 (Maslow's hammer), whose published code mixes
+    two pairs of Fashion-MNIST classes so, labels aligned.
     """
     if finite("stream.share", share, least=0.0) > 1:
         raise ValueError(f"stream.share={share}: expected a number from 0 to 1")
@@ -28,13 +30,15 @@ def mixture(source: Source, *, of: Callable[[Source], Stream], share: float = 0.
         theirs, own = getattr(first, name), getattr(others[t - 1], name)
         if len(theirs.x) != len(own.x):
             raise ValueError(
-                f"stream=mixture: task 0 has {len(theirs.x)} {name} images and task {t} {len(own.x)}; expected as many"
+                f"stream=mixture: task 0 has {len(theirs.x)} {name} images and task {t} "
+                f"{len(own.x)}; expected as many"
             )
         if not np.array_equal(first.head, others[t - 1].head) or not np.array_equal(
             theirs.y, own.y
         ):
             raise ValueError(
-                f"stream=mixture: task {t} has other targets than task 0; expected a shared head (stream.of.scenario=domain)"
+                f"stream=mixture: task {t} has other targets than task 0; expected a shared head "
+                "(stream.of.scenario=domain)"
             )
         return Dataset(share * theirs.x + (1 - share) * own.x, own.y)
 

@@ -20,7 +20,8 @@ def permuted(
     same_images: bool = True,
     seed: int = 0,
 ) -> Stream:
-    """Domain-incremental: each task shuffles the pixels of a central square of `patch` pixels a side, all of them by default.
+    """Domain-incremental: each task shuffles the pixels of a central square of `patch` pixels a
+    side, all of them by default.
 
     `first_identity` leaves task 0 unshuffled (OGD+ and others; in GEM it is shuffled too). Channels
     move together. Of vectors [d] the entries are shuffled, all of them.
@@ -30,12 +31,14 @@ def permuted(
     shape = source.train.x.shape[1:]
     if len(shape) == 1 and patch is not None:
         raise ValueError(
-            f"stream.patch={patch}: vectors of shape {shape} have no centre; expected null, for all entries"
+            f"stream.patch={patch}: vectors of shape {shape} have no centre; expected null, for "
+            "all entries"
         )
     side = (1, *shape) if len(shape) == 1 else shape[:2]
     if patch is not None and not 2 <= whole("stream.patch", patch, least=2) <= min(shape[:2]):
         raise ValueError(
-            f"stream.patch={patch}: expected 2 to {min(shape[:2])} for images of shape {shape}, or null for all pixels"
+            f"stream.patch={patch}: expected 2 to {min(shape[:2])} for images of shape {shape}, or "
+            "null for all pixels"
         )
     inside = _central_pixels(side, patch)
 

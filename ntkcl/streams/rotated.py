@@ -27,24 +27,28 @@ def rotated(
     same_images: bool = True,
     seed: int = 0,
 ) -> Stream:
-    """Domain-incremental: task t sees its images rotated by `angles[t]` degrees, t * step unless given; shared outputs.
+    """Domain-incremental: task t sees its images rotated by `angles[t]` degrees, t * step unless
+    given; shared outputs.
 
-    Counter-clockwise about the centre, the size kept, what comes from outside black. `interpolation`: `bilinear`, of scipy.ndimage; or
-    `nearest`, pixel for pixel that of PIL's Image.rotate, which torchvision calls for PIL images. Raises ValueError for images that are
-    not square, and where the number of angles is not the number of tasks.
+    Counter-clockwise about the centre, the size kept, what comes from outside black.
+    `interpolation`: `bilinear`, of scipy.ndimage; or `nearest`, pixel for pixel that of PIL's
+    Image.rotate, which torchvision calls for PIL images. Raises ValueError for images that are not
+    square, and where the number of angles is not the number of tasks.
     """
     whole("stream.tasks", tasks)
     validation.seed("stream.seed", seed)
     if angles is not None and (isinstance(angles, str) or not isinstance(angles, Sequence)):
         raise ValueError(
-            f"stream.angles={angles}: expected a list of {tasks} angles in degrees, or null for multiples of stream.step"
+            f"stream.angles={angles}: expected a list of {tasks} angles in degrees, or null for "
+            "multiples of stream.step"
         )
-    angles = (
-        [finite("stream.step", step) * t for t in range(tasks)] if angles is None else list(angles)
-    )
+    if angles is None:
+        angles = [finite("stream.step", step) * t for t in range(tasks)]
+    angles = list(angles)
     if len(angles) != tasks:
         raise ValueError(
-            f"stream.angles={angles}: expected {tasks} angles in degrees, one for each of stream.tasks={tasks}"
+            f"stream.angles={angles}: expected {tasks} angles in degrees, one for each of "
+            f"stream.tasks={tasks}"
         )
     angles = [finite("stream.angles", angle) for angle in angles]
     shape = source.train.x.shape[1:]
@@ -65,12 +69,10 @@ def _bilinear(angle, x):
 
 
 def _nearest(angle, x):
-    """PIL rotates the pixels' numbers, so that its own rounding decides which pixel is nearest; number 0 is what lies outside."""
+    """PIL rotates the pixels' numbers, so that its own rounding decides which pixel is nearest;
+    number 0 is what lies outside."""
     numbers = np.arange(1, 1 + math.prod(x.shape[1:3]), dtype=np.int32).reshape(x.shape[1:3])
-    turned = np.asarray(
-        Image.fromarray(numbers).rotate(angle, Image.Resampling.NEAREST, fillcolor=0)
-    ).ravel()
+    turned = Image.fromarray(numbers).rotate(angle, Image.Resampling.NEAREST, fillcolor=0)
     pixels = x.reshape(len(x), numbers.size, -1)
-    return np.concatenate([np.zeros_like(pixels[:, :1]), pixels], axis=1)[:, turned].reshape(
-        x.shape
-    )
+    numbered = np.concatenate([np.zeros_like(pixels[:, :1]), pixels], axis=1)
+    return numbered[:, np.asarray(turned).ravel()].reshape(x.shape)

@@ -21,13 +21,17 @@ def split(
     test_per_class: PerClass = 100,
     seed: int = 0,
 ) -> Stream:
-    """The classes are dealt out to the tasks, `classes_per_task` each, in order of their labels or shuffled by `seed`.
+    """The classes are dealt out to the tasks, `classes_per_task` each, in order of their labels or
+    shuffled by `seed`.
 
     Arguments:
-      scenario: `domain`, one head for all tasks, its outputs the position of a class within its task; `task`, one head a task,
-        the others masked; `class`, one output a class and none masked.
-      targets: `one_hot`, or `sign`: a single output a head, +1 for the task's first class and -1 for its second.
-    Raises ValueError where the tasks need more classes than there are, and for sign targets with other than two classes a task.
+      scenario: `domain`, one head for all tasks, its outputs the position of a class within its
+        task; `task`, one head a task, the others masked; `class`, one output a class and none
+        masked.
+      targets: `one_hot`, or `sign`: a single output a head, +1 for the task's first class and -1
+        for its second.
+    Raises ValueError where the tasks need more classes than there are, and for sign targets with
+      other than two classes a task.
     Source of the scenarios: van de Ven and Tolias 2019.
     """
     whole("stream.tasks", tasks)
@@ -43,13 +47,12 @@ def split(
     one_of("stream.targets", targets, ("one_hot", "sign"))
     if targets == "sign" and (classes_per_task != 2 or scenario == "class"):
         raise ValueError(
-            "stream.targets=sign: expected stream.classes_per_task=2 and stream.scenario=domain or task; or one_hot"
+            "stream.targets=sign: expected stream.classes_per_task=2 and stream.scenario=domain "
+            "or task; or one_hot"
         )
-    order = (
-        np.random.default_rng(seed).permutation(classes)
-        if flag("stream.shuffle_classes", shuffle_classes)
-        else np.arange(classes)
-    )
+    order = np.arange(classes)
+    if flag("stream.shuffle_classes", shuffle_classes):
+        order = np.random.default_rng(seed).permutation(classes)
     code = np.array([[1.0], [-1.0]]) if targets == "sign" else np.eye(classes_per_task)
     heads = 1 if scenario == "domain" else tasks
     sizes = draw.sizes(tasks, train_per_class, test_per_class, seed)

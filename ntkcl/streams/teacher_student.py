@@ -1,4 +1,5 @@
-"""Teachers and a student: targets that are linear functions of random inputs, the setting in which theory has numbers."""
+"""Teachers and a student: targets that are linear functions of random inputs, the setting in which
+theory has numbers."""
 
 import numpy as np
 
@@ -23,19 +24,23 @@ def teacher_student(
 ) -> Stream:
     """Regression on one output, without noise and without images: `source` is not read.
 
-    Inputs x = sqrt(D) kron(q_t, sqrt(e) z), z ~ N(0, I), e_i ~ i^-decay summing to 1; targets y = u_t . x / sqrt(D), u_t ~ N(0, I).
-    So E|x|^2 = D, the variance of y over teachers is 1, and the kernel x . x' / D has eigenvalues e_i and teachers w ~ N(0, e_i).
+    Inputs x = sqrt(D) kron(q_t, sqrt(e) z), z ~ N(0, I), e_i ~ i^-decay summing to 1; targets y =
+    u_t . x / sqrt(D), u_t ~ N(0, I). So E|x|^2 = D, the variance of y over teachers is 1, and the
+    kernel x . x' / D has eigenvalues e_i and teachers w ~ N(0, e_i).
 
     Arguments:
-      correlation: of the teachers of consecutive tasks, u_t = correlation u_{t-1} + sqrt(1 - correlation^2) v_t; of tasks s and t
-        correlation^|s - t|.
-      overlap: cosine of every principal angle between the inputs of consecutive tasks; of tasks s and t overlap^|s - t|. At 1, all
-        tasks have the same distribution of inputs and D = dimension; below, each has `dimension` directions of its own, q_t of tasks
-        of them, and D = tasks x dimension.
+      correlation: of the teachers of consecutive tasks, u_t = correlation u_{t-1} + sqrt(1 -
+        correlation^2) v_t; of tasks s and t correlation^|s - t|.
+      overlap: cosine of every principal angle between the inputs of consecutive tasks; of tasks s
+        and t overlap^|s - t|. At 1, all tasks have the same distribution of inputs and D =
+        dimension; below, each has `dimension` directions of its own, q_t of tasks of them, and D =
+        tasks x dimension.
       inputs: `gaussian`, or `sphere`: the same, divided by its norm, |x|^2 = D.
-      train_size, test_size: samples a task, or a list of one number a task. More samples keep the first ones.
-    The accuracy of a single output is how often its sign is that of the target. Sources: Karakida and Akaho 2022 for two tasks that
-    differ in the teacher alone; Lee et al. 2021 for the dial of teachers; `overlap` is C_in of Li and Hiratani 2025.
+      train_size, test_size: samples a task, or a list of one number a task. More samples keep the
+        first ones.
+    The accuracy of a single output is how often its sign is that of the target. Sources: Karakida
+    and Akaho 2022 for two tasks that differ in the teacher alone; Lee et al. 2021 for the dial of
+    teachers; `overlap` is C_in of Li and Hiratani 2025.
     """
     whole("stream.tasks", tasks)
     whole("stream.dimension", dimension)
