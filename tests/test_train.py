@@ -226,6 +226,7 @@ def test_what_is_no_schedule_of_optax_or_not_set_as_it_wants_is_named(settings, 
         optimizers.schedule(**settings)
 
 
+@pytest.mark.slow
 def test_eight_devices_share_each_batch_and_come_to_what_one_comes_to(tmp_path):
     """In a process of its own, which sees eight."""
     script, out = Path(__file__).parent / "train_on_devices.py", tmp_path / "told.npz"
