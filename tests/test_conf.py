@@ -14,7 +14,7 @@ import hydra
 import jax.numpy as jnp
 import pytest
 import yaml
-from cases import tiny_source
+from cases import ROOT, tiny_source
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -23,7 +23,6 @@ from ntkcl.cli.config import check, parts
 from ntkcl.runs import files
 from ntkcl.runs.identity import YOUNGER, identify
 
-ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 OTHERS = ("experiment", "figure", "launcher", "sweeper", "wandb")
 NODES = sorted(

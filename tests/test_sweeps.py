@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
 import yaml
+from cases import ROOT
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
@@ -27,7 +27,6 @@ TINY = (
     "network.width=8", "stream.tasks=2", "stream.train_per_class=2", "stream.test_per_class=2", "training.steps=5",
     "forecast.anchors=[]", "tracking=disabled",
 )  # fmt: skip
-ROOT = Path(__file__).parents[1]
 AFAR = Owner("another machine", "", 1, 0.0)
 
 
@@ -420,10 +419,9 @@ def test_a_sweep_that_made_nothing_leaves_its_name_free(ntkcl, tmp_path):
 
 def composed(*overrides):
     import hydra
-    from test_conf import CONF
 
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return hydra.compose("config", overrides=list(overrides))
 
 
@@ -441,10 +439,9 @@ JOBS = [
 def test_jobs_are_composed_as_hydra_composes_them():
     import hydra
     from hydra.core.global_hydra import GlobalHydra as state
-    from test_conf import CONF
 
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         master = hydra.compose("config", return_hydra_config=True)
         loader = state.instance().config_loader()
         ours = list(sweep.configurations(loader, master, JOBS))

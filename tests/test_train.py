@@ -229,8 +229,9 @@ def test_what_is_no_schedule_of_optax_or_not_set_as_it_wants_is_named(settings, 
 @pytest.mark.slow
 def test_eight_devices_share_each_batch_and_come_to_what_one_comes_to(tmp_path):
     """In a process of its own, which sees eight."""
-    script, out = Path(__file__).parent / "train_on_devices.py", tmp_path / "told.npz"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    script, out = Path(__file__).parent / "train_on_devices.py", tmp_path / "found.npz"
+    eight = "--xla_force_host_platform_device_count=8"
+    flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {eight}", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, str(script), str(out)],
         env=os.environ | flags,
@@ -238,20 +239,20 @@ def test_eight_devices_share_each_batch_and_come_to_what_one_comes_to(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    told = np.load(out)
-    assert told["devices"] == 8
+    found = np.load(out)
+    assert found["devices"] == 8
     for batch_size in (None, 16):
         for name in ("losses", "measured"):
-            one, eight = (told[f"{name} {batch_size} {devices}"] for devices in (1, "all"))
+            one, eight = (found[f"{name} {batch_size} {devices}"] for devices in (1, "all"))
             np.testing.assert_allclose(eight, one, atol=1e-12)
             assert np.isfinite(one).all() and not np.array_equal(
                 one, eight
             )  # sums in another order
-        assert told[f"hidden {batch_size}"].tolist() == [
+        assert found[f"hidden {batch_size}"].tolist() == [
             True,
             False,
         ]  # activations of an eighth of the batch, and of no more
-        assert told[f"replicated {batch_size}"]
+        assert found[f"replicated {batch_size}"]
 
 
 def test_convolutions_are_trained_step_by_step_without_a_loop_and_come_to_the_same(monkeypatch):
