@@ -168,7 +168,7 @@ def test_a_step_computed_in_bfloat16_multiplies_in_nothing_else_and_keeps_the_ty
     def trained(theta):
         task = Dataset(x, jnp.ones((2, 2), jnp.float32))
         return loop.advance(
-            loop.start(theta, rule),
+            loop.at_rest(theta, rule),
             task,
             jnp.ones(2, jnp.float32),
             None,
@@ -272,7 +272,7 @@ def test_convolutions_are_trained_step_by_step_without_a_loop_and_come_to_the_sa
         order = np.zeros((count, 4), int)
         given = settings | {name: portable(settings[name]) for name in ("apply", "transform")}
         return loop.advance.lower(
-            loop.start(theta, rule), Dataset(x, y), ones, order, count=count, method=None, **given
+            loop.at_rest(theta, rule), Dataset(x, y), ones, order, count=count, method=None, **given
         ).as_text()
 
     assert ["stablehlo.while" in lowered(count) for count in (1, 2)] == [False, True]
@@ -281,7 +281,12 @@ def test_convolutions_are_trained_step_by_step_without_a_loop_and_come_to_the_sa
         about = dict(steps=7, batch_size=4, every=every)
         return list(
             loop.segments(
-                jax.random.key(3), loop.start(theta, rule), Dataset(x, y), ones, **about, **settings
+                jax.random.key(3),
+                loop.at_rest(theta, rule),
+                Dataset(x, y),
+                ones,
+                **about,
+                **settings,
             )
         )
 

@@ -43,7 +43,7 @@ for batch_size, method, anchors in (
 
     whole, shared = loop.spread(8)
     state = jax.device_put(
-        loop.start(NETWORK.init(jax.random.key(0), STREAM[0].train.x[0]), optax.sgd(0.1)), whole
+        loop.at_rest(NETWORK.init(jax.random.key(0), STREAM[0].train.x[0]), optax.sgd(0.1)), whole
     )
     dataset = jax.device_put(STREAM[0].train, whole if batch_size else shared)
     order = loop.batches(jax.random.key(0), 24, batch_size, 3) if batch_size else None
