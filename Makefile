@@ -1,14 +1,19 @@
-# make run: set up if needed, then the main job on embedded data. make test: set up if needed, lint, tests.
+# make run: set up if needed, then the main job on embedded data.
+# make test: set up if needed, lint, the fast tests. make test-slow: the tests marked slow (launchers,
+# many devices, kills, browsers, benchmarks), which `make test` leaves out.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint setup figures bench clean
+.PHONY: run test test-slow lint setup figures bench clean
 
 run: setup
 	$(BIN)/python -m ntkcl $(ARGS)
 
 test: setup lint
 	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check ntkcl scripts tests

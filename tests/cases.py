@@ -1,4 +1,6 @@
-"""The lists that laws run over."""
+"""The lists that laws run over, and where the repository is."""
+
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +8,7 @@ import jax.numpy as jnp
 from ntkcl import networks
 from ntkcl.types import Dataset, Network, Source, Task
 
+ROOT = Path(__file__).parents[1]
 MLPS = {
     "one hidden layer": dict(width=7, depth=1),
     "deep with biases": dict(width=5, depth=3, b_std=0.3, activation="tanh"),
@@ -21,7 +24,7 @@ def mlp(name):
 
 
 def linear(features, p):
-    """f(x; theta) = theta^T features(x): linear in its parameters, and so exactly what every forecast assumes."""
+    """f(x; theta) = theta^T features(x): linear in its parameters, as every forecast assumes."""
     return Network(
         init=lambda key, x: jax.random.normal(key, (features(x).shape[0], p), x.dtype),
         apply=lambda theta, x: features(x) @ theta,
@@ -66,15 +69,15 @@ def tiny_source(classes=4, n=12, side=6, seed=0):
 
 
 def load_script(name):
-    """scripts/`name`.py as a module, such as "figures/trust"; it finds its siblings as when it is run.
+    """scripts/`name`.py as a module, such as "figures/trust".
 
-    Both folders have a `publish`: siblings are imported anew for each script, and forgotten after.
+    The script finds its siblings as when it is run. Both folders have a `publish`: siblings are
+    imported anew for each script, and forgotten after.
     """
     import importlib.util
     import sys
-    from pathlib import Path
 
-    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    path = ROOT / "scripts" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     siblings = {sibling.stem for sibling in path.parent.glob("*.py")}

@@ -1,4 +1,7 @@
-"""Every node composes and instantiates, every preset runs a few steps, and stored results agree with what presets expect."""
+"""Every node composes and instantiates, every preset is built and runs a few steps.
+
+Stored results agree with what presets expect.
+"""
 
 import inspect
 import itertools
@@ -11,16 +14,16 @@ import hydra
 import jax.numpy as jnp
 import pytest
 import yaml
-from cases import tiny_source
+from cases import ROOT, tiny_source
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ntkcl import methods
+from ntkcl.cli.config import check, parts
 from ntkcl.runs import files
 from ntkcl.runs.identity import resolve
 from ntkcl.runs.settings import UNHASHED_DEFAULTS
 
-ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 OTHERS = ("experiment", "figure", "launcher", "sweeper", "wandb")
 NODES = sorted(
@@ -106,6 +109,26 @@ def test_every_preset_says_its_claim_command_expectation_and_time(preset):
     assert f"ntkcl experiment={preset}" in header and "TBD" not in header
 
 
+def of_a_sweep(preset, which, *overrides):
+    """The preset's configuration with the first or the last value of all that it sweeps over."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = [f"experiment={preset}", *overrides]
+        swept = hydra.compose("config", chosen, return_hydra_config=True).hydra.sweeper.params or {}
+        values = [f"{key}={str(value).split(',')[which]}" for key, value in swept.items()]
+        return hydra.compose("config", [*chosen, *values])
+
+
+@pytest.mark.parametrize("which", [0, -1], ids=["first", "last"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_passes_the_checks_and_its_parts_are_made(preset, which):
+    for size in ("full", "small") if preset in SIZED else ("full",):
+        cfg = of_a_sweep(preset, which, f"size={size}")
+        check(cfg)
+        assert parts(cfg)["network"](outputs=2).apply
+        assert cfg.experiment_name == preset + ("_small" if size == "small" else "")
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(
     not FASHION.is_dir(),
     reason="the Debian package dataset-fashion-mnist is not installed (.ci/run installs it)",
@@ -151,7 +174,11 @@ def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, prepared, preset):
         assert summary["verified"] == len(candidates) == {"orders": 2, "methods": 4}[summary["job"]]
 
 
-@pytest.mark.parametrize("preset", SIZED)
+def slow_but(fast, presets):
+    return [pytest.param(p, marks=[] if p == fast else pytest.mark.slow) for p in presets]
+
+
+@pytest.mark.parametrize("preset", slow_but("smoke", SIZED))
 def test_every_preset_of_two_sizes_runs_in_its_small_one(ntkcl, tmp_path, preset):
     code, _, err = ntkcl(f"experiment={preset}", "size=small", "tracking=disabled")
     assert (code, err) == (0, "")

@@ -78,6 +78,7 @@ def row_of(stored):
     return find
 
 
+@pytest.mark.slow
 def test_a_quick_run_writes_rows_of_the_schema_and_their_table(quick):
     written = json.loads((quick / "kernels_quick.json").read_text())
     meets_schema(written)
@@ -88,6 +89,7 @@ def test_a_quick_run_writes_rows_of_the_schema_and_their_table(quick):
     assert not (quick / "kernels.json").exists()
 
 
+@pytest.mark.slow
 def test_the_counted_multiply_adds_are_those_of_the_forms_by_hand(quick):
     rows = json.loads((quick / "kernels_quick.json").read_text())["rows"]
     counted = {

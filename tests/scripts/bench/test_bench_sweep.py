@@ -82,6 +82,7 @@ def test_a_changed_byte_and_a_run_made_twice_are_seen(tmp_path):
     assert kill_sweep.compared(place) == one
 
 
+@pytest.mark.slow
 def test_a_small_run_of_the_benchmark_writes_its_rows(tmp_path):
     call = [
         sys.executable,

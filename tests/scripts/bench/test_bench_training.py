@@ -40,6 +40,7 @@ def meets_schema(stored):
     return dict(zip(labels, stored["rows"], strict=True))
 
 
+@pytest.mark.slow
 def test_a_quick_run_writes_rows_of_the_schema(tmp_path):
     table = run("training", "--quick", "--without-peer", "--case", "mlp-256", folder=tmp_path)
     rows = meets_schema(json.loads((tmp_path / "training_quick_mlp-256.json").read_text()))
@@ -66,6 +67,7 @@ def test_the_stored_benchmark_holds_every_case_and_its_claims():
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_and_started_again_ends_as_one_that_was_not(tmp_path):
     table = run("kill_runs", "--kills", "1", "--steps", "40", "--every", "10", folder=tmp_path)
     stored = json.loads((tmp_path / "kill_runs.json").read_text())

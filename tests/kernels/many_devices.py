@@ -1,4 +1,7 @@
-"""A kernel block by whatever devices and processes there are: `python many_devices.py OUT [rank port store]`. Run by test_tiles.py."""
+"""A kernel block by whatever devices and processes there are.
+
+`python many_devices.py OUT [rank port store]`; test_tiles.py runs it.
+"""
 
 import sys
 

@@ -69,12 +69,12 @@ def test_a_model_linear_in_its_parameters_is_forecast_exactly(anchor, part, head
 
 def test_the_forecast_tends_to_the_measurement_as_the_network_widens():
     stream = random_stream(jax.random.key(5), [6, 6, 6], d=8, c=1)
-    r2 = []
-    for width in (32, 512, 8192):
+    widths, missed = (32, 2048), []
+    for width in widths:
         network = networks.mlp(outputs=1, width=width, activation="erf", b_std=0.1, centred=True)
         run = told(stream, network=network, steps=40, anchors=["init"])
-        r2.append(compare(run, "init", stream, "train", LOSS)["drift_r2"])
-    assert r2[0] < r2[1] < r2[2] and r2[2] > 0.999
+        missed.append(1 - compare(run, "init", stream, "train", LOSS)["drift_r2"])
+    assert missed[1] < missed[0] * widths[0] / widths[1] and missed[1] < 1e-3
 
 
 def test_the_first_boundary_is_the_initialisation():
@@ -87,10 +87,8 @@ def test_the_infinite_anchor_is_the_init_one_of_a_kernel_of_infinite_width():
     """And a wide network comes near."""
     shape = dict(activation="erf", b_std=0.1)
     limit = kernels.infinite(**shape).ntk
-    run = told(
-        network=networks.mlp(outputs=2, width=8, **shape),
-        anchors=["infinite", "boundary"],
-    )
+    wide = networks.mlp(outputs=2, width=4096, **shape)
+    run = told(network=wide, anchors=["infinite", "init"])
 
     def block(inputs):
         return kernels.with_outputs(limit(run_inputs, run_inputs[inputs]), 2)
@@ -108,16 +106,8 @@ def test_the_infinite_anchor_is_the_init_one_of_a_kernel_of_infinite_width():
     )
     np.testing.assert_allclose(run.changes["infinite"][0], solve.change, atol=1e-10)
 
-    wide = told(
-        network=networks.mlp(outputs=2, width=4096, **shape),
-        anchors=["infinite", "init"],
-        steps=2,
-    )
-    gap = [
-        np.linalg.norm(wide.changes["infinite"] - wide.changes["init"])
-        / np.linalg.norm(wide.changes["init"])
-    ]
-    assert gap[0] < 0.1
+    init = run.changes["init"]
+    assert np.linalg.norm(run.changes["infinite"] - init) < 0.1 * np.linalg.norm(init)
 
 
 def test_the_path_is_what_training_did_up_to_the_square_of_its_steps():

@@ -48,6 +48,7 @@ def browser(tmp_path):
     return open_page
 
 
+@pytest.mark.slow
 def test_a_sweeps_report_is_drawn_by_a_browser_without_a_network(ntkcl, tmp_path, browser):
     assert ntkcl("-m", *TINY, "network.width=8,16", "seed=0,1", "experiment_name=mine")[0] == 0
     code, out, err = ntkcl("report", "experiment_name=mine")
@@ -74,6 +75,7 @@ def test_a_sweeps_report_is_drawn_by_a_browser_without_a_network(ntkcl, tmp_path
     assert drawn.count('<figure><img src="data:image/png;base64,') == 24 and "taken for" in drawn
 
 
+@pytest.mark.slow
 def test_a_runs_report_shows_its_verdict_and_environment(ntkcl, tmp_path, browser):
     assert ntkcl(*TINY)[0] == 0
     (folder,) = (tmp_path / "results" / "runs" / "main").iterdir()

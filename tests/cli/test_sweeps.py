@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
 import yaml
+from cases import ROOT
 from hydra.core.global_hydra import GlobalHydra
 
 from ntkcl.cli import objective, sweep
@@ -26,7 +26,6 @@ TINY = (
     "network.width=8", "stream.tasks=2", "stream.train_per_class=2", "stream.test_per_class=2", "training.steps=5",
     "forecast.anchors=[]", "tracking=disabled",
 )  # fmt: skip
-ROOT = Path(__file__).parents[1]
 AFAR = Owner("another machine", "", 1, 0.0)
 
 
@@ -124,15 +123,16 @@ def test_the_heart_beats_while_the_block_runs(folder, monkeypatch):
         assert time.time() - path.stat().st_mtime < 10
 
 
+@pytest.mark.slow
 def test_of_processes_that_race_for_one_run_one_at_a_time_has_it(folder):
     """Each holder writes a file exclusively and takes it away: two at once would collide."""
     script = f"""
 import os, sys, time
 from pathlib import Path
-from ntkcl import claims
+from ntkcl.runs import lock
 folder, mark, won = Path({str(folder)!r}), Path({str(folder.parents[4] / "mark")!r}), 0
 while won < 100:
-    with claims.claimed(folder) as holder:
+    with lock.claimed(folder) as holder:
         if holder is None:
             os.close(os.open(mark, os.O_CREAT | os.O_EXCL)); won += 1
             mark.unlink()
@@ -142,17 +142,27 @@ print("won")
         subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    told = [racer.communicate()[0] for racer in racers]
-    assert told == ["won\n"] * 3 and not any(racer.returncode for racer in racers)
+    printed = [racer.communicate()[0] for racer in racers]
+    assert printed == ["won\n"] * 3 and not any(racer.returncode for racer in racers)
+
+
+def claiming(folder):
+    """A process that has claimed the run and holds it."""
+    script = f"""
+import time
+from pathlib import Path
+from ntkcl.runs import lock
+with lock.claimed(Path({str(folder)!r})):
+    print(1, flush=True)
+    time.sleep(60)
+"""
+    owner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert owner.stdout.readline() == b"1\n"
+    return owner
 
 
 def test_a_killed_owners_run_is_anothers_at_once(folder):
-    script = f"import time; from pathlib import Path; from ntkcl import claims\nwith claims.claimed(Path({str(folder)!r})): "
-    owner = subprocess.Popen(
-        [sys.executable, "-c", script + "print(1, flush=True); time.sleep(60)"],
-        stdout=subprocess.PIPE,
-    )
-    owner.stdout.readline()
+    owner = claiming(folder)
     with lock.claimed(folder) as holder:
         assert holder is not None and holder.pid == owner.pid
     owner.send_signal(signal.SIGKILL)
@@ -163,12 +173,7 @@ def test_a_killed_owners_run_is_anothers_at_once(folder):
 
 
 def test_a_zombie_is_dead(folder):
-    script = f"import time; from pathlib import Path; from ntkcl import claims\nwith claims.claimed(Path({str(folder)!r})): "
-    owner = subprocess.Popen(
-        [sys.executable, "-c", script + "print(1, flush=True); time.sleep(60)"],
-        stdout=subprocess.PIPE,
-    )
-    owner.stdout.readline()
+    owner = claiming(folder)
     owner.send_signal(signal.SIGKILL)
     while psutil.Process(owner.pid).status() != psutil.STATUS_ZOMBIE:  # nobody has waited for it
         time.sleep(0.05)
@@ -409,10 +414,9 @@ def test_a_sweep_that_made_nothing_leaves_its_name_free(ntkcl, tmp_path):
 
 def composed(*overrides):
     import hydra
-    from test_conf import CONF
 
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return hydra.compose("config", overrides=list(overrides))
 
 
@@ -430,10 +434,9 @@ JOBS = [
 def test_jobs_are_composed_as_hydra_composes_them():
     import hydra
     from hydra.core.global_hydra import GlobalHydra as state
-    from test_conf import CONF
 
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         master = hydra.compose("config", return_hydra_config=True)
         loader = state.instance().config_loader()
         ours = list(sweep.configurations(loader, master, JOBS))
@@ -476,7 +479,7 @@ def test_an_objective_is_the_mean_over_seeds(tmp_path):
 
 def test_processes_share_the_cores_and_the_gpus(tmp_path):
     script = (
-        "import json, os, sys; from ntkcl import machine\nk = machine.take_share(2)\n"
+        "import json, os, sys; from ntkcl.runs import machine\nk = machine.take_share(2)\n"
         "print(json.dumps([k, machine.cores(), os.environ['CUDA_VISIBLE_DEVICES']]), flush=True); sys.stdin.read()"
     )
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "3,5", "TMPDIR": str(tmp_path)}
@@ -538,6 +541,7 @@ def same_runs(root, undisturbed):
             np.testing.assert_allclose(one[key], other[key], atol=1e-5, err_msg=f"{name} {key}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
 def test_launchers_with_two_workers_make_the_same_runs(tmp_path, undisturbed, launcher):
     done = launched(tmp_path, launcher, "sweep.workers=2")
@@ -573,6 +577,7 @@ def slurm(tmp_path, monkeypatch):
     subprocess.run([script, "stop", tmp_path / "slurm"], check=True)
 
 
+@pytest.mark.slow
 def test_slurm_makes_the_same_runs(slurm, tmp_path, undisturbed):
     two = ("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2")
     done = launched(tmp_path, "submitit_slurm", *two)
@@ -587,6 +592,7 @@ def test_slurm_makes_the_same_runs(slurm, tmp_path, undisturbed):
     )
 
 
+@pytest.mark.slow
 def test_an_optimiser_takes_complete_trials_as_they_are(tmp_path):
     call = [
         sys.executable,

@@ -18,6 +18,7 @@ TINY = (
     "stream.test_per_class=2",
     "training.steps=20",
 )
+PLAIN = (*TINY, "tracking=disabled", "figures=false")
 
 
 def the_run(root, experiment="main"):
@@ -123,19 +124,14 @@ def test_a_run_writes_everything_and_wandb_reads_it_back(ntkcl, tmp_path):
 
 
 def test_the_same_configuration_gives_the_same_folder_and_the_same_numbers(ntkcl, tmp_path):
-    assert ntkcl(*TINY, "tracking=disabled")[0] == 0
+    assert ntkcl(*PLAIN)[0] == 0
     folder = the_run(tmp_path)
     assert not (folder / "wandb").exists()
     before, stamp = (folder / "arrays.npz").read_bytes(), (folder / "arrays.npz").stat().st_mtime_ns
-    assert ntkcl(*TINY, "tracking=disabled", "sweep.retry=all")[0] == 0
+    assert ntkcl(*PLAIN, "sweep.retry=all")[0] == 0
     assert (folder / "arrays.npz").stat().st_mtime_ns != stamp
     assert the_run(tmp_path) == folder and (folder / "arrays.npz").read_bytes() == before
-    assert (
-        ntkcl(*TINY, "tracking=disabled", "seed=1", "results_dir=elsewhere", "forecast.anchors=[]")[
-            0
-        ]
-        == 0
-    )
+    assert ntkcl(*PLAIN, "seed=1", "results_dir=elsewhere", "forecast.anchors=[]")[0] == 0
     assert (tmp_path / "elsewhere" / "runs" / "main").is_dir()
     assert the_run(tmp_path) == folder
 
@@ -195,15 +191,13 @@ def test_a_run_that_diverges_is_written_and_ends_well(ntkcl, tmp_path):
 
 def test_units_that_die_in_training_do_not_end_the_run(ntkcl, tmp_path):
     """One huge step kills every ReLU: the next boundary kernel is zero, and so is its forecast."""
-    code, _, err = ntkcl(
-        *TINY, "training.allow_unstable=true", "training.learning_rate=1e4", "tracking=disabled"
-    )
+    code, _, err = ntkcl(*PLAIN, "training.allow_unstable=true", "training.learning_rate=1e4")
     assert (code, err) == (0, "")
     assert files.load(the_run(tmp_path))[0]["status"] == "diverged"
 
 
 def test_a_centred_network_starts_at_chance_exactly(ntkcl, tmp_path):
-    assert ntkcl(*TINY, "tracking=disabled")[0] == 0
+    assert ntkcl(*PLAIN)[0] == 0
     summary, _, arrays = files.load(the_run(tmp_path))
     assert not arrays["measured"][0].any() and summary["b"] == pytest.approx([0.1] * 3)
 
@@ -399,12 +393,12 @@ def test_what_was_not_logged_is_logged_when_the_command_is_given_again(ntkcl, tm
 
 
 def test_a_folder_that_holds_another_configuration_is_left_alone(ntkcl, tmp_path):
-    assert ntkcl(*TINY, "tracking=disabled")[0] == 0
+    assert ntkcl(*PLAIN)[0] == 0
     folder = the_run(tmp_path)
     stored = folder / "config.yaml"
     stored.write_text(stored.read_text().replace("seed: 0", "seed: 7"))
     before = sorted((p.name, p.stat().st_mtime_ns) for p in folder.rglob("*"))
-    code, _, err = ntkcl(*TINY, "tracking=disabled")
+    code, _, err = ntkcl(*PLAIN)
     assert code == 2 and "holds another configuration" in err and str(folder.name) in err
     assert sorted((p.name, p.stat().st_mtime_ns) for p in folder.rglob("*")) == before
 
@@ -432,7 +426,7 @@ def test_what_cannot_be_is_told_before_a_sweep_begins(ntkcl, tmp_path):
         "network.widht=8,16": "Could not override 'network.widht'",
         "sweep.retry=never,all": "sweep.retry=never: expected none, failed, diverged or all",
     }.items():
-        code, _, err = ntkcl("-m", *TINY, "tracking=disabled", sweep)
+        code, _, err = ntkcl("-m", *PLAIN, sweep)
         assert code == 2 and err.startswith(f"ntkcl: {told}") and err.count("\n") == 1, err
     assert not (tmp_path / "results" / "runs").exists()
 
@@ -445,7 +439,7 @@ def test_a_command_that_there_is_not_is_told(ntkcl):
 
 
 def test_the_flag_of_a_sweep_may_stand_anywhere(ntkcl, tmp_path):
-    settings = (*TINY, "tracking=disabled", "sweep.dry=true", "network.width=8,16")
+    settings = (*PLAIN, "sweep.dry=true", "network.width=8,16")
     first = ntkcl("-m", *settings)
     assert first[0] == 0 and "2 of 2 jobs would be launched" in first[1]
     for k in (1, 3, len(settings)):
@@ -459,7 +453,7 @@ def test_the_flag_of_a_sweep_may_stand_anywhere(ntkcl, tmp_path):
 
 def test_in_a_sweep_the_other_jobs_go_on(ntkcl, tmp_path):
     rates = "training.learning_rate=1e9,1e-3"
-    code, _, err = ntkcl("-m", *TINY, "tracking=disabled", "forecast.anchors=[]", rates)
+    code, _, err = ntkcl("-m", *PLAIN, "forecast.anchors=[]", rates)
     assert code == 1 and "Traceback" not in err
     told = [line for line in err.splitlines() if "exceeds the stability limit" in line]
     assert told[0].startswith("ntkcl: training.learning_rate=1e+09") and told[1].startswith(

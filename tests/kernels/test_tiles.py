@@ -238,6 +238,7 @@ kernels.tiled(kernels.structured(problem()[0]), budget_mib=0.2, store={folder!r}
 """
 
 
+@pytest.mark.slow
 def test_a_killed_computation_goes_on_where_it_was(tmp_path):
     """SIGKILL after the second tile; what is left to do is the rest, and the lock died with its process."""
     _, theta, x, y = problem()
@@ -350,11 +351,13 @@ def _same_as_one_device(path, devices, processes):
         np.testing.assert_allclose(found[name], expected, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_numbers_of_one(tmp_path):
     _finished(_run(tmp_path / "k.npz", XLA_FLAGS="--xla_force_host_platform_device_count=8"))
     _same_as_one_device(tmp_path / "k.npz", devices=8, processes=1)
 
 
+@pytest.mark.slow
 def test_two_processes_joined_by_the_runtime_give_the_numbers_of_one_and_share_a_store(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -81,6 +81,19 @@ def damage(folder, name, content):
 
 
 @pytest.mark.parametrize("case", [*SUMMARIES, *SETTINGS])
+def test_a_damaged_run_is_left_out_of_what_is_read_and_named(runs, case):
+    name, content = (SUMMARIES | SETTINGS)[case]
+    damage(runs[1], name, content)
+    lines = []
+    read, rows = table.read(runs, lines.append)
+    assert read == [runs[0], runs[2]] and rows["run"].tolist() == [folder.name for folder in read]
+    (line,) = lines
+    assert f"{runs[1].name}/{name}: " in line and "sweep.retry=all" in line and "\n" not in line
+    with pytest.raises(stored.Damaged, match=name):
+        table.gather(runs)
+
+
+@pytest.mark.parametrize("case", ["summary.json: cut", "config.yaml: cut"])
 def test_table_and_report_leave_a_damaged_run_out_and_name_it(ntkcl, runs, case):
     name, content = (SUMMARIES | SETTINGS)[case]
     damage(runs[1], name, content)
@@ -101,8 +114,6 @@ def test_table_and_report_leave_a_damaged_run_out_and_name_it(ntkcl, runs, case)
     ), err
     code, _, err = ntkcl("report", f"run=results/runs/mine/{runs[1].name}")
     assert code == 2 and err.startswith(f"ntkcl: {relative}: ") and err.count("\n") == 1
-    with pytest.raises(stored.Damaged, match=name):
-        table.gather(runs)
 
 
 def test_a_run_without_its_summary_is_named_and_where_none_is_left_that_is_one_more_line(
@@ -208,21 +219,29 @@ def test_the_command_that_is_named_makes_a_run_again_whose_configuration_was_cut
 
 
 @pytest.mark.parametrize("content", [*NOTHING.values(), b'{"error": 3}', b'{"err'])
-def test_a_failure_that_cannot_be_read_is_named(ntkcl, runs, tmp_path, content):
-    shutil.rmtree(runs[0])
-    note = tmp_path / "results" / "sweeps" / "mine" / f"{runs[0].name}.failed.json"
-    note.write_bytes(content)
+def test_a_failure_that_cannot_be_read_is_named(runs, tmp_path, content):
+    note = failed(runs[0], tmp_path, content)
     assert lock.outcome(runs[0]) == "failed" and lock.failure(runs[1]) is None
     assert lock.failure(runs[0]) == {
         "error": f"{note} cannot be read; the run's command makes it again"
     }
-    (found,) = failures(tmp_path / "results", ["mine"])
-    assert found["name"] == runs[0].name
+    (failure,) = failures(tmp_path / "results", ["mine"])
+    assert failure["name"] == runs[0].name
+
+
+def test_a_report_names_a_failure_that_cannot_be_read(ntkcl, runs, tmp_path):
+    note = failed(runs[0], tmp_path, b'{"err')
     assert ntkcl("report", "experiment_name=mine")[0] == 0
-    assert (
-        f"{note.name} cannot be read"
-        in (tmp_path / "results" / "reports" / "mine.html").read_text()
-    )
+    page = (tmp_path / "results" / "reports" / "mine.html").read_text()
+    assert f"{note.name} cannot be read" in page
+
+
+def failed(folder, root, content):
+    """The note of a failure in place of a run."""
+    shutil.rmtree(folder)
+    note = root / "results" / "sweeps" / "mine" / f"{folder.name}.failed.json"
+    note.write_bytes(content)
+    return note
 
 
 @pytest.mark.parametrize("content", [*NOTHING.values(), b'{"seed": 3}'])

@@ -4,9 +4,9 @@ import io
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from cases import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
@@ -124,10 +124,9 @@ def test_a_path_that_wants_quotes_is_shown_in_them_and_they_help(ntkcl, tmp_path
 
 
 def test_the_readme_and_errors_name_no_package_of_an_index():
-    root = Path(__file__).parents[1]
-    for path in (root / "README.md", *(root / "ntkcl").rglob("*.py")):
+    for path in (ROOT / "README.md", *(ROOT / "ntkcl").rglob("*.py")):
         assert "pip install 'ntkcl" not in path.read_text(), path
-    assert "pip install -e '.[launchers]'" in (root / "README.md").read_text()
+    assert "pip install -e '.[launchers]'" in (ROOT / "README.md").read_text()
 
 
 def test_the_console_tells_what_is_run_what_is_waited_for_and_where_the_figures_are(ntkcl):

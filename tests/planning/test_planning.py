@@ -2,14 +2,13 @@
 
 import io
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import jax.random
 import numpy as np
 import pytest
-from cases import linear, quadratic_features, random_stream
+from cases import ROOT, linear, quadratic_features, random_stream
 from rich.console import Console
 
 from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers, planning
@@ -335,7 +334,7 @@ def test_a_plan_is_written_and_read_back(ntkcl, tmp_path):
     assert "2 trained, 0 diverged: Spearman" in out
 
 
-STORED = json.loads((Path(__file__).parents[1] / "results" / "tables" / "plans.json").read_text())
+STORED = json.loads((ROOT / "results" / "tables" / "plans.json").read_text())
 
 
 @pytest.mark.parametrize("row", STORED, ids=lambda row: row["preset"])

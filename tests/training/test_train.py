@@ -168,7 +168,7 @@ def test_a_step_computed_in_bfloat16_multiplies_in_nothing_else_and_keeps_the_ty
     def trained(theta):
         task = Dataset(x, jnp.ones((2, 2), jnp.float32))
         return loop.advance(
-            loop.start(theta, rule),
+            loop.at_rest(theta, rule),
             task,
             jnp.ones(2, jnp.float32),
             None,
@@ -226,10 +226,12 @@ def test_what_is_no_schedule_of_optax_or_not_set_as_it_wants_is_named(settings, 
         optimizers.schedule(**settings)
 
 
+@pytest.mark.slow
 def test_eight_devices_share_each_batch_and_come_to_what_one_comes_to(tmp_path):
     """In a process of its own, which sees eight."""
-    script, out = Path(__file__).parent / "train_on_devices.py", tmp_path / "told.npz"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    script, out = Path(__file__).parent / "train_on_devices.py", tmp_path / "found.npz"
+    eight = "--xla_force_host_platform_device_count=8"
+    flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {eight}", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, str(script), str(out)],
         env=os.environ | flags,
@@ -237,20 +239,20 @@ def test_eight_devices_share_each_batch_and_come_to_what_one_comes_to(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    told = np.load(out)
-    assert told["devices"] == 8
+    found = np.load(out)
+    assert found["devices"] == 8
     for batch_size in (None, 16):
         for name in ("losses", "measured"):
-            one, eight = (told[f"{name} {batch_size} {devices}"] for devices in (1, "all"))
+            one, eight = (found[f"{name} {batch_size} {devices}"] for devices in (1, "all"))
             np.testing.assert_allclose(eight, one, atol=1e-12)
             assert np.isfinite(one).all() and not np.array_equal(
                 one, eight
             )  # sums in another order
-        assert told[f"hidden {batch_size}"].tolist() == [
+        assert found[f"hidden {batch_size}"].tolist() == [
             True,
             False,
         ]  # activations of an eighth of the batch, and of no more
-        assert told[f"replicated {batch_size}"]
+        assert found[f"replicated {batch_size}"]
 
 
 def test_convolutions_are_trained_step_by_step_without_a_loop_and_come_to_the_same(monkeypatch):
@@ -270,7 +272,7 @@ def test_convolutions_are_trained_step_by_step_without_a_loop_and_come_to_the_sa
         order = np.zeros((count, 4), int)
         given = settings | {name: portable(settings[name]) for name in ("apply", "transform")}
         return loop.advance.lower(
-            loop.start(theta, rule), Dataset(x, y), ones, order, count=count, method=None, **given
+            loop.at_rest(theta, rule), Dataset(x, y), ones, order, count=count, method=None, **given
         ).as_text()
 
     assert ["stablehlo.while" in lowered(count) for count in (1, 2)] == [False, True]
@@ -279,7 +281,12 @@ def test_convolutions_are_trained_step_by_step_without_a_loop_and_come_to_the_sa
         about = dict(steps=7, batch_size=4, every=every)
         return list(
             loop.segments(
-                jax.random.key(3), loop.start(theta, rule), Dataset(x, y), ones, **about, **settings
+                jax.random.key(3),
+                loop.at_rest(theta, rule),
+                Dataset(x, y),
+                ones,
+                **about,
+                **settings,
             )
         )
 

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
+from cases import ROOT
 from PIL import Image
 
 from ntkcl import networks, sources, streams
 from ntkcl.sources import tfds
 from ntkcl.sources.idx import IDX_FILES
 
-CONF = Path(__file__).parents[1] / "conf" / "source"
+CONF = ROOT / "conf" / "source"
 FASHION = yaml.safe_load((CONF / "fashion_mnist.yaml").read_text())
 FILES = [stem for stems in IDX_FILES.values() for stem in stems]
 
