@@ -14,7 +14,7 @@ import optax
 from ntkcl import dynamics
 from ntkcl.compilation import once
 from ntkcl.types import Optimizer
-from ntkcl.validation import finite, flag, share
+from ntkcl.validation import SettingError, finite, flag, share
 
 
 @once
@@ -29,7 +29,7 @@ def sgd(momentum: float | int = 0.0, nesterov: bool = False) -> Optimizer:
     """
     b = share("optimizer.momentum", momentum)
     if flag("optimizer.nesterov", nesterov) and b == 0:
-        raise ValueError(
+        raise SettingError(
             "optimizer.nesterov=true with optimizer.momentum=0: expected a momentum above 0"
         )
     rule = (
@@ -129,7 +129,7 @@ def _optimizers() -> list[str]:
 def _named(setting: str, name: str, kind: str, names: Iterable[str]) -> Callable[..., Any]:
     if name not in (names := tuple(names)):
         near = difflib.get_close_matches(str(name), names, cutoff=0.0)
-        raise ValueError(
+        raise SettingError(
             f"{setting}={name}: no {kind} of Optax; the nearest names are {', '.join(near)}"
         )
     return getattr(optax, name)
@@ -143,4 +143,4 @@ def _tried(use: Callable[[], Any], setting: str, make: Callable[..., Any]) -> No
             use()
     except Exception as error:  # each of them checks its settings in its own way, or not at all
         known = [name for name in inspect.signature(make).parameters if name != "learning_rate"]
-        raise ValueError(f"{setting}: {error}; it takes {', '.join(known)}") from error
+        raise SettingError(f"{setting}: {error}; it takes {', '.join(known)}") from error

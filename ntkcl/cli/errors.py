@@ -4,7 +4,6 @@ import difflib
 import re
 import shlex
 import sys
-import traceback
 from typing import Any
 
 import hydra
@@ -72,8 +71,7 @@ def one_line(error: BaseException, composed: str = "config") -> str | None:
         )
     if isinstance(error, TypeError) and re.search(WRONG_CALL, str(error)):
         return f"{_flat(error)}; expected the settings named in conf, no more and no fewer"
-    ours = "ntkcl" in traceback.extract_tb(error.__traceback__)[-1].filename  # TEMPORARY
-    if isinstance(error, SettingError) or (isinstance(error, ValueError) and ours):
+    if isinstance(error, SettingError):
         return _flat(error)
     if isinstance(error, OSError) and error.errno is not None:
         where = error.filename or "results_dir"

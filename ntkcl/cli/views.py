@@ -8,7 +8,7 @@ from omegaconf import DictConfig, ListConfig
 from ntkcl.reporting import cells, columns, formats, panels, table
 from ntkcl.reporting.where import EXPECTED
 from ntkcl.runs.status import failures
-from ntkcl.validation import text
+from ntkcl.validation import SettingError, text
 
 EXAMPLES = {
     "by": "method,network.width",
@@ -26,14 +26,14 @@ def table_of(cfg: DictConfig) -> None:
     by = columns.varied(gathered) if by is None else by
     if values is None:
         values = [name for name in columns.DEFAULT_VALUES if name in gathered]
-    told = formats.write(cells.summary(gathered, by, values), cfg.format, cfg.pivot, values)
+    content = formats.write(cells.summary(gathered, by, values), cfg.format, cfg.pivot, values)
     if cfg.out is None:
-        if isinstance(told, bytes):
-            raise ValueError(f"out=null: format={cfg.format} is for a file; expected its name")
-        sys.stdout.write(told)
+        if isinstance(content, bytes):
+            raise SettingError(f"out=null: format={cfg.format} is for a file; expected its name")
+        sys.stdout.write(content)
         return
     Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(cfg.out).write_bytes(told if isinstance(told, bytes) else told.encode())
+    Path(cfg.out).write_bytes(content if isinstance(content, bytes) else content.encode())
     print(f"{len(gathered)} runs -> {cfg.out}")
 
 
@@ -45,7 +45,7 @@ def report_of(cfg: DictConfig) -> None:
     if cfg.run is not None:
         folders = [Path(cfg.run)]
         if not (folders[0] / "summary.json").is_file():
-            raise ValueError(
+            raise SettingError(
                 f"run={cfg.run}: expected the folder of a complete run, which holds summary.json"
             )
         title, failed, gathered = folders[0].name, [], table.gather(folders)
@@ -73,7 +73,7 @@ def dashboard_of(cfg: DictConfig) -> None:
     from ntkcl.reporting import wandb_runs, wandb_workspace
 
     if len(_experiments(cfg)) > 1:
-        raise ValueError(
+        raise SettingError(
             f"experiment_name={cfg.experiment_name}: a dashboard is of one experiment, or of all; expected a name or null"
         )
     name = ", ".join(_experiments(cfg)) or "all runs"
@@ -94,7 +94,7 @@ def dashboard_of(cfg: DictConfig) -> None:
         print("built, and not saved: save=true does that, online")
         return
     if cfg.entity is None:
-        raise ValueError(
+        raise SettingError(
             "entity=null: expected whose project it is, a user or a team of Weights & Biases"
         )
     wandb_runs.check()
@@ -105,7 +105,7 @@ def dashboard_of(cfg: DictConfig) -> None:
 def _check(cfg):
     """ValueError for a setting of another kind than a text, where it is one."""
     if cfg.where is not None and not isinstance(cfg.where, str):
-        raise ValueError(f"where={cfg.where}: {EXPECTED}")
+        raise SettingError(f"where={cfg.where}: {EXPECTED}")
     for name in ("results_dir", "out", "run"):
         if cfg.get(name) is not None:
             text(name, cfg[name])
@@ -125,5 +125,5 @@ def _list(setting, names) -> list[str]:
     found = list(names) if isinstance(names, ListConfig) else [names]
     if not all(isinstance(name, str) and name for name in found):
         example = f"[{EXAMPLES[setting]}]"
-        raise ValueError(f"{setting}={names}: expected a name or a list of names, as {example}")
+        raise SettingError(f"{setting}={names}: expected a name or a list of names, as {example}")
     return found

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from ntkcl.validation import shape_is
+from ntkcl.validation import SettingError, shape_is
 
 
 def concrete(value) -> bool:
@@ -17,7 +17,7 @@ def rate(value):
         values = np.asarray(value, float)
         bad = values[~(np.isfinite(values) & (values >= 0))]
         if bad.size:
-            raise ValueError(f"rule.rate={bad.flat[0]}: expected finite rates of at least 0")
+            raise SettingError(f"rule.rate={bad.flat[0]}: expected finite rates of at least 0")
     return value
 
 
@@ -27,12 +27,12 @@ def places(name: str, index, count: int) -> None:
         return
     index = np.asarray(index)
     if index.size and not np.issubdtype(index.dtype, np.integer):
-        raise ValueError(
+        raise SettingError(
             f"{name} of type {index.dtype}; expected whole numbers from 0 to {count - 1}"
         )
     bad = index[(index < 0) | (index >= count)]
     if bad.size:
-        raise ValueError(
+        raise SettingError(
             f"{name} holds {bad.flat[0]}; expected whole numbers from 0 to {count - 1}"
         )
 
@@ -50,7 +50,7 @@ def step(own, shape_of_outputs: tuple[int, ...]) -> None:
     for name, value in (("weights", own.weights), ("ridge", own.ridge)):
         values = np.asarray(value, float)
         if not (np.isfinite(values) & (values >= 0)).all():
-            raise ValueError(
+            raise SettingError(
                 f"Step.{name}: expected finite numbers of at least 0, found {values.min():g} to "
                 f"{values.max():g}"
             )

@@ -20,7 +20,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from ntkcl.dynamics import checks
-from ntkcl.validation import MOST_STEPS, finite, share, whole
+from ntkcl.validation import MOST_STEPS, SettingError, finite, share, whole
 
 Rule = Callable[[Float[Array, " k"], Float[Array, " k"]], Float[Array, " k"]]
 Rate = float | int | Float[Array, ""] | Float[Array, " steps"]
@@ -156,7 +156,7 @@ def _recursion(rate, steps, momentum, stop, update) -> Rule:
     _counted("rule.steps", steps)
     checks.rate(rate)
     if jnp.ndim(rate) and jnp.shape(rate) != (steps,):
-        raise ValueError(
+        raise SettingError(
             f"rule.rate has shape {jnp.shape(rate)}; expected one rate or a schedule of {steps}, "
             "one a step"
         )
@@ -182,7 +182,7 @@ def _run(update, rate, steps, level, lam, r=None):
 
 def _counted(name, steps):
     if whole(name, steps) > MOST_STEPS:
-        raise ValueError(f"{name}={steps}: expected at most {MOST_STEPS}")
+        raise SettingError(f"{name}={steps}: expected at most {MOST_STEPS}")
     return int(steps)
 
 

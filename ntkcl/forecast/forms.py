@@ -7,7 +7,7 @@ from ntkcl.forecast.linearised import linearised
 from ntkcl.forecast.matrix_free import matrix_free
 from ntkcl.forecast.simulated import simulated
 from ntkcl.types import Loss, Method, Optimizer
-from ntkcl.validation import one_of
+from ntkcl.validation import SettingError, one_of
 
 FORMS = {
     "closed": closed,
@@ -48,7 +48,7 @@ def form_of(
         return exact[0] if block_mib <= HELD_MIB else "linearised"
     if against[form]:
         fit = " or ".join(name for name in FORMS if not against[name])
-        raise ValueError(f"forecast.form={form}: {against[form][0]}; use {fit} or auto")
+        raise SettingError(f"forecast.form={form}: {against[form][0]}; use {fit} or auto")
     return form
 
 

@@ -9,6 +9,7 @@ from ntkcl.compilation import portable
 from ntkcl.forecast.gram_solvers import DIAGONALISED, LARGEST
 from ntkcl.training.problem import Problem
 from ntkcl.types import Params, Tangent
+from ntkcl.validation import SettingError
 
 # Rows x outputs up to which the stability limit is computed from the Gram matrix itself.
 DENSE = 5000
@@ -89,12 +90,12 @@ def _minibatch_top(problem: Problem, theta: Params, gram, t: int, step: dynamics
 
 def _positive(top: float, t: int) -> float:
     if not np.isfinite(top):
-        raise ValueError(
+        raise SettingError(
             f"network: the kernel of task {t} is not finite; use a smaller network.output_scale or "
             "network.w_std"
         )
     if top <= 0:
-        raise ValueError(
+        raise SettingError(
             f"network: the kernel of task {t} is zero, all units dead? Try another network.width "
             "or activation"
         )

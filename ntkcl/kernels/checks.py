@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl.types import Network
+from ntkcl.validation import SettingError
 
 ARRAY = (jax.Array, np.ndarray, np.generic)
 PACKAGE = str(Path(__file__).parents[1])
@@ -23,12 +24,12 @@ def check(network: Network, theta, x1, x2=None) -> None:
     sides = {"x1": x1} if x2 is None else {"x1": x1, "x2": x2}
     for name, x in sides.items():
         if not isinstance(x, ARRAY):
-            raise ValueError(
+            raise SettingError(
                 f"kernel: {name} is a {type(x).__name__}; expected an array [n, *shape of one "
                 "input]"
             )
         if jnp.ndim(x) == 0 or jnp.size(x) == 0:
-            raise ValueError(
+            raise SettingError(
                 f"kernel: {name} has shape {jnp.shape(x)}; expected [n, *shape of one input] with "
                 "n of at least 1"
             )
@@ -36,11 +37,11 @@ def check(network: Network, theta, x1, x2=None) -> None:
         kinds = (
             f"inputs of shape {x1.shape[1:]} {x1.dtype} in x1 and {x2.shape[1:]} {x2.dtype} in x2"
         )
-        raise ValueError(f"kernel: {kinds}; expected the same in both")
+        raise SettingError(f"kernel: {kinds}; expected the same in both")
     _check_model(network, theta, x1)
     for name, tree in {"theta": theta, **sides}.items():
         if any(not _finite(leaf) for leaf in jax.tree.leaves(tree)):
-            raise ValueError(f"kernel: {name} holds NaN or infinite values; expected finite ones")
+            raise SettingError(f"kernel: {name} holds NaN or infinite values; expected finite ones")
     if network.batched is not None:
         _check_samples(network, theta, x1)
 
@@ -49,12 +50,12 @@ def _check_model(network, theta, x):
     for path, leaf in jax.tree.leaves_with_path(theta):
         kind = leaf.dtype if isinstance(leaf, ARRAY) else type(leaf).__name__
         if not isinstance(leaf, ARRAY) or not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(
+            raise SettingError(
                 f"kernel: theta{jax.tree_util.keystr(path)} is {kind}; expected arrays of reals, "
                 "counters and keys left out"
             )
     if not any(leaf.size for leaf in jax.tree.leaves(theta)):
-        raise ValueError("kernel: theta holds no parameters; expected a pytree of arrays")
+        raise SettingError("kernel: theta holds no parameters; expected a pytree of arrays")
     one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         real = jax.ShapeDtypeStruct(one.shape, jnp.result_type(float))
@@ -64,25 +65,25 @@ def _check_model(network, theta, x):
         except Exception:
             pass
         else:
-            raise ValueError(
+            raise SettingError(
                 f"kernel: inputs are {x.dtype}, and this model takes reals; convert and scale them "
                 "first"
             )
     wanted = theta if network.init is None else _shape(one, network.init, jax.random.key(0), one)
     if shapes(wanted) != shapes(theta):
         path, shape = sorted(shapes(wanted).items() ^ shapes(theta).items())[0]
-        raise ValueError(
+        raise SettingError(
             f"kernel: theta holds the parameters of another model: {path} {shape} is in one of the "
             "two only"
         )
     f = _shape(one, network.apply, theta, one)
     if not hasattr(f, "shape") or len(f.shape) != 1 or f.shape[0] == 0:
-        raise ValueError(
+        raise SettingError(
             f"kernel: the model maps one input of shape {one.shape} to "
             f"{jax.tree.map(jnp.shape, f)}; expected outputs [c]"
         )
     if not jnp.issubdtype(f.dtype, jnp.floating):
-        raise ValueError(f"kernel: the model's outputs are {f.dtype}; expected reals")
+        raise SettingError(f"kernel: the model's outputs are {f.dtype}; expected reals")
 
 
 def _shape(one, function, *arguments):
@@ -94,7 +95,7 @@ def _shape(one, function, *arguments):
         if isinstance(error, ValueError) and PACKAGE in raised_in:
             raise  # ours, and one line already
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
+        raise SettingError(
             "kernel: the model does not take these parameters and an input of shape "
             f"{one.shape}: {first}"
         ) from error
@@ -112,7 +113,7 @@ def _check_samples(network, theta, x):
     comparable = jnp.isfinite(together) | jnp.isfinite(alone)
     gap = float(jnp.max(jnp.abs(jnp.where(comparable, together - alone, 0))))
     if not gap <= 1e-3 * float(jnp.max(jnp.abs(jnp.where(jnp.isfinite(alone), alone, 0)))):
-        raise ValueError(
+        raise SettingError(
             f"kernel: the model mixes the samples of a batch (outputs differ by {gap:.3g} from "
             "those of one input at a time); "
             "a kernel needs one output for one input: is batch norm in training mode?"

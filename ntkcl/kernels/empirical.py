@@ -23,7 +23,7 @@ from ntkcl.kernels.structured import structured
 from ntkcl.kernels.tiles import MIB, Progress, guess_edge, tile_mib, tiled
 from ntkcl.kernels.vector_products import vector_products
 from ntkcl.types import Apply, Network
-from ntkcl.validation import finite, one_of
+from ntkcl.validation import SettingError, finite, one_of
 
 # Roughly the share of the machine's matrix-product rate that each reaches, the middle of what
 # results/bench/kernels.md has for them: enough to order them, which is all they are used for.
@@ -94,7 +94,7 @@ def plan(
     pairs = n1 * n2 if x2 is not None else n1 * (n1 + 1) / 2
     names = [name for name in IMPLEMENTATIONS if network.taps is not None or name != "structured"]
     if implementation not in ("auto", *names):
-        raise ValueError(
+        raise SettingError(
             f"kernel.implementation={implementation}: this network has no taps; use "
             f"{' or '.join(names)}"
         )
@@ -107,7 +107,7 @@ def plan(
     result_mib = n1 * n2 * c**2 * jnp.result_type(*jax.tree.leaves(theta)).itemsize / MIB
     free_mib = psutil.virtual_memory().available / MIB
     if in_memory and result_mib > free_mib:
-        raise ValueError(
+        raise SettingError(
             f"kernel: {n1} x {n2} inputs with {c} outputs make {result_mib:,.0f} MiB and "
             f"{free_mib:,.0f} MiB are free; "
             "give a store, fewer inputs, or use kernels.operator, which stores no kernel"
@@ -119,7 +119,7 @@ def plan(
     ]
     if not fitting:
         least = "; ".join(f"{cost.implementation} {cost.least_mib:,.3g} MiB" for cost in costs)
-        raise ValueError(
+        raise SettingError(
             f"kernel.budget_mib={budget_mib:g}: the smallest tiles take {least}; use a larger "
             "budget or kernels.operator"
         )

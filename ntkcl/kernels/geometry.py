@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkcl.validation import finite
+from ntkcl.validation import SettingError, finite
 
 Gram = Float[Array, "..."]
 Scalar = Float[Array, ""]
@@ -68,7 +68,7 @@ def target_alignment(K: Gram, y: Float[Array, "n ..."]) -> Scalar:
     one = K.ndim == 4 or y.ndim == 1
     fits = y.ndim > 0 and (y.size if one else len(y)) == len(A)
     if not fits or (K.ndim == 4 and y.shape != K.shape[:2]):
-        raise ValueError(
+        raise SettingError(
             f"target_alignment: targets of shape {y.shape} for a kernel of shape {K.shape}; "
             "expected [n] or [n, c] as K has"
         )
@@ -129,7 +129,7 @@ def overlap_cosines(
     S, M, k = _three("overlap_cosines", K_SS, K_Sk, K_kk)
     cut = float(jnp.finfo(M.dtype).eps) ** 0.5 if cut is None else finite("cut", cut, least=0.0)
     if cut >= 1:
-        raise ValueError(
+        raise SettingError(
             f"cut={cut}: expected a number of at least 0 and below 1, relative to the largest "
             "eigenvalue"
         )
@@ -186,7 +186,7 @@ def _matrix(name, K):
     if K.ndim == 4 and K.shape[1] == K.shape[3]:
         return K.reshape(K.shape[0] * K.shape[1], -1)
     if K.ndim != 2:
-        raise ValueError(
+        raise SettingError(
             f"{name}: a kernel of shape {K.shape}; expected [N1, N2] or [n1, c, n2, c]"
         )
     return K
@@ -195,7 +195,7 @@ def _matrix(name, K):
 def _square(name, K):
     A = _matrix(name, K)
     if A.shape[0] != A.shape[1]:
-        raise ValueError(
+        raise SettingError(
             f"{name}: a kernel of shape {K.shape}; expected the same inputs on both sides"
         )
     return A
@@ -204,7 +204,7 @@ def _square(name, K):
 def _pair(name, K1, K2):
     A, B = _matrix(name, K1), _matrix(name, K2)
     if A.shape != B.shape:
-        raise ValueError(
+        raise SettingError(
             f"{name}: kernels of shape {K1.shape} and {K2.shape}; expected both on the same inputs"
         )
     return A, B
@@ -213,7 +213,7 @@ def _pair(name, K1, K2):
 def _three(name, K_SS, K_Sk, K_kk):
     S, M, k = _square(name, K_SS), _matrix(name, K_Sk), _square(name, K_kk)
     if M.shape != (len(S), len(k)):
-        raise ValueError(
+        raise SettingError(
             f"{name}: K_Sk has shape {K_Sk.shape} between kernels of shape {K_SS.shape} and "
             f"{K_kk.shape}"
         )
@@ -222,7 +222,7 @@ def _three(name, K_SS, K_Sk, K_kk):
 
 def _vector(name, v, n):
     if v.size != n or v.ndim not in (1, 2):
-        raise ValueError(f"{name} has shape {v.shape}; expected {n} entries, [N] or [n, c]")
+        raise SettingError(f"{name} has shape {v.shape}; expected {n} entries, [N] or [n, c]")
     return v.reshape(-1)
 
 

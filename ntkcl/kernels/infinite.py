@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from ntkcl.compilation import once
 from ntkcl.kernels.outputs import with_outputs
-from ntkcl.validation import finite, one_of, whole
+from ntkcl.validation import SettingError, finite, one_of, whole
 
 SMOOTH = {"tanh": jnp.tanh, "gelu": jax.nn.gelu}
 
@@ -203,7 +203,7 @@ def moments_of(activation, degree):
         return closed[name] if name in closed else _quadrature(SMOOTH[name], degree)
     one = jax.ShapeDtypeStruct((), jnp.result_type(float))
     if getattr(jax.eval_shape(activation, one), "shape", None) != ():
-        raise ValueError(
+        raise SettingError(
             "network.activation: the function does not map one number to one number; expected "
             "sigma(z) for a scalar z"
         )
@@ -216,16 +216,18 @@ def check_inputs(x1, x2):
         reals = hasattr(x, "dtype") and jnp.issubdtype(dtype, jnp.floating)
         if not reals or jnp.ndim(x) == 0 or jnp.size(x) == 0:
             kind = f"{name} has shape {np.shape(x)} and type {dtype}"
-            raise ValueError(
+            raise SettingError(
                 f"infinite: {kind}; expected reals [n, *shape of one input] with n of at least 1"
             )
         if not isinstance(x, jax.core.Tracer) and not np.all(np.isfinite(x)):
-            raise ValueError(f"infinite: {name} holds NaN or infinite values; expected finite ones")
+            raise SettingError(
+                f"infinite: {name} holds NaN or infinite values; expected finite ones"
+            )
     if x2 is not None and (x1.shape[1:], x1.dtype) != (x2.shape[1:], x2.dtype):
         kinds = (
             f"inputs of shape {x1.shape[1:]} {x1.dtype} in x1 and {x2.shape[1:]} {x2.dtype} in x2"
         )
-        raise ValueError(f"infinite: {kinds}; expected the same in both")
+        raise SettingError(f"infinite: {kinds}; expected the same in both")
 
 
 def infinite_kernel_fn(infinite: Callable[..., Any], c: int) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from ntkcl.compilation import once
 from ntkcl.kernels.infinite import DEGREE, InfiniteWidth, check_inputs, cosine_of, moments_of
-from ntkcl.validation import finite, one_of, whole
+from ntkcl.validation import SettingError, finite, one_of, whole
 
 
 @once
@@ -168,14 +168,14 @@ def _window_mean(t, size, stride, padding):
 def _check_images(layers: _Layers, x):
     depth, size, stride, padding = layers[:4]
     if x.ndim != 4:
-        raise ValueError(
+        raise SettingError(
             f"infinite_conv: x1 has shape {x.shape}; expected images [n, h, w, channels]"
         )
     h, w = x.shape[1:3]
     for layer in range(1, depth + 1):
         if padding == "VALID" and min(h, w) < size:
             small = f"layer {layer} sees {h} x {w}, less than kernel_size={size}"
-            raise ValueError(
+            raise SettingError(
                 f"infinite_conv: {small}; expected larger images, padding=SAME or less depth"
             )
         h, w = (

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntkcl.validation import finite
+from ntkcl.validation import SettingError, finite
 
 
 class Numerics(NamedTuple):
@@ -43,7 +43,9 @@ def numerics(K, *, ridge: float = 0.0, b=None) -> Numerics:
     K = np.asarray(K, np.float64)
     half = K.ndim // 2
     if K.ndim not in (2, 4) or K.size == 0 or K.shape[:half] != K.shape[half:]:
-        raise ValueError(f"numerics: a kernel of shape {K.shape}; expected [N, N] or [n, c, n, c]")
+        raise SettingError(
+            f"numerics: a kernel of shape {K.shape}; expected [N, N] or [n, c, n, c]"
+        )
     side = int(np.prod(K.shape[:half]))
     A = K.reshape(side, side)
     b = (
@@ -52,9 +54,9 @@ def numerics(K, *, ridge: float = 0.0, b=None) -> Numerics:
         else np.asarray(b, np.float64).reshape(-1)
     )
     if b.size != side:
-        raise ValueError(f"numerics: b has {b.size} entries; expected {side}")
+        raise SettingError(f"numerics: b has {b.size} entries; expected {side}")
     if not (np.isfinite(A).all() and np.isfinite(b).all()):
-        raise ValueError(
+        raise SettingError(
             "numerics: NaN or infinite values; expected a finite kernel and right-hand side"
         )
     lam = np.linalg.eigvalsh((A + A.T) / 2)

@@ -18,7 +18,7 @@ from ntkcl.compilation import portable
 from ntkcl.kernels.checks import check, shapes
 from ntkcl.kernels.kernel import cover, network_of
 from ntkcl.types import Apply, Network
-from ntkcl.validation import whole
+from ntkcl.validation import SettingError, whole
 
 # Measured on 2 cores (MLP 784-1024-10, 20,000 images, the product): 1.70 s at 128 samples, 1.47 at
 # 512, 1.50 at 1024, 1.75 at 8192. Below, each chunk adds a gradient too often; above, activations
@@ -65,7 +65,7 @@ def operator(model: Network | Apply, *, chunk: int = CHUNK) -> Operator:
     def jvp(theta, x, u):
         check(network, theta, x)
         if shapes(u) != shapes(theta):
-            raise ValueError(
+            raise SettingError(
                 f"jvp: u has leaves {_listed(u)}; expected those of theta, {_listed(theta)}"
             )
         return forward(
@@ -121,7 +121,7 @@ def _backward(apply, chunk, theta, x, a):
 
 def _rows(name, a, f):
     if jnp.shape(a) != f.shape:
-        raise ValueError(
+        raise SettingError(
             f"{name} has shape {jnp.shape(a)}; expected {f.shape}, one row a sample and one column "
             "an output"
         )

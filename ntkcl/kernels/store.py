@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from ntkcl.kernels.kernel import Kernel
+from ntkcl.validation import SettingError
 
 Region = tuple[int, int, int, int]  # rows from, to, columns from, to, in samples
 
@@ -103,7 +104,7 @@ class Block:
         self.journal = self.path.with_suffix(".journal")
         self.shape, self.dtype = shape, np.dtype(dtype)
         if self.dtype.kind != "f":  # such as bfloat16, whose type a .npy file would lose
-            raise ValueError(
+            raise SettingError(
                 f"kernel store={folder}: blocks of {self.dtype} cannot be kept; use float32 "
                 "parameters or no store"
             )
@@ -120,7 +121,7 @@ class Block:
         except OSError as error:
             self._lock.release()
             folder = self.path.parent
-            raise ValueError(
+            raise SettingError(
                 f"kernel store={folder}: cannot be written ({error.strerror}); expected a folder "
                 "of your own"
             ) from error
@@ -182,7 +183,7 @@ class Block:
         needed = int(np.prod(self.shape)) * self.dtype.itemsize
         free = shutil.disk_usage(self.path.parent).free
         if needed > free:
-            raise ValueError(
+            raise SettingError(
                 f"kernel store={self.path.parent}: the block needs {needed / 2**20:,.0f} MiB and "
                 f"{free / 2**20:,.0f} MiB are free; "
                 "use another folder or fewer inputs"

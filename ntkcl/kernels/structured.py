@@ -30,6 +30,7 @@ from ntkcl.kernels.layer_terms import (
     shared_gram,
 )
 from ntkcl.types import Params, Survey, Taps
+from ntkcl.validation import SettingError
 
 
 def structured(network: Any) -> Kernel:
@@ -92,7 +93,7 @@ def layer_factors(network: Any) -> Callable[[Params, Any], Factors]:
     """`factors(theta, x) -> Factors({layer: its term}, {readout: [c, c]})`."""
     taps = network_of(network).taps
     if taps is None:
-        raise ValueError(
+        raise SettingError(
             "structured kernel: this network has no taps; use kernels.contraction or "
             "kernels.vector_products"
         )
@@ -128,7 +129,7 @@ def _tapped(taps: Taps, theta, one) -> _Tapped:
     survey = taps.survey(theta, one)
     names = [_name(layer) for layer in survey.layers] + ["rest"] * bool(survey.rest)
     if len(set(names)) < len(names):
-        raise ValueError(
+        raise SettingError(
             f"structured kernel: two layers share a name among {', '.join(names)}; rename one, "
             '"rest" is taken'
         )

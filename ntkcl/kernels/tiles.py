@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ntkcl.kernels import store as stores
 from ntkcl.kernels.checks import check
 from ntkcl.kernels.kernel import Factors, Kernel
-from ntkcl.validation import finite
+from ntkcl.validation import SettingError, finite
 
 MIB = 2**20
 ROWS = PartitionSpec("samples")
@@ -67,7 +67,7 @@ def tiled(
     """
     budget_mib = finite("kernel.budget_mib", budget_mib, above=0.0)
     if not isinstance(kernel, Kernel):
-        raise ValueError(
+        raise SettingError(
             f"kernel: tiled({type(kernel).__name__}); expected a kernel, such as "
             "kernels.contraction(model)"
         )
@@ -76,7 +76,7 @@ def tiled(
 
     def kernel_fn(theta, x1, x2=None):
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((theta, x1, x2))):
-            raise ValueError(
+            raise SettingError(
                 "kernel: tiles are not for jax.jit and its like; use kernels.structured or "
                 "kernels.contraction there"
             )
@@ -101,7 +101,7 @@ def tiled(
 def _checked(devices) -> Sequence[Any]:
     several = isinstance(devices, Sequence) and not isinstance(devices, str)
     if not several or not devices or len(set(devices)) < len(devices):
-        raise ValueError(f"kernel.devices={devices}: expected some of jax.devices(), each once")
+        raise SettingError(f"kernel.devices={devices}: expected some of jax.devices(), each once")
     return devices
 
 
@@ -165,7 +165,7 @@ def fit(kernel: Kernel, theta, x1, x2, budget_mib: float | int, devices) -> Tile
         if tile.mib <= budget_mib:
             return tile
         if rows == columns == len(devices):
-            raise ValueError(
+            raise SettingError(
                 f"kernel.budget_mib={budget_mib:g}: one {kernel.name} tile of {rows} x {columns} "
                 f"samples takes {tile.mib:.3g} MiB; "
                 "use a larger budget, or kernels.structured or kernels.vector_products, which "

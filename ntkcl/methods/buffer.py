@@ -14,6 +14,7 @@ import numpy as np
 from ntkcl import resources, validation
 from ntkcl.methods.memory import outputs
 from ntkcl.types import Method
+from ntkcl.validation import SettingError
 
 BUFFERS, PASSES = ("reservoir", "balanced"), ("first", "all")
 
@@ -145,7 +146,7 @@ class _Settings(NamedTuple):
         """ValueError for a setting out of range."""
         validation.whole("method.size", self.size)
         if validation.whole("method.batch_size", self.batch_size) > self.size:
-            raise ValueError(
+            raise SettingError(
                 f"method.batch_size={self.batch_size}: expected at most method.size={self.size}, "
                 "the rows of the buffer"
             )
@@ -215,7 +216,7 @@ def _empty(settings: _Settings, first: Rows, n) -> Buffer:
     need = sum(a.nbytes for a in jax.tree.leaves(first)) * size / 2**30
     available = resources.memory_gib()
     if need > available:
-        raise ValueError(
+        raise SettingError(
             f"method.size={size}: a buffer of so many rows takes {need:.3g} GiB, and there are "
             f"{available:.3g}; use fewer"
         )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ntkcl.types import Method
+from ntkcl.validation import SettingError
 
 # What a method does to training.
 HOOKS = ("begin", "objective", "project", "consolidate", "observe")
@@ -46,7 +47,7 @@ def custom(
     parts = dict(begin=begin, objective=objective, project=project, consolidate=consolidate)
     for name, part in {**parts, "observe": observe, "step": step}.items():
         if not callable(part) and not (part is None and name in ("observe", "step")):
-            raise ValueError(f"method.{name}={part}: expected a function, see ntkcl.types.Method")
+            raise SettingError(f"method.{name}={part}: expected a function, see ntkcl.types.Method")
     return Method(
         **parts,
         step=step,
@@ -62,20 +63,20 @@ def checked(method: Any) -> Method:
     Raises ValueError for what is no `Method`, and for a `step` that was written for other hooks.
     """
     if not isinstance(method, Method):
-        raise ValueError(
+        raise SettingError(
             f"method={method}: expected an ntkcl.types.Method, such as "
             "methods.custom(objective=...)"
         )
     if method.step is None or hooks(method) == method.step_is_of:
         return method
     if len(method.step_is_of) != len(HOOKS):
-        raise ValueError(
+        raise SettingError(
             "method: does not say for which hooks its step was written; use methods.custom(...)"
         )
     pairs = zip(HOOKS, hooks(method), method.step_is_of, strict=True)
     new = [name for name, own, of_step in pairs if own != of_step]
     was, another = ("was", "another") if len(new) == 1 else ("were", "others")
-    raise ValueError(
+    raise SettingError(
         f"method: its {' and '.join(new)} {was} replaced, and its step is of {another}; use "
         f"methods.custom({new[0]}=...), with a step of its own or none"
     )

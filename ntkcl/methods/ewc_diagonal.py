@@ -12,6 +12,7 @@ from ntkcl.dynamics.steps import own, task_step
 from ntkcl.methods.custom import custom
 from ntkcl.methods.fisher import LABELS, diagonal_fisher, is_softmax
 from ntkcl.types import Method
+from ntkcl.validation import SettingError
 
 
 class Memory(NamedTuple):
@@ -69,7 +70,7 @@ def ewc_diagonal(
     def begin(memory, network, theta, task):
         if batch > 1 and batch > len(task.train.x):
             t = int(memory.tasks) if memory else 0
-            raise ValueError(
+            raise SettingError(
                 f"method.batch={batch}: expected at most {len(task.train.x)}, the samples of task "
                 f"{t}"
             )
@@ -111,7 +112,7 @@ def _check(penalty, damping, labels, batch, online) -> None:
     validation.finite("method.damping", damping, least=0.0)
     validation.one_of("method.labels", labels, LABELS)
     if validation.whole("method.batch", batch) > 1 and labels == "all":
-        raise ValueError(
+        raise SettingError(
             f"method.batch={batch}: expected 1 with method.labels=all, or labels that are sampled, "
             "predicted or true"
         )
@@ -121,7 +122,7 @@ def _check(penalty, damping, labels, batch, online) -> None:
 def _is_softmax(loss, labels) -> bool:
     softmax = is_softmax(loss)
     if labels == "predicted" and not softmax:
-        raise ValueError(
+        raise SettingError(
             "method.labels=predicted: the gradient at squared error's own prediction is zero; "
             "expected all, sampled or true"
         )
@@ -159,7 +160,7 @@ def _metric(tangent, old_tasks, damping):
     weights = np.concatenate([weights for *_, weights in rows])
     metric = jax.tree.map(lambda d: d + damping, tangent.squares(inputs, weights))
     if min(float(jnp.min(d)) for d in jax.tree.leaves(metric)) <= 0:
-        raise ValueError(
+        raise SettingError(
             f"method.damping={damping}: the Fisher information has zeros on its diagonal; use a "
             "damping above 0"
         )

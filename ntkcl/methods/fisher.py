@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ntkcl.compilation import portable
 from ntkcl.methods.memory import mean_over
 from ntkcl.types import Loss
+from ntkcl.validation import SettingError
 
 LABELS = ("all", "sampled", "predicted", "true")
 
@@ -32,7 +33,7 @@ def is_softmax(loss: Loss) -> bool:
         expected = jax.nn.softmax(f) - y
         apart = float(jnp.max(jnp.abs(jax.grad(loss.value)(f, y, jnp.ones(3)) - expected)))
     if not apart < 1e-4:
-        raise ValueError(
+        raise SettingError(
             "loss: the Fisher information of this loss is not known; expected squared_error or "
             "cross_entropy"
         )

@@ -12,6 +12,7 @@ from ntkcl.compilation import once
 from ntkcl.methods.custom import custom
 from ntkcl.methods.memory import draw_memory, mean_over
 from ntkcl.types import Method
+from ntkcl.validation import SettingError
 
 
 class Memory(NamedTuple):
@@ -117,7 +118,7 @@ class _Thresholds(NamedTuple):
         """ValueError for other than one threshold a layer."""
         names = ["/".join(layer) for layer in layers]
         if not self.is_one_for_all and len(self.values) != len(names):
-            raise ValueError(
+            raise SettingError(
                 f"method.threshold={list(self.values)}: expected one number, or {len(names)}, one "
                 f"for each of {', '.join(names)}"
             )
@@ -131,7 +132,7 @@ class _Thresholds(NamedTuple):
 
 def _survey(network, theta, x):
     if network.taps is None:
-        raise ValueError(
+        raise SettingError(
             "method=gpm: this network has no taps to read its layers' inputs; expected "
             "networks.network of a linen module"
         )

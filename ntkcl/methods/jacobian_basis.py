@@ -21,6 +21,7 @@ from ntkcl.dynamics import Removed, Step
 from ntkcl.dynamics.steps import task_step
 from ntkcl.methods.memory import draw_memory
 from ntkcl.types import Apply, Params, Task, TaskRows
+from ntkcl.validation import SettingError
 
 OUTPUTS = ("all", "average", "true")
 # Directions whose square is below this share of the longest row's are rounding, as in kernel space.
@@ -86,7 +87,7 @@ def check_memory(memory: Memory | tuple, theta: Params, new_rows: int, per_task:
     need = COPIES * rows * p * jnp.result_type(*leaves).itemsize / 2**30
     available = resources.memory_gib()
     if need > available:
-        raise ValueError(
+        raise SettingError(
             f"method.per_task={per_task}: {rows} directions of {p} parameters take {need:.1f} GiB "
             f"while they are made orthonormal, and there are {available:.1f}; expected fewer "
             "samples or method.outputs=true"

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl.losses import squared_error
-from ntkcl.validation import whole
+from ntkcl.validation import SettingError, whole
 
 DISTANCE = squared_error()  # between outputs, whatever the task's own loss
 
@@ -18,7 +18,7 @@ def draw_memory(seed: int, t: int, n: int, per_task: int | None) -> np.ndarray:
     if per_task is None:
         return np.arange(n)
     if whole("method.per_task", per_task) > n:
-        raise ValueError(
+        raise SettingError(
             f"method.per_task={per_task}: expected at most {n}, the samples of task {t}, or null "
             "for all"
         )

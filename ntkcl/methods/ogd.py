@@ -17,6 +17,7 @@ from ntkcl.dynamics import Removed
 from ntkcl.methods import jacobian_basis as basis
 from ntkcl.methods.custom import custom
 from ntkcl.types import Method, Tangent
+from ntkcl.validation import SettingError
 
 
 @once
@@ -127,7 +128,7 @@ def _with_rows(least: int, select: basis.Select) -> basis.Select:
     def checked(t, y, head):
         places, weights = select(t, y, head)
         if least > len(places):
-            raise ValueError(
+            raise SettingError(
                 f"method.directions={least}: expected at most {len(places)}, "
                 "the rows kept of a task"
             )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ntkcl.compilation import once
 from ntkcl.methods.custom import custom
 from ntkcl.types import Method
+from ntkcl.validation import SettingError
 
 
 @once
@@ -61,12 +62,12 @@ def _methods(parts: Any) -> tuple[Method, ...]:
     if isinstance(parts, Mapping):
         wrong = {f".{name}": part for name, part in parts.items() if not isinstance(part, Method)}
     for name, part in wrong.items():
-        raise ValueError(
+        raise SettingError(
             f"method.parts{name}={part}: expected a method by a name of your own, such as "
             "method@method.parts.second=agem"
         )
     if len(parts) < 2:
-        raise ValueError(
+        raise SettingError(
             f"method.parts={list(parts)}: expected at least two methods, by names of your own"
         )
     return tuple(parts.values())

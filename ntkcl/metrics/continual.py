@@ -10,6 +10,8 @@ worse than before, transfer above 0 better; losses go through the same functions
 
 import numpy as np
 
+from ntkcl.validation import SettingError
+
 
 def average_accuracy(R):
     """ACC = mean_j R[T-1, j] (GEM, and nearly everyone since)."""
@@ -171,7 +173,7 @@ def forgetting_relative(R):
     def term(j):
         own = _entry(R, j, j)
         if own == 0:
-            raise ValueError(f"R[{j}, {j}] is 0, and a share of it is not defined")
+            raise SettingError(f"R[{j}, {j}] is 0, and a share of it is not defined")
         return (own - _entry(R, -1, j)) / own
 
     return _over_others(R, term, range(len(R) - 1)) * (len(R) - 1) / len(R)
@@ -188,7 +190,7 @@ def forgetting_rate(R, b, a_joint):
         start = _reference("b", b, j, R)
         gap = _reference("a_joint", a_joint, j, R) - start
         if abs(gap) < 1e-12:
-            raise ValueError(
+            raise SettingError(
                 f"a_joint[{j}] is b[{j}], and a share of their difference is not defined"
             )
         return (_entry(R, -1, j) - start) / gap
@@ -198,7 +200,7 @@ def forgetting_rate(R, b, a_joint):
 
 def _tasks(R):
     if np.ndim(R) != 2 or np.shape(R)[0] != np.shape(R)[1] or not len(R):
-        raise ValueError(
+        raise SettingError(
             f"R of shape {np.shape(R)}: expected a square, a row and a column for each task"
         )
     return len(R)
@@ -207,18 +209,18 @@ def _tasks(R):
 def _entry(R, i, j):
     value = np.asarray(R, float)[i, j]  # of lists too, as summary.json has them
     if np.isnan(value):
-        raise ValueError(f"R[{i % len(R)}, {j}] was not measured")
+        raise SettingError(f"R[{i % len(R)}, {j}] was not measured")
     return value
 
 
 def _reference(name, vector, j, R):
     if np.shape(vector) != (len(R),):
-        raise ValueError(
+        raise SettingError(
             f"{name} of shape {np.shape(vector)}: expected a number for each of {len(R)} tasks"
         )
     value = np.asarray(vector, float)[j]
     if np.isnan(value):
-        raise ValueError(f"{name}[{j}] was not measured")
+        raise SettingError(f"{name}[{j}] was not measured")
     return value
 
 

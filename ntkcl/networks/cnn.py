@@ -13,7 +13,7 @@ from ntkcl.networks.constructor import construct
 from ntkcl.networks.layers import ACTIVATIONS, Conv, Dense, image
 from ntkcl.networks.parametrization import Layers
 from ntkcl.types import Network
-from ntkcl.validation import one_of, whole
+from ntkcl.validation import SettingError, one_of, whole
 
 
 class CNN(nn.Module):
@@ -38,7 +38,7 @@ class CNN(nn.Module):
         conv = partial(Conv, self.width, k, padding=self.padding, layers=self.layers)
         for layer in range(self.depth):
             if self.padding == "VALID" and min(x.shape[:2]) < k:
-                raise ValueError(
+                raise SettingError(
                     f"network.kernel_size={k}: layer {layer + 1} sees {x.shape[0]} x {x.shape[1]}; "
                     "expected network.padding=SAME, or "
                     "fewer layers"

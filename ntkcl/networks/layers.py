@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ntkcl.networks.parametrization import Layers, terms
+from ntkcl.validation import SettingError
 
 ACTIVATIONS = {"relu": jax.nn.relu, "erf": jax.lax.erf, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
 
@@ -82,7 +83,7 @@ def image(x):
     """One image [h, w, c], of one channel where it comes as [h, w]; ValueError for anything
     else."""
     if x.ndim not in (2, 3) or 0 in x.shape:
-        raise ValueError(
+        raise SettingError(
             f"network: an input has shape {x.shape}; expected one image [h, w] or [h, w, c], or "
             "network=mlp"
         )

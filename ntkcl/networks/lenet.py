@@ -9,7 +9,7 @@ from ntkcl.networks.constructor import construct
 from ntkcl.networks.layers import ACTIVATIONS, Conv, Dense, image
 from ntkcl.networks.parametrization import Layers
 from ntkcl.types import Network
-from ntkcl.validation import one_of
+from ntkcl.validation import SettingError, one_of
 
 CHANNELS, HIDDEN = (6, 16), (120, 84)  # at width 6
 
@@ -30,7 +30,7 @@ class LeNet(nn.Module):
         x, act, least = image(x), ACTIVATIONS[self.activation], 12 if self.padding == "VALID" else 4
         if min(x.shape[:2]) < least:
             also = ", or network.padding=SAME" if self.padding == "VALID" else ""
-            raise ValueError(
+            raise SettingError(
                 f"network: lenet got an image of {x.shape[0]} x {x.shape[1]}; expected {least} x "
                 f"{least} or larger{also}"
             )

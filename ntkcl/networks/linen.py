@@ -16,6 +16,7 @@ from ntkcl.networks import strided
 from ntkcl.networks.affine import features
 from ntkcl.networks.layers import Conv
 from ntkcl.types import Apply, Network, Params, Survey, Taps
+from ntkcl.validation import SettingError
 
 
 def network(
@@ -47,7 +48,7 @@ def network(
         variables = _initial(module, key, x[None] if batched else x)
         missing = sorted(set(variables) - {"params"} - set(constants))
         if missing:
-            raise ValueError(
+            raise SettingError(
                 f"network: the module keeps {', '.join(missing)} beside its parameters; pass "
                 "networks.network(constants=...)"
             )
@@ -57,7 +58,7 @@ def network(
         try:
             return module.apply({"params": theta} | constants, x)
         except errors.ModifyScopeVariableError as error:
-            raise ValueError(
+            raise SettingError(
                 "network: the module writes state while it runs, so its samples interact (batch "
                 "norm in training mode?); "
                 "use use_running_average=True and networks.network(constants=...)"
@@ -93,7 +94,7 @@ def taps(apply: Apply) -> Taps:
 
 def _survey(apply, theta, x) -> Survey:
     if any(not hasattr(key, "key") for path, _ in _leaves(theta) for key in path):
-        raise ValueError(
+        raise SettingError(
             "structured kernel: theta is not a nest of dictionaries of arrays; "
             "flax.linen.unbox(params) takes boxes off"
         )

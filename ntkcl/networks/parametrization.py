@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from flax import linen as nn
 
-from ntkcl.validation import finite, one_of, whole
+from ntkcl.validation import SettingError, finite, one_of, whole
 
 PARAMETRIZATIONS = ("ntk", "standard", "mup")
 INITS = ("normal", "torch", "flax")
@@ -102,18 +102,18 @@ def scales(
     output = finite("network.output_scale", output_scale, above=0.0)
     gamma0 = finite("network.gamma0", gamma0, above=0.0)
     if init != "normal" and parametrization != "standard":
-        raise ValueError(
+        raise SettingError(
             f"network.init={init}: {parametrization} starts from N(0, 1); expected "
             "network.parametrization=standard, or normal"
         )
     if init != "normal" and (layers.w_std, layers.b_std) != (1.0, 0.0):
-        raise ValueError(
+        raise SettingError(
             f"network.init={init}: it sets the size of weights and biases itself; expected "
             "network.w_std=1 and network.b_std=0, which "
             f"came as {layers.w_std:g} and {layers.b_std:g}"
         )
     if parametrization != "mup" and gamma0 != 1:
-        raise ValueError(
+        raise SettingError(
             f"network.gamma0={gamma0:g}: only mup has it; expected "
             "network.parametrization=mup, or 1"
         )

@@ -9,7 +9,7 @@ from ntkcl.networks.constructor import construct
 from ntkcl.networks.layers import ACTIVATIONS, Conv, Dense, image
 from ntkcl.networks.parametrization import Layers
 from ntkcl.types import Network
-from ntkcl.validation import one_of, whole
+from ntkcl.validation import SettingError, one_of, whole
 
 
 class ResNet(nn.Module):
@@ -89,7 +89,7 @@ def resnet(
     groups = whole("network.groups", groups)
     normalised = one_of("network.norm", norm, ("none", "group")) == "group"
     if normalised and whole("network.width", width) % groups:
-        raise ValueError(f"network.groups={groups}: expected a divisor of network.width={width}")
+        raise SettingError(f"network.groups={groups}: expected a divisor of network.width={width}")
     return construct(
         ResNet,
         outputs=outputs,

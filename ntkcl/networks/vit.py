@@ -9,7 +9,7 @@ from ntkcl.networks.constructor import construct
 from ntkcl.networks.layers import ACTIVATIONS, Dense, image
 from ntkcl.networks.parametrization import BASE_WIDTH, Layers
 from ntkcl.types import Network
-from ntkcl.validation import finite, whole
+from ntkcl.validation import SettingError, finite, whole
 
 
 class ViT(nn.Module):
@@ -46,7 +46,7 @@ class ViT(nn.Module):
     def patches(self, x):
         p, (h, w, c) = self.patch, x.shape
         if h % p or w % p:
-            raise ValueError(
+            raise SettingError(
                 f"network.patch={p}: an image has {h} x {w} pixels; expected a divisor of both"
             )
         return x.reshape(h // p, p, w // p, p, c).swapaxes(1, 2).reshape(-1, p * p * c)
@@ -110,7 +110,7 @@ def vit(
     Source: Dosovitskiy et al. 2021; scores in mup: Yang, Hu et al. 2021 (Tensor Programs V).
     """
     if whole("network.width", width) % whole("network.heads", heads):
-        raise ValueError(f"network.heads={heads}: expected a divisor of network.width={width}")
+        raise SettingError(f"network.heads={heads}: expected a divisor of network.width={width}")
     return construct(
         ViT,
         outputs=outputs,

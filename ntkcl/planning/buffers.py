@@ -8,7 +8,7 @@ import numpy as np
 from ntkcl.methods import replay
 from ntkcl.planning.candidate import Candidate, SharedKernel, predicted_outputs
 from ntkcl.training.problem import Problem
-from ntkcl.validation import whole
+from ntkcl.validation import SettingError, whole
 
 
 def searched_buffers(
@@ -37,7 +37,7 @@ def searched_buffers(
     whole("plan.replay.proposals", proposals, 0)
     sizes = [len(task.inputs) for task in problem.tasks]
     if len(sizes) < 2:
-        raise ValueError(f"stream.tasks={len(sizes)}: job=replay expected at least 2 tasks")
+        raise SettingError(f"stream.tasks={len(sizes)}: job=replay expected at least 2 tasks")
     rng = np.random.default_rng(seed)
 
     def candidate(name, picks):

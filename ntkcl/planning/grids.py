@@ -16,7 +16,7 @@ from ntkcl.planning.ranking import cost
 from ntkcl.training.problem import Problem
 from ntkcl.training.settings import Training, rate
 from ntkcl.types import Method
-from ntkcl.validation import MOST_STEPS, finite, whole
+from ntkcl.validation import MOST_STEPS, SettingError, finite, whole
 
 Candidates = Iterator[tuple[Candidate, np.ndarray]]
 
@@ -39,9 +39,9 @@ def orders(
     """
     tasks = len(initialised.problem.tasks)
     if tasks < 2:
-        raise ValueError(f"stream.tasks={tasks}: job=orders expected at least 2 tasks")
+        raise SettingError(f"stream.tasks={tasks}: job=orders expected at least 2 tasks")
     if whole("plan.orders.exact", exact) > 8:
-        raise ValueError(
+        raise SettingError(
             f"plan.orders.exact={exact}: expected at most 8, {exact}! orders are too many; of more "
             "tasks a beam search"
         )
@@ -51,7 +51,7 @@ def orders(
         "closed", problem.loss, problem.optimizer, problem.method, problem.batch_size is None
     )
     if against:
-        raise ValueError(
+        raise SettingError(
             f"job=orders solves in closed form, and {against[0]}; expected others, such as "
             "loss=squared_error optimizer=sgd"
         )
@@ -73,7 +73,7 @@ def methods(
     ntkcl.methods.l2(0.1)).
     """
     if not grid:
-        raise ValueError(
+        raise SettingError(
             "plan.methods: expected at least one method, such as "
             "{naive: {}, replay: {per_task: [5, 20]}}"
         )
@@ -103,7 +103,7 @@ def replay(
     """
     smallest = min(len(task.inputs) for task in initialised.problem.tasks)
     if whole("plan.replay.per_task", per_task) > smallest:
-        raise ValueError(
+        raise SettingError(
             f"plan.replay.per_task={per_task}: expected at most {smallest}, the samples of the "
             "smallest task"
         )
@@ -137,7 +137,7 @@ def learning_rates(
         timed = initialised.problem._replace(steps=(count,) * len(initialised.problem.tasks))
         limit = min(shared.limits(timed))
         if not np.isfinite(limit):
-            raise ValueError(
+            raise SettingError(
                 "job=lr: this optimizer has no stability limit to take fractions of; expected "
                 "optimizer=sgd"
             )
@@ -159,13 +159,13 @@ def _as_list(one: Any) -> Any:
 
 def _check_rates(fractions: Sequence, steps: Sequence) -> None:
     if not fractions or not steps:
-        raise ValueError(
+        raise SettingError(
             f"plan.lr: fractions={fractions}, steps={steps}; expected at least one of each"
         )
     for fraction, count in itertools.product(fractions, steps):
         finite("plan.lr.fractions", fraction, above=0.0)
         if whole("plan.lr.steps", count) > MOST_STEPS:
-            raise ValueError(
+            raise SettingError(
                 f"plan.lr.steps={count}: expected at most {MOST_STEPS}, which is as far as Optax "
                 "counts"
             )

@@ -11,7 +11,7 @@ from ntkcl.planning.candidate import SharedKernel, shared_kernel
 from ntkcl.planning.ranking import SCORES, Ranking, agreement, rank, verified
 from ntkcl.resources import Meter
 from ntkcl.training.settings import Training
-from ntkcl.validation import one_of, seed, whole
+from ntkcl.validation import SettingError, one_of, seed, whole
 
 JOBS = ("orders", "methods", "replay", "lr")
 
@@ -39,7 +39,7 @@ def plan(
     goal, training = {key: plan[key] for key in ("score", "part")}, named["training"]
     experiment.check(named["stream"], named["loss"], training, ())
     if training.optimizer_state == "carry":
-        raise ValueError(
+        raise SettingError(
             "training.optimizer_state=carry: a plan begins each task at rest; expected reset"
         )
     meter = Meter()

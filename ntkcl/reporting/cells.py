@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from ntkcl.validation import SettingError
+
 LEVEL = 0.95  # of the intervals
 
 
@@ -24,7 +26,7 @@ def summary(table: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd
     _check("values", values, table)
     for name in values:
         if not pd.api.types.is_numeric_dtype(table[name]):
-            raise ValueError(f"values={name}: expected a number, found {table[name].iloc[0]!r}")
+            raise SettingError(f"values={name}: expected a number, found {table[name].iloc[0]!r}")
     counted = once(table, by)
     if by:
         grouped = counted.groupby(list(by), dropna=False, sort=True)
@@ -38,7 +40,7 @@ def _check(setting: str, names: Sequence[str], table: pd.DataFrame) -> None:
     for name in names:
         if name not in table:
             near = ", ".join(_nearest(name, table))
-            raise ValueError(f"{setting}={name}: no such column; the nearest are {near}")
+            raise SettingError(f"{setting}={name}: no such column; the nearest are {near}")
 
 
 def _nearest(name: str, table: pd.DataFrame) -> list[str]:

@@ -15,7 +15,7 @@ from ntkcl.reporting.figures import COLOURS
 
 LEFT_OUT = ("nothing", "harmful", "random", "harmless")
 # The sides of the check: what is drawn, by which key of the stored table, how.
-CHECKED = (("measured", "forgetting", "o", -0.05), ("boundary", "foretold", "x", 0.05))
+CHECKED = (("measured", "forgetting", "o", -0.05), ("boundary", "predicted", "x", 0.05))
 
 
 def explanation(run: Mapping, seeds: Mapping[str, Mapping]) -> Figure:
@@ -61,7 +61,7 @@ def _sample(axis: Axes, sample: Mapping) -> None:
 
 def _modes(axis: Axes, run: Mapping) -> None:
     """Cumulative share of the squared drift over the eigenmodes of the old task's kernel."""
-    sides = {"foretold": ("predicted", "boundary"), "measured": ("measured", "measured")}
+    sides = {"predicted": ("predicted", "boundary"), "measured": ("measured", "measured")}
     for key, values in run["cumulative"].items():
         side, colour = sides[key]
         label = f"{side}, participation rank {run['participation'][key]:.1f}"

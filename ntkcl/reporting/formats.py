@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ntkcl.reporting.columns import headings
-from ntkcl.validation import one_of
+from ntkcl.validation import SettingError, one_of
 
 FORMATS = ("markdown", "csv", "latex", "parquet")
 LATEX = {sign: f"\\{sign}" for sign in "_%&#"} | {"±": r"$\pm$", "²": "$^2$"}
@@ -21,7 +21,7 @@ def write(cells: pd.DataFrame, form: str, pivot: str | None, values: Sequence[st
     one_of("format", form, FORMATS)
     if form in ("csv", "parquet"):
         if pivot is not None:
-            raise ValueError(
+            raise SettingError(
                 f"pivot={pivot}: format={form} keeps every statistic in a column of its own; "
                 "expected null, or markdown"
             )
@@ -62,7 +62,7 @@ def pivoted(cells: pd.DataFrame, pivot: str, values: Sequence[str]) -> pd.DataFr
     texts = readable(cells)
     by = [name for name in texts.columns if name not in (*values, "runs", pivot)]
     if pivot not in texts:
-        raise ValueError(f"pivot={pivot}: expected one of the settings in `by`: {', '.join(by)}")
+        raise SettingError(f"pivot={pivot}: expected one of the settings in `by`: {', '.join(by)}")
     labels = headings(values)
     if not by:
         return texts.set_index(pivot)[list(values)].T.rename(index=labels).reset_index(names="")

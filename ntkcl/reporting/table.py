@@ -19,6 +19,7 @@ from ntkcl.runs.files import read_summary
 from ntkcl.runs.identity import digest, flat
 from ntkcl.runs.settings import GROUPS, UNHASHED_DEFAULTS
 from ntkcl.runs.stored import Damaged
+from ntkcl.validation import SettingError
 
 # Keys of a configuration that say how Hydra builds an object, and not what it is.
 HYDRA_KEYS = ("_partial_", "_convert_")
@@ -38,7 +39,7 @@ def folders(results_dir: Path | str, experiments: Sequence[str] = ()) -> list[Pa
     if empty or not found:
         setting = f"experiment_name={','.join(empty)}" if empty else f"results_dir={results_dir}"
         holding = ", ".join(there) or "nothing"
-        raise ValueError(f"{setting}: no complete runs in {root}, which holds {holding}")
+        raise SettingError(f"{setting}: no complete runs in {root}, which holds {holding}")
     return found
 
 
@@ -88,7 +89,7 @@ def read(
         for line in damaged:
             skip(line)
     if not rows:
-        raise ValueError(
+        raise SettingError(
             f"results_dir: none of {len(damaged)} runs can be read; make them anew, or set another "
             "results_dir"
         )
@@ -170,7 +171,7 @@ def select(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
     try:
         kept = table[holds(where, table)]
     except ValueError as error:
-        raise ValueError(f"where={where}: {error}") from error
+        raise SettingError(f"where={where}: {error}") from error
     if kept.empty:
-        raise ValueError(f"where={where}: holds for none of {len(table)} runs")
+        raise SettingError(f"where={where}: holds for none of {len(table)} runs")
     return kept

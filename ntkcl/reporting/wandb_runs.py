@@ -18,6 +18,7 @@ from ntkcl.runs import schema
 from ntkcl.runs.files import LOGGED, load, load_plan, logged
 from ntkcl.runs.identity import Run
 from ntkcl.runs.stored import Damaged
+from ntkcl.validation import SettingError
 
 ONLINE = (
     "run `wandb login`, or use tracking=offline, or tracking.fallback=true, which is offline where "
@@ -51,9 +52,9 @@ def check(fallback: bool = False) -> None:
     try:
         logged_in = wandb.login(prompt=False)
     except (wandb.errors.Error, ValueError) as error:
-        raise ValueError(f"tracking.mode=online: {error}; {ONLINE}") from error
+        raise SettingError(f"tracking.mode=online: {error}; {ONLINE}") from error
     if not logged_in:
-        raise ValueError(f"tracking.mode=online: no API key is configured; {ONLINE}")
+        raise SettingError(f"tracking.mode=online: no API key is configured; {ONLINE}")
 
 
 def track(run: Run) -> bool:
@@ -77,7 +78,7 @@ def track(run: Run) -> bool:
             return track(run._replace(tracking=offline))
         online = tracking.mode == "online"
         remedy = ONLINE if online else "see tracking.project, entity, and the disk"
-        raise ValueError(
+        raise SettingError(
             f"tracking.mode={tracking.mode}: {error}; {remedy}; the run's own files are complete "
             f"in {folder}"
         ) from error

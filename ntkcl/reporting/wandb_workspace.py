@@ -11,6 +11,7 @@ from typing import Any
 from ntkcl.reporting.panels import Panel, Section
 from ntkcl.runs import schema
 from ntkcl.runs.settings import GROUPS
+from ntkcl.validation import SettingError
 
 TASKS = 20  # tasks with a line of their own; more colours cannot be distinguished
 RUNS = 10  # runs drawn at once in a history
@@ -24,7 +25,7 @@ def _library() -> tuple[Any, Any]:
             import wandb_workspaces.reports.v2 as reports
             import wandb_workspaces.workspaces as workspaces
     except ImportError as error:
-        raise ValueError(
+        raise SettingError(
             "dashboard: wandb-workspaces is not installed; it comes with an extra: "
             "pip install -e '.[dashboards]' in a checkout of ntkcl"
         ) from error

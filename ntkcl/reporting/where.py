@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from ntkcl.validation import SettingError
+
 EXPECTED = (
     "expected comparisons of columns with numbers, texts or lists of them, joined by and, or, not, "
     "such as \"method == 'ewc' and `network.width` > 64\""
@@ -39,7 +41,7 @@ def holds(condition: str, table: pd.DataFrame) -> pd.Series:
     the table, for sides that cannot be compared.
     """
     if len(condition) > LONGEST:
-        raise ValueError(f"longer than {LONGEST} characters; {EXPECTED}")
+        raise SettingError(f"longer than {LONGEST} characters; {EXPECTED}")
     quoted: dict[str, str] = {}
 
     def plain(match: re.Match) -> str:
@@ -56,9 +58,9 @@ def holds(condition: str, table: pd.DataFrame) -> pd.Series:
         return _truth(tree, _Columns(table, {short: name for name, short in quoted.items()}))
     except (SyntaxError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else "nested too deeply"
-        raise ValueError(f"{reason}; {EXPECTED}") from error
+        raise SettingError(f"{reason}; {EXPECTED}") from error
     except (TypeError, OverflowError) as error:  # of pandas: a text below a number
-        raise ValueError(f"{error}; compare numbers with numbers and texts with texts") from error
+        raise SettingError(f"{error}; compare numbers with numbers and texts with texts") from error
 
 
 class _Columns:
@@ -73,7 +75,7 @@ class _Columns:
             last = name.split(".")[-1]
             near = [c for c in self.table.columns if "." in c and c.split(".")[-1] == last]
             hint = f"; settings with dots stand in backticks, such as `{near[0]}`" if near else ""
-            raise ValueError(f"name '{name}' is not defined{hint or f'; {EXPECTED}'}")
+            raise SettingError(f"name '{name}' is not defined{hint or f'; {EXPECTED}'}")
         return self.table[name]
 
 
@@ -98,7 +100,7 @@ def _truth(node: ast.expr, columns: _Columns) -> pd.Series:
         isinstance(value, bool) for value in column.dropna()
     )
     if not flags:
-        raise ValueError(f"{_name(node, columns)} is neither true nor false; {EXPECTED}")
+        raise SettingError(f"{_name(node, columns)} is neither true nor false; {EXPECTED}")
     return column.map(lambda value: value is True).astype(bool)
 
 
@@ -118,28 +120,28 @@ def _constant(node: ast.expr, columns: _Columns) -> Any:
             return -value
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None):
         return node.value
-    raise ValueError(f"{_name(node, columns)} is not allowed{_hint(node, columns)}; {EXPECTED}")
+    raise SettingError(f"{_name(node, columns)} is not allowed{_hint(node, columns)}; {EXPECTED}")
 
 
 def _pair(op: ast.cmpop, left: Any, right: Any) -> pd.Series:
     """One comparison, at least one side of which is a column."""
     if isinstance(op, ast.In | ast.NotIn):
         if not isinstance(left, pd.Series) or not isinstance(right, list):
-            raise ValueError(
+            raise SettingError(
                 f"`in` expects a column and then a list: method in ['ewc']; {EXPECTED}"
             )
         found = left.isin(right)
         return found if isinstance(op, ast.In) else ~found
     if type(op) not in COMPARED:
-        raise ValueError(f"`is` is not allowed, == is; {EXPECTED}")
+        raise SettingError(f"`is` is not allowed, == is; {EXPECTED}")
     if not isinstance(left, pd.Series) and not isinstance(right, pd.Series):
-        raise ValueError(f"no column is compared; {EXPECTED}")
+        raise SettingError(f"no column is compared; {EXPECTED}")
     if isinstance(left, list) or left is None:
         left, right = right, left
     if isinstance(right, list) or right is None:
         if not isinstance(op, ast.Eq | ast.NotEq):
             what = "None" if right is None else "a list"
-            raise ValueError(f"{what} is neither above nor below anything; {EXPECTED}")
+            raise SettingError(f"{what} is neither above nor below anything; {EXPECTED}")
         found = left.isna() if right is None else left.isin(right)
         return found if isinstance(op, ast.Eq) else ~found
     return COMPARED[type(op)](left, right).astype(bool)

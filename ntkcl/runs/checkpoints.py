@@ -1,7 +1,7 @@
 """Training that survives being killed: where it stands, on disk, every k steps and at every task's
 end. The one door to orbax.
 
-A run that is started again tells its story again from the beginning, and takes from here the
+A run that is started again begins at the beginning, and takes from here the
 trainings that it has already done: forecasts and measurements follow from the parameters, bit for
 bit. A checkpoint is written beside its place, with a list of its files and their SHA-256 sums, and
 then moved there, so that one that exists is whole; one that does not agree with its list is left

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
+from ntkcl.validation import SettingError
+
 MATRIX, PER_TASK, NUMBER, TEXT = "matrix", "per task", "number", "text"
 
 
@@ -283,7 +285,7 @@ def check_number(
         return
     known = sorted(key for key in keys if "<" not in key)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    raise ValueError(f"{setting}={name}: no such number in summary.json; the nearest is {near}")
+    raise SettingError(f"{setting}={name}: no such number in summary.json; the nearest is {near}")
 
 
 def _numbers(anchors: Sequence[str], references: Sequence[str]) -> Iterator[str]:

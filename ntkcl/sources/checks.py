@@ -3,7 +3,7 @@
 import numpy as np
 
 from ntkcl.types import Dataset, Source
-from ntkcl.validation import finite
+from ntkcl.validation import SettingError, finite
 
 CLASSES = 65_536  # beyond it labels are names of things, not numbers of outputs
 
@@ -18,18 +18,18 @@ def dataset(x, labels, classes, origin) -> Dataset:
         x = np.asarray(x, np.float32)
     x = x[..., 0] if x.ndim == 4 and x.shape[-1] == 1 else x
     if len(x) != len(labels) or len(x) == 0:
-        raise ValueError(f"{origin}: {len(x)} images but {len(labels)} labels")
+        raise SettingError(f"{origin}: {len(x)} images but {len(labels)} labels")
     if not np.isfinite(x).all():
-        raise ValueError(
+        raise SettingError(
             f"{origin}: {np.sum(~np.isfinite(x))} pixels are NaN or infinite in float32; expected "
             "finite numbers"
         )
     if classes > CLASSES:
-        raise ValueError(
+        raise SettingError(
             f"{origin}: {classes} classes, each of which is an output; expected at most {CLASSES}"
         )
     if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
+        raise SettingError(
             f"{origin}: labels run from {labels.min()} to {labels.max()}; expected 0 to "
             f"{classes - 1}"
         )

@@ -3,7 +3,7 @@
 from ntkcl import validation
 from ntkcl.sources.checks import dataset, source
 from ntkcl.types import Source
-from ntkcl.validation import finite
+from ntkcl.validation import SettingError, finite
 
 
 def digits(*, mean: float, sd: float, test_fraction: float = 0.2, seed: int = 0) -> Source:
@@ -16,7 +16,7 @@ def digits(*, mean: float, sd: float, test_fraction: float = 0.2, seed: int = 0)
     from sklearn.model_selection import train_test_split
 
     if not 0.01 <= finite("source.test_fraction", test_fraction) <= 0.99:
-        raise ValueError(f"source.test_fraction={test_fraction}: expected 0.01 to 0.99")
+        raise SettingError(f"source.test_fraction={test_fraction}: expected 0.01 to 0.99")
     validation.seed("source.seed", seed)
     bunch = load_digits()
     parts = train_test_split(

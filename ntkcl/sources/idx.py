@@ -23,7 +23,7 @@ from ntkcl.sources.tfds import (
     from_tfds,
 )
 from ntkcl.types import Source
-from ntkcl.validation import text, whole
+from ntkcl.validation import SettingError, text, whole
 
 IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -68,7 +68,7 @@ def idx(
             try:
                 builder.download_and_prepare()
             except Exception as error:  # a full disk reaches us as whatever the writer made of it
-                raise ValueError(
+                raise SettingError(
                     f"source.data_dir={builder.data_dir}: cannot be written ({_first_line(error)})"
                 ) from error
     return source(_read(builder, "train"), _read(builder, "test"), mean, sd)
@@ -91,7 +91,7 @@ def tfds_or_idx(
         return from_tfds(name, mean=mean, sd=sd, data_dir=data_dir, download=download)
     except _Unprepared as missing:
         if not Path(idx_dir).is_dir():
-            raise ValueError(
+            raise SettingError(
                 f"{missing}; nor is there a folder of IDX files at source.idx_dir={idx_dir}"
             ) from missing
         return idx(idx_dir, mean=mean, sd=sd, classes=classes, data_dir=data_dir, sha256=sha256)
@@ -99,14 +99,14 @@ def tfds_or_idx(
 
 def _idx_path(folder, stem) -> Path:
     if not Path(folder).is_dir():
-        raise ValueError(
+        raise SettingError(
             f"source.idx_dir={folder}: no such folder; expected one with {stem}[.gz] and its three "
             "companions"
         )
     for path in (Path(folder) / f"{stem}.gz", Path(folder) / stem):
         if path.is_file():
             return path
-    raise ValueError(f"source.idx_dir={folder}: {stem}.gz or {stem} is missing")
+    raise SettingError(f"source.idx_dir={folder}: {stem}.gz or {stem} is missing")
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -117,11 +117,11 @@ def read_idx(path: Path) -> np.ndarray:
     """
     raw = _unpacked(path)
     if len(raw) < 4 or raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
-        raise ValueError(f"{path}: not an IDX file of unsigned bytes")
+        raise SettingError(f"{path}: not an IDX file of unsigned bytes")
     shape = struct.unpack(f">{raw[3]}I", raw[4 : 4 + 4 * raw[3]])
     body = len(raw) - 4 - 4 * raw[3]
     if body != math.prod(shape):
-        raise ValueError(
+        raise SettingError(
             f"{path}: truncated or padded, its header promises {math.prod(shape)} bytes and {body} "
             "follow"
         )
@@ -132,13 +132,13 @@ def _unpacked(path) -> bytes:
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+        raise SettingError(f"{path}: cannot be read ({error.strerror})") from error
     if raw[:2] != b"\x1f\x8b":
         return raw
     try:
         return gzip.decompress(raw)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path}: truncated or damaged gz file ({error})") from error
+        raise SettingError(f"{path}: truncated or damaged gz file ({error})") from error
 
 
 @dataclass(eq=False, kw_only=True)
@@ -155,14 +155,14 @@ class IdxConfig(tfds.core.BuilderConfig):
         for stem, expected in self.sha256.items():
             found = hashlib.sha256(_unpacked(self.files[stem])).hexdigest()
             if found != expected:
-                raise ValueError(
+                raise SettingError(
                     f"{self.files[stem]}: SHA-256 of the unpacked bytes is {found[:12]}..., "
                     f"expected {expected[:12]}..."
                 )
         pairs = {split: self._pair(*stems) for split, stems in IDX_FILES.items()}
         train, test = (x.shape[1:] for x, _ in pairs.values())
         if train != test:
-            raise ValueError(
+            raise SettingError(
                 f"{self.files[IDX_FILES['test'][0]]}: expected images of {train} as in the train "
                 f"set, found {test}"
             )
@@ -171,16 +171,16 @@ class IdxConfig(tfds.core.BuilderConfig):
     def _pair(self, images, labels):
         x, y = read_idx(self.files[images]), read_idx(self.files[labels])
         if x.ndim != 3 or 0 in x.shape:
-            raise ValueError(
+            raise SettingError(
                 f"{self.files[images]}: expected images [n, h, w], none of them 0, found shape "
                 f"{x.shape}"
             )
         if y.shape != x.shape[:1]:
-            raise ValueError(
+            raise SettingError(
                 f"{self.files[labels]}: expected {len(x)} labels on one axis, found shape {y.shape}"
             )
         if y.max() >= self.classes:
-            raise ValueError(
+            raise SettingError(
                 f"{self.files[labels]}: label {y.max()} is outside 0 .. {self.classes - 1} "
                 "(source.classes)"
             )

@@ -8,7 +8,7 @@ import numpy as np
 from ntkcl import validation
 from ntkcl.sources.checks import dataset, source
 from ntkcl.types import Source
-from ntkcl.validation import finite, text, whole
+from ntkcl.validation import SettingError, finite, text, whole
 
 APART = ("x_train", "y_train", "x_test", "y_test")
 TOGETHER = ("x", "y")
@@ -45,7 +45,9 @@ def npz(
     arrays, names = _read(text("source.path", path))
     share = finite("source.test_fraction", test_fraction)
     if not 0 < share < 1:
-        raise ValueError(f"source.test_fraction={test_fraction}: expected a number between 0 and 1")
+        raise SettingError(
+            f"source.test_fraction={test_fraction}: expected a number between 0 and 1"
+        )
     validation.seed("source.seed", seed)
     parts, count = _numbered(path, _pairs(path, arrays, names, classes), classes)
     if "" in parts:
@@ -55,7 +57,7 @@ def npz(
     shapes = {x.shape[1:] for x, _ in parts.values()}
     if len(shapes) > 1:
         theirs = " and ".join(f"x{part} of {x.shape[1:]}" for part, (x, _) in parts.items())
-        raise ValueError(f"source.path={path}: images of one shape are needed, found {theirs}")
+        raise SettingError(f"source.path={path}: images of one shape are needed, found {theirs}")
     train, test_set = (
         dataset(x, labels, count, f"source.path={path}: x{part}, y{part}")
         for part, (x, labels) in parts.items()
@@ -71,7 +73,7 @@ def _pairs(path, arrays, names, classes) -> dict:
         parts = ["_train", "_test"]
     else:
         found = ", ".join(sorted(names)) or "nothing"
-        raise ValueError(
+        raise SettingError(
             f"source.path={path}: expected the arrays {', '.join(APART)}, or {', '.join(TOGETHER)} "
             f"alone; found {found}"
         )
@@ -81,7 +83,7 @@ def _pairs(path, arrays, names, classes) -> dict:
         pairs[p] = x, _labels(path, f"y{p}", arrays[f"y{p}"], classes)
     for p, (x, (labels, _)) in pairs.items():
         if len(x) != len(labels) or not len(x):
-            raise ValueError(
+            raise SettingError(
                 f"source.path={path}: x{p} has {len(x)} images and y{p} {len(labels)} "
                 "labels; expected as many, not none"
             )
@@ -93,7 +95,7 @@ def _numbered(path, pairs: dict, classes: int | None) -> tuple[dict, int]:
     their place among the distinct ones."""
     known = {wide for _, (_, wide) in pairs.values() if wide is not None}
     if len(known) > 1:
-        raise ValueError(
+        raise SettingError(
             f"source.path={path}: y_train and y_test are one-hot of {sorted(known)} classes; "
             "expected as many"
         )
@@ -109,7 +111,7 @@ def _numbered(path, pairs: dict, classes: int | None) -> tuple[dict, int]:
 def _read(path) -> tuple[dict[str, np.ndarray], list[str]]:
     """The arrays that are of use, and the names of all."""
     if not Path(path).is_file():
-        raise ValueError(
+        raise SettingError(
             f"source.path={path}: no such file; expected an npz file, as numpy.savez writes it"
         )
     try:
@@ -117,7 +119,7 @@ def _read(path) -> tuple[dict[str, np.ndarray], list[str]]:
             wanted = [name for name in stored.files if name in (*APART, *TOGETHER)]
             return {name: stored[name] for name in wanted}, stored.files
     except UNREADABLE as error:
-        raise ValueError(
+        raise SettingError(
             f"source.path={path}: not an npz file of plain arrays ({type(error).__name__}); see "
             "numpy.savez"
         ) from error
@@ -125,14 +127,14 @@ def _read(path) -> tuple[dict[str, np.ndarray], list[str]]:
 
 def _images(path, name, x) -> np.ndarray:
     if x.ndim not in (2, 3, 4) or 0 in x.shape[1:]:
-        raise ValueError(
+        raise SettingError(
             f"source.path={path}: {name} of shape {x.shape}; expected images [n, h, w] or [n, h, "
             "w, channels], or vectors [n, d]"
         )
     if x.dtype == np.uint8:
         return x / np.float32(255)
     if not np.issubdtype(x.dtype, np.floating):
-        raise ValueError(
+        raise SettingError(
             f"source.path={path}: {name} of type {x.dtype}; expected bytes (uint8, divided by 255) "
             "or floating-point numbers"
         )
@@ -147,18 +149,18 @@ def _labels(path, name, y, classes) -> tuple[np.ndarray, int | None]:
     if y.ndim not in (1, 2) or not (
         np.issubdtype(y.dtype, np.integer) or y.dtype == bool or np.issubdtype(y.dtype, np.floating)
     ):
-        raise ValueError(
+        raise SettingError(
             f"{where} of shape {y.shape} and type {y.dtype}; expected labels [n], or one-hot [n, "
             "classes]"
         )
     if y.ndim == 2 and y.shape[1] != 1:
         bad = np.flatnonzero(~(np.isin(y, (0, 1)).all(1) & (y.sum(1) == 1)))
         if len(bad):
-            raise ValueError(
+            raise SettingError(
                 f"{where}: row {bad[0]} is not one-hot; expected a single 1 among zeros"
             )
         if classes is not None and y.shape[1] != classes:
-            raise ValueError(
+            raise SettingError(
                 f"{where}: one-hot of {y.shape[1]} classes, but source.classes={classes}"
             )
         return y.argmax(1), y.shape[1]
@@ -167,7 +169,7 @@ def _labels(path, name, y, classes) -> tuple[np.ndarray, int | None]:
         ~(np.isfinite(flat) & (flat >= 0) & (flat == np.floor(flat)) & (flat < 2**31))
     )
     if len(bad):
-        raise ValueError(
+        raise SettingError(
             f"{where}: label {flat[bad[0]]} of image {bad[0]}; expected whole numbers from 0"
         )
     return flat.astype(int), None
@@ -180,7 +182,7 @@ def _chosen(path, labels, share, seed) -> np.ndarray:
     for k in np.unique(labels):
         own = rng.permutation(np.flatnonzero(labels == k))
         if len(own) == 1:
-            raise ValueError(
+            raise SettingError(
                 f"source.path={path}: class {k} has one image; a split into train and test set "
                 "needs two of each class"
             )

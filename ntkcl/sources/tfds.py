@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from ntkcl.sources.checks import dataset, source
 from ntkcl.types import Dataset, Source
-from ntkcl.validation import flag, text
+from ntkcl.validation import SettingError, flag, text
 
 REMAKE = "delete that folder to have it prepared anew"
 # TFDS's default, tfrecord, has no random access and needs TensorFlow.
@@ -67,13 +67,13 @@ def _stock_builder(name, data_dir):
             if near
             else "see the TFDS catalogue, or use source=idx with a folder"
         )
-        raise ValueError(f"source.name={name}: TensorFlow Datasets has no such data set; {hint}")
+        raise SettingError(f"source.name={name}: TensorFlow Datasets has no such data set; {hint}")
     try:
         with _quiet():
             return tfds.builder(name, data_dir=data_dir, **ARRAY_RECORD)
     # TFDS asserts, parses and looks up: a version that does not exist, a broken dataset_info.json.
     except Exception as error:
-        raise ValueError(
+        raise SettingError(
             f"source.name={name}: TFDS cannot open it ({_first_line(error)})"
         ) from error
 
@@ -109,29 +109,29 @@ def _read(builder, split) -> Dataset:
             data = builder.as_data_source(split)
     except (KeyError, ValueError) as error:
         known = ", ".join(builder.info.splits)
-        raise ValueError(f"{name}: cannot read split {split!r}; it has {known}") from error
+        raise SettingError(f"{name}: cannot read split {split!r}; it has {known}") from error
     image, label = builder.info.supervised_keys or ("image", "label")
     features = dict(builder.info.features)
     labelled = isinstance(features.get(label), tfds.features.ClassLabel)
     if not labelled or len(getattr(features.get(image), "shape", ())) not in (2, 3):
-        raise ValueError(
+        raise SettingError(
             f"{name}: expected images with class labels, but its features are {', '.join(features)}"
         )
     promised = builder.info.splits[split].num_examples
     try:
         records = data.__getitems__(range(len(data)))
     except Exception as error:  # the array_record reader raises what its C++ side threw
-        raise ValueError(
+        raise SettingError(
             f"{builder.data_dir}: the prepared copy is damaged ({_first_line(error)}); {REMAKE}"
         ) from error
     if len(records) != promised:
-        raise ValueError(
+        raise SettingError(
             f"{builder.data_dir}: {split} holds {len(records)} examples, {promised} are promised; "
             f"{REMAKE}"
         )
     shapes = {np.shape(record[image]) for record in records}
     if len(shapes) != 1:
-        raise ValueError(
+        raise SettingError(
             f"{name}: images of one shape are needed, but {split} has {len(shapes)} shapes"
         )
     x = np.stack([record[image] for record in records])

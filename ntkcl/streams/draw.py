@@ -8,7 +8,7 @@ import numpy as np
 
 from ntkcl import validation
 from ntkcl.types import Dataset, Source, Stream, Task
-from ntkcl.validation import flag, whole
+from ntkcl.validation import SettingError, flag, whole
 
 # For all tasks, or one number a task; None is all images that there are.
 PerClass = int | Sequence[int | None] | None
@@ -44,7 +44,7 @@ def of_tasks(name: str, value: PerClass, tasks: int, every: bool = True) -> tupl
     listed = isinstance(value, Sequence) and not isinstance(value, str)
     values = list(value) if listed else [value] * tasks  # type: ignore[arg-type]
     if len(values) != tasks:
-        raise ValueError(
+        raise SettingError(
             f"{name}={values}: expected {tasks} numbers, one for each of stream.tasks={tasks}, or "
             "one number for all"
         )
@@ -91,7 +91,7 @@ def _balanced(dataset, classes, per_class, before, seed, name):
             used = f", of which {taken} went to the tasks before" if before else ""
             used += " (stream.same_images=true reuses them)" if before else ""
             asked = "null" if per_class is None else per_class
-            raise ValueError(
+            raise SettingError(
                 f"stream.{name}_per_class={asked}: class {k} has {len(own)} images in the {name} "
                 f"set{used}"
             )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ntkcl.types import Dataset, Source, Stream
-from ntkcl.validation import finite
+from ntkcl.validation import SettingError, finite
 
 
 def mixture(source: Source, *, of: Callable[[Source], Stream], share: float = 0.5) -> Stream:
@@ -19,9 +19,9 @@ def mixture(source: Source, *, of: Callable[[Source], Stream], share: float = 0.
     two pairs of Fashion-MNIST classes so, labels aligned.
     """
     if finite("stream.share", share, least=0.0) > 1:
-        raise ValueError(f"stream.share={share}: expected a number from 0 to 1")
+        raise SettingError(f"stream.share={share}: expected a number from 0 to 1")
     if not callable(of):
-        raise ValueError(
+        raise SettingError(
             f"stream.of={of}: expected the settings of a stream, such as stream@stream.of=rotated"
         )
     first, *others = of(source)
@@ -29,14 +29,14 @@ def mixture(source: Source, *, of: Callable[[Source], Stream], share: float = 0.
     def mixed(t, name):
         theirs, own = getattr(first, name), getattr(others[t - 1], name)
         if len(theirs.x) != len(own.x):
-            raise ValueError(
+            raise SettingError(
                 f"stream=mixture: task 0 has {len(theirs.x)} {name} images and task {t} "
                 f"{len(own.x)}; expected as many"
             )
         if not np.array_equal(first.head, others[t - 1].head) or not np.array_equal(
             theirs.y, own.y
         ):
-            raise ValueError(
+            raise SettingError(
                 f"stream=mixture: task {t} has other targets than task 0; expected a shared head "
                 "(stream.of.scenario=domain)"
             )

@@ -6,7 +6,7 @@ from ntkcl import validation
 from ntkcl.streams import draw
 from ntkcl.streams.draw import PerClass
 from ntkcl.types import Source, Stream
-from ntkcl.validation import flag, whole
+from ntkcl.validation import SettingError, flag, whole
 
 
 def permuted(
@@ -30,13 +30,13 @@ def permuted(
     validation.seed("stream.seed", seed)
     shape = source.train.x.shape[1:]
     if len(shape) == 1 and patch is not None:
-        raise ValueError(
+        raise SettingError(
             f"stream.patch={patch}: vectors of shape {shape} have no centre; expected null, for "
             "all entries"
         )
     side = (1, *shape) if len(shape) == 1 else shape[:2]
     if patch is not None and not 2 <= whole("stream.patch", patch, least=2) <= min(shape[:2]):
-        raise ValueError(
+        raise SettingError(
             f"stream.patch={patch}: expected 2 to {min(shape[:2])} for images of shape {shape}, or "
             "null for all pixels"
         )

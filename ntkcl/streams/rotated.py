@@ -12,7 +12,7 @@ from ntkcl import validation
 from ntkcl.streams import draw
 from ntkcl.streams.draw import PerClass
 from ntkcl.types import Source, Stream
-from ntkcl.validation import finite, one_of, whole
+from ntkcl.validation import SettingError, finite, one_of, whole
 
 
 def rotated(
@@ -38,7 +38,7 @@ def rotated(
     whole("stream.tasks", tasks)
     validation.seed("stream.seed", seed)
     if angles is not None and (isinstance(angles, str) or not isinstance(angles, Sequence)):
-        raise ValueError(
+        raise SettingError(
             f"stream.angles={angles}: expected a list of {tasks} angles in degrees, or null for "
             "multiples of stream.step"
         )
@@ -46,14 +46,14 @@ def rotated(
         angles = [finite("stream.step", step) * t for t in range(tasks)]
     angles = list(angles)
     if len(angles) != tasks:
-        raise ValueError(
+        raise SettingError(
             f"stream.angles={angles}: expected {tasks} angles in degrees, one for each of "
             f"stream.tasks={tasks}"
         )
     angles = [finite("stream.angles", angle) for angle in angles]
     shape = source.train.x.shape[1:]
     if len(shape) < 2 or shape[0] != shape[1]:
-        raise ValueError(
+        raise SettingError(
             f"stream=rotated: images of shape {shape} cannot be rotated; expected square ones"
         )
 

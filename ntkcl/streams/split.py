@@ -6,7 +6,7 @@ from ntkcl import validation
 from ntkcl.streams import draw
 from ntkcl.streams.draw import PerClass
 from ntkcl.types import Dataset, Source, Stream, Task
-from ntkcl.validation import flag, one_of, whole
+from ntkcl.validation import SettingError, flag, one_of, whole
 
 
 def split(
@@ -40,13 +40,13 @@ def split(
     classes = source.train.y.shape[1]
     if tasks * classes_per_task > classes:
         need = f"{tasks} tasks x {classes_per_task} classes need {tasks * classes_per_task}"
-        raise ValueError(
+        raise SettingError(
             f"stream.classes_per_task={classes_per_task}: {need} classes, the source has {classes}"
         )
     one_of("stream.scenario", scenario, ("domain", "task", "class"))
     one_of("stream.targets", targets, ("one_hot", "sign"))
     if targets == "sign" and (classes_per_task != 2 or scenario == "class"):
-        raise ValueError(
+        raise SettingError(
             "stream.targets=sign: expected stream.classes_per_task=2 and stream.scenario=domain "
             "or task; or one_hot"
         )

@@ -6,7 +6,7 @@ import numpy as np
 from ntkcl import validation
 from ntkcl.streams.draw import PerClass, of_tasks
 from ntkcl.types import Dataset, Source, Stream, Task
-from ntkcl.validation import finite, one_of, whole
+from ntkcl.validation import SettingError, finite, one_of, whole
 
 
 def teacher_student(
@@ -48,7 +48,7 @@ def teacher_student(
     one_of("stream.inputs", inputs, ("gaussian", "sphere"))
     for name, value, least in (("correlation", correlation, -1.0), ("overlap", overlap, 0.0)):
         if not least <= finite(f"stream.{name}", value) <= 1:
-            raise ValueError(f"stream.{name}={value}: expected a number from {least:g} to 1")
+            raise SettingError(f"stream.{name}={value}: expected a number from {least:g} to 1")
     counts = {
         name: of_tasks(f"stream.{name}_size", n, tasks, every=False)
         for name, n in (("train", train_size), ("test", test_size))

@@ -32,7 +32,7 @@ from ntkcl.validation import finite, whole
 
 LOSS, SGD = losses.squared_error(), optimizers.sgd()
 CHOICES = ("harmful", "random", "harmless")
-KEYS = ("forgetting", "foretold", "accuracy")  # of an outcome in the stored table
+KEYS = ("forgetting", "predicted", "accuracy")  # of an outcome in the stored table
 
 
 class Boundary(NamedTuple):
@@ -201,7 +201,7 @@ def measure(cfg: DictConfig, seed: int) -> dict:
     }
 
     gram = kernel(boundary.theta, x_old)[:, active][..., active].astype(jnp.float64)
-    energies = {"foretold": predicted.drift, "measured": drift}
+    energies = {"predicted": predicted.drift, "measured": drift}
     energies = {
         name: attribution.mode_energies(gram, jnp.asarray(d[:, active]))
         for name, d in energies.items()
@@ -313,7 +313,7 @@ def markdown(stored: dict) -> str:
         shares = ", ".join(
             f"{layer} {share:.2f}" for layer, share in run["shares by layer"].items()
         )
-        ranks = " / ".join(f"{run['participation'][side]:.1f}" for side in ("foretold", "measured"))
+        ranks = " / ".join(f"{run['participation'][side]:.1f}" for side in ("predicted", "measured"))
         r2 = run["drift R2"]
         lines.append(
             f"- seed {seed}: drift R² {r2:.3f}; participation rank predicted / measured {ranks}; "

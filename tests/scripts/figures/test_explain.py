@@ -53,7 +53,7 @@ def test_the_script_explains_and_redraws_from_the_table_alone(
     ranked = [sample["harm"] for sample in run_of_seed["shown"]["harmful"]]
     assert ranked == sorted(run_of_seed["harm"], reverse=True)[: len(ranked)]
     assert run_of_seed["shown"]["harmless"][0]["harm"] == min(run_of_seed["harm"])
-    assert sum(run_of_seed["harm"]) == pytest.approx(run_of_seed["all kept"]["foretold"])
+    assert sum(run_of_seed["harm"]) == pytest.approx(run_of_seed["all kept"]["predicted"])
     assert (tmp_path / "tables" / "explain.md").read_text() in capsys.readouterr().out
 
     figure = tmp_path / "figures" / "explain.png"
