@@ -41,7 +41,8 @@ TESTS = itertools.count(1)
 
 @pytest.fixture(autouse=True)
 def forgotten():
-    """What tests have compiled, where a process holds much of it; the cache on disk still has it."""
+    """What tests have compiled, where a process holds much of it; the cache on disk still has
+    it."""
     yield
     maps = Path("/proc/self/maps")
     if next(TESTS) % 10 == 0 and maps.exists() and len(maps.read_bytes().splitlines()) > MAPPINGS:

@@ -1,4 +1,5 @@
-"""The models that the laws of kernels run over: ours, plain linen of every kind, other libraries', plain functions."""
+"""The models that the laws of kernels run over: ours, plain linen of every kind, other libraries',
+plain functions."""
 
 from functools import cache
 
@@ -98,7 +99,8 @@ class EmbeddingBag(nn.Module):
 
 
 class Lifted(nn.Module):
-    """Layers inside lifted transformations, whose inputs cannot be seen from outside, beside one that can."""
+    """Layers inside lifted transformations, whose inputs cannot be seen from outside, beside one
+    that can."""
 
     @nn.compact
     def __call__(self, x):
@@ -186,7 +188,10 @@ def _constants(module, x):
 REAL, IMAGE, TOKENS = (4,), (5, 6, 2), (4,)
 # name: (network or nothing, shape of one input, kind of input)
 LINEN = {
-    "ours, erf and biases": (networks.mlp(outputs=3, width=7, depth=2, activation="erf", w_std=1.5, b_std=0.3), REAL),
+    "ours, erf and biases": (
+        networks.mlp(outputs=3, width=7, depth=2, activation="erf", w_std=1.5, b_std=0.3),
+        REAL,
+    ),
     "ours, one hidden layer": (networks.mlp(outputs=2, width=9, output_scale=0.7), (2, 3)),
     "plain linen MLP": (networks.network(PlainMLP()), REAL),
     "CNN": (networks.network(CNN()), IMAGE),
@@ -200,10 +205,13 @@ LINEN = {
     "raw transformations": (networks.network(RawTransforms()), REAL),
     "dense general": (networks.network(General()), (3, 4, 2)),
     "batch norm, running": (
-        networks.network(Normalised(), batched=True, constants=_constants(Normalised(), jnp.ones((1, 4)))), REAL,
+        networks.network(
+            Normalised(), batched=True, constants=_constants(Normalised(), jnp.ones((1, 4)))
+        ),
+        REAL,
     ),
     "two positions": (networks.network(TwoTokens()), (2, 30)),
-}  # fmt: skip
+}
 OTHERS = {
     "NNX": (*nnx_model(), REAL),
     "Equinox": (*equinox_model(), REAL),
@@ -218,7 +226,8 @@ MODELS = (*LINEN, *OTHERS)
 
 @cache
 def model(name, n=5):
-    """(network, theta, x) in float64, theta of the size of an initialisation but nowhere zero or one.
+    """(network, theta, x) in float64, theta of the size of an initialisation but nowhere zero or
+    one.
 
     Drawn by NumPy: a normal draw of a new shape is half a second of compiling.
     """

@@ -5,7 +5,8 @@ import numpy as np
 
 
 def train_linear(phis, ys, theta, rate, steps):
-    """GD on (1/2) sum (phi theta - y)^2, task after task, in a plain loop. Returns theta after each task."""
+    """GD on (1/2) sum (phi theta - y)^2, task after task, in a plain loop. Returns theta after each
+    task."""
     history = []
     for phi, y in zip(phis, ys, strict=True):
         for _ in range(steps):
@@ -27,7 +28,8 @@ def kernel(apply, theta, x1, x2):
 
 
 def two_teachers(e, n_a, n_b, rho):
-    """Kernel regression on two teachers in turn, kernel eigenvalues e: E_A after A, E_B after B, E_A after B (theory, section 10)."""
+    """Kernel regression on two teachers in turn, kernel eigenvalues e: E_A after A, E_B after B,
+    E_A after B (theory, section 10)."""
 
     def learning(n):
         low, high = 0.0, e.sum()  # kappa solves n = sum e / (kappa + e), which falls in kappa

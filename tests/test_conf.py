@@ -208,7 +208,8 @@ def test_the_stored_table_follows_from_its_runs():
 
 @pytest.mark.parametrize("preset", [p for p in PRESETS if p.endswith("_fashion")])
 def test_stored_results_are_what_the_preset_expects(preset):
-    """`expect   drift_r2 at init .83 / .91 / .96 at width 64 / 256 / 1024 (mean of 3 seeds)` against results/tables."""
+    """`expect   drift_r2 at init .83 / .91 / .96 at width 64 / 256 / 1024 (mean of 3 seeds)`
+    against results/tables."""
     header = (CONF / "experiment" / f"{preset}.yaml").read_text()
     values, widths = (
         re.search(pattern, header).group(1)

@@ -1,4 +1,5 @@
-"""What looks at runs that were made: `ntkcl table`, `ntkcl report`, `ntkcl dashboard`, each from its configuration."""
+"""What looks at runs that were made: `ntkcl table`, `ntkcl report`, `ntkcl dashboard`, each from
+its configuration."""
 
 import sys
 from pathlib import Path
@@ -74,7 +75,8 @@ def dashboard_of(cfg: DictConfig) -> None:
 
     if len(_experiments(cfg)) > 1:
         raise SettingError(
-            f"experiment_name={cfg.experiment_name}: a dashboard is of one experiment, or of all; expected a name or null"
+            f"experiment_name={cfg.experiment_name}: a dashboard is of one experiment, or of all; "
+            "expected a name or null"
         )
     name = ", ".join(_experiments(cfg)) or "all runs"
     _, gathered = table.read(table.folders(cfg.results_dir, _experiments(cfg)), _skipped)
@@ -87,9 +89,8 @@ def dashboard_of(cfg: DictConfig) -> None:
     )
     workspace = wandb_workspace.workspace(sections, **to)
     for one in workspace.sections:
-        print(
-            f"{one.name}: {', '.join(getattr(panel, 'title', None) or panel.table_name for panel in one.panels)}"
-        )
+        names = (getattr(panel, "title", None) or panel.table_name for panel in one.panels)
+        print(f"{one.name}: {', '.join(names)}")
     if not cfg.save:
         print("built, and not saved: save=true does that, online")
         return

@@ -57,11 +57,13 @@ def simulate(
         shape_is("order", order, (steps, *np.shape(order)[1:]))
         checks.places("order", order, n)
     k_tt, y, head = (jnp.asarray(a, f.dtype) for a in (k_tt, y, head))
-    return _simulated(k_tt, f, y, head, portable(transform), order, loss=loss, steps=steps)
+    task = k_tt, f, y, head
+    return _simulated(task, portable(transform), order, loss=loss, steps=steps)
 
 
 @partial(jax.jit, static_argnames=("loss", "steps"))
-def _simulated(k_tt, f, y, head, transform, order, *, loss, steps):
+def _simulated(task, transform, order, *, loss, steps):
+    k_tt, f, y, head = task
     n, c = f.shape
 
     def step(carry, batch):

@@ -4,7 +4,8 @@ once.
 They depend neither on the method nor on a forecast, so they are trained once and shared by all runs
 that agree in the rest: a small file each, found by what it is made of, `facts_of`. The learning
 rate is among the facts as a number, since what fraction of a limit it is depends on the method,
-whose rows the limit knows. A file that is damaged, or of something else, is reported and made again.
+whose rows the limit knows. A file that is damaged, or of something else, is reported and made
+again.
 """
 
 from collections.abc import Callable

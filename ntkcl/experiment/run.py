@@ -177,10 +177,8 @@ def _prepare(setup: Setup) -> Experiment:
     """The experiment, its settings and data checked."""
     key, stream, network, loss, optimizer, training, method, anchors, form, effort, kernel = setup
     check(stream, loss, training, anchors)
-    if anchors:
-        form = form_of(stream, loss, optimizer, training, method, form)
-    else:
-        form = "linearised"
+    trained = stream, loss, optimizer, training, method
+    form = form_of(*trained, form) if anchors else "linearised"
     if "infinite" in anchors:
         check_infinite(network, form)
     initialised = initialise(
@@ -248,7 +246,7 @@ def _train_task(
 def _fits(problem, t, anchor, every, checkpointer) -> Iterator[Fit]:
     """The training's state after every `every` steps and at its end; its end alone where a
     checkpointer saves the others, and perhaps has some already."""
-    start = problem.trained, anchor.theta, anchor.memory, anchor.optimizer_state
+    start = problem.trained, anchor
     if checkpointer is None:
         yield from training_problem.segments(problem, t, *start, every)
         return

@@ -81,12 +81,12 @@ def diagonal_fisher(apply, theta, key, x, y, head, *, softmax, labels, batch):
         `ntkcl.methods.ewc_diagonal`.
     """
     static = dict(softmax=softmax, labels=labels, batch=batch)
-    return _diagonal_fisher(portable(apply), theta, key, (x, y), head, **static)
+    return _diagonal_fisher(portable(apply), theta, (x, y, key), head, **static)
 
 
 @partial(jax.jit, static_argnames=("softmax", "labels", "batch"))
-def _diagonal_fisher(apply, theta, key, data, head, *, softmax, labels, batch):
-    model, (x, y) = _Model(head, softmax), data
+def _diagonal_fisher(apply, theta, data, head, *, softmax, labels, batch):
+    model, (x, y, key) = _Model(head, softmax), data
     if labels == "all":
         return mean_over(partial(_over_all_labels, model, apply, theta), theta, (x,))
     n, groups = len(x), -(-len(x) // batch)

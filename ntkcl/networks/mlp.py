@@ -1,5 +1,7 @@
 """The multilayer perceptron."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -39,13 +41,8 @@ def mlp(
     width: int = 256,
     depth: int = 1,
     activation: str = "relu",
-    w_std: float = 1.0,
-    b_std: float = 0.0,
-    parametrization: str = "ntk",
-    init: str = "normal",
-    gamma0: float = 1.0,
-    output_scale: float = 1.0,
     centred: bool = True,
+    **scaling: float | int | str,
 ) -> Network:
     """The multilayer perceptron, with W, b ~ N(0, 1).
 
@@ -64,12 +61,15 @@ def mlp(
       output_scale: alpha of Chizat, Oyallon, Bach 2019; large is lazy.
       centred: train and forecast f - f_0, which starts at zero.
 
+    The scaling is w_std, b_std, parametrization, init, gamma0 and output_scale, by default 1, 0,
+    ntk, normal, 1 and 1.
     Raises ValueError for sizes below 1, scales that are not finite and positive, an unknown
-      activation or parametrization, and for
-    settings that the parametrization has no use for.
+    activation or parametrization, and for settings that the parametrization has no use for.
     Source: Jacot, Gabriel, Hongler 2018, section 2.
     """
-    factors = dict(w_std=w_std, b_std=b_std, output_scale=output_scale)
+    factors: dict[str, Any] = {
+        key: scaling[key] for key in ("w_std", "b_std", "output_scale") if key in scaling
+    }
 
     def limit(x1, x2=None):
         return kernels.infinite(depth=depth, activation=activation, **factors).ntk(x1, x2)
@@ -80,7 +80,7 @@ def mlp(
         width=width,
         activation=activation,
         centred=centred,
-        scaling=dict(factors, parametrization=parametrization, init=init, gamma0=gamma0),
-        infinite=limit if parametrization == "ntk" else None,
+        scaling=scaling,
+        infinite=limit if scaling.get("parametrization", "ntk") == "ntk" else None,
         depth=whole("network.depth", depth),
     )

@@ -62,9 +62,7 @@ def resnet(
     blocks: int = 1,
     norm: str = "none",
     groups: int = 4,
-    activation: str = "relu",
-    centred: bool = True,
-    **scaling: float | int | str,
+    **common: float | int | str | bool,
 ) -> Network:
     """A stem and stages of pre-activation blocks of two 3 x 3 convolutions.
 
@@ -79,8 +77,8 @@ def resnet(
       stages, blocks: number of stages, and of blocks in each.
       norm: none, or group: group normalisation by `groups`, without scales and shifts of its own.
       groups: in which the channels are normalised, where norm is group.
-      activation, centred, scaling (w_std, b_std, parametrization, init, gamma0, output_scale): as
-        in `mlp`.
+      common: activation (relu), centred, w_std, b_std, parametrization, init, gamma0,
+        output_scale, as in `mlp`.
 
     Raises ValueError as `mlp`, for inputs that are no image, and for groups that do not divide the
       width.
@@ -94,9 +92,9 @@ def resnet(
         ResNet,
         outputs=outputs,
         width=width,
-        activation=activation,
-        centred=centred,
-        scaling=scaling,
+        activation=common.pop("activation", "relu"),  # type: ignore[arg-type]
+        centred=common.pop("centred", True),  # type: ignore[arg-type]
+        scaling=common,
         stages=whole("network.stages", stages),
         blocks=whole("network.blocks", blocks),
         groups=groups if normalised else 0,

@@ -85,9 +85,7 @@ def vit(
     heads: int = 4,
     expansion: int = 2,
     position_std: float | int = 0.1,
-    activation: str = "gelu",
-    centred: bool = True,
-    **scaling: float | int | str,
+    **common: float | int | str | bool,
 ) -> Network:
     """Pre-norm transformer blocks on the patches of one image [h, w] or [h, w, c], without a class
     token.
@@ -102,8 +100,8 @@ def vit(
       heads: of the attention, a divisor of the width.
       expansion: hidden units of a block's MLP, in widths.
       position_std: of what is learned for each position and added to its token; 0 leaves it out.
-      activation, centred, scaling (w_std, b_std, parametrization, init, gamma0, output_scale): as
-        in `mlp`.
+      common: activation (gelu), centred, w_std, b_std, parametrization, init, gamma0,
+        output_scale, as in `mlp`.
 
     Raises ValueError as `mlp`, for inputs that are no image, and for patches and heads that do not
       divide.
@@ -115,9 +113,9 @@ def vit(
         ViT,
         outputs=outputs,
         width=width,
-        activation=activation,
-        centred=centred,
-        scaling=scaling,
+        activation=common.pop("activation", "gelu"),  # type: ignore[arg-type]
+        centred=common.pop("centred", True),  # type: ignore[arg-type]
+        scaling=common,
         depth=whole("network.depth", depth),
         patch=whole("network.patch", patch),
         heads=heads,

@@ -90,8 +90,7 @@ def replay(
     shared: SharedKernel,
     training: Training,
     *,
-    score: str,
-    part: str,
+    goal: Mapping[str, str],
     per_task: int,
     weight: float | int,
     seed: int,
@@ -99,7 +98,7 @@ def replay(
 ) -> Candidates:
     """Random buffers and one searched for, at the learning rate of a random one.
 
-    See `searched_buffers` for `search`.
+    goal: `score` and `part`, see `cost`.  search: see `searched_buffers`.
     """
     smallest = min(len(task.inputs) for task in initialised.problem.tasks)
     if whole("plan.replay.per_task", per_task) > smallest:
@@ -112,7 +111,7 @@ def replay(
     problem = stable(initialised._replace(problem=drawn), shared, training)
 
     def key(candidate, outputs):
-        return cost(scores(outputs, candidate, shared), score, part)
+        return cost(scores(outputs, candidate, shared), **goal)
 
     search |= dict(per_task=per_task, weight=weight, seed=seed)
     yield from searched_buffers(problem, shared, key, **search)

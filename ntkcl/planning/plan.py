@@ -84,6 +84,7 @@ def _candidates(
     if job == "methods":
         return grids.methods(*given, grid)
     if job == "replay":
-        goal = dict(score=plan["score"], part=plan["part"], seed=plan["seed"])
-        return grids.replay(initialised, shared, training, **goal, **plan["replay"])
+        goal = {key: plan[key] for key in ("score", "part")}
+        settings = plan["replay"] | {"seed": plan["seed"]}
+        return grids.replay(initialised, shared, training, goal=goal, **settings)
     return grids.learning_rates(*given, **plan["lr"])

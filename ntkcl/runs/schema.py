@@ -276,11 +276,9 @@ def heads() -> set[str]:
     return {row.key.split(".")[0] for row in QUANTITIES}
 
 
-def check_number(
-    setting: str, name: str, anchors: Sequence[str], references: Sequence[str]
-) -> None:
+def check_number(setting: str, name: str, anchors: Sequence[str], kinds: Sequence[str]) -> None:
     """ValueError for a dotted name that is no single number in the summary of such a run."""
-    keys = list(_numbers(anchors, references))
+    keys = list(_numbers(anchors, kinds))
     if any(_pattern(key).fullmatch(name) for key in keys):
         return
     known = sorted(key for key in keys if "<" not in key)

@@ -25,12 +25,20 @@ class Sizes(NamedTuple):
 
 def sizes(
     tasks: int,
-    train_per_class: PerClass,
-    test_per_class: PerClass,
-    seed: int,
+    *,
+    train_per_class: PerClass = 20,
+    test_per_class: PerClass = 20,
     same_images: bool = True,
+    seed: int = 0,
 ) -> Sizes:
-    """Checked; a ValueError names the setting."""
+    """Checked; a ValueError names the setting.
+
+    Arguments:
+      train_per_class, test_per_class: images of each class, one number or one for each task; None
+        takes all that there are.
+      same_images: whether every task holds the same images, or each its own.
+      seed: of the draw.
+    """
     return Sizes(
         train=of_tasks("stream.train_per_class", train_per_class, tasks),
         test=of_tasks("stream.test_per_class", test_per_class, tasks),

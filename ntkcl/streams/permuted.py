@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from ntkcl import validation
 from ntkcl.streams import draw
 from ntkcl.streams.draw import PerClass
 from ntkcl.types import Source, Stream
@@ -15,19 +14,16 @@ def permuted(
     tasks: int = 5,
     patch: int | None = None,
     first_identity: bool = True,
-    train_per_class: PerClass = 20,
-    test_per_class: PerClass = 20,
-    same_images: bool = True,
-    seed: int = 0,
+    **images: PerClass | bool,
 ) -> Stream:
     """Domain-incremental: each task shuffles the pixels of a central square of `patch` pixels a
-    side, all of them by default.
+    side, all of them by default. `images` (train_per_class, test_per_class, same_images, seed) as
+    of `draw.sizes`.
 
     `first_identity` leaves task 0 unshuffled (OGD+ and others; in GEM it is shuffled too). Channels
     move together. Of vectors [d] the entries are shuffled, all of them.
     """
-    whole("stream.tasks", tasks)
-    validation.seed("stream.seed", seed)
+    sizes = draw.sizes(whole("stream.tasks", tasks), **images)  # type: ignore[arg-type]
     shape = source.train.x.shape[1:]
     if len(shape) == 1 and patch is not None:
         raise SettingError(
@@ -45,10 +41,9 @@ def permuted(
     def transform(t):
         order = np.arange(side[0] * side[1])
         if t or not flag("stream.first_identity", first_identity):
-            order[inside] = np.random.default_rng([seed, t]).permutation(inside)
+            order[inside] = np.random.default_rng([sizes.seed, t]).permutation(inside)
         return lambda x: x.reshape(len(x), len(order), -1)[:, order].reshape(x.shape)
 
-    sizes = draw.sizes(tasks, train_per_class, test_per_class, seed, same_images)
     return draw.domain_incremental(source, [transform(t) for t in range(tasks)], sizes)
 
 

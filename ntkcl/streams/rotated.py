@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from ntkcl import validation
 from ntkcl.streams import draw
 from ntkcl.streams.draw import PerClass
 from ntkcl.types import Source, Stream
@@ -22,21 +21,18 @@ def rotated(
     step: float | int = 22.5,
     angles: Sequence[float] | None = None,
     interpolation: str = "bilinear",
-    train_per_class: PerClass = 20,
-    test_per_class: PerClass = 20,
-    same_images: bool = True,
-    seed: int = 0,
+    **images: PerClass | bool,
 ) -> Stream:
     """Domain-incremental: task t sees its images rotated by `angles[t]` degrees, t * step unless
-    given; shared outputs.
+    given; shared outputs. `images` (train_per_class, test_per_class, same_images, seed) as of
+    `draw.sizes`.
 
     Counter-clockwise about the centre, the size kept, what comes from outside black.
     `interpolation`: `bilinear`, of scipy.ndimage; or `nearest`, pixel for pixel that of PIL's
     Image.rotate, which torchvision calls for PIL images. Raises ValueError for images that are not
     square, and where the number of angles is not the number of tasks.
     """
-    whole("stream.tasks", tasks)
-    validation.seed("stream.seed", seed)
+    sizes = draw.sizes(whole("stream.tasks", tasks), **images)  # type: ignore[arg-type]
     if angles is not None and (isinstance(angles, str) or not isinstance(angles, Sequence)):
         raise SettingError(
             f"stream.angles={angles}: expected a list of {tasks} angles in degrees, or null for "
@@ -60,7 +56,6 @@ def rotated(
     turn = {"bilinear": _bilinear, "nearest": _nearest}[
         one_of("stream.interpolation", interpolation, ("bilinear", "nearest"))
     ]
-    sizes = draw.sizes(tasks, train_per_class, test_per_class, seed, same_images)
     return draw.domain_incremental(source, [partial(turn, angle % 360) for angle in angles], sizes)
 
 

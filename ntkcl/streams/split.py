@@ -2,11 +2,13 @@
 
 import numpy as np
 
-from ntkcl import validation
 from ntkcl.streams import draw
 from ntkcl.streams.draw import PerClass
 from ntkcl.types import Dataset, Source, Stream, Task
 from ntkcl.validation import SettingError, flag, one_of, whole
+
+# Two classes a task are fewer images than ten.
+SIZES: dict[str, PerClass] = {"train_per_class": 100, "test_per_class": 100}
 
 
 def split(
@@ -17,9 +19,7 @@ def split(
     scenario: str = "domain",
     targets: str = "one_hot",
     shuffle_classes: bool = False,
-    train_per_class: PerClass = 100,
-    test_per_class: PerClass = 100,
-    seed: int = 0,
+    **images: PerClass,
 ) -> Stream:
     """The classes are dealt out to the tasks, `classes_per_task` each, in order of their labels or
     shuffled by `seed`.
@@ -30,13 +30,13 @@ def split(
         masked.
       targets: `one_hot`, or `sign`: a single output a head, +1 for the task's first class and -1
         for its second.
+      images: train_per_class, test_per_class (100) and seed, as of `draw.sizes`.
     Raises ValueError where the tasks need more classes than there are, and for sign targets with
       other than two classes a task.
     Source of the scenarios: van de Ven and Tolias 2019.
     """
-    whole("stream.tasks", tasks)
+    sizes = draw.sizes(whole("stream.tasks", tasks), **SIZES | images)  # type: ignore[arg-type]
     whole("stream.classes_per_task", classes_per_task)
-    validation.seed("stream.seed", seed)
     classes = source.train.y.shape[1]
     if tasks * classes_per_task > classes:
         need = f"{tasks} tasks x {classes_per_task} classes need {tasks * classes_per_task}"
@@ -52,10 +52,9 @@ def split(
         )
     order = np.arange(classes)
     if flag("stream.shuffle_classes", shuffle_classes):
-        order = np.random.default_rng(seed).permutation(classes)
+        order = np.random.default_rng(sizes.seed).permutation(classes)
     code = np.array([[1.0], [-1.0]]) if targets == "sign" else np.eye(classes_per_task)
     heads = 1 if scenario == "domain" else tasks
-    sizes = draw.sizes(tasks, train_per_class, test_per_class, seed)
 
     def task(t):
         members = order[t * classes_per_task : (t + 1) * classes_per_task]

@@ -189,21 +189,14 @@ def advance(
 
 
 @partial(jax.jit, static_argnames=("loss", "count", "method"))
-def _advance_vmapped(state, dataset, head, order, apply, transform, *, loss, count, method):
-    def one(state, dataset, head, order, apply, transform):
-        return advance(
-            state,
-            dataset,
-            head,
-            order,
-            apply=apply,
-            transform=transform,
-            loss=loss,
-            count=count,
-            method=method,
-        )
+def _advance_vmapped(each, *, loss, count, method):
+    """`advance` mapped over the first axis of all arrays of `each`, its six arguments."""
 
-    return jax.vmap(one)(state, dataset, head, order, apply, transform)
+    def one(state, dataset, head, order, apply, transform):
+        bound = dict(apply=apply, transform=transform, loss=loss, count=count, method=method)
+        return advance(state, dataset, head, order, **bound)
+
+    return jax.vmap(one)(*each)
 
 
 def train(
@@ -253,7 +246,7 @@ def train_vmapped(
 
     each = [list(parts) for parts in zip(states, datasets, heads, orders, *bound, strict=True)]
     leaves, tree = jax.tree.flatten(
-        _advance_vmapped(*jax.tree.map(stacked, *each), loss=loss, count=steps, method=method)
+        _advance_vmapped(jax.tree.map(stacked, *each), loss=loss, count=steps, method=method)
     )
     ended = (jax.tree.unflatten(tree, own) for own in zip(*leaves, strict=True))
     return [
@@ -262,9 +255,8 @@ def train_vmapped(
     ]
 
 
-BLOWN = (
-    1e3  # a loss this many times that of predicting zero is no training, long before it overflows
-)
+# A loss this many times that of predicting zero is no training, long before it overflows.
+DIVERGENCE_FACTOR = 1e3
 
 
 def diverged(task: Task, loss: Loss, losses: np.ndarray, f: np.ndarray) -> bool:
@@ -273,4 +265,5 @@ def diverged(task: Task, loss: Loss, losses: np.ndarray, f: np.ndarray) -> bool:
     zero = jnp.mean(
         jax.vmap(loss.value, (0, 0, None))(jnp.zeros_like(task.train.y), task.train.y, task.head)
     )
-    return not (np.isfinite(f).all() and losses.max() <= BLOWN * max(losses[0], float(zero)))
+    largest = DIVERGENCE_FACTOR * max(losses[0], float(zero))
+    return not (np.isfinite(f).all() and losses.max() <= largest)

@@ -148,18 +148,16 @@ def segments(
     problem: Problem,
     t: int,
     network: Network,
-    theta: Params,
-    memory: Any,
-    optimizer_state: Any = None,
+    anchor: Anchor,
     every: int | None = None,
     resume: Callable[[loop.State], loop.Fit | None] | None = None,
 ) -> Iterator[loop.Fit]:
-    """Task t trained, the network itself or a linearised one, as `loop.segments`.
+    """Task t trained from the anchor, the network itself or a linearised one, as `loop.segments`.
 
-    optimizer_state: to continue with; None begins at rest.
     resume: `resume(state)` returns how far a training from this state has come before, or None.
     """
-    state = _initial_state(problem, t, network, theta, memory, optimizer_state)
+    start = anchor.theta, anchor.memory, anchor.optimizer_state
+    state = _initial_state(problem, t, network, *start)
     yield from _segments(problem, t, network, state, every, resume)
 
 
@@ -171,8 +169,9 @@ def train(
     memory: Any,
     optimizer_state: Any = None,
 ) -> loop.Fit:
-    """Task t trained to its end."""
-    (fitted,) = segments(problem, t, network, theta, memory, optimizer_state)
+    """Task t trained to its end; with an `optimizer_state` to continue with, else from rest."""
+    state = _initial_state(problem, t, network, theta, memory, optimizer_state)
+    (fitted,) = _segments(problem, t, network, state)
     return fitted
 
 

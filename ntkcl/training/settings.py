@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ntkcl.resources import memory_gib
+from ntkcl import resources
 from ntkcl.types import Stream
 from ntkcl.validation import MOST_STEPS, SettingError, finite, flag, one_of, whole
 
@@ -97,7 +97,7 @@ def _bearable(name, value, steps, batch_size) -> tuple[int, ...]:
             f"training.{name}={value}: more than {MOST_STEPS} steps a task, which is as far as "
             "Optax counts; use fewer"
         )
-    need, there = max(steps) * (8 + 4 * (batch_size or 0)) / 2**30, memory_gib()
+    need, there = max(steps) * (8 + 4 * (batch_size or 0)) / 2**30, resources.memory_gib()
     if need > there:
         raise SettingError(
             f"training.{name}={value}: the losses and batches of {max(steps)} steps take "

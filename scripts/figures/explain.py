@@ -313,7 +313,9 @@ def markdown(stored: dict) -> str:
         shares = ", ".join(
             f"{layer} {share:.2f}" for layer, share in run["shares by layer"].items()
         )
-        ranks = " / ".join(f"{run['participation'][side]:.1f}" for side in ("predicted", "measured"))
+        ranks = " / ".join(
+            f"{run['participation'][side]:.1f}" for side in ("predicted", "measured")
+        )
         r2 = run["drift R2"]
         lines.append(
             f"- seed {seed}: drift R² {r2:.3f}; participation rank predicted / measured {ranks}; "

@@ -1,4 +1,5 @@
-"""The command as a user types it: files, figures, W&B, multirun, and one clear line for what can be mended."""
+"""The command as a user types it: files, figures, W&B, multirun, and one clear line for what can be
+mended."""
 
 import json
 import subprocess

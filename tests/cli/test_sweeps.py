@@ -1,4 +1,5 @@
-"""Sweeps: who makes a run, which runs are lacking, what a name means, and every launcher with two workers."""
+"""Sweeps: who makes a run, which runs are lacking, what a name means, and every launcher with two
+workers."""
 
 import json
 import os
@@ -23,9 +24,14 @@ from ntkcl.runs.lock import Owner
 from ntkcl.runs.status import Count, count, failures
 
 TINY = (
-    "network.width=8", "stream.tasks=2", "stream.train_per_class=2", "stream.test_per_class=2", "training.steps=5",
-    "forecast.anchors=[]", "tracking=disabled",
-)  # fmt: skip
+    "network.width=8",
+    "stream.tasks=2",
+    "stream.train_per_class=2",
+    "stream.test_per_class=2",
+    "training.steps=5",
+    "forecast.anchors=[]",
+    "tracking=disabled",
+)
 AFAR = Owner("another machine", "", 1, 0.0)
 
 
@@ -374,11 +380,22 @@ def test_a_dry_run_of_an_optimiser_tells_the_trials_that_depend_on_nothing(ntkcl
 @pytest.mark.parametrize(
     ("objective", "told"),
     {
-        "null": "expected what hydra/sweeper=optimise is to optimise, a number of summary.json such as metrics.average_accuracy",
-        "metrics.acuracy": "no such number in summary.json; the nearest is metrics.average_accuracy",
-        "metrics.forgetting_rate": "no such number in summary.json; the nearest is metrics.forgetting_relative",
-        "kernel.top_drift": "no such number in summary.json; the nearest is forecast.init.test.drift_r2",
-        "forecast.path.drift_r2": "no such number in summary.json; the nearest is forecast.init.drift_r2",
+        "null": (
+            "expected what hydra/sweeper=optimise is to optimise, a number of summary.json such "
+            "as metrics.average_accuracy"
+        ),
+        "metrics.acuracy": (
+            "no such number in summary.json; the nearest is metrics.average_accuracy"
+        ),
+        "metrics.forgetting_rate": (
+            "no such number in summary.json; the nearest is metrics.forgetting_relative"
+        ),
+        "kernel.top_drift": (
+            "no such number in summary.json; the nearest is forecast.init.test.drift_r2"
+        ),
+        "forecast.path.drift_r2": (
+            "no such number in summary.json; the nearest is forecast.init.drift_r2"
+        ),
         "forecast.init.": "no such number in summary.json; the nearest is forecast.init.skill",
     }.items(),
 )
@@ -400,7 +417,8 @@ def test_a_name_stands_for_one_sweep(ntkcl, tmp_path):
     code, _, err = ntkcl(*named, "seed=0,1", "training.steps=6")
     assert code == 2 and err.count("\n") == 1
     assert err.startswith(
-        "ntkcl: experiment_name=mine: stands for a sweep with training.steps=5, and this one has 6; give it another"
+        "ntkcl: experiment_name=mine: stands for a sweep with training.steps=5, and this one has "
+        "6; give it another"
     )
     assert ntkcl(*named, "seed=0,1", "training.steps=6", "sweep.extend=true")[0] == 0
     assert ntkcl(*named, "seed=0", "training.steps=7")[0] == 0  # by now it varies them
@@ -480,7 +498,8 @@ def test_an_objective_is_the_mean_over_seeds(tmp_path):
 def test_processes_share_the_cores_and_the_gpus(tmp_path):
     script = (
         "import json, os, sys; from ntkcl.runs import machine\nk = machine.take_share(2)\n"
-        "print(json.dumps([k, machine.cores(), os.environ['CUDA_VISIBLE_DEVICES']]), flush=True); sys.stdin.read()"
+        "print(json.dumps([k, machine.cores(), os.environ['CUDA_VISIBLE_DEVICES']]), flush=True); "
+        "sys.stdin.read()"
     )
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "3,5", "TMPDIR": str(tmp_path)}
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
@@ -561,7 +580,8 @@ def slurm(tmp_path, monkeypatch):
     """A Slurm cluster of one node on this machine, for one test."""
     if shutil.which("slurmctld") is None or shutil.which("munged") is None or os.geteuid():
         pytest.skip(
-            "Debian's slurm-wlm and munge are not installed, or this is not root (.ci/run installs them)"
+            "Debian's slurm-wlm and munge are not installed, or this is not root (.ci/run installs "
+            "them)"
         )
     script = ROOT / "scripts" / "slurm_loopback.sh"
     ports = {"SLURMCTLD_PORT": "16817", "SLURMD_PORT": "16818"}
@@ -640,5 +660,6 @@ def test_a_launcher_that_is_not_installed_names_its_extra(ntkcl, monkeypatch):
     )
     code, _, err = ntkcl("-m", *TINY, "hydra/launcher=joblib", "seed=0,1")
     assert code == 2 and err == (
-        "ntkcl: hydra/launcher=joblib: not installed; it comes with an extra: pip install -e '.[launchers]' in a checkout of ntkcl\n"
+        "ntkcl: hydra/launcher=joblib: not installed; it comes with an extra: pip install -e "
+        "'.[launchers]' in a checkout of ntkcl\n"
     )

@@ -1,4 +1,5 @@
-"""What a `_target_` of one's own may return: anything else is named, with the setting that it came from."""
+"""What a `_target_` of one's own may return: anything else is named, with the setting that it came
+from."""
 
 import hydra
 import pytest

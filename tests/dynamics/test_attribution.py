@@ -37,7 +37,8 @@ def test_modes_are_ordered_by_their_eigenvalue_and_no_drift_has_none():
 
 
 def test_parts_add_up_to_drift_and_loss():
-    """Three outputs, one of them outside of the old task's head, on a network whose forecast comes from the solver."""
+    """Three outputs, one of them outside of the old task's head, on a network whose forecast comes
+    from the solver."""
     network = networks.mlp(outputs=3, width=16, depth=2, b_std=0.1)
     x = jax.random.normal(jax.random.key(0), (9, 4))
     theta = network.init(jax.random.key(1), x[0])
@@ -70,7 +71,8 @@ def test_parts_add_up_to_drift_and_loss():
 
 
 def test_half_of_every_product_of_two_samples_goes_to_each():
-    """One old output, residual 0, moved by +1 and by -1: nothing is lost, and each sample is charged with nothing."""
+    """One old output, residual 0, moved by +1 and by -1: nothing is lost, and each sample is
+    charged with nothing."""
     moved = jnp.array([[[1.0, -1.0]]])
     np.testing.assert_allclose(
         attribution.loss_change(moved, jnp.zeros((1, 1)), jnp.ones(1)), [[0, 0]]

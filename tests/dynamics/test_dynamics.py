@@ -1,4 +1,5 @@
-"""Filters and the triangular solve against numbers worked out on paper, slow loops, and training itself."""
+"""Filters and the triangular solve against numbers worked out on paper, slow loops, and training
+itself."""
 
 from itertools import pairwise
 
@@ -38,7 +39,8 @@ def step(rows, y, weights=None):
 
 
 def solve(phis, ys, rate, steps, readers=None):
-    """The forecast for a linear model started at zero; rows are all train inputs, then `readers`."""
+    """The forecast for a linear model started at zero; rows are all train inputs, then
+    `readers`."""
     sizes = np.cumsum([0] + [len(y) for y in ys])
     everything = np.concatenate([*phis, *([] if readers is None else [readers])])
     K = (everything @ everything.T)[:, None, :, None]

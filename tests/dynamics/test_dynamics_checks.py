@@ -1,4 +1,5 @@
-"""The library's forecasts refuse what does not fit, where it has values, and take traced values as ever."""
+"""The library's forecasts refuse what does not fit, where it has values, and take traced values as
+ever."""
 
 from inspect import unwrap
 

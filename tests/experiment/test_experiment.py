@@ -1,6 +1,7 @@
 """The story: exact where the theory is exact, and blind to what it foretells."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +112,8 @@ def test_the_infinite_anchor_is_the_init_one_of_a_kernel_of_infinite_width():
 
 
 def test_the_path_is_what_training_did_up_to_the_square_of_its_steps():
-    """A narrow network, from whose kernel at either end its training is far; with any loss, and any rule on any batches."""
+    """A narrow network, from whose kernel at either end its training is far; with any loss, and any
+    rule on any batches."""
     network = networks.mlp(outputs=2, width=8, activation="erf", b_std=0.1)
     one_hot = [
         task.train._replace(y=jax.nn.one_hot(jnp.argmax(task.train.y, 1), 2)) for task in STREAM
@@ -153,7 +155,8 @@ def test_the_path_is_what_training_did_up_to_the_square_of_its_steps():
     ids=["closed", "batches", "linearised", "infinite"],
 )
 def test_every_forecast_is_made_before_the_training_it_foretells(settings, monkeypatch):
-    """Poison: from the first training on, the trainer gets shuffled NaN-free garbage. No forecast made before may change."""
+    """Poison: from the first training on, the trainer gets shuffled NaN-free garbage. No forecast
+    made before may change."""
     clean = list(events(**settings))
     trained = []
     honest = loop.segments
@@ -273,7 +276,8 @@ def test_one_task_has_a_forecast_and_no_drift():
 
 @pytest.mark.parametrize("anchor", ["init", "boundary"])
 def test_every_number_of_a_narrow_network_follows_from_its_outputs_by_hand(anchor):
-    """Where forecast and measurement differ, sample by sample: what each anchor starts from and what it adds up."""
+    """Where forecast and measurement differ, sample by sample: what each anchor starts from and
+    what it adds up."""
     run = told(network=networks.mlp(outputs=2, width=16))
     measured, changes = run.measured, run.changes[anchor]
     numbers = compare(run, anchor, STREAM, "train", LOSS)
@@ -359,7 +363,8 @@ def test_minibatches_get_a_limit_that_no_batch_exceeds():
 
 
 def test_a_loss_that_explodes_and_comes_back_has_diverged(monkeypatch):
-    """Far over the limit every ReLU may die after a few steps, and a dead network has a small and finite loss again."""
+    """Far over the limit every ReLU may die after a few steps, and a dead network has a small and
+    finite loss again."""
     honest = loop.segments
 
     def exploding(*arguments, **settings):
@@ -401,7 +406,8 @@ def test_looking_at_the_outputs_within_a_task_changes_nothing_and_tells_the_curv
 
 @pytest.mark.parametrize("form", ["auto", "linearised"])
 def test_momentum_carried_over_a_boundary_is_foretold_and_is_one_long_training(form):
-    """A linear model, the same task twice: with the velocity carried over it is trained as once for twice as long."""
+    """A linear model, the same task twice: with the velocity carried over it is trained as once for
+    twice as long."""
     task = STREAM[0]
 
     def run(stream, steps, **settings):
@@ -550,7 +556,8 @@ def test_a_rate_over_the_limit_of_a_task_is_marked():
         ),
         (
             dict(anchors=["infinite"]),
-            "infinite is for networks whose kernel of infinite width is known; expected network=mlp",
+            "infinite is for networks whose kernel of infinite width is known; expected "
+            "network=mlp",
         ),
         (
             dict(anchors=["infinite"], infinite=jnp.dot, form="linearised"),
@@ -564,7 +571,8 @@ def test_bad_settings_are_named(settings, message):
 
 
 def test_batches_that_devices_cannot_share_evenly_are_named(monkeypatch):
-    monkeypatch.setattr(jax, "local_devices", lambda: [None] * 4)
+    device = SimpleNamespace(memory_stats=dict)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device] * 4)
     with pytest.raises(
         ValueError,
         match=r"training.devices=all: 4 devices cannot share a batch of 3 samples evenly",

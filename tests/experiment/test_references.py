@@ -351,7 +351,8 @@ def test_a_run_is_the_same_with_references_and_another_method_reads_them(
         reference["untrained"]["accuracy"] == summary["b"]
         and reference["untrained"]["loss_train"] == summary["b_loss_train"]
     )
-    # What the run does to its first task is what the reference does, by another compilation of the same network.
+    # What the run does to its first task is what the reference does, by another compilation of the
+    # same network.
     assert reference["single"]["accuracy"][0] == summary["R"][0][0]
     assert reference["single"]["loss_train"][0] == pytest.approx(
         summary["R_loss_train"][0][0], rel=1e-5

@@ -1,4 +1,5 @@
-"""Several seeds trained as one: each run is what it is alone, up to rounding, and is foretold before any is trained."""
+"""Several seeds trained as one: each run is what it is alone, up to rounding, and is foretold
+before any is trained."""
 
 import time
 

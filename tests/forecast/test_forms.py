@@ -1,4 +1,5 @@
-"""The forms of a forecast against numbers worked out on paper, against each other, and against training."""
+"""The forms of a forecast against numbers worked out on paper, against each other, and against
+training."""
 
 import functools
 import sys
@@ -282,7 +283,8 @@ def test_the_size_that_auto_goes_by_is_that_of_the_stream(monkeypatch):
     [
         (
             dict(form="closed", loss=losses.cross_entropy()),
-            "forecast.form=closed: the loss is not squared error; use simulated or linearised or auto",
+            "forecast.form=closed: the loss is not squared error; use simulated or linearised or "
+            "auto",
         ),
         (
             dict(form="closed", optimizer=optimizers.adam(), learning_rate=0.1),
@@ -294,7 +296,8 @@ def test_the_size_that_auto_goes_by_is_that_of_the_stream(monkeypatch):
         ),
         (
             dict(form="closed", method=methods.ewc_diagonal()),
-            "forecast.form=closed: the method has a kernel-space equivalent for training to the end",
+            "forecast.form=closed: the method has a kernel-space equivalent for training to the "
+            "end",
         ),
         (
             dict(form="matrix_free", method=methods.replay(3)),
@@ -313,7 +316,8 @@ def test_the_size_that_auto_goes_by_is_that_of_the_stream(monkeypatch):
         (dict(form="integrated", effort=(10, 1, 0.0)), "forecast.tolerance=0.0"),
         (
             dict(form="dense"),
-            "forecast.form=dense: expected auto, closed, matrix_free, simulated, linearised or integrated",
+            "forecast.form=dense: expected auto, closed, matrix_free, simulated, linearised or "
+            "integrated",
         ),
         (
             dict(schedule=lambda step: -1.0),

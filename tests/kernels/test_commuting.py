@@ -1,4 +1,5 @@
-"""Which layers' signals commute is read off the program: found where they do, never claimed where they do not."""
+"""Which layers' signals commute is read off the program: found where they do, never claimed where
+they do not."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ def commuting(network, theta, x):
 
 
 class Net(nn.Module):
-    """Two layers and a readout, with something of the test's own between the last two or beside them."""
+    """Two layers and a readout, with something of the test's own between the last two or beside
+    them."""
 
     between: str
 
@@ -46,11 +48,17 @@ class Net(nn.Module):
         if self.between == "nonlinear end":
             return jnp.tanh(readout(nn.relu(z)))
         entrywise = {
-            "relu": nn.relu, "no bias": nn.gelu, "own gate": lambda z: nn.silu(z) * z, "residual": lambda z: nn.relu(z) + z,
-            "gate by x": lambda z: nn.relu(z) * jnp.tile(x, 2)[:6], "scaled by x": lambda z: nn.relu(z) * x.sum(),
-            "reshaped": lambda z: nn.relu(z.reshape(2, 3)).ravel(), "clipped": lambda z: jnp.clip(z, -1.0, 1.0) ** 3,
-            "leaky": nn.leaky_relu, "where": lambda z: jnp.where(z > 0, z, jnp.exp(z) - 1),
-        }  # fmt: skip
+            "relu": nn.relu,
+            "no bias": nn.gelu,
+            "own gate": lambda z: nn.silu(z) * z,
+            "residual": lambda z: nn.relu(z) + z,
+            "gate by x": lambda z: nn.relu(z) * jnp.tile(x, 2)[:6],
+            "scaled by x": lambda z: nn.relu(z) * x.sum(),
+            "reshaped": lambda z: nn.relu(z.reshape(2, 3)).ravel(),
+            "clipped": lambda z: jnp.clip(z, -1.0, 1.0) ** 3,
+            "leaky": nn.leaky_relu,
+            "where": lambda z: jnp.where(z > 0, z, jnp.exp(z) - 1),
+        }
         return readout(entrywise[self.between](z))
 
 
@@ -77,9 +85,20 @@ COMMUTE = [
     "where",
 ]
 DO_NOT = [
-    "softmax", "norm", "shift", "reversed product", "matrix", "sum", "order F",
-    "sorted", "gate of all", "mixing derivative", "skip", "two readouts", "nonlinear end",
-]  # fmt: skip
+    "softmax",
+    "norm",
+    "shift",
+    "reversed product",
+    "matrix",
+    "sum",
+    "order F",
+    "sorted",
+    "gate of all",
+    "mixing derivative",
+    "skip",
+    "two readouts",
+    "nonlinear end",
+]
 
 
 @pytest.mark.parametrize("between", COMMUTE + DO_NOT)

@@ -82,7 +82,8 @@ def test_a_change_off_the_new_tasks_coefficients_does_not_reach_the_drift():
 
 
 def test_overlap_cosines_are_those_of_the_row_spaces():
-    """Two planes in five dimensions that share a direction, one of them given by three dependent rows."""
+    """Two planes in five dimensions that share a direction, one of them given by three dependent
+    rows."""
     V = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (5, 5)))[0].T
     angle = 0.7
     J_S = jnp.stack([2 * V[0], V[0] + 3 * V[1], V[0] - V[1]])

@@ -1,4 +1,5 @@
-"""Infinite width: the numbers worked out beforehand, what the closed forms must survive, and the limit wide networks tend to."""
+"""Infinite width: the numbers worked out beforehand, what the closed forms must survive, and the
+limit wide networks tend to."""
 
 import itertools
 
@@ -250,7 +251,8 @@ def test_inputs_that_cannot_be_meant_are_named(inputs, told):
         infinite().ntk(*inputs)
 
 
-# The limit itself. Inputs of |x|^2 = n_0, so that outputs are of order one; float32, whose rounding is far below every spread here.
+# The limit itself. Inputs of |x|^2 = n_0, so that outputs are of order one; float32, whose rounding
+# is far below every spread here.
 POINTS = jax.random.normal(jax.random.key(5), (4, 6), jnp.float32)
 POINTS = POINTS / jnp.linalg.norm(POINTS, axis=1, keepdims=True) * 6**0.5
 
@@ -277,11 +279,13 @@ def worst_z(samples, mean):
 @pytest.mark.parametrize(
     "settings, width, seeds",
     [
-        # With one hidden layer both kernels are the expectation at any width, so narrow networks do.
+        # With one hidden layer both kernels are the expectation at any width, so narrow networks
+        # do.
         (dict(b_std=0.4), 16, 400),
         (dict(activation="erf", w_std=1.5, output_scale=2.0), 16, 400),
         (dict(activation="gelu", w_std=1.3), 16, 400),
-        # Beyond it the bias is of order 1/width, below the standard errors (1/sqrt(200) of the spread).
+        # Beyond it the bias is of order 1/width, below the standard errors (1/sqrt(200) of the
+        # spread).
         (dict(depth=2, activation="tanh", w_std=1.5, b_std=0.3), 256, 200),
         (dict(depth=3, w_std=ROOT2), 256, 200),
     ],
@@ -290,7 +294,8 @@ def worst_z(samples, mean):
 def test_networks_have_the_limit_as_covariance_and_mean_kernel(settings, width, seeds):
     f, K = map(np.asarray, empirical(settings, width, seeds))
     nngp, ntk = (with_outputs(kernel_fn(POINTS), 2) for kernel_fn in infinite(**settings))
-    # 64 entries, most of them distinct: a fair draw stays below 4.5 standard errors in 99.9 % of all tests.
+    # 64 entries, most of them distinct: a fair draw stays below 4.5 standard errors in 99.9 % of
+    # all tests.
     assert worst_z(np.einsum("sia,sjb->siajb", f, f), np.asarray(nngp)) < 4.5
     assert worst_z(K, np.asarray(ntk)) < 4.5
 
@@ -306,7 +311,8 @@ def test_the_distance_to_the_limit_halves_when_the_width_grows_four_times(settin
         distances.append(
             np.mean([np.linalg.norm(k - limit) for k in np.asarray(K)]) / np.linalg.norm(limit)
         )
-    # A distance varies by about half of itself over seeds: 50 of them leave 7 % a mean and 10 % a ratio, so 30 % is three deviations.
+    # A distance varies by about half of itself over seeds: 50 of them leave 7 % a mean and 10 % a
+    # ratio, so 30 % is three deviations.
     for narrow, wide in itertools.pairwise(distances):
         assert 1.4 < narrow / wide < 2.6, distances
     assert distances[-1] < 0.25
@@ -349,8 +355,9 @@ def test_the_kernel_moves_less_in_training_the_wider_a_smooth_network():
         assert float(jnp.median(left)) < 0.5  # training did something
         changes.append(float(jnp.mean(moved)))
     slope = stats.linregress(np.log(widths), np.log(changes)).slope
-    # The theorem bounds the motion by 1/sqrt(width); without an output of order one to amplify it, 1/width is what later work finds.
-    # A mean over 12 seeds is good to 20 %, a slope over a factor 16 then to 0.1.
+    # The theorem bounds the motion by 1/sqrt(width); without an output of order one to amplify it,
+    # 1/width is what later work finds. A mean over 12 seeds is good to 20 %, a slope over a factor
+    # 16 then to 0.1.
     assert -1.3 < slope < -0.4, (slope, changes)
     assert changes[0] > changes[1] > changes[2]
 

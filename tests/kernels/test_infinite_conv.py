@@ -1,4 +1,5 @@
-"""Infinitely many channels: what reduces to `infinite` exactly, and the limit that wide convolutional networks tend to."""
+"""Infinitely many channels: what reduces to `infinite` exactly, and the limit that wide
+convolutional networks tend to."""
 
 from itertools import pairwise
 
@@ -45,7 +46,8 @@ def test_on_images_of_one_pixel_it_is_the_limit_of_a_network_of_dense_layers(rea
 
 
 def test_the_fan_in_counts_the_padding():
-    # One pixel under a 3 x 3 window: eight of nine places see zeros, so that every layer loses a factor 9; ReLU is homogeneous.
+    # One pixel under a 3 x 3 window: eight of nine places see zeros, so that every layer loses a
+    # factor 9; ReLU is homogeneous.
     x = IMAGES[:, :1, :1]
     for ours, theirs in zip(infinite_conv(depth=3), infinite(depth=3), strict=True):
         np.testing.assert_allclose(ours(x), theirs(x) / 9**3, **EXACT)
@@ -82,7 +84,8 @@ def test_one_layer_is_the_mean_of_the_dense_kernel_over_pairs_of_patches(name):
 
 
 def erf_layers(x, depth, size, stride, padding, w2, b2):
-    """E[sigma sigma'] and E[dsigma dsigma'] Theta behind the last convolution, [n, p, n, p]: every pair at once."""
+    """E[sigma sigma'] and E[dsigma dsigma'] Theta behind the last convolution, [n, p, n, p]: every
+    pair at once."""
     n, h, w, c = x.shape
     value = np.einsum("ihwc,juvc->ihwjuv", x, x).reshape(n, h * w, n, h * w) / c
     dot_theta = np.zeros_like(value)
@@ -152,7 +155,8 @@ def test_gram_matrices_are_exactly_symmetric_positive_and_the_same_for_x2_of_non
 
 @pytest.mark.parametrize("readout", READOUTS)
 def test_the_diagonal_keeps_all_digits_in_float32(readout):
-    # Rounding puts the cosine of a position with itself below 1; taken at its word, that costs half the digits.
+    # Rounding puts the cosine of a position with itself below 1; taken at its word, that costs half
+    # the digits.
     x = jnp.asarray(np.random.default_rng(1).normal(size=(8, 2, 2, 5000)), jnp.float32)
     for kernel_fn in infinite_conv(kernel_size=2, readout=readout):
         K = np.asarray(kernel_fn(x))
@@ -236,7 +240,8 @@ def test_inputs_that_cannot_be_meant_are_named(settings, inputs, told):
 
 
 def network(settings, readout, width):
-    """((rng, seeds) -> theta [seeds, ...], (theta, x) -> [1]): the network of the docstring, written out."""
+    """((rng, seeds) -> theta [seeds, ...], (theta, x) -> [1]): the network of the docstring,
+    written out."""
     options = (
         dict(
             depth=1,
@@ -298,9 +303,11 @@ def worst_z(samples, mean):
 @pytest.mark.parametrize(
     "readout, settings, width, seeds",
     [
-        # With one hidden layer both kernels are the expectation at any width, so narrow networks do.
+        # With one hidden layer both kernels are the expectation at any width, so narrow networks
+        # do.
         ("mean", dict(b_std=0.4, stride=2, output_scale=2.0), 8, 300),
-        # Beyond it the bias is of order 1/width, below the standard errors (1/sqrt(seeds) of the spread, itself 1/sqrt(width)).
+        # Beyond it the bias is of order 1/width, below the standard errors (1/sqrt(seeds) of the
+        # spread, itself 1/sqrt(width)).
         ("flatten", dict(depth=2, w_std=2**0.5, b_std=0.1), 64, 60),
         (
             "mean",
@@ -323,7 +330,8 @@ def test_convolutional_networks_have_the_limit_as_covariance_and_mean_kernel(
     draw, apply = network(settings, readout, width)
 
     def one(theta):
-        # The readout's share of the tangent kernel is the covariance of f given the layers below, whose mean is the covariance.
+        # The readout's share of the tangent kernel is the covariance of f given the layers below,
+        # whose mean is the covariance.
         conditional = contraction(lambda last, x: apply([*theta[:-1], last], x))
         return conditional(theta[-1], IMAGES)[:, 0, :, 0], contraction(apply)(theta, IMAGES)[
             :, 0, :, 0
@@ -334,6 +342,7 @@ def test_convolutional_networks_have_the_limit_as_covariance_and_mean_kernel(
     )
     for drawn, kernel_fn in zip(samples, infinite_conv(readout=readout, **settings), strict=True):
         drawn, limit = np.asarray(drawn), np.asarray(kernel_fn(IMAGES))
-        # 6 distinct entries: a fair draw stays below 4 standard errors in 99.9 % of all tests, and one is small enough to tell.
+        # 6 distinct entries: a fair draw stays below 4 standard errors in 99.9 % of all tests, and
+        # one is small enough to tell.
         assert worst_z(drawn, limit) < 4
         assert (drawn.std(0) / seeds**0.5).max() < 0.05 * limit.max()

@@ -30,7 +30,8 @@ HAND_BY_LEAF = {
 
 @pytest.fixture
 def hand(monkeypatch):
-    """Input (0, 1) sits on the kink of one hidden unit: the paper calculation takes the derivative there as 1/2, jax.nn as 0."""
+    """Input (0, 1) sits on the kink of one hidden unit: the paper calculation takes the derivative
+    there as 1/2, jax.nn as 0."""
     monkeypatch.setitem(ACTIVATIONS, "relu", lambda z: jnp.maximum(z, 0.0))
     return networks.mlp(outputs=1, width=2, depth=1, b_std=0.1)
 

@@ -1,4 +1,5 @@
-"""Laws of empirical kernels, over every kind of model: each implementation gives the same numbers, whatever the tiles."""
+"""Laws of empirical kernels, over every kind of model: each implementation gives the same numbers,
+whatever the tiles."""
 
 from functools import cache
 
@@ -89,7 +90,8 @@ def test_kernels_are_symmetric_and_positive_semi_definite(name):
 
 @pytest.mark.parametrize("name", LINEN)
 def test_swapping_the_sides_transposes_and_tiles_of_the_cache_change_nothing(name, monkeypatch):
-    """Three samples a tile of five: the last tile overlaps, those on the diagonal come in three strips, those below it are mirrored."""
+    """Three samples a tile of five: the last tile overlaps, those on the diagonal come in three
+    strips, those below it are mirrored."""
     network, theta, x = model(name)
     K, atol = contracted(name)
     monkeypatch.setitem(kernel.EDGE, "cpu", 4 * K.shape[1])

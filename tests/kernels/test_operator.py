@@ -88,7 +88,8 @@ def test_memory_is_that_of_a_chunk_however_many_samples_there_are():
     small, large = temporary(97), temporary(1025)
     assert (
         large - small < 3 * 1025 * 3 * 8
-    )  # vectors [n, c] alone grow, not the copy of x or the activations, which would be 100 times it
+        # Vectors [n, c] alone grow, not the copy of x or the activations, 100 times as large.
+    )
 
 
 def test_callers_may_jit_and_vmap_the_product():
@@ -240,7 +241,8 @@ def test_nan_goes_through_and_is_not_taken_for_the_end_of_the_space():
 
 @pytest.fixture(scope="module")
 def trained():
-    """A network's own matvec on 9 inputs, two of them equal, and its dense kernel, singular for that."""
+    """A network's own matvec on 9 inputs, two of them equal, and its dense kernel, singular for
+    that."""
     network = networks.mlp(outputs=2, width=16, b_std=0.3)
     x = normal(1, 9, 4).at[8].set(normal(1, 9, 4)[0])
     theta = network.init(jax.random.key(0), x[0])

@@ -1,4 +1,5 @@
-"""The planner: one line before anything is computed, a choice that can be argued with, a refusal that helps."""
+"""The planner: one line before anything is computed, a choice that can be argued with, a refusal
+that helps."""
 
 import jax
 import numpy as np
@@ -42,7 +43,8 @@ def test_the_plan_is_one_line_with_time_and_tiles_of_each_and_the_choice():
 
 
 def test_the_work_it_counts_is_the_work_of_the_formulas():
-    """An MLP 6-32-32-3 without biases: k + c^2 m multiply-adds a pair in the first layer, k in the readout; c^2 p by contraction.
+    """An MLP 6-32-32-3 without biases: k + c^2 m multiply-adds a pair in the first layer, k in the
+    readout; c^2 p by contraction.
 
     In the last hidden layer, whose signals commute, 3 + 2 + 1 pairs of outputs instead of 9.
     """
@@ -76,7 +78,10 @@ def test_a_small_budget_changes_the_choice_and_a_smaller_one_is_refused_with_eve
     assert cramped.choice == "vector_products" and "contraction needs" in str(cramped)
     with pytest.raises(
         ValueError,
-        match=r"smallest tiles take structured .* contraction .* vector_products .*; use a larger budget or",
+        match=(
+            r"smallest tiles take structured .* contraction .* vector_products .*; use a larger "
+            r"budget or"
+        ),
     ):
         kernels.plan(network, theta, x, budget_mib=1e-6)
 
@@ -110,7 +115,10 @@ def test_the_front_door_takes_plain_functions(name):
     np.testing.assert_allclose(kernels.empirical(network.apply)(theta, x), expected, atol=1e-10)
     with pytest.raises(
         ValueError,
-        match=r"kernel.implementation=structured: this network has no taps; use contraction or vector_products",
+        match=(
+            r"kernel.implementation=structured: this network has no taps; use contraction or "
+            r"vector_products"
+        ),
     ):
         kernels.empirical(network.apply, implementation="structured")(theta, x)
 
@@ -119,7 +127,10 @@ def test_settings_of_the_front_door_are_named():
     network, theta, _ = problem()
     with pytest.raises(
         ValueError,
-        match=r"kernel.implementation=jacobian: expected auto, structured, contraction or vector_products",
+        match=(
+            r"kernel.implementation=jacobian: expected auto, structured, contraction or "
+            r"vector_products"
+        ),
     ):
         kernels.empirical(network, implementation="jacobian")
     with pytest.raises(ValueError, match=r"kernel.budget_mib=0: expected a finite number above 0"):

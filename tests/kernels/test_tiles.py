@@ -1,4 +1,5 @@
-"""Blocks in tiles: any budget, any number of devices and processes, and a store that survives kills, cuts and strangers."""
+"""Blocks in tiles: any budget, any number of devices and processes, and a store that survives
+kills, cuts and strangers."""
 
 import os
 import signal
@@ -49,7 +50,7 @@ def test_tiles_give_the_whole_whatever_the_budget(kind, budget_mib):
     assert counted[0] == 1 if budget_mib == 100.0 else budget_mib == 0.3 or counted[0] > 1
 
 
-def test_a_symmetric_block_takes_the_tiles_on_and_above_the_diagonal_and_a_repeated_shape_compiles_nothing(
+def test_a_symmetric_block_takes_half_the_tiles_and_a_repeated_shape_compiles_nothing(
     monkeypatch,
 ):
     network, theta, x, _ = problem()
@@ -77,7 +78,8 @@ def test_two_sides_of_one_size_and_one_side_do_not_share_their_program():
 
 
 def test_the_search_for_a_tile_ends_with_any_number_of_devices(monkeypatch):
-    """Eight devices round lengths up: a tile of 16 that is too large must not be followed by another of 16."""
+    """Eight devices round lengths up: a tile of 16 that is too large must not be followed by
+    another of 16."""
     tried = []
 
     def compiled(kernel, theta, x, rows, columns, symmetric, devices):
@@ -96,7 +98,10 @@ def test_a_budget_below_one_tile_is_refused_with_the_numbers():
     network, theta, x, _ = problem(width=64)
     with pytest.raises(
         ValueError,
-        match=r"kernel.budget_mib=0.01: one contraction tile of 1 x 1 samples takes .* MiB; use a larger budget",
+        match=(
+            r"kernel.budget_mib=0.01: one contraction tile of 1 x 1 samples takes .* MiB; use a "
+            r"larger budget"
+        ),
     ):
         kernels.tiled(kernels.contraction(network), budget_mib=0.01)(theta, x)
     for bad in (0.0, -1, float("nan")):
@@ -110,7 +115,8 @@ def test_a_budget_below_one_tile_is_refused_with_the_numbers():
 
 
 def stored(folder, todo=None, kind=kernels.structured, **settings):
-    """The kernel function of the problem over a store, noting how many tiles each call had to compute."""
+    """The kernel function of the problem over a store, noting how many tiles each call had to
+    compute."""
     progress = None if todo is None else lambda tiles: todo.append(len(tiles)) or tiles
     return kernels.tiled(
         kind(problem()[0]), **(dict(budget_mib=0.2) | settings), store=folder, progress=progress
@@ -234,13 +240,15 @@ def slowly(tiles):
         print(k + 1, len(tiles), flush=True)
         time.sleep(0.2)
 from ntkcl import kernels
-kernels.tiled(kernels.structured(problem()[0]), budget_mib=0.2, store={folder!r}, progress=slowly)(theta, x, y)
+settings = dict(budget_mib=0.2, store={folder!r}, progress=slowly)
+kernels.tiled(kernels.structured(problem()[0]), **settings)(theta, x, y)
 """
 
 
 @pytest.mark.slow
 def test_a_killed_computation_goes_on_where_it_was(tmp_path):
-    """SIGKILL after the second tile; what is left to do is the rest, and the lock died with its process."""
+    """SIGKILL after the second tile; what is left to do is the rest, and the lock died with its
+    process."""
     _, theta, x, y = problem()
     script = SLOW.format(tests=str(SCRIPT.parent), folder=str(tmp_path))
     worker = subprocess.Popen(

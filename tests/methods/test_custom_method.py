@@ -1,4 +1,5 @@
-"""Methods of one's own: what `custom` leaves out changes nothing, and no step in kernel space outlives the hooks it was written for."""
+"""Methods of one's own: what `custom` leaves out changes nothing, and no step in kernel space
+outlives the hooks it was written for."""
 
 import inspect
 from io import StringIO

@@ -1,4 +1,5 @@
-"""Laws that every method keeps, and each method without a closed twin against a slow loop or numbers worked out by hand."""
+"""Laws that every method keeps, and each method without a closed twin against a slow loop or
+numbers worked out by hand."""
 
 import functools
 
@@ -103,15 +104,25 @@ def trained(
     transform=RATE,
     key=KEY,
 ):
-    """[(theta, memory before the task, memory after its last step, memory after it)] of each task."""
+    """[(theta, memory before the task, memory after its last step, memory after it)] of each
+    task."""
     tasks = stream() if tasks is None else tasks
     theta, memory, ended = theta0(network=network) if theta is None else theta, (), []
     for t, task in enumerate(tasks):
         begun = method.begin(memory, network, theta, task)
         fitted = loop.train(
-            jax.random.fold_in(key, t), theta, task.train, task.head, memory=begun, apply=network.apply, loss=loss,
-            transform=transform, steps=steps, batch_size=batch_size, method=method,
-        )  # fmt: skip
+            jax.random.fold_in(key, t),
+            theta,
+            task.train,
+            task.head,
+            memory=begun,
+            apply=network.apply,
+            loss=loss,
+            transform=transform,
+            steps=steps,
+            batch_size=batch_size,
+            method=method,
+        )
         theta = fitted.theta
         memory = method.consolidate(fitted.state.memory, network, loss, theta, task)
         ended.append((theta, begun, fitted.state.memory, memory))
@@ -192,7 +203,8 @@ own_slope = jax.jit(jax.grad(mean_loss))
 
 
 def test_si_is_the_path_integral_of_zenke():
-    """Importances by a NumPy loop over every step of two tasks, the second one with the penalty of the first."""
+    """Importances by a NumPy loop over every step of two tasks, the second one with the penalty of
+    the first."""
     head, theta, importance, strength = jnp.ones(3), flat(theta0()), 0.0, 0.5
     back = jax.flatten_util.ravel_pytree(theta0())[1]
     for t, task in enumerate(stream()):
@@ -241,7 +253,8 @@ REPLAYED = {"ER": None, "DER": (0.3, 0.0), "DER++": (0.2, 0.6)}
 
 @pytest.mark.parametrize("name", REPLAYED)
 def test_replay_from_a_buffer_that_holds_everything_is_a_plain_loop(name):
-    """Of two tasks all samples are kept, once, in the order of the first pass, and all are drawn, so that nothing is random."""
+    """Of two tasks all samples are kept, once, in the order of the first pass, and all are drawn,
+    so that nothing is random."""
     theta, kept, head = theta0(), [], jnp.ones(3)
 
     @jax.jit
@@ -294,7 +307,8 @@ def diagonal(loss, head=HEAD, theta=None, seed=0, **options):
 
 
 def scores(loss, labels):
-    """For each sample the pairs (probability, score) over the labels taken, the score a gradient of log p(y | x) by hand."""
+    """For each sample the pairs (probability, score) over the labels taken, the score a gradient of
+    log p(y | x) by hand."""
     for x, y in zip(*CLASSES, strict=True):
         f = np.asarray(f_of(theta0(), x))[list(BOTH)]
         J = np.stack([flat(row) for row in rows_of(jacobian_of(theta0(), x))])[list(BOTH)]
@@ -491,9 +505,10 @@ def test_a_draw_is_of_distinct_rows_in_use_all_equally_often():
 
 def test_agem_takes_off_what_points_against_the_memory_and_nothing_else():
     theta, _, _, memory = known("A-GEM")[0]
-    memory, project = memory._replace(count=jnp.int32(3)), jax.jit(
-        lambda memory, g: ALL["A-GEM"].project(memory, NETWORK.apply, LOSS, theta, g)
-    )  # fmt: skip
+    memory, project = (
+        memory._replace(count=jnp.int32(3)),
+        jax.jit(lambda memory, g: ALL["A-GEM"].project(memory, NETWORK.apply, LOSS, theta, g)),
+    )
     kept = Dataset(memory.rows.x[:3], memory.rows.y[:3])  # a batch of 3: all of them
     r = flat(own_slope(theta, kept, jnp.ones(3)))
     back = jax.flatten_util.ravel_pytree(theta)[1]
@@ -563,7 +578,8 @@ def test_what_ogd_holds_of_a_sample_is_what_no_step_moves(name, head):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_directions_that_are_known_take_no_second_place(dtype):
-    """In float32 too, where a Gram matrix of such inputs is mostly rounding: squares of directions go down to 1e-9 of the largest."""
+    """In float32 too, where a Gram matrix of such inputs is mostly rounding: squares of directions
+    go down to 1e-9 of the largest."""
     x = noise(jnp.zeros((40, 4), dtype)) * jnp.asarray([[1, 0.1, 0.01, 1e-9]], dtype)
     task = Task(Dataset(x, jnp.zeros((40, 3), dtype)), None, jnp.ones(3, dtype))
     method, theta = methods.ogd_plus(None, "true"), noise(theta0(dtype), 2)
@@ -584,7 +600,8 @@ def fed(theta, x):
 
 
 def test_gpm_keeps_what_equations_5_and_9_of_saha_say():
-    """Singular value decompositions of two tasks' inputs, one vector after the other; thresholds that grow by 0.05."""
+    """Singular value decompositions of two tasks' inputs, one vector after the other; thresholds
+    that grow by 0.05."""
     bases = [np.zeros((5, 0)), np.zeros((5, 0))]
     for t, (task, (theta, _, _, memory)) in enumerate(zip(stream(), known("GPM"), strict=True)):
         x = task.train.x[methods.memory.draw_memory(0, t, 6, 4)]
@@ -608,7 +625,8 @@ def test_gpm_keeps_what_equations_5_and_9_of_saha_say():
 
 
 def test_with_all_energy_kept_no_later_training_moves_a_kept_sample():
-    """Each layer's output is as it was, so the next one's input is too: through the whole network, nonlinear as it is."""
+    """Each layer's output is as it was, so the next one's input is too: through the whole network,
+    nonlinear as it is."""
     first, last = known("GPM, all")[0][0], known("GPM, all")[-1][0]
     forward, x = jax.vmap(LAYERED.apply, (None, 0)), stream()[0].train.x
     moved = np.max(np.abs(forward(last, x) - forward(first, x)), 1)
@@ -618,7 +636,8 @@ def test_with_all_energy_kept_no_later_training_moves_a_kept_sample():
 
 @pytest.mark.parametrize("name", ["CNN", "residual", "dense general", "shared layer"])
 def test_what_gpm_leaves_of_a_layer_is_theory_6(name):
-    """<off(g), g'> = sum over positions of phi (1 - M M^T) phi' times signals: groups, several calls and axes as they come."""
+    """<off(g), g'> = sum over positions of phi (1 - M M^T) phi' times signals: groups, several
+    calls and axes as they come."""
     network, theta, x = model(name)
     task, method = Task(Dataset(x, jnp.zeros((5, 2))), None, jnp.ones(2)), methods.gpm(0.6, 2)
     memory = method.consolidate(method.begin((), network, theta, task), network, LOSS, theta, task)
@@ -676,7 +695,10 @@ def test_a_memory_that_will_not_fit_is_refused_before_anything_is_trained(monkey
         methods.gpm().begin((), NETWORK, theta0(), task)
     with pytest.raises(
         ValueError,
-        match=r"threshold=\[0.9, 0.9, 0.9\]: expected one number, or 2, one for each of hidden_0, readout",
+        match=(
+            r"threshold=\[0.9, 0.9, 0.9\]: expected one number, or 2, one for each of hidden_0, "
+            r"readout"
+        ),
     ):
         methods.gpm([0.9] * 3, 4).begin((), LAYERED, theta0(network=LAYERED), task)
     monkeypatch.setattr(resources, "memory_gib", lambda: 4 * 28 * 4 * 8 / 2**30)
@@ -702,7 +724,10 @@ def test_a_method_without_a_twin_is_foretold_by_training_the_linearised_network(
     assert forecast.form_of("auto", LOSS, optimizers.sgd(), FIXED[name], True) == "linearised"
     with pytest.raises(
         ValueError,
-        match=r"forecast.form=closed: the method has no kernel-space equivalent; use linearised or auto",
+        match=(
+            r"forecast.form=closed: the method has no kernel-space equivalent; use linearised or "
+            r"auto"
+        ),
     ):
         forecast.form_of("closed", LOSS, optimizers.sgd(), FIXED[name], True)
 

@@ -1,4 +1,5 @@
-"""Each method's twin against numbers worked out on paper and against training, with whatever the method does to it."""
+"""Each method's twin against numbers worked out on paper and against training, with whatever the
+method does to it."""
 
 import functools
 
@@ -199,7 +200,8 @@ def test_the_limit_of_a_method_is_where_its_training_turns(name, rule, side):
 
 
 def test_joint_training_in_batches_gets_a_limit_that_no_batch_exceeds():
-    """The last task's inputs are large: a batch of it may be its worst sample, beside all rows of the tasks before."""
+    """The last task's inputs are large: a batch of it may be its worst sample, beside all rows of
+    the tasks before."""
     *first, last = random_stream(jax.random.key(5), [6, 3, 8])
     stream = (*first, last._replace(train=last.train._replace(x=2 * last.train.x)))
     plain = losses.squared_error(), optimizers.sgd(), Training(batch_size=1)

@@ -1,4 +1,5 @@
-"""What a forecast is compared with: the numbers of theory, and each baseline against its definition."""
+"""What a forecast is compared with: the numbers of theory, and each baseline against its
+definition."""
 
 import functools
 
@@ -91,7 +92,8 @@ def test_ranks_look_above_the_diagonal_only_and_say_nothing_of_two_pairs():
 
 
 def test_the_input_cosine_is_the_same_solve_with_the_inputs_kernel():
-    """On a network that does not start at zero, with heads: trained from the inputs, solved from X X^T / n_0 (x) I."""
+    """On a network that does not start at zero, with heads: trained from the inputs, solved from X
+    X^T / n_0 (x) I."""
     x = np.concatenate([task.train.x for task in STREAM] + [task.test.x for task in STREAM])
     plan, untrained = events()[0], events()[1]
     K = np.einsum("id,jd,ab->iajb", x, x, np.eye(2)) / x.shape[1]

@@ -170,7 +170,8 @@ def test_an_entry_that_was_not_measured_is_named_and_never_counted_as_zero():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_dialect_needs_the_entries_of_its_formula_and_no_other(name):
-    """An entry that changes a dialect's value when it is moved is needed; without it, its place is named."""
+    """An entry that changes a dialect's value when it is moved is needed; without it, its place is
+    named."""
     function = getattr(metrics, name)
     arguments = (B,) if name.startswith("fwt_gem") else ()
     for i, j in np.ndindex(4, 4):
@@ -232,7 +233,7 @@ def test_forgetting_events_count_right_to_wrong_after_the_task_was_learned():
     assert metrics.forgetting_events(right, 4).tolist() == [0, 0, 0]
 
 
-def test_the_margin_is_positive_where_the_prediction_is_right_and_its_change_is_of_active_outputs_alone():
+def test_the_margin_is_positive_where_the_prediction_is_right_and_of_active_outputs_alone():
     rng = np.random.default_rng(1)
     f, y, head = rng.normal(size=(2, 50, 4)), np.zeros((50, 4)), np.array([0, 1, 1, 1])
     y[np.arange(50), rng.integers(1, 4, 50)] = 1

@@ -1,4 +1,5 @@
-"""Parametrizations as laws, over widths; the networks: what they compute, and that the structured kernel sees all of them."""
+"""Parametrizations as laws, over widths; the networks: what they compute, and that the structured
+kernel sees all of them."""
 
 import jax
 import jax.numpy as jnp
@@ -59,14 +60,32 @@ def test_images_are_flattened_and_the_output_scaled():
 
 
 BAD = [
-    (networks.mlp, "width", 0), (networks.mlp, "depth", 0), (networks.mlp, "outputs", 0), (networks.mlp, "w_std", 0.0),
-    (networks.mlp, "output_scale", -1.0), (networks.mlp, "b_std", float("nan")), (networks.mlp, "activation", "swoosh"),
-    (networks.mlp, "parametrization", "mupp"), (networks.mlp, "init", "keras"), (networks.mlp, "gamma0", 0.0),
-    (networks.cnn, "stride", 0), (networks.cnn, "stride_every", 0), (networks.cnn, "kernel_size", 0), (networks.cnn, "padding", "FULL"),
-    (networks.cnn, "readout", "max"), (networks.cnn, "gamma0", -1.0), (networks.lenet, "width", 0), (networks.lenet, "padding", "EVEN"),
-    (networks.resnet, "stages", 0), (networks.resnet, "blocks", 0), (networks.resnet, "norm", "batch"), (networks.vit, "heads", 5),
-    (networks.vit, "patch", 0), (networks.vit, "expansion", 0), (networks.vit, "position_std", -0.1),
-]  # fmt: skip
+    (networks.mlp, "width", 0),
+    (networks.mlp, "depth", 0),
+    (networks.mlp, "outputs", 0),
+    (networks.mlp, "w_std", 0.0),
+    (networks.mlp, "output_scale", -1.0),
+    (networks.mlp, "b_std", float("nan")),
+    (networks.mlp, "activation", "swoosh"),
+    (networks.mlp, "parametrization", "mupp"),
+    (networks.mlp, "init", "keras"),
+    (networks.mlp, "gamma0", 0.0),
+    (networks.cnn, "stride", 0),
+    (networks.cnn, "stride_every", 0),
+    (networks.cnn, "kernel_size", 0),
+    (networks.cnn, "padding", "FULL"),
+    (networks.cnn, "readout", "max"),
+    (networks.cnn, "gamma0", -1.0),
+    (networks.lenet, "width", 0),
+    (networks.lenet, "padding", "EVEN"),
+    (networks.resnet, "stages", 0),
+    (networks.resnet, "blocks", 0),
+    (networks.resnet, "norm", "batch"),
+    (networks.vit, "heads", 5),
+    (networks.vit, "patch", 0),
+    (networks.vit, "expansion", 0),
+    (networks.vit, "position_std", -0.1),
+]
 
 
 @pytest.mark.parametrize(("make", "setting", "value"), BAD)
@@ -178,7 +197,8 @@ def test_the_standard_layer_adds_up_as_torch_does():
 
 
 def gains(width, seeds=12, **settings):
-    """Mean and standard error of f^2 and of |df/dtheta|^2 at one input, over initialisations of an MLP of two hidden layers."""
+    """Mean and standard error of f^2 and of |df/dtheta|^2 at one input, over initialisations of an
+    MLP of two hidden layers."""
     network = networks.mlp(outputs=1, width=width, depth=2, w_std=2**0.5, **settings)
     theta = drawn(network, X, batch=(seeds,))
     if settings:  # as `init` draws it in standard, see below
@@ -198,7 +218,8 @@ X = jnp.linspace(-2.0, 2.0, 5, dtype=jnp.float32)
 
 
 def test_outputs_and_kernel_keep_their_size_over_widths_in_ntk_and_the_kernel_grows_in_standard():
-    """ReLU with gain sqrt 2: E f^2 = Sigma^1 = 2 |x|^2 / n_0 at any width, and Theta^L = L Sigma^1 (theory)."""
+    """ReLU with gain sqrt 2: E f^2 = Sigma^1 = 2 |x|^2 / n_0 at any width, and Theta^L = L Sigma^1
+    (theory)."""
     expected, (narrow, wide) = 2 * float(X @ X) / 5, (gains(width) for width in (64, 1024))
     for f, K in (narrow, wide):
         assert abs(f[0] - expected) < 4 * f[1] and abs(K[0] - 3 * expected) < 4 * K[1]
@@ -271,7 +292,8 @@ def test_mup_at_gamma0_of_one_and_width_64_is_ntk_exactly_and_elsewhere_divides_
 
 
 def kernel_motion(parametrization, width, **settings):
-    """|K - K_0| / |K_0| and the loss after ten steps of gradient descent on 8 samples, means over 6 initialisations."""
+    """|K - K_0| / |K_0| and the loss after ten steps of gradient descent on 8 samples, means over 6
+    initialisations."""
     rng = np.random.default_rng(0)
     x, y = (
         jnp.asarray(rng.standard_normal((8, 5))),
@@ -353,7 +375,10 @@ def test_a_given_learning_rate_is_eta_0_of_mup_and_a_fraction_of_the_limit_needs
     )
     with pytest.raises(
         ValueError,
-        match=r"learning_rate=7: the learning rate 28 exceeds the stability limit 24 .* use at most 6\.0",
+        match=(
+            r"learning_rate=7: the learning rate 28 exceeds the stability limit 24 .* use at "
+            r"most 6\.0"
+        ),
     ):
         rate(Training(learning_rate=7.0), 24.0, mup.rate_scale)
     with pytest.raises(
@@ -363,11 +388,31 @@ def test_a_given_learning_rate_is_eta_0_of_mup_and_a_fraction_of_the_limit_needs
 
 
 SEEN = {
-    "cnn": (networks.cnn(outputs=2, width=3, stride=2, stride_every=2, b_std=0.3, readout="mean"), (5, 4, 2)),
-    "lenet": (networks.lenet(outputs=2, width=1, padding="SAME", parametrization="standard", init="torch"), (4, 4)),
+    "cnn": (
+        networks.cnn(outputs=2, width=3, stride=2, stride_every=2, b_std=0.3, readout="mean"),
+        (5, 4, 2),
+    ),
+    "lenet": (
+        networks.lenet(
+            outputs=2, width=1, padding="SAME", parametrization="standard", init="torch"
+        ),
+        (4, 4),
+    ),
     "resnet": (networks.resnet(outputs=2, width=2, stages=2), (4, 4)),
-    "vit": (networks.vit(outputs=2, width=4, depth=1, patch=2, heads=2, parametrization="mup", gamma0=0.5, b_std=0.1), (2, 4)),
-}  # fmt: skip
+    "vit": (
+        networks.vit(
+            outputs=2,
+            width=4,
+            depth=1,
+            patch=2,
+            heads=2,
+            parametrization="mup",
+            gamma0=0.5,
+            b_std=0.1,
+        ),
+        (2, 4),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", SEEN)

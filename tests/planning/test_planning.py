@@ -1,4 +1,5 @@
-"""Plans against numbers worked out on paper and against the training of a model that is linear in its parameters."""
+"""Plans against numbers worked out on paper and against the training of a model that is linear in
+its parameters."""
 
 import io
 import json
@@ -44,7 +45,8 @@ def named(stream, network, **settings):
 
 
 def theory_12_4():
-    """One sample a task, K = [[1, .5, .2], [.5, 1, .4], [.2, .4, 1]], targets (1, -1, 1), f_0 = 0."""
+    """One sample a task, K = [[1, .5, .2], [.5, 1, .4], [.2, .4, 1]], targets (1, -1, 1), f_0 =
+    0."""
     phi = np.linalg.cholesky(np.array([[1, 0.5, 0.2], [0.5, 1, 0.4], [0.2, 0.4, 1]]))
     data = [
         Dataset(jnp.asarray(phi[t : t + 1]), jnp.asarray([[y]]))
@@ -319,9 +321,15 @@ def test_orders_need_two_tasks_and_a_closed_form():
 
 def test_a_plan_is_written_and_read_back(ntkcl, tmp_path):
     code, out, err = ntkcl(
-        "job=orders", "stream=split", "stream.tasks=2", "stream.train_per_class=3", "stream.test_per_class=2",
-        "network.width=8", "training.steps=3", "plan.verify=0",
-    )  # fmt: skip
+        "job=orders",
+        "stream=split",
+        "stream.tasks=2",
+        "stream.train_per_class=3",
+        "stream.test_per_class=2",
+        "network.width=8",
+        "training.steps=3",
+        "plan.verify=0",
+    )
     assert code == 0, err
     (folder,) = (tmp_path / "results" / "plans" / "main").iterdir()
     summary, candidates = files.load_plan(folder)

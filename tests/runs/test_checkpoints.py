@@ -28,7 +28,8 @@ TRAINING = Training(steps=12, batch_size=2, optimizer_state="carry")
 
 
 def counting() -> Method:
-    """Remembers a key, a count and an array without entries, and adds to each step's loss what the key drew."""
+    """Remembers a key, a count and an array without entries, and adds to each step's loss what the
+    key drew."""
 
     def observe(memory, apply, theta, batch, head, gradient, update):
         key, seen, nothing = memory

@@ -36,7 +36,8 @@ def idx_bytes(array):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A small IDX folder: 30 + 12 images of 4 x 5 pixels, 3 classes; the test files unpacked, the train files gz."""
+    """A small IDX folder: 30 + 12 images of 4 x 5 pixels, 3 classes; the test files unpacked, the
+    train files gz."""
     rng = np.random.default_rng(0)
     arrays = {}
     for (images, labels), n in zip(IDX_FILES.values(), (30, 12), strict=True):
@@ -208,7 +209,8 @@ def test_a_set_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
 def test_without_a_network_the_folder_of_idx_files_is_the_last_resort(
     folder, tmp_path, monkeypatch
 ):
-    """TensorFlow is there, so TFDS may try to download; the connection fails, as requests' errors do, with an OSError."""
+    """TensorFlow is there, so TFDS may try to download; the connection fails, as requests' errors
+    do, with an OSError."""
     tries = []
 
     def offline(builder, *_, **__):
@@ -237,12 +239,14 @@ def test_without_a_network_the_folder_of_idx_files_is_the_last_resort(
 
 
 def test_a_prepared_tfds_set_is_read_by_name_without_tensorflow(folder, tmp_path):
-    """Any prepared set will do: here our own, opened as a user opens a stock one, through its name and data_dir."""
+    """Any prepared set will do: here our own, opened as a user opens a stock one, through its name
+    and data_dir."""
     load(folder, tmp_path)
     config = next((tmp_path / "tfds" / "idx_folder").iterdir()).name
     code = (
         "import sys; from ntkcl import sources;"
-        f"s = sources.from_tfds('idx_folder/{config}:1.0.0', mean=0., sd=1., data_dir={str(tmp_path / 'tfds')!r});"
+        f"s = sources.from_tfds('idx_folder/{config}:1.0.0', mean=0., sd=1., "
+        f"data_dir={str(tmp_path / 'tfds')!r});"
         "print(s.train.x.shape, s.test.y.sum(), 'tensorflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -439,7 +443,8 @@ def test_an_npz_file_of_one_set_is_split_by_class_and_seed(tmp_path):
         (
             dict(y_test=None, labels=np.zeros(8)),
             {},
-            "expected the arrays x_train, y_train, x_test, y_test, or x, y alone; found labels, x_test, x_train, y_train",
+            "expected the arrays x_train, y_train, x_test, y_test, or x, y alone; found labels, "
+            "x_test, x_train, y_train",
         ),
         (
             dict(x=np.zeros((2, 4, 5)), y=np.zeros(2, int), y_test=None),

@@ -127,14 +127,16 @@ def test_any_optimizer_of_optax_is_found_by_its_name_and_trains_as_it_does_itsel
         (
             "adamx",
             None,
-            "optimizer.name=adamx: no optimizer of Optax; the nearest names are adamax, adam, adamaxw",
+            "optimizer.name=adamx: no optimizer of Optax; the nearest names are adamax, adam, "
+            "adamaxw",
         ),
         ("clip", None, "optimizer.name=clip: no optimizer of Optax"),
         ("scale_by_adam", None, "optimizer.name=scale_by_adam: no optimizer"),
         (
             "lion",
             {"momentum": 0.9},
-            r"optimizer.name=lion, optimizer.settings={'momentum': 0.9}: .*'momentum'; it takes b1, b2, mu_dtype",
+            r"optimizer.name=lion, optimizer.settings={'momentum': 0.9}: .*'momentum'; it takes "
+            r"b1, b2, mu_dtype",
         ),
         ("sgd", {"learning_rate": 0.1}, "optimizer.name=sgd, .*multiple values"),
         (
@@ -204,7 +206,8 @@ def test_schedules_of_optax_are_factors_of_the_learning_rate():
     [
         (
             dict(name="cosine"),
-            "training.schedule.name=cosine: no schedule of Optax; the nearest names are cosine_decay_schedule, ",
+            "training.schedule.name=cosine: no schedule of Optax; the nearest names are "
+            "cosine_decay_schedule, ",
         ),
         (
             dict(name="cosine_decay_schedule"),

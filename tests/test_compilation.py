@@ -1,4 +1,5 @@
-"""What was compiled for one run serves the next: with another seed, learning rate or data of the same shapes nothing is compiled."""
+"""What was compiled for one run serves the next: with another seed, learning rate or data of the
+same shapes nothing is compiled."""
 
 import jax
 import jax.numpy as jnp
