@@ -85,6 +85,5 @@ def _candidates(
         return grids.methods(*given, grid)
     if job == "replay":
         goal = {key: plan[key] for key in ("score", "part")}
-        settings = plan["replay"] | {"seed": plan["seed"]}
-        return grids.replay(initialised, shared, training, goal=goal, **settings)
+        return grids.replay(*given, goal=goal, seed=plan["seed"], **plan["replay"])
     return grids.learning_rates(*given, **plan["lr"])

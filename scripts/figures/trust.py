@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from publish import complete, publish_runs
 
 from ntkcl import metrics
-from ntkcl.metrics import verdict
+from ntkcl.metrics.verdict import FAIR, GOOD
 
 VERDICTS = ("good", "fair", "poor")
 # Of a sign that is null in the summary: a trial that diverged, a singular kernel, or not known.
@@ -149,7 +149,7 @@ def draw(rows: list[dict]) -> Figure:
                     fillstyle="none",
                     label=stream,
                 )
-            for cut in (verdict.GOOD, verdict.FAIR):
+            for cut in (GOOD, FAIR):
                 axes.axvline(cut, color="0.8", zorder=0)
             axes.set(title=f"from {anchor}", xlabel=names[sign], xlim=(-0.2, 1.02))
         line[0].set_ylabel("R² of the drift, measured")

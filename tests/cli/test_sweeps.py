@@ -270,7 +270,7 @@ def test_a_sweeps_runs_that_were_not_logged_are_logged_when_it_is_given_again(nt
     before = files(tmp_path)
     logged = [one for one in TINY if not one.startswith("tracking")]
     code, out, _ = ntkcl("-m", *logged, "seed=0,1", "tracking=offline")
-    assert code == 0 and out.count("logged, which was lacking") == 2 and "completed in" not in out
+    assert code == 0 and out.count("logged, which was missing") == 2 and "completed in" not in out
     assert len(list(tmp_path.glob("results/runs/main/*/wandb/offline-run-*"))) == 2 == len(before)
     assert "logged" not in ntkcl("-m", *logged, "seed=0,1", "tracking=offline")[1]
 

@@ -11,7 +11,7 @@ from cases import linear, quadratic_features, random_stream
 
 from ntkcl import experiment, forecast, kernels, losses, methods, metrics, optimizers
 from ntkcl.experiment import references
-from ntkcl.runs import checkpoints, files, reference_cache
+from ntkcl.runs import checkpoints, files, reference_cache, schema
 from ntkcl.training import loop
 from ntkcl.training.settings import Training
 from ntkcl.types import Dataset, Rows, Task
@@ -358,7 +358,8 @@ def test_a_run_is_the_same_with_references_and_another_method_reads_them(
         summary["R_loss_train"][0][0], rel=1e-5
     )
     single, joint = (np.array(reference[kind]["accuracy"]) for kind in ("single", "joint"))
-    assert "fwt_independent" in out and "forgetting_rate" in out
+    for name in ("fwt_independent", "forgetting_rate"):
+        assert schema.label(f"metrics.{name}").split()[0] in out
     for told in (summary, summary["forecast"]["init"]):
         R, b = np.array(told["R"]), np.array(summary["b"])
         assert told["metrics"]["fwt_independent"] == pytest.approx(

@@ -1,14 +1,17 @@
 """The planner: one line before anything is computed, a choice that can be argued with, a refusal
 that helps."""
 
+import sys
+
 import jax
 import numpy as np
 import pytest
 from models import model
 
 from ntkcl import kernels, networks
-from ntkcl.kernels import empirical
 from ntkcl.types import Network
+
+empirical = sys.modules["ntkcl.kernels.empirical"]  # the face has a function of that name
 
 
 def problem(width=32, n=20):

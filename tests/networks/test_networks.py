@@ -100,9 +100,9 @@ def test_bad_settings_are_named(make, setting, value):
     [
         (
             dict(init="torch"),
-            "network.init=torch: ntk begins at .* expected network.parametrization=standard",
+            "network.init=torch: ntk starts from .* expected network.parametrization=standard",
         ),
-        (dict(parametrization="mup", init="flax"), "network.init=flax: mup begins at"),
+        (dict(parametrization="mup", init="flax"), "network.init=flax: mup starts from"),
         (
             dict(parametrization="standard", init="torch", w_std=2.0),
             "sets the size .* expected network.w_std=1 .* came as 2 and 0",

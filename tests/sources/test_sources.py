@@ -263,7 +263,8 @@ def test_a_prepared_tfds_set_is_read_by_name_without_tensorflow(folder, tmp_path
 
 def test_tfds_own_copy_goes_before_the_folder(folder, tmp_path, monkeypatch):
     prepared = load(folder, tmp_path)
-    monkeypatch.setattr(tfds, "from_tfds", lambda name, **_: prepared)
+    idx = sys.modules["ntkcl.sources.idx"]  # the package's face has a function of that name
+    monkeypatch.setattr(idx, "from_tfds", lambda name, **_: prepared)
     assert sources.tfds_or_idx("fashion_mnist", str(folder), mean=0.0, sd=1.0) is prepared
 
 
