@@ -68,9 +68,9 @@ def test_arrows_point_down_and_rooms_of_one_floor_do_not_know_each_other():
 
 
 def test_the_map_names_every_room():
-    told = (PACKAGE / "__init__.py").read_text()
+    reported = (PACKAGE / "__init__.py").read_text()
     assert not [
-        name for names in FLOORS for name in names if name not in told.split('"""')[1].split()
+        name for names in FLOORS for name in names if name not in reported.split('"""')[1].split()
     ]
 
 

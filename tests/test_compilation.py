@@ -33,19 +33,23 @@ CASES = {
 
 def run(seed, rate, changed, anchors):
     """A whole run, all of its parts made anew, as a job of a sweep makes them."""
-    told = dict(steps=10) | changed.get("training", {})
-    told |= (
-        {"schedule": optimizers.schedule(told["schedule"][0], decay_steps=told["schedule"][1])}
-        if "schedule" in told
+    reported = dict(steps=10) | changed.get("training", {})
+    reported |= (
+        {
+            "schedule": optimizers.schedule(
+                reported["schedule"][0], decay_steps=reported["schedule"][1]
+            )
+        }
+        if "schedule" in reported
         else {}
     )
-    if "learning_rate" not in told:
-        told |= dict(learning_rate_fraction=rate)
+    if "learning_rate" not in reported:
+        reported |= dict(learning_rate_fraction=rate)
     parts = [
         networks.mlp(**dict(outputs=2, width=8) | changed.get("network", {})),
         losses.squared_error(),
         changed.get("optimizer", optimizers.sgd)(),
-        Training(**told),
+        Training(**reported),
     ]
     stream = random_stream(jax.random.key(seed), [6, 6, 6], dtype=jnp.float32)
     method = changed.get("method", methods.naive)()

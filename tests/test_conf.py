@@ -225,4 +225,6 @@ def test_stored_results_are_what_the_preset_expects(preset):
             and cells[width]["n"] >= 3
         )
     ordered = [cells[width]["R2 init mean"] for width in sorted(expected)]
-    assert all(a < b for a, b in itertools.pairwise(ordered))  # the claim: wider is better foretold
+    assert all(
+        a < b for a, b in itertools.pairwise(ordered)
+    )  # the claim: the wider, the better predicted

@@ -92,8 +92,8 @@ def test_a_run_writes_everything_and_wandb_reads_it_back(ntkcl, tmp_path):
     assert arrays["measured"].shape == (4, 3 * 2 * 20, 10)
 
     run = next((folder / "wandb").glob("offline-run-*"))
-    told = leet("--summary", "--json", str(run))
-    assert "sgd-naive-rotated-w8-s3" in told and "rotated" in told
+    reported = leet("--summary", "--json", str(run))
+    assert "sgd-naive-rotated-w8-s3" in reported and "rotated" in reported
     plain = leet("--summary", str(run))
     shown = dict(line.split() for line in plain.splitlines() if len(line.split()) == 2)
     for anchor in ("init", "boundary"):
@@ -420,7 +420,7 @@ def test_nan_in_the_data_is_found(ntkcl, monkeypatch):
 
 
 def test_what_cannot_be_is_told_before_a_sweep_begins(ntkcl, tmp_path):
-    for sweep, told in {
+    for sweep, reported in {
         "network.width=8,0": "network.width=0: expected a whole number of at least 1",
         "seed=0,one": "seed=one: expected a whole number from 0 to 4294967295",
         "training.steps=5,many": "training.steps=many: expected a whole number",
@@ -428,7 +428,7 @@ def test_what_cannot_be_is_told_before_a_sweep_begins(ntkcl, tmp_path):
         "sweep.retry=never,all": "sweep.retry=never: expected none, failed, diverged or all",
     }.items():
         code, _, err = ntkcl("-m", *PLAIN, sweep)
-        assert code == 2 and err.startswith(f"ntkcl: {told}") and err.count("\n") == 1, err
+        assert code == 2 and err.startswith(f"ntkcl: {reported}") and err.count("\n") == 1, err
     assert not (tmp_path / "results" / "runs").exists()
 
 
@@ -456,8 +456,8 @@ def test_in_a_sweep_the_other_jobs_go_on(ntkcl, tmp_path):
     rates = "training.learning_rate=1e9,1e-3"
     code, _, err = ntkcl("-m", *PLAIN, "forecast.anchors=[]", rates)
     assert code == 1 and "Traceback" not in err
-    told = [line for line in err.splitlines() if "exceeds the stability limit" in line]
-    assert told[0].startswith("ntkcl: training.learning_rate=1e+09") and told[1].startswith(
+    reported = [line for line in err.splitlines() if "exceeds the stability limit" in line]
+    assert reported[0].startswith("ntkcl: training.learning_rate=1e+09") and reported[1].startswith(
         "  sgd-naive-rotated-w8-s0"
     )
     assert "1 failed" in err and err.rstrip().endswith("training.learning_rate=1000000000.0"), err
@@ -510,11 +510,11 @@ def test_where_no_type_checker_stands_before_our_own_checks_they_tell_kinds_apar
         [sys.executable, "-c", EACH, *settings], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0 and done.stdout.split() == ["2"] * len(settings)
-    told = done.stderr.splitlines()
-    assert len(told) == len(settings)
+    reported = done.stderr.splitlines()
+    assert len(reported) == len(settings)
     assert all(
         line.startswith(f"ntkcl: {setting.split()[0]}: expected")
-        for line, setting in zip(told, settings, strict=True)
+        for line, setting in zip(reported, settings, strict=True)
     )
     assert not list(tmp_path.iterdir())
 

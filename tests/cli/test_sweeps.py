@@ -212,9 +212,10 @@ def test_an_error_is_kept_until_the_run_succeeds_and_an_interruption_is_not(fold
     with pytest.raises(ZeroDivisionError), lock.claimed(folder):
         1 / 0  # noqa: B018
     assert lock.state(folder) == "failed"
-    told = lock.failure(folder)
+    reported = lock.failure(folder)
     assert (
-        told["error"] == "ZeroDivisionError: division by zero" and "Traceback" in told["traceback"]
+        reported["error"] == "ZeroDivisionError: division by zero"
+        and "Traceback" in reported["traceback"]
     )
     with lock.claimed(folder):
         pass
@@ -378,7 +379,7 @@ def test_a_dry_run_of_an_optimiser_tells_the_trials_that_depend_on_nothing(ntkcl
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("objective", "told"),
+    ("objective", "reported"),
     {
         "null": (
             "expected what hydra/sweeper=optimise is to optimise, a number of summary.json such "
@@ -400,10 +401,10 @@ def test_a_dry_run_of_an_optimiser_tells_the_trials_that_depend_on_nothing(ntkcl
     }.items(),
 )
 def test_an_objective_that_no_run_will_have_is_told_before_anything_is_made(
-    ntkcl, tmp_path, objective, told
+    ntkcl, tmp_path, objective, reported
 ):
     code, _, err = ntkcl(*OPTIMISE, "forecast.anchors=[init]", f"sweep.objective={objective}")
-    assert code == 2 and err.splitlines()[-1] == f"ntkcl: sweep.objective={objective}: {told}"
+    assert code == 2 and err.splitlines()[-1] == f"ntkcl: sweep.objective={objective}: {reported}"
     assert not (tmp_path / "results" / "runs").exists()
 
 
@@ -472,10 +473,10 @@ def test_progress_is_told_from_names_alone(folder):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(5.0, "5 s"), (99.0, "99 s"), (600.0, "10 min"), (9000.0, "2.5 h")]
+    ("seconds", "reported"), [(5.0, "5 s"), (99.0, "99 s"), (600.0, "10 min"), (9000.0, "2.5 h")]
 )
-def test_durations_are_short(seconds, told):
-    assert duration(seconds) == told
+def test_durations_are_short(seconds, reported):
+    assert duration(seconds) == reported
 
 
 def test_an_objective_is_the_mean_over_seeds(tmp_path):

@@ -57,10 +57,10 @@ def build(*overrides):
 )
 def test_what_is_of_another_kind_is_named(group, target, partial, message):
     node = f"{{_target_: {HERE}.{target}, _partial_: {str(partial).lower()}}}"
-    with pytest.raises(ValueError) as told:
+    with pytest.raises(ValueError) as reported:
         build(f"~{group}", f"+{group}={node}")
-    assert str(told.value).startswith(f"{group}._target_={HERE}.{target} {message}")
-    assert "\n" not in str(told.value)
+    assert str(reported.value).startswith(f"{group}._target_={HERE}.{target} {message}")
+    assert "\n" not in str(reported.value)
 
 
 def test_a_list_of_tasks_is_a_stream():

@@ -65,9 +65,9 @@ def test_parts_add_up_to_drift_and_loss():
 
     value = jax.vmap(losses.squared_error().value, (0, 0, None))
     change = value(f[:5] + drift, y[:5], head) - value(f[:5], y[:5], head)
-    told = attribution.loss_change(moved, y[:5] - f[:5], head) / 2  # two active outputs
-    np.testing.assert_allclose(told.sum(1), change, atol=1e-13)
-    assert np.abs(told).max() > 1e-3
+    reported = attribution.loss_change(moved, y[:5] - f[:5], head) / 2  # two active outputs
+    np.testing.assert_allclose(reported.sum(1), change, atol=1e-13)
+    assert np.abs(reported).max() > 1e-3
 
 
 def test_half_of_every_product_of_two_samples_goes_to_each():

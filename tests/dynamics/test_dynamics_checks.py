@@ -82,9 +82,9 @@ def simulated(**changes):
     ],
 )
 def test_what_does_not_fit_is_named(refused, message):
-    with pytest.raises(ValueError, match=message) as told:
+    with pytest.raises(ValueError, match=message) as reported:
         refused()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
 
 
 def test_what_fits_is_taken_and_so_are_traced_rates():

@@ -1,4 +1,4 @@
-"""The story: exact where the theory is exact, and blind to what it foretells."""
+"""One experiment: exact where the theory is exact, and blind to what it predicts."""
 
 import functools
 from types import SimpleNamespace
@@ -35,13 +35,13 @@ def events(
 ):
     settings = Training(**(dict(steps=25) | training))
     network = network._replace(infinite=infinite) if infinite else network
-    told = dict(anchors=anchors, form=form)
+    recorded = dict(anchors=anchors, form=form)
     return experiment.run(
-        jax.random.key(key), stream, network, LOSS, optimizers.sgd(), settings, **told
+        jax.random.key(key), stream, network, LOSS, optimizers.sgd(), settings, **recorded
     )
 
 
-def told(stream=STREAM, steps=25, **settings):
+def recorded(stream=STREAM, steps=25, **settings):
     return record.gather(events(stream, steps=steps, **settings), stream)
 
 
@@ -49,7 +49,7 @@ def told(stream=STREAM, steps=25, **settings):
 def told_once(heads=None):
     """The linear model's run on a stream with these heads, and the stream."""
     stream = random_stream(jax.random.key(5), [6, 3, 8], heads=heads)
-    return told(stream, steps=60), stream
+    return recorded(stream, steps=60), stream
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -73,13 +73,13 @@ def test_the_forecast_tends_to_the_measurement_as_the_network_widens():
     widths, missed = (32, 2048), []
     for width in widths:
         network = networks.mlp(outputs=1, width=width, activation="erf", b_std=0.1, centred=True)
-        run = told(stream, network=network, steps=40, anchors=["init"])
+        run = recorded(stream, network=network, steps=40, anchors=["init"])
         missed.append(1 - compare(run, "init", stream, "train", LOSS)["drift_r2"])
     assert missed[1] < missed[0] * widths[0] / widths[1] and missed[1] < 1e-3
 
 
 def test_the_first_boundary_is_the_initialisation():
-    run = told(network=networks.mlp(outputs=2, width=16))
+    run = recorded(network=networks.mlp(outputs=2, width=16))
     np.testing.assert_allclose(run.changes["boundary"][0], run.changes["init"][0], atol=1e-13)
     assert not np.allclose(run.changes["boundary"][1], run.changes["init"][1], rtol=1e-3)
 
@@ -89,7 +89,7 @@ def test_the_infinite_anchor_is_the_init_one_of_a_kernel_of_infinite_width():
     shape = dict(activation="erf", b_std=0.1)
     limit = kernels.infinite(**shape).ntk
     wide = networks.mlp(outputs=2, width=4096, **shape)
-    run = told(network=wide, anchors=["infinite", "init"])
+    run = recorded(network=wide, anchors=["infinite", "init"])
 
     def block(inputs):
         return kernels.with_outputs(limit(run_inputs, run_inputs[inputs]), 2)
@@ -121,7 +121,7 @@ def test_the_path_is_what_training_did_up_to_the_square_of_its_steps():
     stream = tuple(task._replace(train=train) for task, train in zip(STREAM, one_hot, strict=True))
 
     def gap(rule, anchors=("boundary", "path"), **training):
-        told = experiment.run(
+        recorded = experiment.run(
             jax.random.key(0),
             stream,
             network,
@@ -130,7 +130,7 @@ def test_the_path_is_what_training_did_up_to_the_square_of_its_steps():
             Training(**training),
             anchors=anchors,
         )
-        run = record.gather(told, stream)
+        run = record.gather(recorded, stream)
         changes = np.diff(run.measured, axis=0)
         return [
             np.linalg.norm(run.changes[anchor] - changes) / np.linalg.norm(changes)
@@ -154,7 +154,7 @@ def test_the_path_is_what_training_did_up_to_the_square_of_its_steps():
     ],
     ids=["closed", "batches", "linearised", "infinite"],
 )
-def test_every_forecast_is_made_before_the_training_it_foretells(settings, monkeypatch):
+def test_every_forecast_is_made_before_the_training_it_predicts(settings, monkeypatch):
     """Poison: from the first training on, the trainer gets shuffled NaN-free garbage. No forecast
     made before may change."""
     clean = list(events(**settings))
@@ -164,7 +164,7 @@ def test_every_forecast_is_made_before_the_training_it_foretells(settings, monke
     def poisoned(key, state, dataset, head, **settings):
         if (
             settings["apply"] is not LINEAR.apply
-        ):  # a baseline's linear model is foretold, and not the network
+        ):  # a baseline's linear model is predicted, and not the network
             return honest(key, state, dataset, head, **settings)
         trained.append(len(trained))
         garbage = Dataset(-dataset.x[::-1], 7.0 - dataset.y)
@@ -175,9 +175,9 @@ def test_every_forecast_is_made_before_the_training_it_foretells(settings, monke
     for event in events(**settings):
         seen.append(event)
         before.append(len(trained))
-    foretold = [(e, n) for e, n in zip(seen, before, strict=True) if isinstance(e, AnchorForecast)]
+    predicted = [(e, n) for e, n in zip(seen, before, strict=True) if isinstance(e, AnchorForecast)]
     assert all(
-        n <= e.first for e, n in foretold
+        n <= e.first for e, n in predicted
     )  # nothing of task `first` or later had been trained
     pairs = [(a, b) for a, b in zip(clean, seen, strict=True) if isinstance(a, AnchorForecast)]
     unchanged = [np.array_equal(a.changes, b.changes) for a, b in pairs]
@@ -199,9 +199,9 @@ def test_a_forecast_never_reads_targets_of_tests_or_of_later_tasks():
             *STREAM[t + 1 :],
         )
 
-    base = told().changes["init"]
-    np.testing.assert_array_equal(told(spoiled(1, "test")).changes["init"], base)
-    last = told(spoiled(2, "train")).changes["init"]
+    base = recorded().changes["init"]
+    np.testing.assert_array_equal(recorded(spoiled(1, "test")).changes["init"], base)
+    last = recorded(spoiled(2, "train")).changes["init"]
     np.testing.assert_array_equal(last[:2], base[:2])
     assert not np.allclose(last[2], base[2])
 
@@ -229,7 +229,7 @@ def test_the_learning_rate_is_a_fraction_of_the_limit_of_the_largest_task_kernel
 @pytest.mark.parametrize("side", [0.99, 1.01])
 def test_the_stability_limit_is_where_training_turns(side):
     stream = STREAM[2:]
-    run = told(stream, steps=4000, learning_rate_fraction=side, allow_unstable=True, anchors=[])
+    run = recorded(stream, steps=4000, learning_rate_fraction=side, allow_unstable=True, anchors=[])
     assert (run.losses[0, -1] > run.losses[0, 0]) == (side > 1)
 
 
@@ -248,7 +248,7 @@ def test_over_the_limit_is_refused_with_both_numbers_unless_allowed():
 
 
 def test_divergence_ends_the_run_and_is_recorded():
-    run = told(learning_rate_fraction=1e6, allow_unstable=True, steps=200)
+    run = recorded(learning_rate_fraction=1e6, allow_unstable=True, steps=200)
     assert run.status == "diverged"
     scores = score_matrices(run.measured, STREAM, "test", LOSS)
     assert np.isnan(scores["R"]).all() and np.isfinite(scores["b"]).all()
@@ -259,7 +259,8 @@ def test_divergence_ends_the_run_and_is_recorded():
 def test_the_same_key_gives_the_same_bits_and_another_key_does_not():
     network = networks.mlp(outputs=2, width=16, centred=True)
     one, two, three = (
-        told(STREAM[:2], network=network, key=k, batch_size=3, anchors=["init"]) for k in (1, 1, 2)
+        recorded(STREAM[:2], network=network, key=k, batch_size=3, anchors=["init"])
+        for k in (1, 1, 2)
     )
     np.testing.assert_array_equal(one.measured, two.measured)
     np.testing.assert_array_equal(one.changes["init"], two.changes["init"])
@@ -268,7 +269,7 @@ def test_the_same_key_gives_the_same_bits_and_another_key_does_not():
 
 def test_one_task_has_a_forecast_and_no_drift():
     stream = STREAM[:1]
-    run = told(stream)
+    run = recorded(stream)
     numbers = compare(run, "init", stream, "train", LOSS)
     assert np.isnan(numbers["drift_r2"]) and numbers["forgetting_predicted"] == []
     np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)
@@ -278,7 +279,7 @@ def test_one_task_has_a_forecast_and_no_drift():
 def test_every_number_of_a_narrow_network_follows_from_its_outputs_by_hand(anchor):
     """Where forecast and measurement differ, sample by sample: what each anchor starts from and
     what it adds up."""
-    run = told(network=networks.mlp(outputs=2, width=16))
+    run = recorded(network=networks.mlp(outputs=2, width=16))
     measured, changes = run.measured, run.changes[anchor]
     numbers = compare(run, anchor, STREAM, "train", LOSS)
     scores = score_matrices(measured, STREAM, "train", LOSS)
@@ -351,11 +352,11 @@ def test_minibatches_get_a_limit_that_no_batch_exceeds():
     )  # a batch of the worst sample alone: rate = eta / c < 2 / |phi|^2
     assert plan.limit < next(events()).limit
     assert (
-        told(batch_size=1, steps=3000, learning_rate_fraction=0.99, anchors=[]).status
+        recorded(batch_size=1, steps=3000, learning_rate_fraction=0.99, anchors=[]).status
         == "completed"
     )
     assert (
-        told(
+        recorded(
             batch_size=1, steps=3000, learning_rate_fraction=30.0, allow_unstable=True, anchors=[]
         ).status
         == "diverged"
@@ -371,9 +372,9 @@ def test_a_loss_that_explodes_and_comes_back_has_diverged(monkeypatch):
         for fitted in honest(*arguments, **settings):
             yield fitted._replace(losses=fitted.losses.at[3].multiply(1e9))
 
-    assert told(anchors=[]).status == "completed"
+    assert recorded(anchors=[]).status == "completed"
     monkeypatch.setattr(loop, "segments", exploding)
-    run = told(anchors=[])
+    run = recorded(anchors=[])
     assert (
         run.status == "diverged"
         and np.isfinite(run.measured[1]).all()
@@ -382,14 +383,14 @@ def test_a_loss_that_explodes_and_comes_back_has_diverged(monkeypatch):
 
 
 def test_looking_at_the_outputs_within_a_task_changes_nothing_and_tells_the_curve():
-    plain = told(batch_size=2, steps=7, anchors=[])
-    looked = told(batch_size=2, steps=7, anchors=[], evaluate_every=3)
+    plain = recorded(batch_size=2, steps=7, anchors=[])
+    looked = recorded(batch_size=2, steps=7, anchors=[], evaluate_every=3)
     np.testing.assert_array_equal(looked.measured, plain.measured)
     np.testing.assert_array_equal(looked.losses, plain.losses)
     assert [(e.task, e.step) for e in looked.evaluations] == [
         (t, step) for t in range(3) for step in (3, 6)
     ]
-    shorter = told(
+    shorter = recorded(
         batch_size=2, steps=3, anchors=[]
     )  # other batches would be drawn, were they drawn by the number of steps
     first = Rows.of(STREAM).test[0].start
@@ -405,7 +406,7 @@ def test_looking_at_the_outputs_within_a_task_changes_nothing_and_tells_the_curv
 
 
 @pytest.mark.parametrize("form", ["auto", "linearised"])
-def test_momentum_carried_over_a_boundary_is_foretold_and_is_one_long_training(form):
+def test_momentum_carried_over_a_boundary_is_predicted_and_is_one_long_training(form):
     """A linear model, the same task twice: with the velocity carried over it is trained as once for
     twice as long."""
     task = STREAM[0]
@@ -432,7 +433,7 @@ def test_momentum_carried_over_a_boundary_is_foretold_and_is_one_long_training(f
 def test_bfloat16_is_of_the_passes_in_training_alone(centred):
     network = networks.mlp(outputs=2, width=64, centred=centred)
     full, low = (
-        told(
+        recorded(
             network=network,
             steps=60,
             learning_rate_fraction=0.1,
@@ -456,9 +457,9 @@ def test_bfloat16_is_of_the_passes_in_training_alone(centred):
 
 def test_epochs_count_passes_over_the_task():
     same = random_stream(jax.random.key(5), [6, 6])
-    assert told(same, epochs=2, batch_size=4, anchors=[]).losses.shape == (2, 3)
-    assert told(same, epochs=3, anchors=[]).losses.shape == (2, 3)
-    assert told(same, epochs=3, steps=None, anchors=[]).losses.shape == (2, 3)
+    assert recorded(same, epochs=2, batch_size=4, anchors=[]).losses.shape == (2, 3)
+    assert recorded(same, epochs=3, anchors=[]).losses.shape == (2, 3)
+    assert recorded(same, epochs=3, steps=None, anchors=[]).losses.shape == (2, 3)
 
 
 def test_more_steps_than_memory_holds_are_refused(monkeypatch):
@@ -469,10 +470,10 @@ def test_more_steps_than_memory_holds_are_refused(monkeypatch):
     assert steps_of(Training(steps=10**8), STREAM) == (10**8,) * 3
 
 
-def test_tasks_of_unequal_sizes_take_steps_of_their_own_and_are_foretold_exactly():
+def test_tasks_of_unequal_sizes_take_steps_of_their_own_and_are_predicted_exactly():
     for form, batch_size in (("closed", None), ("simulated", 2), ("linearised", 2)):
         settings = dict(form=form, batch_size=batch_size, epochs=4, evaluate_every=5)
-        run = told(**settings)
+        run = recorded(**settings)
         assert run.plan.steps == ((4, 4, 4) if batch_size is None else (12, 6, 16))
         assert np.isfinite(run.losses).sum(1).tolist() == list(run.plan.steps)
         np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)
@@ -514,15 +515,17 @@ def test_a_dead_network_and_one_that_overflows_are_named():
 
 
 def test_a_rate_over_the_limit_of_a_task_is_marked():
-    foretold = [
+    predicted = [
         e
         for e in events(learning_rate_fraction=1.3, allow_unstable=True, steps=2)
         if isinstance(e, AnchorForecast)
     ]
-    assert not all(foretold[0].stable) and max(foretold[0].rate_times_eigenvalue) == pytest.approx(
-        2.6
+    assert not all(predicted[0].stable) and max(
+        predicted[0].rate_times_eigenvalue
+    ) == pytest.approx(2.6)
+    assert all(
+        e.negative_mass == pytest.approx([0.0] * len(e.stable), abs=1e-12) for e in predicted
     )
-    assert all(e.negative_mass == pytest.approx([0.0] * len(e.stable), abs=1e-12) for e in foretold)
 
 
 @pytest.mark.parametrize(

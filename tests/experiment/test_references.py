@@ -78,9 +78,9 @@ def test_single_takes_the_batches_that_the_run_takes_and_begins_at_rest(optimize
     np.testing.assert_array_equal(outputs[0], start.outputs(ran(STREAM, batch_size=2)))
     transform = optimizers.sgd(momentum=0.5).transform(RATE)
     for t, task in enumerate(STREAM):
-        told = dict(apply=LINEAR.apply, loss=LOSS, transform=transform, steps=25, batch_size=2)
+        reported = dict(apply=LINEAR.apply, loss=LOSS, transform=transform, steps=25, batch_size=2)
         fitted = loop.train(
-            jax.random.fold_in(KEY, t + 1), start.theta, task.train, task.head, **told
+            jax.random.fold_in(KEY, t + 1), start.theta, task.train, task.head, **reported
         )
         np.testing.assert_array_equal(outputs[t], start.outputs(fitted.theta))
 
@@ -126,16 +126,16 @@ def test_references_do_not_know_the_method_of_the_run(kind):
 
 def test_scores_judge_each_task_by_its_own_outputs():
     outputs = references.single(initialised(), RATE)
-    told = references.score(outputs, STREAM, LOSS)
+    reported = references.score(outputs, STREAM, LOSS)
     for t, task in enumerate(STREAM):
         parts = np.split(own(outputs[t], STREAM, t), [SIZES[t]])
         for suffix, f, data in zip(("_train", ""), parts, (task.train, task.test), strict=True):
             assert (
-                told[f"accuracy{suffix}"][t]
+                reported[f"accuracy{suffix}"][t]
                 == metrics.correct(f, np.asarray(data.y), task.head).mean()
             )
             values = [float(LOSS.value(g, y, task.head)) for g, y in zip(f, data.y, strict=True)]
-            assert told[f"loss{suffix}"][t] == pytest.approx(np.mean(values), rel=1e-12)
+            assert reported[f"loss{suffix}"][t] == pytest.approx(np.mean(values), rel=1e-12)
 
 
 def test_a_reference_that_diverged_is_nan_and_kept_as_null(tmp_path):
@@ -208,9 +208,9 @@ def same(a, b):
 
 
 def test_what_was_trained_once_is_read_the_next_time_to_the_last_bit(tmp_path):
-    told = []
-    first = known(tmp_path, told.append)
-    assert told == ["training the reference single", "training the reference joint"]
+    reported = []
+    first = known(tmp_path, reported.append)
+    assert reported == ["training the reference single", "training the reference joint"]
     same(known(tmp_path, begin=untrained), first)
     same(known(tmp_path, begin=untrained, kinds=("joint",)), {"joint": first["joint"]})
     other = []
@@ -235,9 +235,9 @@ def test_a_damaged_file_is_told_in_one_line_and_made_again(tmp_path, damage):
     whole = path.read_text()
     assert DAMAGES[damage](whole) != whole
     path.write_text(DAMAGES[damage](whole))
-    told = []
-    same(known(tmp_path, told.append, kinds=("single",)), first)
-    assert told == [
+    reported = []
+    same(known(tmp_path, reported.append, kinds=("single",)), first)
+    assert reported == [
         f"reference {path} is damaged; making it again",
         "training the reference single",
     ]
@@ -254,9 +254,9 @@ def test_a_file_of_another_configuration_is_told_and_made_again(tmp_path):
         {name: 0 * values for name, values in first["single"].items()},
         pytest.fail,
     )
-    told = []
-    same(known(tmp_path, told.append, kinds=("single",)), first)
-    assert told == [
+    reported = []
+    same(known(tmp_path, reported.append, kinds=("single",)), first)
+    assert reported == [
         f"reference {path} is of another configuration; making it again",
         "training the reference single",
     ]
@@ -274,11 +274,11 @@ def test_writing_that_fails_half_way_leaves_what_was_there_and_the_run_goes_on(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(reference_cache.json, "dump", full)
-    told = []
-    again = known(tmp_path, told.append)
+    reported = []
+    again = known(tmp_path, reported.append)
     assert (
-        told[0] == "training the reference joint"
-        and "joint.json cannot be written (No space left on device)" in told[1]
+        reported[0] == "training the reference joint"
+        and "joint.json cannot be written (No space left on device)" in reported[1]
     )
     same({"single": again["single"]}, first)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -286,23 +286,23 @@ def test_writing_that_fails_half_way_leaves_what_was_there_and_the_run_goes_on(
 
 def test_a_folder_that_cannot_be_written_is_told_and_the_scores_are_there(tmp_path):
     (tmp_path / "references").write_text("in the way")
-    told = []
-    assert known(tmp_path / "references", told.append, kinds=("single",))["single"][
+    reported = []
+    assert known(tmp_path / "references", reported.append, kinds=("single",))["single"][
         "loss"
     ].shape == (3,)
-    assert len(told) == 2 and "cannot be written" in told[1]
+    assert len(reported) == 2 and "cannot be written" in reported[1]
 
 
 def test_those_who_write_at_once_never_leave_half_a_file_to_those_who_read(tmp_path):
-    path, told = tmp_path / "single.json", []
+    path, reported = tmp_path / "single.json", []
     scores = {name: np.random.default_rng(0).random(200) for name in ("accuracy", "loss")}
     reference_cache.write(path, FACTS, scores, pytest.fail)
 
     def work():
         for _ in range(40):
-            reference_cache.write(path, FACTS, scores, told.append)
-            read = reference_cache.read(path, FACTS, told.append)
-            told.extend(
+            reference_cache.write(path, FACTS, scores, reported.append)
+            read = reference_cache.read(path, FACTS, reported.append)
+            reported.extend(
                 []
                 if read and np.array_equal(read["loss"], scores["loss"])
                 else ["not what was written"]
@@ -313,7 +313,7 @@ def test_those_who_write_at_once_never_leave_half_a_file_to_those_who_read(tmp_p
         worker.start()
     for worker in workers:
         worker.join()
-    assert told == [] and [p.name for p in tmp_path.iterdir()] == ["single.json"]
+    assert reported == [] and [p.name for p in tmp_path.iterdir()] == ["single.json"]
 
 
 TINY = (
@@ -360,19 +360,19 @@ def test_a_run_is_the_same_with_references_and_another_method_reads_them(
     single, joint = (np.array(reference[kind]["accuracy"]) for kind in ("single", "joint"))
     for name in ("fwt_independent", "forgetting_rate"):
         assert schema.label(f"metrics.{name}").split()[0] in out
-    for told in (summary, summary["forecast"]["init"]):
-        R, b = np.array(told["R"]), np.array(summary["b"])
-        assert told["metrics"]["fwt_independent"] == pytest.approx(
+    for reported in (summary, summary["forecast"]["init"]):
+        R, b = np.array(reported["R"]), np.array(summary["b"])
+        assert reported["metrics"]["fwt_independent"] == pytest.approx(
             metrics.fwt_independent(R, single)
         )
-        assert told["metrics"]["forgetting_rate"] == pytest.approx(
+        assert reported["metrics"]["forgetting_rate"] == pytest.approx(
             metrics.forgetting_rate(R, b, joint)
         )
         minus = metrics.fwt_independent(
-            -np.array(told["R_loss"]), -np.array(reference["single"]["loss"])
+            -np.array(reported["R_loss"]), -np.array(reference["single"]["loss"])
         )
-        assert told["metrics_loss"]["fwt_independent"] == pytest.approx(minus)
-        assert "forgetting_rate" not in told["metrics_loss"]
+        assert reported["metrics_loss"]["fwt_independent"] == pytest.approx(minus)
+        assert "forgetting_rate" not in reported["metrics_loss"]
 
     monkeypatch.setattr(
         references,

@@ -1,4 +1,4 @@
-"""Several seeds trained as one: each run is what it is alone, up to rounding, and is foretold
+"""Several seeds trained as one: each run is what it is alone, up to rounding, and is predicted
 before any is trained."""
 
 import time
@@ -74,10 +74,10 @@ def test_each_seed_is_what_it_is_alone(case):
     anchors = ["init", "boundary"] if case == "naive" else []  # to forecast is not to train
     runs = [arguments(seed, method, rule, **training) | {"anchors": anchors} for seed in SEEDS]
     rates = set()
-    for told, run in zip(experiment.run_seeds(runs), runs, strict=True):
+    for reported, run in zip(experiment.run_seeds(runs), runs, strict=True):
         alone = list(experiment.run(**run))
-        assert [type(e) for e in told] == [type(e) for e in alone]
-        for ours, other in zip(told, alone, strict=True):
+        assert [type(e) for e in reported] == [type(e) for e in alone]
+        for ours, other in zip(reported, alone, strict=True):
             if isinstance(ours, Plan):
                 rates.add(ours.learning_rate)
                 assert ours[:3] == other[:3]
@@ -96,14 +96,14 @@ def test_each_seed_is_what_it_is_alone(case):
 def test_all_tasks_of_all_seeds_are_one_compilation_and_nothing_is_trained_alone(monkeypatch):
     monkeypatch.setattr(loop, "segments", None)
     loop._advance_vmapped.clear_cache()
-    told = experiment.run_seeds([arguments(seed) | {"anchors": []} for seed in SEEDS])
-    assert [len(events) for events in told] == [1 + 1 + 3] * len(
+    reported = experiment.run_seeds([arguments(seed) | {"anchors": []} for seed in SEEDS])
+    assert [len(events) for events in reported] == [1 + 1 + 3] * len(
         SEEDS
     ) and loop._advance_vmapped._cache_size() == 1
 
 
 def test_a_forecast_is_made_before_any_seed_is_trained(monkeypatch):
-    """Poisoned trainings leave what was foretold at initialisation as it was."""
+    """Poisoned trainings leave what was predicted at initialisation as it was."""
     runs = [arguments(seed) for seed in SEEDS]
     honest, clean = loop.train_vmapped, experiment.run_seeds(runs)
 
@@ -147,10 +147,12 @@ def test_a_seed_that_diverges_ends_and_the_others_go_on():
 
 def test_what_trainings_cost_is_shared_and_no_second_counted_twice():
     start = time.perf_counter()
-    told = experiment.run_seeds([arguments(seed, steps=300) | {"anchors": []} for seed in SEEDS])
+    reported = experiment.run_seeds(
+        [arguments(seed, steps=300) | {"anchors": []} for seed in SEEDS]
+    )
     taken = time.perf_counter() - start
-    ends = [e for events in told for e in events if isinstance(e, Measurement)]
-    plans = [e.cost.seconds for events in told for e in events if isinstance(e, Plan)]
+    ends = [e for events in reported for e in events if isinstance(e, Measurement)]
+    plans = [e.cost.seconds for events in reported for e in events if isinstance(e, Plan)]
     assert min(end.cost.seconds for end in ends if end.task) > 0
     assert (
         0.7 * taken
@@ -161,10 +163,10 @@ def test_what_trainings_cost_is_shared_and_no_second_counted_twice():
 
 def test_no_second_of_a_run_alone_is_counted_twice():
     start = time.perf_counter()
-    told = [*experiment.run(**arguments(0) | {"anchors": []})]
+    reported = [*experiment.run(**arguments(0) | {"anchors": []})]
     taken = time.perf_counter() - start
-    costs = [e.cost.seconds for e in told] + [
-        e.measuring.seconds for e in told if isinstance(e, Measurement)
+    costs = [e.cost.seconds for e in reported] + [
+        e.measuring.seconds for e in reported if isinstance(e, Measurement)
     ]
     assert sum(costs) <= taken
 
@@ -190,8 +192,8 @@ def test_what_is_no_one_program_is_trained_one_after_the_other(what, monkeypatch
         for seed, stream in zip(SEEDS, streams, strict=True)
     ]
     monkeypatch.setattr(loop, "train_vmapped", None)
-    for told, run in zip(experiment.run_seeds(runs), runs, strict=True):
-        np.testing.assert_array_equal(told[-1].outputs, list(experiment.run(**run))[-1].outputs)
+    for reported, run in zip(experiment.run_seeds(runs), runs, strict=True):
+        np.testing.assert_array_equal(reported[-1].outputs, list(experiment.run(**run))[-1].outputs)
 
 
 TINY = (

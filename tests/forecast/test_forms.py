@@ -51,7 +51,7 @@ def one_hot(stream):
     )
 
 
-def told(
+def recorded(
     form="auto",
     loss=None,
     optimizer=None,
@@ -83,7 +83,7 @@ def told(
     return record.gather(events, stream)
 
 
-def foretold_exactly(run):
+def predicted_exactly(run):
     assert run.status == "completed" and np.abs(run.measured[-1] - run.measured[0]).max() > 0.05
     np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)
     np.testing.assert_allclose(run.changes["boundary"], np.diff(run.measured, axis=0), atol=1e-10)
@@ -128,9 +128,9 @@ OVERLAPPING = [[1, 1, 0], [0, 1, 1], [1, 0, 1]]
 )
 def test_the_forms_agree_on_what_all_can_do(momentum, heads):
     forms = [form for form in forecast.FORMS if form != "integrated" or momentum == (0.0, False)]
-    runs = [told(form, optimizer=optimizers.sgd(*momentum), heads=heads) for form in forms]
+    runs = [recorded(form, optimizer=optimizers.sgd(*momentum), heads=heads) for form in forms]
     for run in runs:
-        foretold_exactly(run)
+        predicted_exactly(run)
 
 
 @pytest.mark.parametrize("form", ["simulated", "linearised"])
@@ -144,13 +144,13 @@ def test_the_forms_agree_on_what_all_can_do(momentum, heads):
     ids=["squared error, batches", "cross-entropy, heads", "cross-entropy, batches"],
 )
 def test_losses_and_batches_are_followed_step_by_step(form, heads, batch_size, loss):
-    foretold_exactly(told(form, loss, optimizers.sgd(0.7), heads=heads, batch_size=batch_size))
+    predicted_exactly(recorded(form, loss, optimizers.sgd(0.7), heads=heads, batch_size=batch_size))
 
 
 def test_the_linearised_trainer_follows_any_rule_and_method():
     method = methods.ogd(2)
-    foretold_exactly(
-        told(
+    predicted_exactly(
+        recorded(
             loss=losses.cross_entropy(),
             optimizer=optimizers.adam(),
             method=method,
@@ -170,34 +170,34 @@ COSINE = optimizers.schedule("warmup_cosine_decay_schedule", warmup_steps=10, de
 def test_every_form_follows_a_schedule_of_the_learning_rate(momentum):
     forms = [form for form in forecast.FORMS if form != "integrated" or momentum == (0.0, False)]
     for form in forms:
-        run = told(form, optimizer=optimizers.sgd(*momentum), schedule=COSINE)
-        foretold_exactly(run)
+        run = recorded(form, optimizer=optimizers.sgd(*momentum), schedule=COSINE)
+        predicted_exactly(run)
     assert (
         np.abs(
-            run.measured - told("linearised", optimizer=optimizers.sgd(*momentum)).measured
+            run.measured - recorded("linearised", optimizer=optimizers.sgd(*momentum)).measured
         ).max()
         > 1e-2
     )
 
 
 def test_a_schedule_is_followed_by_any_rule_on_any_batches_with_any_method_and_over_boundaries():
-    foretold_exactly(
-        told(optimizer=optimizers.adam(), learning_rate=0.02, batch_size=3, schedule=COSINE)
+    predicted_exactly(
+        recorded(optimizer=optimizers.adam(), learning_rate=0.02, batch_size=3, schedule=COSINE)
     )
-    foretold_exactly(told(method=methods.replay(3), schedule=COSINE))
-    foretold_exactly(
-        told(optimizer=optimizers.sgd(0.5), schedule=COSINE, optimizer_state="carry", steps=15)
+    predicted_exactly(recorded(method=methods.replay(3), schedule=COSINE))
+    predicted_exactly(
+        recorded(optimizer=optimizers.sgd(0.5), schedule=COSINE, optimizer_state="carry", steps=15)
     )
-    halves = told("closed", steps=31, schedule=COSINE)
+    halves = recorded("closed", steps=31, schedule=COSINE)
     np.testing.assert_allclose(halves.halves["init"], halves.trials["init"], atol=1e-10)
 
 
 def test_the_stability_limit_is_that_of_the_largest_rate_of_a_schedule():
     plain, late = (
-        told("closed", steps=8),
+        recorded("closed", steps=8),
         optimizers.schedule("linear_schedule", end_value=4.0, transition_steps=6),
     )
-    run = told("closed", steps=8, schedule=late)
+    run = recorded("closed", steps=8, schedule=late)
     assert run.plan.limit == pytest.approx(plain.plan.limit / 4)
     np.testing.assert_allclose(
         run.numerics["init"]["rate_times_eigenvalue"],
@@ -208,9 +208,9 @@ def test_the_stability_limit_is_that_of_the_largest_rate_of_a_schedule():
         "linear_schedule", end_value=4.0, transition_steps=24
     )  # reached in the third task
     with pytest.raises(ValueError, match=r"training.learning_rate_fraction=1.1"):
-        told(schedule=carried, optimizer_state="carry", steps=8, learning_rate_fraction=1.1)
+        recorded(schedule=carried, optimizer_state="carry", steps=8, learning_rate_fraction=1.1)
     limits = [
-        told(schedule=carried, optimizer_state=state, steps=8).plan.limit
+        recorded(schedule=carried, optimizer_state=state, steps=8).plan.limit
         for state in ("carry", "reset")
     ]
     assert limits == pytest.approx(
@@ -219,8 +219,8 @@ def test_the_stability_limit_is_that_of_the_largest_rate_of_a_schedule():
 
 
 def test_the_linearised_trainer_follows_an_optimizer_by_its_name():
-    foretold_exactly(
-        told(
+    predicted_exactly(
+        recorded(
             optimizer=optimizers.by_name("adamw", {"weight_decay": 0.3}),
             learning_rate=0.02,
             tasks=2,
@@ -229,8 +229,8 @@ def test_the_linearised_trainer_follows_an_optimizer_by_its_name():
 
 
 def test_a_forecast_of_the_true_batches_is_not_that_of_their_mean_path():
-    true, mean = told("simulated", batch_size=2), told("closed", batch_size=2)
-    foretold_exactly(true)
+    true, mean = recorded("simulated", batch_size=2), recorded("closed", batch_size=2)
+    predicted_exactly(true)
     assert np.abs(mean.outputs("init") - mean.measured).max() > 1e-3
 
 
@@ -272,10 +272,10 @@ def test_auto_holds_no_kernel_larger_than_it_should():
 
 def test_the_size_that_auto_goes_by_is_that_of_the_stream(monkeypatch):
     assert np.isfinite(
-        told("auto").numerics["init"]["negative_mass"]
+        recorded("auto").numerics["init"]["negative_mass"]
     ).all()  # of eigenvalues: closed
     monkeypatch.setattr(sys.modules["ntkcl.forecast.forms"], "HELD_MIB", 1e-6)
-    assert np.isnan(told("auto").numerics["init"]["negative_mass"]).all()
+    assert np.isnan(recorded("auto").numerics["init"]["negative_mass"]).all()
 
 
 @pytest.mark.parametrize(
@@ -330,9 +330,9 @@ def test_the_size_that_auto_goes_by_is_that_of_the_stream(monkeypatch):
         ),
     ],
 )
-def test_a_form_that_cannot_foretell_this_training_is_named(settings, message):
+def test_a_form_that_cannot_predict_this_training_is_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        told(**settings)
+        recorded(**settings)
 
 
 @pytest.mark.parametrize(
@@ -342,15 +342,15 @@ def test_large_gram_matrices_are_solved_by_lanczos_to_the_same_digits(method, mo
     """From five products on, doubled until the rest no longer counts."""
     closed = sys.modules["ntkcl.forecast.closed_form"]
     monkeypatch.setattr(closed, "prepare", functools.partial(closed.prepare, diagonalised=0))
-    foretold_exactly(told("closed", method=method, krylov_order=5))
+    predicted_exactly(recorded("closed", method=method, krylov_order=5))
 
 
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_the_limit_of_a_large_task_is_that_of_a_small_one(batch_size, monkeypatch):
     """Read off products in place of the matrix."""
-    small = told("linearised", heads=OVERLAPPING, batch_size=batch_size, steps=1)
+    small = recorded("linearised", heads=OVERLAPPING, batch_size=batch_size, steps=1)
     monkeypatch.setattr(forecast.stability, "DENSE", 0)
-    assert told(
+    assert recorded(
         "linearised", heads=OVERLAPPING, batch_size=batch_size, steps=1
     ).plan.limit == pytest.approx(small.plan.limit, rel=1e-10)
 
@@ -379,7 +379,7 @@ def test_cross_entropy_knows_only_the_active_outputs():
 
 
 def test_the_cross_entropy_limit_is_on_the_safe_side_of_where_training_turns():
-    stable = told(loss=losses.cross_entropy(), learning_rate_fraction=0.98, steps=3000)
+    stable = recorded(loss=losses.cross_entropy(), learning_rate_fraction=0.98, steps=3000)
     assert stable.status == "completed" and (np.diff(stable.losses[0]) < 1e-12).all()
 
 
@@ -391,8 +391,8 @@ def test_the_cross_entropy_limit_is_on_the_safe_side_of_where_training_turns():
         ("matrix_free", methods.naive()),
     ],
 )
-def test_a_linear_network_moved_as_foretold_arrives_where_it_was_foretold(form, method):
-    run = told(form, method=method)
+def test_a_linear_network_moved_as_predicted_arrives_where_it_was_predicted(form, method):
+    run = recorded(form, method=method)
     for anchor in ("init", "boundary"):
         np.testing.assert_allclose(run.trials[anchor], run.changes[anchor], atol=1e-10)
 
@@ -407,9 +407,9 @@ def test_two_strides_of_two_steps_are_training_itself_and_of_a_linear_network_wh
     for anchor in ("init", "boundary"):
         np.testing.assert_allclose(run.halves[anchor], np.diff(run.measured, axis=0), atol=1e-12)
         assert np.abs(run.trials[anchor] - run.halves[anchor]).max() > 1e-3
-    linear = told("closed", steps=31)
+    linear = recorded("closed", steps=31)
     np.testing.assert_allclose(linear.halves["init"], linear.trials["init"], atol=1e-10)
-    momentum = told(
+    momentum = recorded(
         "closed", optimizer=optimizers.sgd(0.9)
     )  # which starts anew with each stride: two of them are another training
     assert np.isnan(momentum.halves["init"]).all() and np.isfinite(momentum.trials["init"]).all()
@@ -492,9 +492,9 @@ def test_a_kernel_is_singular_up_to_the_rounding_of_the_solve(smallest, conditio
 
 
 def test_there_is_no_trial_where_a_method_moves_the_parameters_otherwise():
-    assert np.isnan(told("closed", method=methods.ogd(2)).trials["init"]).all()
-    assert np.isnan(told("linearised").trials["boundary"]).all()
-    assert np.isnan(told("closed", method=methods.replay(3)).halves["init"]).all()
+    assert np.isnan(recorded("closed", method=methods.ogd(2)).trials["init"]).all()
+    assert np.isnan(recorded("linearised").trials["boundary"]).all()
+    assert np.isnan(recorded("closed", method=methods.replay(3)).halves["init"]).all()
 
 
 def test_a_narrow_network_departs_from_its_linearisation_and_the_verdict_says_so():
@@ -520,7 +520,7 @@ def test_a_narrow_network_departs_from_its_linearisation_and_the_verdict_says_so
 
 
 @pytest.mark.parametrize(
-    ("signs", "told"),
+    ("signs", "recorded"),
     [
         ((0.99, 0.99, [True], [0.0], [1e3]), "good"),
         ((0.9, 0.99, [True], [0.0], [1e3]), "fair"),
@@ -540,14 +540,14 @@ def test_a_narrow_network_departs_from_its_linearisation_and_the_verdict_says_so
         ((float("nan"), float("nan"), [True], [0.0], [1e3], [0.91]), "unknown"),
     ],
 )
-def test_the_verdict_follows_from_its_signs(signs, told):
+def test_the_verdict_follows_from_its_signs(signs, recorded):
     verdict, reasons = metrics.verdict(*signs)
-    assert verdict == told and bool(reasons) == (told != "good")
+    assert verdict == recorded and bool(reasons) == (recorded != "good")
 
 
 @pytest.mark.parametrize(("fraction", "share"), [(0.5, None), (0.95, "0.95")])
 def test_a_rate_near_the_stability_limit_is_a_reason(fraction, share):
-    run = told("closed", learning_rate_fraction=fraction)  # of a linear network: it is exact
+    run = recorded("closed", learning_rate_fraction=fraction)  # of a linear network: it is exact
     assert max(run.numerics["init"]["limit_share"]) == pytest.approx(fraction)
     stream = random_stream(jax.random.key(3), SIZES, d=4, c=3)
     numbers = compare(run, "init", stream, "train", losses.squared_error())
@@ -584,7 +584,7 @@ def test_an_integrator_without_tolerance_is_training_itself():
     ]  # 4 pairs and one
 
 
-def test_strides_that_linearise_anew_foretell_a_narrow_network_better_than_one_kernel():
+def test_strides_that_linearise_anew_predict_a_narrow_network_better_than_one_kernel():
     _, once = narrow("closed", steps=150)
     _, rough = narrow("integrated", (100, 3, 0.1), steps=150)
     fine, near = narrow("integrated", (100, 3, 0.03), steps=150)

@@ -219,7 +219,7 @@ def test_every_output_has_the_same_kernel_and_no_two_share_any():
 
 
 @pytest.mark.parametrize(
-    "settings, told",
+    "settings, reported",
     [
         (dict(depth=0), "network.depth=0"),
         (dict(w_std=0.0), "network.w_std=0.0"),
@@ -231,13 +231,13 @@ def test_every_output_has_the_same_kernel_and_no_two_share_any():
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_settings_out_of_range_are_named(settings, told):
-    with pytest.raises(ValueError, match=told):
+def test_settings_out_of_range_are_named(settings, reported):
+    with pytest.raises(ValueError, match=reported):
         infinite(**settings)
 
 
 @pytest.mark.parametrize(
-    "inputs, told",
+    "inputs, reported",
     [
         ((jnp.ones((0, 3)),), "x1 has shape"),
         ((jnp.ones((2, 3), int),), "type int64; expected reals"),
@@ -246,8 +246,8 @@ def test_settings_out_of_range_are_named(settings, told):
     ],
     ids=["empty", "integers", "shapes", "types"],
 )
-def test_inputs_that_cannot_be_meant_are_named(inputs, told):
-    with pytest.raises(ValueError, match=told):
+def test_inputs_that_cannot_be_meant_are_named(inputs, reported):
+    with pytest.raises(ValueError, match=reported):
         infinite().ntk(*inputs)
 
 

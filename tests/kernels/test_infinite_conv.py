@@ -204,7 +204,7 @@ def test_memory_is_that_of_one_row_of_pairs_and_a_second_call_does_not_compile()
 
 
 @pytest.mark.parametrize(
-    "settings, told",
+    "settings, reported",
     [
         (dict(depth=0), "network.depth=0"),
         (dict(kernel_size=0), "network.kernel_size=0"),
@@ -219,13 +219,13 @@ def test_memory_is_that_of_one_row_of_pairs_and_a_second_call_does_not_compile()
     ],
     ids=str,
 )
-def test_settings_out_of_range_are_named(settings, told):
-    with pytest.raises(ValueError, match=told):
+def test_settings_out_of_range_are_named(settings, reported):
+    with pytest.raises(ValueError, match=reported):
         infinite_conv(**settings)
 
 
 @pytest.mark.parametrize(
-    "settings, inputs, told",
+    "settings, inputs, reported",
     [
         (dict(), (jnp.ones((2, 4, 4)),), r"x1 has shape \(2, 4, 4\); expected images"),
         (dict(), (jnp.ones((0, 4, 4, 1)),), "x1 has shape"),
@@ -234,8 +234,8 @@ def test_settings_out_of_range_are_named(settings, told):
     ],
     ids=["no channels", "empty", "shapes", "too small"],
 )
-def test_inputs_that_cannot_be_meant_are_named(settings, inputs, told):
-    with pytest.raises(ValueError, match=told):
+def test_inputs_that_cannot_be_meant_are_named(settings, inputs, reported):
+    with pytest.raises(ValueError, match=reported):
         infinite_conv(**settings).ntk(*inputs)
 
 

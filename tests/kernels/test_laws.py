@@ -252,9 +252,9 @@ BAD_CALLS = {
 def test_bad_input_is_told_in_one_line(bad, name):
     network, theta, x = model(name)
     arguments, message = BAD_CALLS[bad]
-    with np.errstate(all="ignore"), pytest.raises(ValueError, match=message) as told:
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match=message) as reported:
         (kernels.structured if network.taps else kernels.contraction)(network)(*arguments(theta, x))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
 
 
 def test_parameters_of_another_model_are_refused():

@@ -344,8 +344,8 @@ def _finished(*workers):
     deadline = time.monotonic() + 240
     try:
         for worker in workers:
-            _, told = worker.communicate(timeout=max(1.0, deadline - time.monotonic()))
-            assert worker.returncode == 0, told.decode()[-2000:]
+            _, reported = worker.communicate(timeout=max(1.0, deadline - time.monotonic()))
+            assert worker.returncode == 0, reported.decode()[-2000:]
     finally:
         for worker in workers:  # where one failed the other waits for it
             worker.kill()

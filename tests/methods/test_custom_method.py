@@ -89,9 +89,9 @@ def test_a_step_that_was_written_for_other_hooks_is_refused(method, message):
         lambda: events(method, anchors=()),
         lambda: forecast.form_of("auto", *RULES, method, True),
     ):
-        with pytest.raises(ValueError, match=f"^method.*{message}") as told:
+        with pytest.raises(ValueError, match=f"^method.*{message}") as reported:
             refused()
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(reported.value)
 
 
 def test_without_the_old_step_a_replaced_hook_is_as_one_given_to_custom():
@@ -125,10 +125,10 @@ def test_a_method_that_looks_at_layers_by_name_has_no_input_cosine_and_it_is_sai
     def project(memory, apply, loss, theta, gradient):
         return gradient | {"readout": jax.tree.map(jnp.zeros_like, gradient["readout"])}
 
-    told = list(events(methods.custom(project=project), anchors=["init"]))
-    run = record.gather(told, STREAM)
+    reported = list(events(methods.custom(project=project), anchors=["init"]))
+    run = record.gather(reported, STREAM)
     assert run.status == "completed" and np.isfinite(run.changes["init"]).all()
-    (baselines,) = (event for event in told if isinstance(event, Baselines))
+    (baselines,) = (event for event in reported if isinstance(event, Baselines))
     assert (
         np.isnan(baselines.input_cosine).all()
         and baselines.input_cosine.shape == run.changes["init"].shape

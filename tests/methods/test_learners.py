@@ -1,4 +1,4 @@
-"""Laws that every method keeps, and each method without a closed twin against a slow loop or
+"""Laws that every method keeps, and each method without a closed form against a slow loop or
 numbers worked out by hand."""
 
 import functools
@@ -356,9 +356,11 @@ def test_the_squares_of_mean_gradients_are_another_number(loss):
 
 @pytest.mark.parametrize("loss", [LOSS, SOFTMAX])
 def test_sampled_labels_are_right_on_average(loss):
-    told = dict(softmax=loss is SOFTMAX, labels="sampled", batch=1)
+    reported = dict(softmax=loss is SOFTMAX, labels="sampled", batch=1)
     draw = jax.jit(
-        jax.vmap(lambda key: diagonal_fisher(NETWORK.apply, theta0(), key, *CLASSES, HEAD, **told))
+        jax.vmap(
+            lambda key: diagonal_fisher(NETWORK.apply, theta0(), key, *CLASSES, HEAD, **reported)
+        )
     )
     each = draw(jax.random.split(KEY, 1500))
     each = np.concatenate([np.asarray(leaf).reshape(1500, -1) for leaf in jax.tree.leaves(each)], 1)
@@ -720,7 +722,9 @@ def test_a_memory_that_will_not_fit_is_refused_before_anything_is_trained(monkey
 
 
 @pytest.mark.parametrize("name", list(FIXED))
-def test_a_method_without_a_twin_is_foretold_by_training_the_linearised_network(name):
+def test_a_method_without_a_kernel_space_equivalent_is_predicted_by_training_the_linearised_network(
+    name,
+):
     assert forecast.form_of("auto", LOSS, optimizers.sgd(), FIXED[name], True) == "linearised"
     with pytest.raises(
         ValueError,

@@ -1,5 +1,5 @@
-"""Each method's twin against numbers worked out on paper and against training, with whatever the
-method does to it."""
+"""Each method's kernel-space equivalent against numbers worked out on paper and against training,
+with whatever the method does to it."""
 
 import functools
 
@@ -116,7 +116,7 @@ def linearised_mlp(stream):
     return networks.linearised(network, network.init(jax.random.key(1), stream[0].train.x[0]))
 
 
-def told(method, heads, rule=(0.0, False), form="auto", anchors=experiment.DEFAULT, **settings):
+def recorded(method, heads, rule=(0.0, False), form="auto", anchors=experiment.DEFAULT, **settings):
     stream = random_stream(jax.random.key(3), SIZES, d=4, c=3, heads=HEADS[heads])
     training = Training(**(dict(steps=30) | settings))
     optimizer = optimizers.sgd(*rule)
@@ -150,7 +150,7 @@ OWN_HEADS = (
 
 @functools.cache
 def plainly(heads):
-    return told(methods.naive(), heads, anchors=[])[0]
+    return recorded(methods.naive(), heads, anchors=[])[0]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def plainly(heads):
     [(name, "shared") for name in TRAINED] + [(name, "overlapping") for name in OWN_HEADS],
 )
 def test_the_twin_of_a_method_is_its_training_of_the_linearised_model(name, heads):
-    run, _ = told(TRAINED[name], heads)
+    run, _ = recorded(TRAINED[name], heads)
     assert run.status == "completed"
     np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)
     np.testing.assert_allclose(run.changes["boundary"], np.diff(run.measured, axis=0), atol=1e-10)
@@ -174,7 +174,7 @@ def test_the_twin_of_a_method_is_its_training_of_the_linearised_model(name, head
     [("weight decay", "heavy ball"), ("replay", "Nesterov"), ("PCA-OGD", "Nesterov")],
 )
 def test_momentum_and_methods_go_together(name, rule):
-    run, _ = told(TRAINED[name], "shared", RULES[rule])
+    run, _ = recorded(TRAINED[name], "shared", RULES[rule])
     np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)
 
 
@@ -187,7 +187,7 @@ LIMITS = [("naive", rule) for rule in RULES] + [
 @pytest.mark.parametrize(("name", "rule"), LIMITS)
 @pytest.mark.parametrize("side", [0.98, 1.03])
 def test_the_limit_of_a_method_is_where_its_training_turns(name, rule, side):
-    run, _ = told(
+    run, _ = recorded(
         TRAINED[name],
         "shared",
         RULES[rule],
@@ -278,7 +278,7 @@ def test_a_twin_without_a_finite_form_is_refused_where_steps_are_finite():
         ValueError,
         match="kernel-space equivalent for training to the end alone; use linearised or auto",
     ):
-        told(methods.ewc_diagonal(1.0), "shared", form="closed")
+        recorded(methods.ewc_diagonal(1.0), "shared", form="closed")
 
 
 @pytest.mark.parametrize(
@@ -297,11 +297,11 @@ def test_a_twin_without_a_finite_form_is_refused_where_steps_are_finite():
         (lambda: methods.ogd(outputs="none"), "method.outputs=none: expected all, average or true"),
         (lambda: methods.pca_ogd(0), "method.directions=0"),
         (
-            lambda: told(methods.replay(6), "shared"),
+            lambda: recorded(methods.replay(6), "shared"),
             "method.per_task=6: expected at most 5, the samples of task 0",
         ),
         (
-            lambda: told(methods.pca_ogd(16, per_task=None), "shared"),
+            lambda: recorded(methods.pca_ogd(16, per_task=None), "shared"),
             "method.directions=16: expected at most 15",
         ),
         (lambda: optimizers.sgd(1.0), "optimizer.momentum=1.0"),

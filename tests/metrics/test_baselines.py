@@ -41,8 +41,8 @@ def events(form="auto"):
 
 
 def baseline(form="auto"):
-    (told,) = (e for e in events(form) if isinstance(e, Baselines))
-    return told
+    (reported,) = (e for e in events(form) if isinstance(e, Baselines))
+    return reported
 
 
 def test_cross_energy_is_that_of_theory_12_2_and_cka_the_same_of_centred_features():
@@ -62,10 +62,10 @@ def test_skills_by_hand():
         "zero_drift": baselines.zero_drift(measured),
         "constant_shift": baselines.constant_shift(measured),
     }
-    told = baselines.skills(measured, predicted, guesses)
-    assert told["zero_drift"] == pytest.approx({"skill": 1 - 2 / 14, "r2": 1 - 14 / 5})
-    assert told["constant_shift"] == pytest.approx({"skill": 1 - 2 / 4, "r2": 1 - 4 / 5})
-    assert told["constant_shift"]["skill"] == pytest.approx(
+    reported = baselines.skills(measured, predicted, guesses)
+    assert reported["zero_drift"] == pytest.approx({"skill": 1 - 2 / 14, "r2": 1 - 14 / 5})
+    assert reported["constant_shift"] == pytest.approx({"skill": 1 - 2 / 4, "r2": 1 - 4 / 5})
+    assert reported["constant_shift"]["skill"] == pytest.approx(
         metrics.agreement(measured, predicted)["skill"]
     )
     exploded = baselines.skills(
@@ -77,7 +77,7 @@ def test_skills_by_hand():
 
 def test_ranks_look_above_the_diagonal_only_and_say_nothing_of_two_pairs():
     measured = np.array([[9.0, 1, 2], [9, 9, 3], [9, 9, 9]])
-    told = baselines.ranks(
+    reported = baselines.ranks(
         measured,
         {
             "same": measured,
@@ -86,8 +86,8 @@ def test_ranks_look_above_the_diagonal_only_and_say_nothing_of_two_pairs():
             "missing": measured * np.nan,
         },
     )
-    assert (told["same"], told["opposite"]) == pytest.approx((1, -1))
-    assert np.isnan(told["constant"]) and np.isnan(told["missing"])
+    assert (reported["same"], reported["opposite"]) == pytest.approx((1, -1))
+    assert np.isnan(reported["constant"]) and np.isnan(reported["missing"])
     assert np.isnan(baselines.ranks(measured[:2, :2], {"same": measured[:2, :2]})["same"])
 
 
@@ -152,8 +152,8 @@ def test_the_slope_is_the_gradient_with_which_the_next_task_begins():
 
 
 def test_the_summary_compares_the_forecast_with_every_baseline_and_ranks_by_hand():
-    told = record.gather(events(), STREAM)
-    numbers = compare(told, "init", STREAM, "train", losses.squared_error())
+    reported = record.gather(events(), STREAM)
+    numbers = compare(reported, "init", STREAM, "train", losses.squared_error())
     compared = numbers["baselines"]
     assert set(compared) == {
         "zero_drift",
@@ -168,20 +168,22 @@ def test_the_summary_compares_the_forecast_with_every_baseline_and_ranks_by_hand
     assert numbers["spearman_pairs"] == pytest.approx(1) and compared["zero_drift"][
         "skill"
     ] == pytest.approx(1)
-    rows, (foretold,) = (
+    rows, (ahead,) = (
         Rows.of(STREAM).train,
         (e for e in events() if isinstance(e, AnchorForecast)),
     )
     pairs, active = ((0, 1), (0, 2), (1, 2)), ([0], [1], [0, 1])
     squared = [
-        np.mean((told.measured[t + 1, rows[s]] - told.measured[t, rows[s]])[:, active[s]] ** 2)
+        np.mean(
+            (reported.measured[t + 1, rows[s]] - reported.measured[t, rows[s]])[:, active[s]] ** 2
+        )
         for s, t in pairs
     ]
-    own = [np.mean(foretold.changes[t, rows[t]][:, active[t]] ** 2) for _, t in pairs]
+    own = [np.mean(ahead.changes[t, rows[t]][:, active[t]] ** 2) for _, t in pairs]
     assert compared["new_task_kernel"]["spearman_pairs"] == pytest.approx(
         metrics.spearman(squared, own)
     )
-    gradient = [told.slopes[t] for _, t in pairs]
+    gradient = [reported.slopes[t] for _, t in pairs]
     assert compared["gradient"]["spearman_pairs"] == pytest.approx(
         metrics.spearman(squared, gradient)
     )

@@ -45,9 +45,9 @@ PUBLISHED = {
 
 
 def test_every_dialect_has_its_value_on_the_matrix_that_separates_them():
-    told = metrics.summary(R, B)
-    assert told == pytest.approx(PUBLISHED, abs=1e-10)
-    assert list(told)[:5] == [
+    reported = metrics.summary(R, B)
+    assert reported == pytest.approx(PUBLISHED, abs=1e-10)
+    assert list(reported)[:5] == [
         "average_accuracy",
         "learning_accuracy",
         "bwt_gem",
@@ -128,15 +128,15 @@ def test_dialects_are_bound_by_their_identities_on_random_matrices():
 
 
 def test_losses_have_levels_of_their_own_and_differences_whose_sign_says_the_same():
-    told = metrics.loss_summary(1 - R, 1 - B)
-    assert told["average_loss"] == pytest.approx(1 - 0.6125) and told[
+    reported = metrics.loss_summary(1 - R, 1 - B)
+    assert reported["average_loss"] == pytest.approx(1 - 0.6125) and reported[
         "learning_loss"
     ] == pytest.approx(0.25)
-    assert told["average_incremental_loss"] == pytest.approx(1 - 0.715625) and told[
+    assert reported["average_incremental_loss"] == pytest.approx(1 - 0.715625) and reported[
         "loss_triangle"
     ] == pytest.approx(0.32)
-    shared = set(told) & set(PUBLISHED)
-    assert {name: told[name] for name in shared} == pytest.approx(
+    shared = set(reported) & set(PUBLISHED)
+    assert {name: reported[name] for name in shared} == pytest.approx(
         {name: PUBLISHED[name] for name in shared}, abs=1e-10
     )
     assert (

@@ -90,13 +90,13 @@ BAD = [
 
 @pytest.mark.parametrize(("make", "setting", "value"), BAD)
 def test_bad_settings_are_named(make, setting, value):
-    with pytest.raises(ValueError, match=f"network.{setting}={value}: expected") as told:
+    with pytest.raises(ValueError, match=f"network.{setting}={value}: expected") as reported:
         make(**(dict(outputs=2) | {setting: value}))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "reported"),
     [
         (
             dict(init="torch"),
@@ -116,14 +116,14 @@ def test_bad_settings_are_named(make, setting, value):
     ],
     ids=str,
 )
-def test_settings_that_would_have_no_effect_are_refused(settings, told):
+def test_settings_that_would_have_no_effect_are_refused(settings, reported):
     for make in (networks.mlp, networks.cnn):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=reported):
             make(outputs=2, **settings)
 
 
 @pytest.mark.parametrize(
-    ("network", "shape", "told"),
+    ("network", "shape", "reported"),
     [
         (networks.cnn(outputs=2), (16,), r"shape \(16,\); expected one image"),
         (networks.vit(outputs=2), (0, 4), r"shape \(0, 4\); expected one image"),
@@ -140,8 +140,8 @@ def test_settings_that_would_have_no_effect_are_refused(settings, told):
         (networks.vit(outputs=2, patch=3), (8, 9), "network.patch=3: an image has 8 x 9 pixels"),
     ],
 )
-def test_images_that_do_not_fit_are_told(network, shape, told):
-    with pytest.raises(ValueError, match=told):
+def test_images_that_do_not_fit_are_told(network, shape, reported):
+    with pytest.raises(ValueError, match=reported):
         network.init(jax.random.key(0), jnp.ones(shape))
 
 

@@ -118,7 +118,7 @@ GRID = [
 ]
 
 
-def test_a_grid_of_methods_is_foretold_exactly_where_the_model_is_linear():
+def test_a_grid_of_methods_is_predicted_exactly_where_the_model_is_linear():
     ranking, summary = plan("methods", *small(), grid=GRID, verify=5)
     assert summary["verified"] == len(GRID) and summary["spearman"] == pytest.approx(1.0)
     losses_seen = {row["method"]: row["measured_average_loss_train"] for row in ranking.rows}
@@ -135,13 +135,13 @@ def test_a_grid_of_methods_is_foretold_exactly_where_the_model_is_linear():
 def test_rows_of_old_tasks_and_directions_kept_out_of_are_an_arrow_in_the_eigenvectors_of_the_task(
     monkeypatch,
 ):
-    def told():
+    def losses_by_method():
         return {
             str(row["method"]): row["predicted_average_loss_train"]
             for row in plan("methods", *small(), grid=GRID)[0].rows
         }
 
-    exact, sizes = told(), set()
+    exact, sizes = losses_by_method(), set()
 
     def extend(*arguments, **settings):
         arrow = forecast.extend(*arguments, **settings | {"diagonalised": 0})
@@ -155,7 +155,7 @@ def test_rows_of_old_tasks_and_directions_kept_out_of_are_an_arrow_in_the_eigenv
     monkeypatch.setattr(
         "ntkcl.planning.candidate.forecast", SimpleNamespace(**vars(forecast) | {"extend": extend})
     )
-    assert told() == pytest.approx(exact, abs=1e-9)
+    assert losses_by_method() == pytest.approx(exact, abs=1e-9)
     assert {
         (10, 14, False),
         (10, 18, False),
@@ -206,9 +206,9 @@ def test_a_candidate_whose_training_blows_up_has_no_measured_scores_and_says_so(
     assert (summary["verified"], summary["diverged"]) == (3, 1) and summary["regret"] >= 0
     terminal = Console(file=io.StringIO(), width=200)
     console.show_ranking(ranking.rows, summary, terminal)
-    told = terminal.file.getvalue()
-    assert "3 trained, 1 diverged" in told and [
-        line.count("diverged") for line in told.splitlines() if " 100 " in line
+    losses_by_method = terminal.file.getvalue()
+    assert "3 trained, 1 diverged" in losses_by_method and [
+        line.count("diverged") for line in losses_by_method.splitlines() if " 100 " in line
     ] == [1]
 
 
@@ -232,13 +232,13 @@ def test_agreement_by_hand():
         {"predicted_forgetting_test": p, "measured_forgetting_test": m}
         for p, m in [(0.1, 0.3), (0.2, 0.2), (0.3, 0.6), (0.4, 0.7)]
     ]
-    told = agreement([*rows, {"predicted_forgetting_test": 0.0}], "forgetting", "test")
-    assert told == pytest.approx(
+    losses_by_method = agreement([*rows, {"predicted_forgetting_test": 0.0}], "forgetting", "test")
+    assert losses_by_method == pytest.approx(
         {"verified": 4, "diverged": 0, "spearman": 0.8, "regret": 0.1, "regret_share": 0.2}
     )
     lost = {"predicted_forgetting_test": 0.5, "measured_forgetting_test": float("nan")}
     assert agreement([*rows, lost], "forgetting", "test") == pytest.approx(
-        told | {"verified": 5, "diverged": 1}
+        losses_by_method | {"verified": 5, "diverged": 1}
     )
     best = agreement([*rows, lost | {"predicted_forgetting_test": 0.05}], "forgetting", "test")
     assert (
@@ -349,9 +349,12 @@ STORED = json.loads((ROOT / "results" / "tables" / "plans.json").read_text())
 def test_the_stored_table_follows_from_its_pairs(row):
     name = f"{row['score']}_{row['part']}"
     rows = [{f"predicted_{name}": p, f"measured_{name}": m} for p, m in row["pairs"]]
-    told = agreement(rows, row["score"], row["part"])
-    assert told.pop("diverged") == 0
-    assert told == pytest.approx({key: row[key] for key in told}) and row["verified"] >= 24
+    losses_by_method = agreement(rows, row["score"], row["part"])
+    assert losses_by_method.pop("diverged") == 0
+    assert (
+        losses_by_method == pytest.approx({key: row[key] for key in losses_by_method})
+        and row["verified"] >= 24
+    )
 
 
 @pytest.mark.parametrize("preset", ["orders_rotated", "orders_split", "orders_permuted"])

@@ -90,13 +90,13 @@ def same(a, b):
 
 @pytest.mark.parametrize("saves", [0, 1, 3, 4, 5])
 def test_a_run_that_dies_and_goes_on_ends_with_the_same_bits(undisturbed, tmp_path, saves):
-    told = []
-    checkpointer = checkpoints.checkpointer(tmp_path / "kept", "abc", 5, told.append)
+    reported = []
+    checkpointer = checkpoints.checkpointer(tmp_path / "kept", "abc", 5, reported.append)
     with pytest.raises(Killed):
         run(dying(checkpointer, saves))
-    assert not told
+    assert not reported
     same(run(checkpointer), undisturbed)
-    assert told == [f"task {t}: going on from step {step}" for t, step in goes_on(saves)]
+    assert reported == [f"task {t}: going on from step {step}" for t, step in goes_on(saves)]
 
 
 def goes_on(saves):
@@ -106,8 +106,8 @@ def goes_on(saves):
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(undisturbed, tmp_path):
-    told = []
-    checkpointer = checkpoints.checkpointer(tmp_path, "abc", 5, told.append)
+    reported = []
+    checkpointer = checkpoints.checkpointer(tmp_path, "abc", 5, reported.append)
     with pytest.raises(Killed):
         run(dying(checkpointer, 2))
     newest = max(tmp_path.glob("task*"))
@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(undisturbed, t
     )
     largest.write_bytes(largest.read_bytes()[:-1] + b"?")
     same(run(checkpointer), undisturbed)
-    assert told == [
+    assert reported == [
         f"checkpoint {newest} is damaged; falling back on the one before it",
         "task 0: going on from step 5",
     ]
@@ -194,8 +194,8 @@ def test_of_a_full_disk_no_thread_writes_or_prints_on(tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize("key", sorted(checkpoints.FACTS))
 def test_a_list_that_lacks_something_is_damaged(undisturbed, tmp_path, key):
-    told = []
-    checkpointer = checkpoints.checkpointer(tmp_path, "abc", 5, told.append)
+    reported = []
+    checkpointer = checkpoints.checkpointer(tmp_path, "abc", 5, reported.append)
     with pytest.raises(Killed):
         run(dying(checkpointer, 2))
     newest = max(tmp_path.glob("task*"))
@@ -204,7 +204,7 @@ def test_a_list_that_lacks_something_is_damaged(undisturbed, tmp_path, key):
     (newest / checkpoints.LIST).write_text(json.dumps(listed))
     assert checkpoints._listed(newest) is None
     same(run(checkpointer), undisturbed)
-    assert "damaged" in told[0] and told[1] == "task 0: going on from step 5"
+    assert "damaged" in reported[0] and reported[1] == "task 0: going on from step 5"
 
 
 def test_a_file_in_a_checkpoints_place_gives_way(undisturbed, tmp_path):
@@ -218,8 +218,8 @@ def test_a_file_in_a_checkpoints_place_gives_way(undisturbed, tmp_path):
 
 
 def test_what_an_older_program_remembered_otherwise_is_left_aside(undisturbed, tmp_path):
-    told = []
-    checkpointer = checkpoints.checkpointer(tmp_path, "abc", 5, told.append)
+    reported = []
+    checkpointer = checkpoints.checkpointer(tmp_path, "abc", 5, reported.append)
     with pytest.raises(Killed):
         run(dying(checkpointer, 1))
     (kept,) = tmp_path.glob("task*")
@@ -228,7 +228,7 @@ def test_what_an_older_program_remembered_otherwise_is_left_aside(undisturbed, t
         text.replace('"uint32"', '"uint8"').replace('"key<fry>"', '"uint8"')
     )
     same(run(checkpointer), undisturbed)
-    assert told == [
+    assert reported == [
         f"checkpoint {kept} was written by a program that remembered other things; left aside"
     ]
     shutil.rmtree(tmp_path)

@@ -290,12 +290,12 @@ class SmallColoured(tfds.tfds.core.GeneratorBasedBuilder):
             "image": features.Image(shape=(4, 5, 3)),
             "label": features.ClassLabel(num_classes=3),
         }
-        told = dict(
+        reported = dict(
             features=features.FeaturesDict(described),
             supervised_keys=("image", "label"),
             disable_shuffling=True,
         )
-        return tfds.tfds.core.DatasetInfo(builder=self, **told)
+        return tfds.tfds.core.DatasetInfo(builder=self, **reported)
 
     def _split_generators(self, dl_manager):
         return {"train": self._generate_examples(6), "test": self._generate_examples(3)}
@@ -511,13 +511,13 @@ def test_an_npz_file_of_one_set_is_split_by_class_and_seed(tmp_path):
     ],
 )
 def test_what_is_wrong_with_an_npz_file_is_named(tmp_path, change, settings, message):
-    with pytest.raises(ValueError, match=message) as told:
+    with pytest.raises(ValueError, match=message) as reported:
         load_npz(
             tmp_path,
             {name: a for name, a in (arrays() | change).items() if a is not None},
             **settings,
         )
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
 
 
 def test_a_file_that_is_no_npz_or_not_there_is_named(tmp_path):
