@@ -206,9 +206,9 @@ def test_a_candidate_whose_training_blows_up_has_no_measured_scores_and_says_so(
     assert (summary["verified"], summary["diverged"]) == (3, 1) and summary["regret"] >= 0
     terminal = Console(file=io.StringIO(), width=200)
     console.show_ranking(ranking.rows, summary, terminal)
-    losses_by_method = terminal.file.getvalue()
-    assert "3 trained, 1 diverged" in losses_by_method and [
-        line.count("diverged") for line in losses_by_method.splitlines() if " 100 " in line
+    printed = terminal.file.getvalue()
+    assert "3 trained, 1 diverged" in printed and [
+        line.count("diverged") for line in printed.splitlines() if " 100 " in line
     ] == [1]
 
 
@@ -232,13 +232,13 @@ def test_agreement_by_hand():
         {"predicted_forgetting_test": p, "measured_forgetting_test": m}
         for p, m in [(0.1, 0.3), (0.2, 0.2), (0.3, 0.6), (0.4, 0.7)]
     ]
-    losses_by_method = agreement([*rows, {"predicted_forgetting_test": 0.0}], "forgetting", "test")
-    assert losses_by_method == pytest.approx(
+    summary = agreement([*rows, {"predicted_forgetting_test": 0.0}], "forgetting", "test")
+    assert summary == pytest.approx(
         {"verified": 4, "diverged": 0, "spearman": 0.8, "regret": 0.1, "regret_share": 0.2}
     )
     lost = {"predicted_forgetting_test": 0.5, "measured_forgetting_test": float("nan")}
     assert agreement([*rows, lost], "forgetting", "test") == pytest.approx(
-        losses_by_method | {"verified": 5, "diverged": 1}
+        summary | {"verified": 5, "diverged": 1}
     )
     best = agreement([*rows, lost | {"predicted_forgetting_test": 0.05}], "forgetting", "test")
     assert (
@@ -349,12 +349,9 @@ STORED = json.loads((ROOT / "results" / "tables" / "plans.json").read_text())
 def test_the_stored_table_follows_from_its_pairs(row):
     name = f"{row['score']}_{row['part']}"
     rows = [{f"predicted_{name}": p, f"measured_{name}": m} for p, m in row["pairs"]]
-    losses_by_method = agreement(rows, row["score"], row["part"])
-    assert losses_by_method.pop("diverged") == 0
-    assert (
-        losses_by_method == pytest.approx({key: row[key] for key in losses_by_method})
-        and row["verified"] >= 24
-    )
+    summary = agreement(rows, row["score"], row["part"])
+    assert summary.pop("diverged") == 0
+    assert summary == pytest.approx({key: row[key] for key in summary}) and row["verified"] >= 24
 
 
 @pytest.mark.parametrize("preset", ["orders_rotated", "orders_split", "orders_permuted"])
