@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from ntkcl.validation import SettingError
+from ntkcl.validation import SettingError, printable
 
 EXPECTED = (
     "expected comparisons of columns with numbers, texts or lists of them, joined by and, or, not, "
@@ -53,6 +53,8 @@ def holds(condition: str, table: pd.DataFrame) -> pd.Series:
         return f" {quoted.setdefault(name, f'quoted_{len(quoted)}_')} "
 
     source = TOKENS.sub(plain, condition).strip()
+    if not printable(source):  # before 3.11.4 Python's own parser raises another error for these
+        raise SettingError(f"control characters; {EXPECTED}")
     try:
         tree = ast.parse(source, mode="eval").body
         return _truth(tree, _Columns(table, {short: name for name, short in quoted.items()}))

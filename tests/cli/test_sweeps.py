@@ -322,6 +322,7 @@ def test_a_run_that_another_process_makes_is_left_to_it(ntkcl, tmp_path, monkeyp
     assert code == 0 and len(files(tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_failures_are_tried_again_unless_told_otherwise(ntkcl, tmp_path, monkeypatch):
     sweep = ("-m", *TINY, "training.learning_rate=1e9,1e-3")
     assert ntkcl(*sweep)[0] == 1
@@ -408,6 +409,7 @@ def test_an_objective_that_no_run_will_have_is_told_before_anything_is_made(
     assert not (tmp_path / "results" / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_name_stands_for_one_sweep(ntkcl, tmp_path):
     named = ("-m", *TINY, "experiment_name=mine")
     assert ntkcl(*named, "seed=0,1")[0] == 0
@@ -425,6 +427,7 @@ def test_a_name_stands_for_one_sweep(ntkcl, tmp_path):
     assert ntkcl(*named, "seed=0", "training.steps=7")[0] == 0  # by now it varies them
 
 
+@pytest.mark.slow
 def test_a_sweep_that_made_nothing_leaves_its_name_free(ntkcl, tmp_path):
     named = ("-m", *TINY, "experiment_name=mine", "seed=0,1")
     assert ntkcl(*named, "training.learning_rate=1e9")[0] == 1

@@ -111,6 +111,7 @@ def test_the_infinite_anchor_is_the_init_one_of_a_kernel_of_infinite_width():
     assert np.linalg.norm(run.changes["infinite"] - init) < 0.1 * np.linalg.norm(init)
 
 
+@pytest.mark.slow
 def test_the_path_is_what_training_did_up_to_the_square_of_its_steps():
     """A narrow network, from whose kernel at either end its training is far; with any loss, and any
     rule on any batches."""
@@ -429,7 +430,7 @@ def test_momentum_carried_over_a_boundary_is_predicted_and_is_one_long_training(
         )
 
 
-@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("centred", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_bfloat16_is_of_the_passes_in_training_alone(centred):
     network = networks.mlp(outputs=2, width=64, centred=centred)
     full, low = (

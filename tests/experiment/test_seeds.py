@@ -205,6 +205,7 @@ TINY = (
 )
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_run_of_each_seed_by_either_way(ntkcl, tmp_path):
     def made(*overrides):
         code, _, err = ntkcl(*TINY, "tracking=disabled", *overrides)

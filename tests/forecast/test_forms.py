@@ -124,7 +124,12 @@ OVERLAPPING = [[1, 1, 0], [0, 1, 1], [1, 0, 1]]
 
 
 @pytest.mark.parametrize(
-    ("momentum", "heads"), [((0.0, False), OVERLAPPING), ((0.8, False), None), ((0.8, True), None)]
+    ("momentum", "heads"),
+    [
+        pytest.param((0.0, False), OVERLAPPING, marks=pytest.mark.slow),
+        ((0.8, False), None),
+        pytest.param((0.8, True), None, marks=pytest.mark.slow),
+    ],
 )
 def test_the_forms_agree_on_what_all_can_do(momentum, heads):
     forms = [form for form in forecast.FORMS if form != "integrated" or momentum == (0.0, False)]
@@ -165,7 +170,12 @@ COSINE = optimizers.schedule("warmup_cosine_decay_schedule", warmup_steps=10, de
 
 
 @pytest.mark.parametrize(
-    "momentum", [(0.0, False), (0.8, False), (0.8, True)], ids=["plain", "heavy ball", "nesterov"]
+    "momentum",
+    [
+        pytest.param((0.0, False), id="plain"),
+        pytest.param((0.8, False), id="heavy ball", marks=pytest.mark.slow),
+        pytest.param((0.8, True), id="nesterov", marks=pytest.mark.slow),
+    ],
 )
 def test_every_form_follows_a_schedule_of_the_learning_rate(momentum):
     forms = [form for form in forecast.FORMS if form != "integrated" or momentum == (0.0, False)]
@@ -180,6 +190,7 @@ def test_every_form_follows_a_schedule_of_the_learning_rate(momentum):
     )
 
 
+@pytest.mark.slow
 def test_a_schedule_is_followed_by_any_rule_on_any_batches_with_any_method_and_over_boundaries():
     predicted_exactly(
         recorded(optimizer=optimizers.adam(), learning_rate=0.02, batch_size=3, schedule=COSINE)
@@ -192,6 +203,7 @@ def test_a_schedule_is_followed_by_any_rule_on_any_batches_with_any_method_and_o
     np.testing.assert_allclose(halves.halves["init"], halves.trials["init"], atol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_stability_limit_is_that_of_the_largest_rate_of_a_schedule():
     plain, late = (
         recorded("closed", steps=8),
@@ -497,6 +509,7 @@ def test_there_is_no_trial_where_a_method_moves_the_parameters_otherwise():
     assert np.isnan(recorded("closed", method=methods.replay(3)).halves["init"]).all()
 
 
+@pytest.mark.slow
 def test_a_narrow_network_departs_from_its_linearisation_and_the_verdict_says_so():
     stream = random_stream(jax.random.key(3), SIZES, d=4, c=3)
     seen = {}
@@ -584,6 +597,7 @@ def test_an_integrator_without_tolerance_is_training_itself():
     ]  # 4 pairs and one
 
 
+@pytest.mark.slow
 def test_strides_that_linearise_anew_predict_a_narrow_network_better_than_one_kernel():
     _, once = narrow("closed", steps=150)
     _, rough = narrow("integrated", (100, 3, 0.1), steps=150)
@@ -606,6 +620,7 @@ def test_an_integrator_does_not_hide_training_that_blows_up():
     )  # NaN or huge, never small
 
 
+@pytest.mark.slow
 def test_an_integrator_says_the_eigenvalues_at_its_anchor_and_not_those_on_its_way():
     walked, closed = (narrow(form)[0] for form in ("integrated", "closed"))
     own, first = (run.numerics["init"]["rate_times_eigenvalue"] for run in (walked, closed))

@@ -88,6 +88,7 @@ def test_a_runs_report_shows_its_verdict_and_environment(ntkcl, tmp_path, browse
     assert f">{summary['metrics']['average_accuracy']:.4g}<" in drawn
 
 
+@pytest.mark.slow
 def test_reports_of_what_has_no_forecast_one_task_no_images_or_diverged(ntkcl, tmp_path):
     cases = {
         "bare": (*TINY, "forecast.anchors=[]", "stream.tasks=1"),

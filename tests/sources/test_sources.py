@@ -532,6 +532,7 @@ def test_a_file_that_is_no_npz_or_not_there_is_named(tmp_path):
         load_npz(tmp_path, dict(x=np.zeros((5, 4, 5)), y=np.array([0, 0, 1, 1, 2])))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path(FASHION["idx_dir"]).is_dir(),
     reason="the Debian package dataset-fashion-mnist is not installed (.ci/run installs it)",

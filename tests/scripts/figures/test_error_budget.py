@@ -40,6 +40,7 @@ def script():
     return load_script("figures/error_budget")
 
 
+@pytest.mark.slow
 def test_the_terms_add_up_to_the_error_of_a_run(run_figure, script, tmp_path):
     run_figure(script, *TINY)
     stored = json.loads((tmp_path / "tables" / "error_budget.json").read_text())

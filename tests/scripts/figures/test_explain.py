@@ -42,6 +42,7 @@ def run(script, monkeypatch, run_figure):
     return partial(run_figure, script)
 
 
+@pytest.mark.slow
 def test_the_script_explains_and_redraws_from_the_table_alone(
     run, tmp_path, monkeypatch, script, capsys
 ):

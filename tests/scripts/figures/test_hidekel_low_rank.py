@@ -31,6 +31,7 @@ def script():
     return load_script("figures/hidekel_low_rank")
 
 
+@pytest.mark.slow
 def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(
     run_figure, script, tmp_path, monkeypatch, capsys
 ):

@@ -30,6 +30,7 @@ def script():
     return load_script("figures/lee_linearisation")
 
 
+@pytest.mark.slow
 def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(
     run_figure, script, tmp_path, monkeypatch, capsys
 ):
@@ -71,6 +72,7 @@ def test_settings_that_cannot_be_meant_are_named(run_figure, script, override, m
         run_figure(script, *TINY, override)
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_descent_written_by_hand_with_means_over_samples_and_outputs(script):
     """All three columns, each from where the one before ended.
 
