@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from ntkcl.compilation import once
 from ntkcl.training import loop
+from ntkcl.training.settings import full_batches
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, TaskRows
 
 
@@ -73,9 +74,7 @@ class Problem(NamedTuple):
     @property
     def full_batches(self) -> bool:
         """Whether every step sees all of its task."""
-        return self.batch_size is None or all(
-            self.batch_size == len(task.train.x) for task in self.stream
-        )
+        return full_batches(self.stream, self.batch_size)
 
     def reordered(self, order: Sequence[int]) -> "Problem":
         """With its tasks, or some of them, in another order; inputs stay where they are."""
