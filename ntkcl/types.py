@@ -155,17 +155,30 @@ class TaskRows(NamedTuple):
     scale: float
 
 
+class Places(NamedTuple):
+    """The kernel between N inputs, which are named by their places.
+
+    block(rows, inputs): K(x[rows], x[inputs]) [n, c, m, c].
+    change(inputs, alpha): K(x, x[inputs]) alpha [N, c] for alpha [m, c], by whatever means: the
+      products J (J^T alpha) need no block.
+    """
+
+    block: Callable[..., Any]
+    change: Callable[..., Any]
+
+
 class Tangent(NamedTuple):
     """What a method's kernel-space equivalent may ask of a network linearised at its anchor.
 
     Inputs are places among all N.
 
-    `columns(inputs)` = K(x, x[inputs]) [N, c, m, c]; `squares(inputs, weights)` = sum over rows and
-    outputs of weight (df/dtheta)^2, a pytree like theta; `scaled(metric)` the columns of J
-    diag(1/metric) J^T; `at_zero()` the linearised outputs [N, c] of parameters 0.
+    `kernel`: K, as `Places` or as a function `columns(inputs)` = K(x, x[inputs]) [N, c, m, c];
+    `squares(inputs, weights)` = sum over rows and outputs of weight (df/dtheta)^2, a pytree like
+    theta; `scaled(metric)` = J diag(1/metric) J^T, as `Places`; `at_zero()` the linearised outputs
+    [N, c] of parameters 0.
     """
 
-    columns: Callable[..., Any]
+    kernel: Any
     squares: Callable[..., Params]
     scaled: Callable[[Params], Callable[..., Any]]
     at_zero: Callable[[], Any]

@@ -22,23 +22,36 @@ from ntkcl.dynamics.sequence import (
     largest_eigenvalue,
     negative_mass,
     one_task,
-    read_out,
     sequence,
 )
 from ntkcl.dynamics.simulate import simulate
 from ntkcl.dynamics.spectral import Arrow, Decomposed, eigendecomposed
-from ntkcl.dynamics.steps import Removed, Step, buffered, own, stacked, task_step
+from ntkcl.dynamics.steps import (
+    Places,
+    Removed,
+    Step,
+    as_places,
+    buffered,
+    by_columns,
+    own,
+    read_out,
+    stacked,
+    task_step,
+)
 
 __all__ = [
     "Arrow",
     "Decomposed",
+    "Places",
     "Prepared",
     "Removed",
     "Rule",
     "Solve",
     "Step",
+    "as_places",
     "attribution",
     "buffered",
+    "by_columns",
     "cached",
     "converged",
     "eigendecomposed",

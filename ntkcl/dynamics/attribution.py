@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkcl.dynamics.sequence import read_out
+from ntkcl.dynamics.steps import read_out
 
 
 def by_sample(block: Float[Array, "n c m c"], alpha: Float[Array, "m c"]) -> Float[Array, "n c m"]:

@@ -40,13 +40,13 @@ def cached(
     most: int = 12,
 ) -> Callable[..., Prepared]:
     """`prepare` that does the work once for steps on the same rows, whatever factor their weights
-    have in common. The columns passed to it must all be of one kernel.
+    have in common. The kernel passed to it must always be the same.
 
     Arguments:
-      prepare: `(columns, step, dtype) -> Prepared`, as `ntkcl.dynamics.prepared`.
-      extend: `(base, columns, step, dtype) -> Prepared` of a step that begins with rows whose
+      prepare: `(kernel, step, dtype) -> Prepared`, as `ntkcl.dynamics.prepared`.
+      extend: `(base, kernel, step, dtype) -> Prepared` of a step that begins with rows whose
         eigenvectors are in the cache; None prepares such a step from the start.
-      prepare_uncached: for steps with columns of their own, which are not stored; None: `prepare`.
+      prepare_uncached: for steps with a kernel of their own, which are not stored; None: `prepare`.
       most: how many sets of rows are stored, those used last.
     """
     entries: dict[Any, _Entry] = {}
@@ -68,22 +68,22 @@ def cached(
         key = max(fits, key=lambda key: (len(entries[key].inputs), key))
         return key, float(np.max(weights[: len(entries[key].inputs)]))
 
-    def compute(columns, step: Step, dtype) -> Prepared:
+    def compute(kernel, step: Step, dtype) -> Prepared:
         base = longest_base(step.inputs, step.weights) if extend else None
         if base is None:
-            return prepare(columns, step, dtype)
-        return extend(recall(*base), columns, step, dtype)  # type: ignore[misc]
+            return prepare(kernel, step, dtype)
+        return extend(recall(*base), kernel, step, dtype)  # type: ignore[misc]
 
-    def look_up(columns, step: Step, dtype) -> Prepared:
-        if step.columns is not None:
-            return (prepare_uncached or prepare)(columns, step, dtype)
+    def look_up(kernel, step: Step, dtype) -> Prepared:
+        if step.kernel is not None:
+            return (prepare_uncached or prepare)(kernel, step, dtype)
         factor, inputs = float(np.max(step.weights)), np.asarray(step.inputs)
         weights = np.asarray(step.weights) / factor
         key = inputs.tobytes(), np.round(weights, 12).tobytes()
         # What a step removes is not in the key: such a step may use a base, and is not stored.
         if step.removed is None and key in entries:
             return recall(key, factor)
-        one = compute(columns, step._replace(inputs=inputs, weights=weights), dtype)
+        one = compute(kernel, step._replace(inputs=inputs, weights=weights), dtype)
         if step.removed is None:
             store(key, _Entry(inputs, weights, one))
         return one.scaled(factor)

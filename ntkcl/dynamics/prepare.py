@@ -1,6 +1,7 @@
 """The Gram matrix of the rows of a step, decomposed once and shared by steps on the same rows."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -8,10 +9,9 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from ntkcl.dynamics import checks
 from ntkcl.dynamics.rules import Rule
 from ntkcl.dynamics.spectral import Arrow, Decomposed, eigendecomposed, rotated
-from ntkcl.dynamics.steps import Columns, Step
+from ntkcl.dynamics.steps import Columns, Places, Removed, Step, as_places
 from ntkcl.validation import shape_is
 
 # Directions of a memory whose share of the largest is below this are dependent up to rounding, and
@@ -19,21 +19,33 @@ from ntkcl.validation import shape_is
 DEPENDENT = 1e-10
 
 
+class Removal(NamedTuple):
+    """Directions that training is kept out of, whitened: V W with W^T K(V, V) W = 1.
+
+    own: [k, d], K(X, V) W of the step's weighted rows.  change: `change(v) -> K(x, V) W v` [N, c].
+    """
+
+    own: Float[np.ndarray, "k d"]
+    change: Callable[..., Any]
+
+
 class Prepared(NamedTuple):
     """What of a `Step` depends on inputs and weights alone: steps on the same rows can share it.
 
-    blocks: K(x, X) in parts [N, c, m_i, c], X along them in the step's order.
+    change: `change(alpha) -> K(x, X) alpha` [N, c] for alpha [m, c], X in the step's order.
+    size: m.
     rows, outputs: [k], where the weights are not zero.  root: [k], sqrt(weight).
     decomposed: the weighted Gram matrix of those rows.
-    kept_out: [N, c, d], K(x, V) of removed directions, whitened; None for none.
+    removal: what is removed; None for nothing.
     """
 
-    blocks: tuple
+    change: Callable[..., Any]
+    size: int
     rows: np.ndarray
     outputs: np.ndarray
     root: Any
     decomposed: Decomposed
-    kept_out: Any
+    removal: Removal | None = None
 
     def coefficients(self, rule: Rule, residual: Float[Array, "m c"]) -> Float[Array, "m c"]:
         """alpha = root g(root K root) (root residual), by which theta moves by J^T alpha.
@@ -51,7 +63,7 @@ class Prepared(NamedTuple):
 
 
 def prepared(
-    columns: Columns,
+    kernel: Places | Columns,
     step: Step,
     dtype=jnp.float64,
     decompose: Callable[..., Decomposed] = eigendecomposed,
@@ -59,28 +71,33 @@ def prepared(
     """The Gram matrix of a step's rows, decomposed.
 
     Arguments:
-      columns: `columns(inputs) -> K(x, x[inputs])` [N, c, m, c], of any floating type; the solve is
-        in `dtype`.
+      kernel: `Places`, or `columns(inputs) -> K(x, x[inputs])` [N, c, m, c], of any floating type;
+        the solve is in `dtype`.
       decompose: from the Gram matrix [k, k] to functions of it.
     """
+    places = as_places(step.kernel or kernel)
     # Cut by NumPy: XLA would compile each cut for each shape.
-    block = np.asarray((step.columns or columns)(step.inputs))
+    block = np.asarray(places.block(step.inputs, step.inputs))
     m, c = step.targets.shape
-    shape_is("K(x, x[inputs])", block, (len(block), c, m, c))
-    checks.places("Step.inputs", step.inputs, len(block))
+    shape_is("K(x[inputs], x[inputs])", block, (m, c, m, c))
     rows, outputs, root = _rows(step, dtype)
-    gram = block[step.inputs].reshape(m * c, m * c)
+    gram = block.reshape(m * c, m * c)
     if len(rows) < m * c:
         gram = gram[np.ix_(rows * c + outputs, rows * c + outputs)]
     gram = root[:, None] * gram.astype(dtype) * root[None]
-    kept_out, own = _removed(columns, step, dtype, rows, outputs, root)
-    if own is not None:
-        gram = gram - own @ own.T
-    return Prepared((jnp.asarray(block),), rows, outputs, root, decompose(gram), kept_out)
+    removal = _removal(as_places(kernel), step, dtype, rows, outputs, root)
+    if removal is not None:
+        gram = gram - removal.own @ removal.own.T
+    change = partial(places.change, step.inputs)
+    return Prepared(change, m, rows, outputs, root, decompose(gram), removal)
 
 
 def extended(
-    base: Prepared, columns: Columns, step: Step, dtype, decompose: Callable[[Arrow], Decomposed]
+    base: Prepared,
+    kernel: Places | Columns,
+    step: Step,
+    dtype,
+    decompose: Callable[[Arrow], Decomposed],
 ) -> Prepared:
     """`prepared` of a step that begins with the rows of `base`, at the weights they have there.
 
@@ -90,21 +107,26 @@ def extended(
     `Arrow`: q more rows cost a product k q in place of k^2.
     Arguments: as of `prepared`; decompose: from the arrow to functions of it.
     """
-    k, seen = len(base.rows), sum(block.shape[2] for block in base.blocks)
+    k, seen, places = len(base.rows), base.size, as_places(kernel)
     rows, outputs, root = _rows(step, dtype)
-    block = np.asarray(columns(step.inputs[seen:]))
-    across = block[:, :, rows[k:] - seen, outputs[k:]][np.asarray(step.inputs)[rows], outputs]
+    more = step.inputs[seen:]
+    block = np.asarray(places.block(step.inputs, more))
+    across = block[:, :, rows[k:] - seen, outputs[k:]][rows, outputs]
     across = root[:, None] * across.astype(dtype) * root[None, k:]
-    kept_out, own = _removed(columns, step, dtype, rows, outputs, root)
+    removal = _removal(places, step, dtype, rows, outputs, root)
     modes = base.decomposed.modes
 
     def turned(columns):
         return np.concatenate([modes.T @ columns[:k], columns[k:]])
 
-    removed = None if own is None else turned(own)
+    def change(alpha):
+        return base.change(alpha[:seen]) + places.change(more, alpha[seen:])
+
+    removed = None if removal is None else turned(removal.own)
     arrow = Arrow(base.decomposed.eigenvalues, turned(across)[:k], across[k:], removed)
-    blocks = (*base.blocks, jnp.asarray(block)) if block.shape[2] else base.blocks
-    return Prepared(blocks, rows, outputs, root, rotated(decompose(arrow), modes), kept_out)
+    decomposed = rotated(decompose(arrow), modes)
+    whole = change if len(more) else base.change
+    return Prepared(whole, len(step.inputs), rows, outputs, root, decomposed, removal)
 
 
 def _rows(step, dtype):
@@ -113,30 +135,29 @@ def _rows(step, dtype):
     return rows, outputs, np.sqrt(np.asarray(step.weights[rows, outputs], dtype))
 
 
-def _removed(columns, step, dtype, rows, outputs, root):
-    """K(x, V) [N, c, d] of a step's removed directions, whitened, and the step's own weighted rows
-    [k, d] of it; None for none."""
-    if step.removed is None:
-        return None, None
-    inputs, basis = step.removed
-    kept_out = _directions(dtype, columns(inputs), inputs, basis)
-    return kept_out, root[:, None] * kept_out[np.asarray(step.inputs)[rows], outputs]
-
-
 def as_partial(rule: Rule) -> Partial:
     """The rule as jitted functions take it."""
     return rule if isinstance(rule, Partial) else Partial(rule)
 
 
-def _directions(dtype, block, inputs, basis):
-    """K(x, V) W [N, c, d] of the removed directions V, W W^T = K(V, V)^+."""
-    q, block = len(inputs), np.asarray(block, dtype)
-    N, c = block.shape[:2]
-    basis = None if basis is None else np.asarray(basis, dtype).reshape(-1, q * c)
-    directions = block.reshape(N * c, q * c)
-    directions = directions if basis is None else directions @ basis.T
-    own = directions.reshape(N, c, -1)[inputs].reshape(q * c, -1)
-    lam, modes = np.linalg.eigh(own if basis is None else basis @ own)
+def _removal(places: Places, step, dtype, rows, outputs, root) -> Removal | None:
+    """What a step removes, of its weighted rows and of all inputs."""
+    if step.removed is None:
+        return None
+    inputs = step.removed.inputs
+    whitened = _whitened(places, step.removed, dtype)  # [q c, d]
+    across = np.asarray(places.block(step.inputs, inputs), dtype)
+    own = root[:, None] * (across[rows, outputs].reshape(len(rows), -1) @ whitened)
+    c = step.targets.shape[1]
+    return Removal(own, lambda v: places.change(inputs, (whitened @ v).reshape(-1, c)))
+
+
+def _whitened(places: Places, removed: Removed, dtype) -> np.ndarray:
+    """V W in the coordinates of the Jacobian rows [q c, d], W W^T = K(V, V)^+."""
+    gram = np.asarray(places.block(removed.inputs, removed.inputs), dtype)
+    size = gram.shape[0] * gram.shape[1]
+    basis = np.eye(size) if removed.basis is None else np.asarray(removed.basis, dtype)
+    basis = basis.reshape(-1, size)
+    lam, modes = np.linalg.eigh(basis @ gram.reshape(size, size) @ basis.T)
     kept = lam > DEPENDENT * np.max(lam)
-    whitened = modes * np.where(kept, 1.0 / np.sqrt(np.where(kept, lam, 1.0)), 0.0)[None]
-    return (directions @ whitened).reshape(N, c, -1)
+    return basis.T @ (modes * np.where(kept, 1.0 / np.sqrt(np.where(kept, lam, 1.0)), 0.0)[None])

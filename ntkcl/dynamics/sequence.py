@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from ntkcl.dynamics import checks
 from ntkcl.dynamics.prepare import Prepared, as_partial, prepared
 from ntkcl.dynamics.rules import Rule
-from ntkcl.dynamics.steps import Columns, Step
+from ntkcl.dynamics.steps import Columns, Places, Step
 from ntkcl.validation import shape_is
 
 
@@ -43,7 +43,7 @@ class Solve(NamedTuple):
 
 
 def one_task(
-    columns: Columns,
+    kernel: Places | Columns,
     f: Float[Array, "N c"],
     step: Step,
     rule: Rule,
@@ -52,8 +52,8 @@ def one_task(
     """Change of f at all N inputs by one `Step`: K(x, X) G (Y - f(X)), K its kernel, G its rule.
 
     Arguments:
-      columns: `columns(inputs) -> K(x, x[inputs])` [N, c, m, c], of any floating type; the solve
-        is in f's.
+      kernel: `Places`, or `columns(inputs) -> K(x, x[inputs])` [N, c, m, c], of any floating type;
+        the solve is in f's.
       f: outputs before the task is trained, at all N inputs.
       rule: g(lam, r), see `ntkcl.dynamics.rules`.
       prepare: `prepared`, or one that caches or decomposes in its own way.
@@ -66,16 +66,15 @@ def one_task(
     Raises ValueError for a step whose shapes, places, weights or ridge do not fit.
     """
     checks.step(step, f.shape)
-    ready, rule = prepare(columns, step, f.dtype), as_partial(rule)
+    ready, rule = prepare(kernel, step, f.dtype), as_partial(rule)
     entries = ready.root * _weighted_coefficients(ready, f, step, rule)
     alpha = np.zeros(step.targets.shape, f.dtype)
     alpha[ready.rows, ready.outputs] = entries
-    change = _read_out_blocks(ready, alpha)
+    change = jnp.asarray(ready.change(alpha), f.dtype)
     if step.origin is not None:
         change = change - _decay(rule, step.ridge, f, step.origin)
-    if ready.kept_out is not None:
-        own = ready.kept_out[np.asarray(step.inputs)[ready.rows], ready.outputs]
-        change = change - ready.kept_out @ (entries @ own)
+    if ready.removal is not None:
+        change = change - ready.removal.change(entries @ ready.removal.own)
     lam = ready.decomposed.eigenvalues
     return Solve(change, jnp.asarray(alpha), lam, lam[-1] + step.ridge)
 
@@ -93,14 +92,6 @@ def _weighted_coefficients(ready: Prepared, f, step: Step, rule: Partial):
     return filtered(ridged, root * (target - origin)) - pulled
 
 
-def _read_out_blocks(ready: Prepared, alpha):
-    """K(x, X) alpha [N, c]. In pieces: in the midst of a larger program, XLA's CPU sums on one
-    core, ten times as long."""
-    ends = np.cumsum([block.shape[2] for block in ready.blocks])
-    parts = np.split(alpha, ends[:-1])
-    return sum(read_out(block, part) for block, part in zip(ready.blocks, parts, strict=True))
-
-
 @jax.jit
 def _decay(rule, ridge, f, origin):
     """(1 - e(ridge)) (f - origin), what a ridge takes away where nothing is learned."""
@@ -109,7 +100,7 @@ def _decay(rule, ridge, f, origin):
 
 
 def sequence(
-    columns: Columns,
+    kernel: Places | Columns,
     f0: Float[Array, "N c"],
     steps: Sequence[Callable[..., Step]],
     rules: Sequence[Rule],
@@ -123,7 +114,7 @@ def sequence(
     """
     fs, solves = [f0], []
     for step, rule in zip(steps, rules, strict=True):
-        solves.append(one_task(columns, fs[-1], step(fs), rule, prepare))
+        solves.append(one_task(kernel, fs[-1], step(fs), rule, prepare))
         fs.append(fs[-1] + solves[-1].change)
     return solves
 
@@ -166,11 +157,3 @@ def _decay_gain(rule, ridge, lam, _):
     floor, slope = jax.jvp(learned, (shift,), (jnp.ones_like(lam),))
     nothing = lam <= 1e-9 * jnp.maximum(jnp.max(lam), ridge)
     return jnp.where(nothing, slope, (learned(lam + ridge) - floor) / jnp.where(nothing, 1.0, lam))
-
-
-@jax.jit
-def read_out(column, alpha):
-    """K alpha in alpha's type."""
-    # As a product and a sum, XLA widens the block on the fly instead of copying it.
-    shape_is("alpha", alpha, column.shape[-2:])
-    return jnp.sum(column * alpha[None, None], axis=(-2, -1))

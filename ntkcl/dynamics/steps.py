@@ -3,12 +3,50 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ntkcl.dynamics import checks
+from ntkcl.types import Places
+from ntkcl.validation import shape_is
+
 # Inputs, by their place among all N -> K(x, x[inputs]) [N, c, m, c].
 Columns = Callable[[Int[np.ndarray, " m"]], Any]
+
+
+def by_columns(columns: Columns) -> Places:
+    """The same by whole columns of the kernel; the block that was computed last is kept."""
+    kept: dict[bytes, np.ndarray] = {}
+
+    def whole(inputs):
+        key = np.asarray(inputs).tobytes()
+        if key not in kept:
+            kept.clear()
+            kept[key] = np.asarray(columns(inputs))
+            n, c = kept[key].shape[:2]
+            shape_is("K(x, x[inputs])", kept[key], (n, c, len(inputs), c))
+            checks.places("Step.inputs", inputs, n)
+        return kept[key]
+
+    return Places(
+        lambda rows, inputs: whole(inputs)[rows],
+        lambda inputs, alpha: read_out(whole(inputs), alpha),
+    )
+
+
+def as_places(kernel: "Places | Columns") -> Places:
+    """The kernel as solves read it, from columns too."""
+    return kernel if isinstance(kernel, Places) else by_columns(kernel)
+
+
+@jax.jit
+def read_out(column, alpha):
+    """K alpha in alpha's type."""
+    # As a product and a sum, XLA widens the block on the fly instead of copying it.
+    shape_is("alpha", alpha, column.shape[-2:])
+    return jnp.sum(column * alpha[None, None], axis=(-2, -1))
 
 
 class Removed(NamedTuple):
@@ -31,8 +69,7 @@ class Step(NamedTuple):
     ridge: lambda of a penalty lambda/2 |theta - centre|^2, relative to the (1/2) sum.
     origin: [N, c], the linearised outputs at the centre; None for the outputs before this task, the
     centre being where they are. removed: directions kept out of, for methods that project the
-    gradient. columns: K(x, x[inputs]) in a metric of the method's own; None for the kernel of the
-    stream.
+    gradient. kernel: in a metric of the method's own; None for the kernel of the stream.
     """
 
     inputs: Int[np.ndarray, " m"]
@@ -41,7 +78,7 @@ class Step(NamedTuple):
     ridge: float | int = 0.0
     origin: Float[Array, "N c"] | None = None
     removed: Removed | None = None
-    columns: Columns | None = None
+    kernel: Places | Columns | None = None
 
 
 def task_step(task) -> Step:

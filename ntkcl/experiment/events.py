@@ -61,8 +61,8 @@ class Baselines(NamedTuple):
     """What forecasts are compared with and is known before training: `ntkcl.metrics.baselines`.
 
     input_cosine [T, N, c]: changes of all outputs.
-    cka, cross_energy [T, T]: of the tasks' kernels at initialisation; NaN where the forecast from
-      init held no kernels.
+    cka, cross_energy [T, T]: of the tasks' kernels at initialisation, by at most
+      `forecast.SUBSAMPLE` inputs a task; NaN where the forecast from init held no kernels.
     remark: one line where there is something to say, such as why `input_cosine` is NaN.
     """
 

@@ -73,11 +73,13 @@ def path_diagnostic(t, change, steps, meter) -> AnchorForecast:
     )
 
 
-def baseline_forecasts(problem, f0, energies, meter) -> Baselines:
-    """What every forecast is compared with; `energies` of the init forecast's outcomes, or None."""
+def baseline_forecasts(problem, theta, f0, kernel_fn, meter) -> Baselines:
+    """What every forecast is compared with; similarities of kernels where there is a
+    `kernel_fn`."""
     tasks = len(problem.stream)
-    known = energies is not None and all(e is not None for e in energies)
-    both = np.stack(energies, 1) if known else np.full((tasks, tasks, 2), np.nan)  # [S, t, 2]
+    both = np.full((tasks, tasks, 2), np.nan)  # [S, t, 2]
+    if kernel_fn is not None:
+        both = forecast.energies(problem, theta, kernel_fn)
     cross_energy, cka = (
         baselines.similarity(np.asarray(both[..., k], np.float64)) for k in range(2)
     )

@@ -65,12 +65,15 @@ class Experiment(NamedTuple):
     anchors: Sequence[str]
     form: str
 
-    def forecast(self, problem: Problem, anchor: Anchor, count: int, kernel_fn=None):
-        """The outcomes of the next `count` tasks, by this kernel or the network's own."""
-        form = forecast.FORMS[self.form]
-        return form(kernel_fn or self.initialised.kernel_fn, self.initialised.effort)(
-            problem, anchor, count
-        )
+    def forecast(self, problem: Problem, anchor: Anchor, count: int, limit_fn=None):
+        """The outcomes of the next `count` tasks, by the network's kernel or one of infinite
+        width."""
+        form, effort = forecast.FORMS[self.form], self.initialised.effort
+        if limit_fn is None:
+            predict = form(self.initialised.kernel_fn, effort)
+        else:
+            predict = form(limit_fn, effort, by_columns=True)
+        return predict(problem, anchor, count)
 
 
 def run(
@@ -205,18 +208,19 @@ def _open(experiment, meter) -> Generator[Event, None, tuple[Problem, Anchor]]:
     slope = forecast.slopes(problem)(0, theta, f)
     yield Measurement(0, f, np.empty(0), False, slope, initialised.cost, meter.read())
 
-    anchor, energies, tasks = Anchor(theta, (), (jnp.asarray(f),)), None, len(problem.stream)
+    anchor, tasks = Anchor(theta, (), (jnp.asarray(f),)), len(problem.stream)
     if "infinite" in anchors:
         kernel_fn = infinite_kernel_fn(problem.network.infinite, f.shape[1])
         outcomes = experiment.forecast(problem, anchor, tasks, kernel_fn)
         yield anchor_forecast("infinite", problem, anchor, outcomes, outputs, meter)
     if "init" in anchors:
         outcomes = experiment.forecast(problem, anchor, tasks)
-        energies = [outcome.energies for outcome in outcomes]
         yield anchor_forecast("init", problem, anchor, outcomes, outputs, meter)
         del outcomes  # and the Gram matrices with them, before anything is trained
     if anchors:
-        yield baseline_forecasts(problem, f, energies, meter)
+        by_kernel = "init" in anchors and experiment.form in forecast.BY_KERNEL
+        kernel_fn = initialised.kernel_fn if by_kernel else None
+        yield baseline_forecasts(problem, theta, f, kernel_fn, meter)
     return problem, anchor
 
 

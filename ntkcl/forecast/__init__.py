@@ -19,9 +19,9 @@ The fifth predicts the network itself:
 `path` is no forecast: it says, once training is done, what the kernel has done on the way.
 """
 
-from ntkcl.forecast.baseline_models import input_cosine, slopes
+from ntkcl.forecast.baseline_models import SUBSAMPLE, energies, input_cosine, slopes
 from ntkcl.forecast.closed_form import closed, solved
-from ntkcl.forecast.forms import AUTO, FORMS, form_of, reasons
+from ntkcl.forecast.forms import AUTO, BY_KERNEL, FORMS, form_of, reasons
 from ntkcl.forecast.gram_solvers import DIAGONALISED, extend, prepare
 from ntkcl.forecast.integrated import integrated
 from ntkcl.forecast.linearised import linearised
@@ -34,11 +34,14 @@ from ntkcl.forecast.stability import limit, limits
 
 __all__ = [
     "AUTO",
+    "BY_KERNEL",
     "DIAGONALISED",
     "FORMS",
+    "SUBSAMPLE",
     "Effort",
     "Outcome",
     "closed",
+    "energies",
     "extend",
     "form_of",
     "halved",

@@ -10,8 +10,11 @@ from jaxtyping import Array, Float
 
 from ntkcl import kernels, methods
 from ntkcl.forecast.linearised import train_model
+from ntkcl.metrics import baselines
 from ntkcl.training.problem import Anchor, Problem
-from ntkcl.types import Network
+from ntkcl.types import Network, Params
+
+SUBSAMPLE = 64  # train inputs of a task that its kernel is compared with others' by
 
 # What a method raises that refuses the model, or looks for parameters by names it does not have.
 NO_LINEAR_MODEL = (ValueError, TypeError, LookupError, AttributeError)
@@ -72,3 +75,23 @@ def slopes(problem: Problem) -> Callable[..., float]:
         return float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))))
 
     return slope
+
+
+def energies(problem: Problem, theta: Params, kernel_fn) -> np.ndarray:
+    """`metrics.baselines.energy` [T, T, 2] of the blocks between any two tasks, active outputs
+    alone, by at most `SUBSAMPLE` train inputs a task, drawn by the problem's key."""
+    seed = np.asarray(jax.random.key_data(problem.key)).tolist()
+    places = [
+        np.sort(np.random.default_rng([*seed, t]).permutation(task.inputs)[:SUBSAMPLE])
+        for t, task in enumerate(problem.tasks)
+    ]
+    ends = np.cumsum([len(own) for own in places])
+    active = [np.flatnonzero(task.head) for task in problem.tasks]
+    every = problem.x[np.concatenate(places)]
+
+    def column(t):
+        block = np.asarray(kernel_fn(theta, every, problem.x[places[t]]))[..., active[t]]
+        parts = np.split(block, ends[:-1])
+        return [baselines.energy(part[:, rows]) for part, rows in zip(parts, active, strict=True)]
+
+    return np.stack([np.stack(column(t)) for t in range(len(places))], 1)

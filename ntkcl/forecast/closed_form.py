@@ -3,49 +3,54 @@
 For squared error and full batches; for minibatches it is their mean path.
 """
 
+from typing import Any
+
 import numpy as np
 
 from ntkcl import dynamics, kernels, methods
 from ntkcl.dynamics import Prepared, Solve, Step
 from ntkcl.forecast.gram_solvers import prepare
-from ntkcl.forecast.outcome import Effort, Outcome, energies, rule
+from ntkcl.forecast.outcome import Effort, Outcome, rule
 from ntkcl.training.problem import Anchor, Problem
 
 
-def closed(kernel_fn, effort: Effort):
+def closed(kernel_fn, effort: Effort, by_columns: bool = False):
     """`(problem, anchor, count) -> outcomes` of the next `count` tasks, by the training rule and
     the method's kernel-space equivalent.
 
     kernel_fn: `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]`.
+    by_columns: where it is not the network's own kernel, but such as that of infinite width.
+    Cost: the Gram matrix of each task, its decomposition, and two passes through the network; no
+    block of all inputs, but for another kernel than the network's.
     """
 
     def forecast(problem: Problem, anchor: Anchor, count: int) -> list[Outcome]:
         f = anchor.history[-1]
-        tangent = kernels.tangent(problem.network, anchor.theta, problem.x, f, kernel_fn)
-        ahead = anchor.ahead(count)
-        decompose, extras = prepare(effort.krylov_order), list[dict]()
+        tangent = kernels.tangent(
+            problem.network, anchor.theta, problem.x, f, kernel_fn, by_columns=by_columns
+        )
+        decompose, again = prepare(effort.krylov_order), list[Any]()
 
-        def prepare_and_keep(columns, step, dtype):  # called once a task, in their order
-            ready = decompose(columns, step, dtype)
-            extras.append(_extras(problem, ahead[len(extras)], count, step, ready))
+        def prepare_and_keep(kernel, step, dtype):  # called once a task, in their order
+            ready = decompose(kernel, step, dtype)
+            again.append(_solves_again(problem, ready))
             return ready
 
-        outcomes = solved(problem, anchor, ahead, tangent, prepare_and_keep)
-        return [one._replace(**extra) for one, extra in zip(outcomes, extras, strict=True)]
+        outcomes = solved(problem, anchor, anchor.ahead(count), tangent, prepare_and_keep)
+        return [
+            one._replace(coefficients=coefficients)
+            for one, coefficients in zip(outcomes, again, strict=True)
+        ]
 
     return forecast
 
 
-def _extras(problem: Problem, t: int, count: int, step: Step, ready: Prepared) -> dict:
-    """What else an outcome says of a step that has been prepared: energies, coefficients."""
-    # Of one task alone nobody asks for energies; a metric of a method's own is not the kernel.
-    has_energies = count == len(problem.tasks) and step.columns is None
-    # A method's step begins with the task's own rows.
-    energy = energies(problem, t, np.asarray(ready.blocks[0])) if has_energies else None
-    solves_again = methods.is_naive(problem.method) and problem.optimizer.memoryless
-    # The Gram matrix alone is kept: a block K(x, X_t) lives no longer than its task.
-    gram = ready._replace(blocks=(), kept_out=None)
-    return {"energies": energy, "coefficients": gram.coefficients if solves_again else None}
+def _solves_again(problem: Problem, ready: Prepared):
+    """The coefficients of other filters of the same rows, where an outcome has them."""
+    if not (methods.is_naive(problem.method) and problem.optimizer.memoryless):
+        return None
+    # The Gram matrix alone is kept: what changes are read off lives no longer than its task.
+    return ready._replace(change=None, removal=None).coefficients
 
 
 def solved(problem: Problem, anchor: Anchor, ahead, tangent, prepare) -> list[Outcome]:
@@ -62,7 +67,7 @@ def solved(problem: Problem, anchor: Anchor, ahead, tangent, prepare) -> list[Ou
 
     step_functions, rules = [step(t) for t in ahead], [rule(problem, t) for t in ahead]
     f = anchor.history[-1]
-    solves = dynamics.sequence(tangent.columns, f, step_functions, rules, prepare)
+    solves = dynamics.sequence(tangent.kernel, f, step_functions, rules, prepare)
     rounding = np.finfo(problem.x.dtype).eps
     return [_outcome(one, solve, rounding) for one, solve in zip(steps, solves, strict=True)]
 
@@ -79,7 +84,7 @@ def _outcome(step: Step, solve: Solve, rounding: np.floating) -> Outcome:
 
 def _is_gradient_step(step) -> bool:
     """Whether theta moves by J^T alpha and by nothing else."""
-    return step.origin is None and step.removed is None and step.columns is None
+    return step.origin is None and step.removed is None and step.kernel is None
 
 
 def _negative_mass(eigenvalues, step) -> float:

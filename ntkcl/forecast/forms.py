@@ -17,6 +17,7 @@ FORMS = {
     "integrated": integrated,
 }
 AUTO = ("auto", *FORMS)
+BY_KERNEL = ("closed", "simulated")  # from Gram matrices of the network as it stands
 
 HELD_MIB = 4096  # the largest block K(x, X_t) that "auto" will hold
 

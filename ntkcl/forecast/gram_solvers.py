@@ -40,7 +40,7 @@ def prepare(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float = T
         matrix = _Padded(jnp.matmul, jnp.asarray(np.pad(gram, (0, more))), len(gram), more)
         return _by_lanczos(matrix, krylov_order, tail)
 
-    return lambda columns, step, dtype: dynamics.prepared(columns, step, dtype, decompose)
+    return lambda kernel, step, dtype: dynamics.prepared(kernel, step, dtype, decompose)
 
 
 def extend(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float = TAIL):
@@ -54,10 +54,10 @@ def extend(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float = TA
     def decompose(arrow):
         return _by_lanczos(_padded_arrow(arrow), krylov_order, tail)
 
-    def extended(base, columns, step, dtype):
+    def extended(base, kernel, step, dtype):
         if np.count_nonzero(step.weights) <= diagonalised:
-            return from_start(columns, step, dtype)
-        return dynamics.extended(base, columns, step, dtype, decompose)
+            return from_start(kernel, step, dtype)
+        return dynamics.extended(base, kernel, step, dtype, decompose)
 
     return extended
 

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntkcl.metrics import baselines
 from ntkcl.training.problem import Problem
 from ntkcl.validation import finite, whole
 
@@ -39,8 +38,6 @@ class Outcome(NamedTuple):
     top: the largest eigenvalue its rule sees.  negative_mass: the share of eigenvalues below zero,
       NaN where no kernel was held.
     kernels, gradients: how many of the task it took, where that is not one kernel.
-    energies: [T, 2], `metrics.baselines.energy` of the blocks between the train inputs of every
-      task and of this one; None where no kernel was held.
     pull: (inputs, alpha), where theta moves by J(x[inputs])^T alpha and by nothing else; else None.
     condition: lam_max / lam_min of the Gram matrix, infinite where it is singular.
     coefficients: `coefficients(rule, residual) -> alpha` of any other filter by the same Gram
@@ -54,7 +51,6 @@ class Outcome(NamedTuple):
     negative_mass: float
     kernels: int = 1
     gradients: int = 0
-    energies: Any = None
     pull: Any = None
     condition: float = float("nan")
     coefficients: Any = None
@@ -72,17 +68,3 @@ def rule(problem: Problem, t: int, first: int = 0, last: int | None = None):
     # At a rate of 0 nothing moves: strides of all lengths share their compiled program.
     stride = np.pad(problem.factors(steps)[first:last], (0, steps - (last - first)))
     return problem.optimizer.rule(jnp.asarray(rate * stride), steps)
-
-
-def energies(problem: Problem, t: int, block) -> np.ndarray:
-    """`metrics.baselines.energy` [T, 2] of task t's columns and every task's rows, active outputs
-    alone; block: K(x, x[inputs of t]) [N, c, n, c]."""
-    own = problem.tasks[t]
-    active = np.flatnonzero(own.head)
-    columns = block[:, :, : len(own.inputs)]
-
-    def one(task):
-        rows = np.flatnonzero(task.head)
-        return baselines.energy(columns[task.inputs][:, rows][..., active])
-
-    return np.stack([one(task) for task in problem.tasks])

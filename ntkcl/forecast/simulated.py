@@ -6,35 +6,35 @@ For rules that are linear in gradients, and no method.
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl import dynamics
-from ntkcl.forecast.outcome import Effort, Outcome, energies
+from ntkcl import dynamics, kernels
+from ntkcl.forecast.outcome import Effort, Outcome
 from ntkcl.training.problem import Anchor, Problem, batch_order
 
 
-def simulated(kernel_fn, effort: Effort):
+def simulated(kernel_fn, effort: Effort, by_columns: bool = False):
     """`(problem, anchor, count) -> outcomes`, step by step in the coefficients of each task's own
-    Jacobian rows."""
+    Jacobian rows.
+
+    Arguments as of `closed`.
+    """
 
     def forecast(problem: Problem, anchor: Anchor, count: int) -> list[Outcome]:
-        f, outcomes = anchor.history[-1], []
-        has_energies = count == len(problem.tasks)  # of one task alone nobody asks for them
+        f, outcomes = anchor.history[-1], list[Outcome]()
         for t in anchor.ahead(count):
-            inputs = problem.tasks[t].inputs
-            block = jnp.asarray(kernel_fn(anchor.theta, problem.x, problem.x[inputs]))
-            outcome = _outcome(problem, t, block, f)
-            if has_energies:
-                outcome = outcome._replace(energies=energies(problem, t, block))
-            outcomes.append(outcome)
-            f = f + outcome.change
+            kernel = kernels.tangent(
+                problem.network, anchor.theta, problem.x, f, kernel_fn, by_columns=by_columns
+            ).kernel
+            outcomes.append(_outcome(problem, t, dynamics.as_places(kernel), f))
+            f = f + outcomes[-1].change
         return outcomes
 
     return forecast
 
 
-def _outcome(problem: Problem, t: int, block, f) -> Outcome:
-    """Of task t, from its block K(x, X_t) [N, c, n, c] and the outputs f [N, c] before it."""
+def _outcome(problem: Problem, t: int, places: dynamics.Places, f) -> Outcome:
+    """Of task t, from the outputs f [N, c] before it."""
     task = problem.tasks[t]
-    k_tt = block[task.inputs]
+    k_tt = jnp.asarray(places.block(task.inputs, task.inputs))
     alpha = dynamics.simulate(
         k_tt,
         f[task.inputs],
@@ -47,7 +47,7 @@ def _outcome(problem: Problem, t: int, block, f) -> Outcome:
     )
     weights = np.broadcast_to(task.head, task.targets.shape)
     return Outcome(
-        change=dynamics.read_out(block, alpha),
+        change=jnp.asarray(places.change(task.inputs, alpha), f.dtype),
         top=dynamics.largest_eigenvalue(k_tt, weights),
         negative_mass=float("nan"),
         pull=(task.inputs, alpha),

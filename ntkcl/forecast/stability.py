@@ -31,7 +31,7 @@ def limits(
     the curvature of a penalty, is not in it. With a schedule the limit holds for its largest rate.
 
     Arguments:
-      tangent, prepare: a tangent at theta whose columns are held, and the decompositions of its
+      tangent, prepare: a tangent at theta whose kernel is held, and the decompositions of its
         steps, where these exist already.
     Raises ValueError for a kernel that is zero or not finite.
     """
@@ -43,7 +43,7 @@ def limits(
     def gram(inputs):
         if held is None:
             return kernel_fn(theta, problem.x[inputs])
-        return held.columns(inputs)[inputs]
+        return dynamics.as_places(held.kernel).block(inputs, inputs)
 
     def top_of(t, step):
         if problem.batch_size not in (None, len(problem.tasks[t].inputs)):
@@ -72,8 +72,8 @@ def _prepared_top(prepare, tangent: Tangent, step: dynamics.Step) -> float:
     """The largest eigenvalue, as decomposed already: without what a projection removes, which is on
     the safe side, and in the stream's kernel in place of a metric of the method's own. Neither is
     decomposed already."""
-    plain = step._replace(removed=None, columns=None)
-    return float(prepare(tangent.columns, plain, jnp.float64).decomposed.eigenvalues[-1])
+    plain = step._replace(removed=None, kernel=None)
+    return float(prepare(tangent.kernel, plain, jnp.float64).decomposed.eigenvalues[-1])
 
 
 def _minibatch_top(problem: Problem, theta: Params, gram, t: int, step: dynamics.Step) -> float:

@@ -15,7 +15,7 @@ from ntkcl.kernels.numerics import Numerics, numerics
 from ntkcl.kernels.operator import Operator, operator
 from ntkcl.kernels.outputs import diagonal, traced, with_outputs
 from ntkcl.kernels.structured import layers, structured
-from ntkcl.kernels.tangent import held, tangent
+from ntkcl.kernels.tangent import tangent
 from ntkcl.kernels.tiles import tiled
 from ntkcl.kernels.vector_products import vector_products
 
@@ -29,7 +29,6 @@ __all__ = [
     "diagonal",
     "empirical",
     "geometry",
-    "held",
     "infinite",
     "infinite_conv",
     "krylov",

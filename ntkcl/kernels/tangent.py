@@ -9,20 +9,21 @@ import numpy as np
 from ntkcl.compilation import portable
 from ntkcl.kernels.contraction import contraction
 from ntkcl.kernels.operator import operator
-from ntkcl.types import Network, Tangent
+from ntkcl.types import Network, Places, Tangent
 
 
-def tangent(network: Network, theta, x, f, kernel_fn) -> Tangent:
+def tangent(network: Network, theta, x, f, kernel_fn, *, by_columns: bool = False) -> Tangent:
     """See `ntkcl.types.Tangent`.
 
     Arguments:
       x: all N inputs.  f: [N, c], the outputs at theta, as they are trained and forecast (centred,
         if the network is).
-      kernel_fn: `kernel_fn(theta, x1, x2) -> [n1, c, n2, c]`.
+      kernel_fn: `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]`.
+      by_columns: read off whole columns of `kernel_fn`, which need not be the network's own kernel.
     """
 
     def columns(inputs):
-        return jnp.asarray(kernel_fn(theta, x, x[inputs]))
+        return kernel_fn(theta, x, x[inputs])
 
     def squares(inputs, weights):
         return _squares(
@@ -35,15 +36,30 @@ def tangent(network: Network, theta, x, f, kernel_fn) -> Tangent:
         def stretched(theta_scaled, one):
             return network.apply(jax.tree.map(jnp.divide, theta_scaled, root), one)
 
-        kernel = contraction(stretched)
         there = jax.tree.map(jnp.multiply, theta, root)
-        return lambda inputs: kernel(there, x, x[inputs])
+        return _places(stretched, there, x, contraction(stretched))
 
     @functools.cache
     def at_zero():
         return f - operator(network).jvp(theta, x, theta).astype(f.dtype)
 
-    return Tangent(columns, squares, scaled, at_zero)
+    kernel = columns if by_columns else _places(network, theta, x, kernel_fn)
+    return Tangent(kernel, squares, scaled, at_zero)
+
+
+def _places(model, theta, x, kernel_fn) -> Places:
+    """Blocks by `kernel_fn`, changes by products with the Jacobian: no block of all inputs."""
+    product = operator(model).product
+
+    def block(rows, inputs):
+        if np.array_equal(rows, inputs):
+            return kernel_fn(theta, x[inputs])
+        return kernel_fn(theta, x[rows], x[inputs])
+
+    def change(inputs, alpha):
+        return product(theta, x, x[inputs], alpha)
+
+    return Places(block, change)
 
 
 @jax.jit
@@ -56,17 +72,3 @@ def _squares(apply, theta, x, inputs, weights):
         ), None
 
     return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, theta), (inputs, weights))[0]
-
-
-def held(tangent: Tangent, inputs) -> Tangent:
-    """The same, its columns for `inputs` computed once, when first asked for, and cut out of one
-    block from then on."""
-    place = {int(i): k for k, i in enumerate(inputs)}
-
-    @functools.cache
-    def block():
-        return np.asarray(tangent.columns(inputs))
-
-    return tangent._replace(
-        columns=lambda some: np.take(block(), [place[int(i)] for i in some], axis=2)
-    )

@@ -99,8 +99,8 @@ def ewc_diagonal(
     def step(tangent, tasks, t, fs):
         if t == 0:
             return task_step(tasks[t])
-        columns = tangent.scaled(_metric(tangent, tasks[:t], damping))
-        return task_step(tasks[t])._replace(ridge=penalty * tasks[t].scale, columns=columns)
+        kernel = tangent.scaled(_metric(tangent, tasks[:t], damping))
+        return task_step(tasks[t])._replace(ridge=penalty * tasks[t].scale, kernel=kernel)
 
     has_step = labels == "all" and online
     parts: dict = dict(begin=begin, objective=objective, consolidate=consolidate)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ntkcl import validation
 from ntkcl.compilation import once
-from ntkcl.dynamics import Removed
+from ntkcl.dynamics import Removed, as_places
 from ntkcl.methods import jacobian_basis as basis
 from ntkcl.methods.custom import custom
 from ntkcl.types import Method, Tangent
@@ -147,7 +147,7 @@ def _principal(rows, directions):
 def _largest(tangent: Tangent, kept: Removed, directions: int) -> Removed:
     """The same as `_principal`, of directions in kernel space."""
     flat = kept.basis.reshape(len(kept.basis), -1)
-    block = np.asarray(tangent.columns(kept.inputs), float)[kept.inputs]
+    block = np.asarray(as_places(tangent.kernel).block(kept.inputs, kept.inputs), float)
     gram = flat @ block.reshape(flat.shape[1], -1) @ flat.T
     modes = np.linalg.eigh(gram)[1][:, -directions:]
     return Removed(kept.inputs, np.einsum("kd,kqc->dqc", modes, kept.basis))

@@ -1,5 +1,6 @@
 """One training that could be done: predicted from the untrained network, or done."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -68,16 +69,30 @@ def shared_kernel(
     f = jnp.asarray(initialised.outputs(theta))
     rows = Rows.of(problem.stream)
     trained_on = np.arange(rows.train[-1].stop)
-    tangent = kernels.tangent(problem.network, theta, problem.x, f, kernel_fn)
+    tangent = kernels.tangent(problem.network, theta, problem.x, f, kernel_fn, by_columns=True)
     return SharedKernel(
         here=Anchor(theta, (), (f,)),
-        tangent=kernels.held(tangent, trained_on),
+        tangent=_held(tangent, trained_on),
         prepare=_cached(problem, initialised.effort.krylov_order, prepare),
         rows=rows,
         outputs=initialised.outputs,
         kernel_fn=kernel_fn,
         effort=initialised.effort,
     )
+
+
+def _held(tangent: Tangent, inputs) -> Tangent:
+    """The same, its kernel cut out of one block of columns that is computed when first needed."""
+    place = {int(i): k for k, i in enumerate(inputs)}
+
+    @functools.cache
+    def block():
+        return np.asarray(tangent.kernel(inputs))
+
+    def columns(some):
+        return np.take(block(), [place[int(i)] for i in some], axis=2)
+
+    return tangent._replace(kernel=columns)
 
 
 def _cached(problem, krylov_order, prepare):

@@ -62,7 +62,7 @@ def on_paper(method, rule):
     f = (X @ THETA_A)[:, None]
     tangent = kernels.tangent(network, THETA_A, X, f, kernels.contraction(network))
     step = method.step(tangent, rows(), 1, [jnp.zeros((4, 1)), f])
-    done = dynamics.one_task(tangent.columns, f, step, rule)
+    done = dynamics.one_task(tangent.kernel, f, step, rule)
     return done.change[:2, 0], jnp.array([0.0, 2.0]) - (f + done.change)[2:, 0]
 
 
@@ -242,7 +242,7 @@ def test_diagonal_ewc_is_the_minimum_of_its_objective():
     fs, apply, loss = [f], network.apply, losses.squared_error()
     for t, task in enumerate(stream):
         done = dynamics.one_task(
-            tangent.columns,
+            tangent.kernel,
             fs[-1],
             method.step(tangent, tasks, t, fs),
             dynamics.converged(cut=1e-9),
