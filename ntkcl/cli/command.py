@@ -10,6 +10,7 @@ from hydra.types import RunMode
 
 from ntkcl.cli import errors, jobs, sweep, views
 from ntkcl.cli.config import CONF
+from ntkcl.cli.overrides import at_home
 
 COMMANDS = {"table": views.table_of, "report": views.report_of, "dashboard": views.dashboard_of}
 
@@ -20,7 +21,7 @@ def main() -> None:
     One clear line and exit code 2 for what the user can mend; HYDRA_FULL_ERROR=1 shows the
     traceback instead.
     """
-    arguments = sys.argv[1:] = _ordered(sys.argv[1:])
+    arguments = sys.argv[1:] = _ordered([at_home(argument) for argument in sys.argv[1:]])
     first = arguments[0] if arguments else ""
     _check(first, arguments)
     name = sys.argv.pop(1) if first in COMMANDS else "config"
