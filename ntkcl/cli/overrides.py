@@ -6,7 +6,7 @@ import shlex
 
 PLAIN = re.compile(r"[\w./:+%@-]+", re.ASCII)  # what Hydra's grammar and a shell take as it is
 PATHS = ("results_dir", "out", "run")  # settings that are paths
-AT_HOME = re.compile(rf"({'|'.join(PATHS)})=(['\"]?)(~.*)\2")
+AT_HOME = re.compile(rf"({'|'.join(PATHS)})=(['\"]?)(~(?:/.*)?)\2")
 
 
 def typed(key: str, value: str) -> str:

@@ -131,7 +131,7 @@ def show(summary: Mapping, terminal: Console) -> None:
     """The table at the end of a run: measured numbers beside predicted ones, an anchor a column.
 
     The rows that one reads first come first, with a word each, which `path` has not: it is no
-    forecast. Below the table, why a verdict is not better.
+    forecast. Below the table, why a verdict is not better, and remarks.
     """
     anchors = summary["forecast"]
     table = _table(CAPTION if anchors else "accuracies of test inputs")
@@ -153,7 +153,7 @@ def show(summary: Mapping, terminal: Console) -> None:
     terminal.print(table)
     for anchor, forecast in anchors.items():
         if forecast["reasons"]:
-            line = f"{anchor}: {forecast['verdict']}, because {'; '.join(forecast['reasons'])}"
+            line = "; ".join([f"{anchor}: {forecast['verdict']}", *forecast["reasons"]])
             terminal.print(line, markup=False, highlight=False)
 
 

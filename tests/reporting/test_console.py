@@ -67,7 +67,7 @@ def test_the_three_rows_that_are_read_first_come_first_with_a_word_each():
     for label in ("forgetting (Chaudhry", "best baseline", "verdict before"):
         others = text.replace(first, "").replace("the same of the best baseline", "")
         assert label not in others
-    assert text.splitlines()[-1] == "init: fair, because the kernel moves; so does the rate"
+    assert text.splitlines()[-1] == "init: fair; the kernel moves; so does the rate"
 
 
 @pytest.mark.parametrize(
