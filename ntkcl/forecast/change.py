@@ -39,9 +39,9 @@ def change(
 
         f(old; theta_S) - f(old; theta),    theta_S after S = `steps` updates on `new` from theta
 
-    Nothing is trained: the network is linearised at theta. For full batches, squared error and
-    gradient descent the change is K(old, x) g(K(x, x)) (y - f(x; theta)), K the tangent kernel at
-    theta and g(lam) = (1 - (1 - h lam)^S) / lam, with h = learning_rate / (n sum(head)). It is
+    The network itself is not trained: it is linearised at theta. For full batches, squared error
+    and gradient descent the change is K(old, x) g(K(x, x)) (y - f(x; theta)), K the tangent kernel
+    at theta (of the outputs of the head) and g(lam) = (1 - (1 - h lam)^S) / lam, with h = learning_rate / (n sum(head)). It is
     exact for a model that is linear in its parameters, and better the wider the network.
     `ntkcl.training.fit` with the same arguments does the training, to check.
 
@@ -75,7 +75,7 @@ def change(
       full batches, more than one step. Where it is only sufficient (minibatches, cross-entropy) a
       rate above it is a warning.
     Cost: the kernel blocks K(x, x) and K(old, x), [m c, m c] and [n c, m c] numbers.
-    Source: Jacot et al. 2018; Lee et al. 2019, equations 10 and 11.
+    Source: Jacot et al. 2018; Lee et al. 2019.
     """
     settings = dict(loss=loss, optimizer=optimizer, batch_size=batch_size, head=head, key=key)
     given = dict(learning_rate=learning_rate, steps=steps, **settings)
