@@ -41,8 +41,10 @@ def change(
 
     The network itself is not trained: it is linearised at theta. For full batches, squared error
     and gradient descent the change is K(old, x) g(K(x, x)) (y - f(x; theta)), K the tangent kernel
-    at theta (of the outputs of the head) and g(lam) = (1 - (1 - h lam)^S) / lam, with h = learning_rate / (n sum(head)). It is
-    exact for a model that is linear in its parameters, and better the wider the network.
+    at theta, its columns those of the head's outputs, and g(lam) = (1 - (1 - h lam)^S) / lam with
+    h = learning_rate / (m sum(head)). It is exact for a model that is linear in its parameters, and
+    better the wider the network.
+
     `ntkcl.training.fit` with the same arguments does the training, to check.
 
     Arguments:
