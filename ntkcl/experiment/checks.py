@@ -6,9 +6,8 @@ import numpy as np
 
 from ntkcl import forecast
 from ntkcl.experiment.events import ANCHORS
-from ntkcl.kernels.tiles import MIB
 from ntkcl.training.settings import Training, check_training, devices_of, full_batches, steps_of
-from ntkcl.types import Loss, Method, Network, Optimizer, Rows, Stream
+from ntkcl.types import Loss, Method, Network, Optimizer, Stream
 from ntkcl.validation import SettingError, one_of, whole
 
 
@@ -64,11 +63,9 @@ def form_of(
                 "training.optimizer_state=carry; use linearised or auto"
             )
         return "linearised"
-    full, rows = full_batches(stream, training.batch_size), Rows.of(stream)
-    y = stream[0].train.y
-    largest = max(own.stop - own.start for own in rows.train)
-    block = rows.test[-1].stop * largest * y.shape[1] ** 2 * y.dtype.itemsize
-    return forecast.form_of(form, loss, optimizer, method, full, block / MIB)
+    full = full_batches(stream, training.batch_size)
+    rows = max(task.train.y.size for task in stream)
+    return forecast.form_of(form, loss, optimizer, method, full, rows)
 
 
 def check_infinite(network: Network, form: str) -> None:

@@ -19,7 +19,7 @@ FORMS = {
 AUTO = ("auto", *FORMS)
 BY_KERNEL = ("closed", "simulated")  # from Gram matrices of the network as it stands
 
-HELD_MIB = 4096  # the largest block K(x, X_t) that "auto" will hold
+HELD_ROWS = 20_000  # of the largest Gram matrix that "auto" will hold, 3 GiB in float64
 
 
 def form_of(
@@ -28,12 +28,12 @@ def form_of(
     optimizer: Optimizer,
     method: Method,
     full_batches: bool,
-    block_mib: float = 0.0,
+    rows: int = 0,
 ) -> str:
     """The form itself, or the one that "auto" stands for.
 
-    "auto" is the first form that is exact for the linearised network; where the largest block of
-    the kernel, `block_mib`, is above `HELD_MIB`, it is "linearised", which holds none.
+    "auto" is the first form that is exact for the linearised network; where the largest task has
+    more `rows` (samples x outputs) than `HELD_ROWS`, it is "linearised", which holds no kernel.
     Raises ValueError for a form that cannot predict this training, and for a method whose step was
     written for other hooks.
     """
@@ -46,7 +46,7 @@ def form_of(
             for name in ("closed", "simulated", "linearised")
             if not against[name] and (full_batches or name != "closed")
         ]
-        return exact[0] if block_mib <= HELD_MIB else "linearised"
+        return exact[0] if rows <= HELD_ROWS else "linearised"
     if against[form]:
         fit = " or ".join(name for name in FORMS if not against[name])
         raise SettingError(f"forecast.form={form}: {against[form][0]}; use {fit} or auto")

@@ -293,7 +293,7 @@ def test_the_size_that_auto_goes_by_is_that_of_the_stream(monkeypatch):
     assert np.isfinite(
         recorded("auto").numerics["init"]["negative_mass"]
     ).all()  # of eigenvalues: closed
-    monkeypatch.setattr(sys.modules["ntkcl.forecast.forms"], "HELD_MIB", 1e-6)
+    monkeypatch.setattr(sys.modules["ntkcl.forecast.forms"], "HELD_ROWS", 1)
     assert np.isnan(recorded("auto").numerics["init"]["negative_mass"]).all()
 
 
