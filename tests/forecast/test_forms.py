@@ -278,14 +278,14 @@ def test_auto_takes_the_first_form_that_is_exact(settings, form):
 def test_auto_holds_no_kernel_larger_than_it_should():
     """60,000 images in five tasks, ten outputs: a block of 313 GiB."""
     plain = losses.squared_error(), optimizers.sgd(), methods.naive()
-    assert forecast.form_of("auto", *plain, True, 4000.0) == "closed"
+    assert forecast.form_of("auto", *plain, True, 20_000) == "closed"
     assert (
-        forecast.form_of("auto", *plain, True, 5000.0)
-        == forecast.form_of("auto", *plain, False, 5000.0)
+        forecast.form_of("auto", *plain, True, 30_000)
+        == forecast.form_of("auto", *plain, False, 30_000)
         == "linearised"
     )
     assert (
-        forecast.form_of("closed", *plain, True, 5000.0) == "closed"
+        forecast.form_of("closed", *plain, True, 30_000) == "closed"
     )  # on the user's own responsibility
 
 
