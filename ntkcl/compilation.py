@@ -1,14 +1,18 @@
-"""Compiled programs that serve many runs.
+"""Compiled programs that serve many runs, and later processes.
 
 JAX compiles anew for every function object it is given as a static argument, and writes arrays that
 a function closes over into the program. Two runs that differ in their seed, or a learning rate, are
 then two programs, unless their functions are the same objects and their arrays are passed in.
 """
 
+import hashlib
+import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache, wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import optax
 from jax.tree_util import Partial
 
@@ -67,3 +71,52 @@ def portable(given: Any) -> Any:
     if isinstance(given, optax.GradientTransformation):
         return optax.GradientTransformation(portable(given.init), portable(given.update))
     return given if isinstance(given, Partial) else Partial(given)
+
+
+STORED_MIB = 1024  # of compiled programs on disk; above, those used least lately go
+
+
+def stored(wanted: bool) -> None:
+    """Keeps compiled programs on disk for later processes, by JAX's persistent compilation cache.
+
+    In JAX_COMPILATION_CACHE_DIR where that is set, else below the user's cache folder, a folder for
+    each kind of processor; where that cannot be written, nowhere. Several processes may share it.
+    """
+    if not wanted:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif jax.config.jax_compilation_cache_dir is None:
+        folder = _cache_folder() / "ntkcl" / "programs" / _processor()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            trimmed(folder, STORED_MIB)
+        except OSError:  # it is a convenience
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def trimmed(folder: Path, most_mib: float) -> None:
+    """Deletes the oldest files of a folder until it holds at most `most_mib`."""
+    files = [(file.stat(), file) for file in folder.iterdir()]
+    size = sum(about.st_size for about, _ in files)
+    for about, file in sorted(files, key=lambda one: one[0].st_mtime):
+        if size <= most_mib * 2**20:
+            return
+        file.unlink(missing_ok=True)
+        size -= about.st_size
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def _processor() -> str:
+    """What a program was compiled for: one of another processor may use instructions that this one
+    lacks, and folders of users are often shared by machines."""
+    try:
+        features = next(
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if "flags" in line
+        )
+    except (OSError, StopIteration):
+        features = os.uname().machine
+    return hashlib.sha256(features.encode()).hexdigest()[:12]

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ntkcl import experiment, planning
+from ntkcl import compilation, experiment, planning
 from ntkcl.cli import config, objective
 from ntkcl.cli.config import Request
 from ntkcl.cli.overrides import typed
@@ -53,6 +53,7 @@ def run(cfg: DictConfig, in_sweep: bool = False) -> float | None:
     """One run, several that differ in their seeds, or one plan, from a configuration to folders;
     returns the number that `sweep.objective` names."""
     jax.config.update("jax_enable_x64", True)  # forecasts are solved in float64
+    compilation.stored(cfg.compilation_cache)
     wanted = config.resolve(cfg)
     for batch in wanted.batches:
         with ExitStack() as locks:

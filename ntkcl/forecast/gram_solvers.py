@@ -21,6 +21,9 @@ DIAGONALISED = 1500
 TAIL = 1e-11
 PADDED = 256  # Gram matrices for Lanczos are padded to multiples of this
 LARGEST = 30  # products for the largest eigenvalue alone
+# Products at first, at most: of 2,000 rows after 500 steps at half the limit, 60 leave a tail of
+# 1e-16 and take .08 s, 100 take .25 s.
+FIRST = 60
 
 
 def prepare(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float = TAIL):
@@ -96,7 +99,7 @@ def _by_lanczos(matrix: _Padded, order: int, tail: float) -> Decomposed:
                 return rule(scale * lam, r)
 
             n = len(v)
-            k = min(order, n)
+            k = min(order, FIRST, n)
             ritz = matrix.ritz(v, k)
             while k < n and ritz.tail(scaled) > tail:
                 k = min(2 * k, n)

@@ -39,6 +39,7 @@ SETTINGS = {
     "tracking": Setting(hashed=False),
     "sweep": Setting(hashed=False),
     "figures": Setting(hashed=False),
+    "compilation_cache": Setting(hashed=False),
     "size": Setting(hashed=False),
 }
 GROUPS = ("method", "stream", "source", "network", "loss", "optimizer")  # chosen by name
