@@ -16,7 +16,9 @@ FORMS = {
     "linearised": linearised,
     "integrated": integrated,
 }
+"""The forms of a forecast, by the name that `forecast.form` gives them."""
 AUTO = ("auto", *FORMS)
+"""Names that `forecast.form` may have."""
 
 HELD_MIB = 4096  # the largest block K(x, X_t) that "auto" will hold
 
