@@ -1,5 +1,6 @@
 /* Browsers start no worker for a page that is opened as a file. There, and there alone, the search
-   runs in a hidden frame in place of one: messages go in as events, and come out by `postMessage`. */
+   runs in a hidden frame in place of one: messages go in as events, and come out by
+   `postMessage`. */
 if (location.protocol === "file:") {
   window.Worker = class extends EventTarget {
     constructor(url) {

@@ -3,7 +3,8 @@
 Looked at are code spans, and the lines of ```sh blocks that begin with `ntkcl`. What a page writes
 into a file of its own (a ```yaml block with a first line such as `# my_conf/source/mine.yaml`)
 exists on that page. Below `hydra.` and in settings that take anything, such as
-`optimizer.settings`, every name is let through.
+`optimizer.settings`, every name is let through, and so is a block behind a comment that says that
+it "shows an error".
 """
 
 import re
@@ -19,6 +20,7 @@ from conf_pages import COMMANDS, CONF, GROUPS, choices
 
 from ntkcl.runs import schema
 
+WRONG = re.compile(r"^<!-- [^>]*shows an error[^>]* -->\s*?\n^ *```.*?^ *```", re.M | re.S)
 FENCE = re.compile(r"^ *```(\w*).*?$\n(.*?)^ *```", re.M | re.S)
 SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 COMMAND = re.compile(r"^(?:\w+=\S+ )*ntkcl(?: |$)")
@@ -41,6 +43,7 @@ NOUNS = {
     "source": "types.Source",
     "plan": "kernels.Plan",
 }
+OF_TUPLES = ("_replace", "_asdict", "_fields")
 WORDS = {*COMMANDS, *GROUPS, "help"}  # that may follow `ntkcl`
 
 
@@ -53,6 +56,7 @@ class Own(NamedTuple):
 
 def problems(place: str, text: str) -> list[str]:
     """A line for every name on a page that does not exist: the page, the name, what it is not."""
+    text = WRONG.sub("", text)
     own = _own(text)
     found = [
         *(problem for span in _spans(text) for problem in _of_a_span(span, own)),
@@ -102,8 +106,9 @@ def is_python(name: str) -> bool:
     """Whether there is such a name in `ntkcl`, or such a field of one of the nouns."""
     name = name.removeprefix("ntkcl.")
     first, _, rest = name.partition(".")
-    paths = [name, *([f"{NOUNS[first]}.{rest}"] if first in NOUNS else [])]
-    return any(_resolves(path) for path in paths)
+    if first in NOUNS:
+        return rest in OF_TUPLES or _resolves(name) or _resolves(f"{NOUNS[first]}.{rest}")
+    return _resolves(name)
 
 
 def _resolves(path: str) -> bool:
