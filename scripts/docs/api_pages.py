@@ -50,7 +50,7 @@ class Public(NamedTuple):
 @cache
 def package() -> griffe.Module:
     """The sources of `ntkcl`."""
-    return griffe.load("ntkcl", search_paths=[str(ROOT)], resolve_aliases=True)
+    return griffe.load("ntkcl", search_paths=[str(ROOT)], try_relative_path=False)
 
 
 def public(module: str) -> list[Public]:
