@@ -13,6 +13,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, InclusionLevel
 
 PROBLEMS: list[str] = []
+ALONE = ("index.md", results_pages.HOME)  # pages that are the only one of their section
 
 
 def on_files(files, config):
@@ -34,6 +35,8 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     """A written page with what is generated in it, its names checked."""
     place = page.file.src_uri
+    if place in ALONE:
+        page.meta["hide"] = ["navigation"]
     if page.file.generated_by is not None:
         return markdown
     PROBLEMS.extend(names.problems(f"docs/{place}", markdown))

@@ -16,7 +16,7 @@ LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)")
 def pages() -> dict[str, str]:
     """The README and the tables of `results/`, by the places of their pages."""
     sources = [ROOT / "results" / "README.md", *sorted((ROOT / "results").glob("*/*.md"))]
-    return {site_path(_place(path)): turned(_place(path), path.read_text()) for path in sources}
+    return {site_path(_place(path)): _page(path) for path in sources}
 
 
 def figures() -> Iterator[Path]:
@@ -43,6 +43,11 @@ def turned(source: str, text: str) -> str:
 def site_path(source: str) -> str:
     """Where a file of the repository is on the site."""
     return HOME if source == "results/README.md" else source.removeprefix("docs/")
+
+
+def _page(path: Path) -> str:
+    """A file of `results/` as a page; a number stays on one line with its spread."""
+    return turned(_place(path), path.read_text()).replace(" ± ", "\u00a0±\u00a0")
 
 
 def _place(path: Path) -> str:

@@ -42,7 +42,19 @@ def test_every_table_and_benchmark_has_a_page(results):
 
 
 def page(place):
-    return types.SimpleNamespace(file=types.SimpleNamespace(src_uri=place, generated_by=None))
+    file = types.SimpleNamespace(src_uri=place, generated_by=None)
+    return types.SimpleNamespace(file=file, meta={})
+
+
+def test_a_page_that_is_its_whole_section_has_no_navigation(hooks):
+    for place, hidden in {"index.md": ["navigation"], "start/install.md": None}.items():
+        one = page(place)
+        hooks.on_page_markdown("", one, None, None)
+        assert one.meta.get("hide") == hidden
+
+
+def test_a_number_stays_on_one_line_with_its_spread(results):
+    assert "0.8354\u00a0±\u00a00.0263" in results.pages()["results.md"]
 
 
 def test_a_page_with_a_wrong_name_ends_the_build(hooks):
