@@ -71,9 +71,11 @@ def commands(block: Block) -> Iterator[list[str]]:
         yield [*words, *([] if logged else ["tracking=disabled"]), *shlex.split(block.note)]
 
 
-def run(text: str, folder: Path, names: dict, command: Callable) -> None:
-    """Runs the blocks of a page in a folder: `command(*arguments) -> (exit code, stdout, stderr)`,
-    Python in the namespace `names`."""
+def run(text: str, folder: Path, names: dict, command: Callable | None) -> None:
+    """Runs the blocks of a page in a folder, Python in the namespace `names`.
+
+    `command(*arguments) -> (exit code, stdout, stderr)`; None leaves commands out.
+    """
     for block in blocks(text):
         if block.skipped:
             continue
@@ -83,7 +85,7 @@ def run(text: str, folder: Path, names: dict, command: Callable) -> None:
             path.write_text(block.code)
         elif block.kind == "python":
             exec(compile(block.code, "page", "exec"), names)
-        elif block.kind == "sh":
+        elif block.kind == "sh" and command is not None:
             for words in commands(block):
                 code, out, err = command(*words)
                 assert code == 0, f"ntkcl {shlex.join(words)}: {code}\n{out}\n{err}"

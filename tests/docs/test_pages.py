@@ -11,8 +11,8 @@ from blocks import COMMAND, KINDS, Block, blocks, commands, lines, run
 from cases import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# Pages whose blocks take more than about three seconds.
-SLOW: set[str] = set()
+# Pages whose blocks take about three seconds at most; those of the others are slow tests.
+FAST = {"docs/developers/extend.md"}
 FINITE = ("K", "alpha", "flow", "largest", "predicted", "measured", "change")
 PLACES = re.compile(r"(?<![\w/.])(?:scripts|conf|results/bench|ntkcl|tests)/[\w/.-]*\w")
 
@@ -21,8 +21,14 @@ def place(path):
     return path.relative_to(ROOT).as_posix()
 
 
+def runs(path):
+    """Whether a page has blocks that run."""
+    found = (block for block in blocks(path.read_text()) if not block.skipped)
+    return any(block.kind == "python" or list(commands(block)) for block in found)
+
+
 def marked(path):
-    marks = [pytest.mark.slow] if place(path) in SLOW else []
+    marks = [] if place(path) in FAST else [pytest.mark.slow]
     return pytest.param(path, id=place(path), marks=marks)
 
 
@@ -40,9 +46,14 @@ def names(monkeypatch, tmp_path):
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("path", [marked(path) for path in PAGES])
+@pytest.mark.parametrize("path", [marked(path) for path in PAGES if runs(path)])
 def test_the_blocks_of_a_page_run(path, ntkcl, names, tmp_path):
     run(path.read_text(), tmp_path, names, ntkcl)
+    check_numbers(names)
+
+
+def test_the_python_of_readme_runs(names, tmp_path):
+    run((ROOT / "README.md").read_text(), tmp_path, names, command=None)
     check_numbers(names)
 
 
