@@ -1,9 +1,9 @@
 """Docstrings of this project as Markdown.
 
 A docstring is sentences, formulas (indented by four), labels such as `Returns:` or `Raises ...` at
-the start of a line, and lists of `name: meaning`, below `Arguments:` or in the docstring of a
-NamedTuple. Everything but code spans is plain text, so what Markdown would take for markup is
-escaped.
+the start of a line, and lists: of `* ...`, or of `name: meaning` below `Arguments:` or in the
+docstring of a NamedTuple. Everything but code spans is plain text, so what Markdown would take for
+markup is escaped.
 """
 
 import inspect
@@ -20,6 +20,7 @@ LABEL = re.compile(
     r"Kernel space|Source(?: of the scenarios)?)(:| )"
 )
 ITEM = re.compile(r"`?[A-Za-z_]\w*`?(?:, `?\w+`?)*: \S")
+SEVERAL = re.compile(r" {2,}(?=`?[A-Za-z_]\w*`?: )")  # items on one line, two spaces between
 MARKUP = re.compile(r"[\\*_\[\]#{}]")  # what Markdown lets a backslash escape
 FORMULA = 4  # spaces before a line that is shown as it is
 
@@ -91,7 +92,7 @@ def _starts(block: Block | None, text: str, indent: int, in_list: bool) -> str |
     """The kind of block that a line begins, or None where it goes on with the one before."""
     if indent == 0 and LABEL.match(text):
         return "paragraph"
-    if in_list and indent == 2:
+    if (in_list and indent == 2) or (indent == 0 and text.startswith("* ")):
         return "item"
     if not in_list and indent >= FORMULA:
         return None if block is not None and block.kind == "formula" else "formula"
@@ -108,7 +109,8 @@ def _shown(block: Block) -> str:
         return "```text\n" + textwrap.dedent("\n".join(block.lines)) + "\n```"
     text = " ".join(block.lines)
     if block.kind == "item":
-        return f"* {_with_name(text)}"
+        several = SEVERAL.split(text.removeprefix("* "))
+        return "\n".join(f"* {_with_name(one)}" for one in several)
     label = LABEL.match(text)
     if label is None:
         return plain(text)

@@ -1,5 +1,8 @@
 """Docstrings as Markdown."""
 
+from pathlib import Path
+
+import griffe
 import pytest
 from cases import load_script
 
@@ -58,9 +61,45 @@ def test_the_fields_of_a_tuple_are_a_list_where_a_paragraph_begins(script):
     ]
 
 
+def test_lists_and_items_on_one_line(script):
+    text = "Forms:\n\n* `closed`: the solve,\n  a_b.\n* `path`: none.\n\nrate: h.  time: t >= 0."
+    assert script.markdown(text).split("\n\n") == [
+        "Forms:",
+        "* `closed`: the solve, a\\_b.\n* `path`: none.\n* `rate`: h.\n* `time`: t &gt;= 0.",
+    ]
+
+
 def test_a_colon_within_a_paragraph_begins_no_list(script):
     assert script.markdown("It is so\nbecause: why.") == "It is so because: why."
 
 
 def test_code_spans_are_left_as_they_are(script):
     assert script.plain("`a_b[0] < *` and a_b") == "`a_b[0] < *` and a\\_b"
+
+
+CODE = """
+class Plan(NamedTuple):
+    \"\"\"The choice.\"\"\"
+
+    choice: str
+    costs: tuple[Cost, ...] = ()
+    _own: int = 0
+
+    @property
+    def best(self): ...
+
+
+class Layer:
+    \"\"\"A layer.\"\"\"
+
+    width: int
+"""
+
+
+def test_the_fields_of_a_tuple_are_shown_behind_its_docstring(script):
+    extensions = griffe.load_extensions(script.Docstrings)
+    module = griffe.visit("code", Path("code.py"), CODE, extensions=extensions)
+    assert module["Plan"].docstring.value == (
+        "The choice.\n\n```python\nchoice: str\ncosts: tuple[Cost, ...] = ()\n```"
+    )
+    assert module["Layer"].docstring.value == "A layer."
