@@ -1,7 +1,5 @@
 """Docstrings as Markdown."""
 
-from pathlib import Path
-
 import griffe
 import pytest
 from cases import load_script
@@ -96,9 +94,10 @@ class Layer:
 """
 
 
-def test_the_fields_of_a_tuple_are_shown_behind_its_docstring(script):
+def test_the_fields_of_a_tuple_are_shown_behind_its_docstring(script, tmp_path):
+    (tmp_path / "shown.py").write_text(CODE)
     extensions = griffe.load_extensions(script.Docstrings)
-    module = griffe.visit("code", Path("code.py"), CODE, extensions=extensions)
+    module = griffe.load("shown", search_paths=[str(tmp_path)], extensions=extensions)
     assert module["Plan"].docstring.value == (
         "The choice.\n\n```python\nchoice: str\ncosts: tuple[Cost, ...] = ()\n```"
     )
