@@ -11,12 +11,12 @@ other (`tests/test_architecture.py`).
     planning      orders, methods, buffers, learning rates ranked without training
     experiment    forecast, train, measure: events, record, scores, comparison
     forecast      what training will do to a network, in one of several forms
+    training      the training loop, the problem that is trained, its settings
     networks      Flax models as pure functions of theta and one input
     methods       continual-learning algorithms, one a file: training and kernel-space equivalent
     optimizers    training rules with their kernel-space equivalents, schedules
     kernels       neural tangent kernels as blocks, operators, infinite-width limits
     dynamics      training in function space, from kernel blocks alone
-    training      the training loop, the problem that is trained, its settings
     metrics       scores of a stream; agreement, baselines, verdict of a forecast
     losses        losses of one prediction and one target
     streams       sequences of tasks made from a source

@@ -6,8 +6,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "ntkcl"
 FLOORS = [
     {"types", "validation", "resources", "compilation"},
-    {"losses", "metrics", "kernels", "dynamics", "streams", "sources", "training"},
+    {"losses", "metrics", "kernels", "dynamics", "streams", "sources"},
     {"networks", "optimizers", "methods"},
+    {"training"},
     {"forecast"},
     {"experiment"},
     {"runs", "planning"},

@@ -25,7 +25,7 @@ from ntkcl.runs.identity import resolve
 from ntkcl.runs.settings import UNHASHED_DEFAULTS
 
 CONF = ROOT / "conf"
-OTHERS = ("experiment", "figure", "launcher", "sweeper", "wandb")
+OTHERS = ("experiment", "figure", "help", "launcher", "sweeper", "wandb")
 NODES = sorted(
     p.relative_to(CONF)
     for p in CONF.rglob("*.yaml")

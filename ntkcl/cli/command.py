@@ -8,27 +8,41 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from ntkcl.cli import errors, jobs, sweep, views
+from ntkcl.cli import errors, help, jobs, sweep, views
 from ntkcl.cli.config import CONF
+from ntkcl.cli.overrides import at_home
+from ntkcl.validation import SettingError
 
 COMMANDS = {"table": views.table_of, "report": views.report_of, "dashboard": views.dashboard_of}
+HELP = "help"
 
 
 def main() -> None:
-    """`ntkcl OVERRIDES` runs, `ntkcl table OVERRIDES` and the other `COMMANDS` read what was run.
+    """`ntkcl OVERRIDES` runs, `ntkcl table OVERRIDES` and the other `COMMANDS` read what was run,
+    `ntkcl help GROUP` says what may be chosen.
 
     One clear line and exit code 2 for what the user can mend; HYDRA_FULL_ERROR=1 shows the
     traceback instead.
     """
-    arguments = sys.argv[1:] = _ordered(sys.argv[1:])
+    arguments = sys.argv[1:] = _ordered([at_home(argument) for argument in sys.argv[1:]])
     first = arguments[0] if arguments else ""
     _check(first, arguments)
+    if first == HELP:
+        return _print_help(arguments[1:])
     name = sys.argv.pop(1) if first in COMMANDS else "config"
     try:
         _compose_and_run(name, COMMANDS.get(name, jobs.job))
     except sweep.Ended as end:
         sys.exit(end.exit_code)
     except errors.Reported:
+        sys.exit(2)
+
+
+def _print_help(topics: list[str]) -> None:
+    try:
+        print(help.text(topics).rstrip())
+    except SettingError as error:
+        print(f"ntkcl: {error}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -54,8 +68,8 @@ def _compose_and_run(name: str, action) -> None:
 
 
 def _check(first: str, arguments: list[str]) -> None:
-    if first.isalpha() and first not in COMMANDS:
-        expected = f"{', '.join(COMMANDS)}, or settings such as network.width=64"
+    if first.isalpha() and first not in (*COMMANDS, HELP):
+        expected = f"{', '.join((*COMMANDS, HELP))}, or settings such as network.width=64"
         print(f"ntkcl: {first}: no such command; expected {expected}", file=sys.stderr)
         sys.exit(2)
     if first in COMMANDS and arguments[1:2] in (["-m"], ["--multirun"]):

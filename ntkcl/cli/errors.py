@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ntkcl import validation
 from ntkcl.cli.config import CONF
+from ntkcl.cli.overrides import quoted
 from ntkcl.cli.sweep import Ended
 from ntkcl.validation import SettingError
 
@@ -118,8 +119,7 @@ def _quoting(error: BaseException) -> str:
     if not validation.printable(value):
         return f"; {key}={value!r}: expected one line without control characters"
     bare = value.strip(value[0]) if value[:1] in ("'", '"') else value
-    quoted = bare.replace('"', '\\"')
-    shown = shlex.quote(f'{key}="{quoted}"')
+    shown = shlex.quote(quoted(key, bare))
     return (
         "; a text with spaces, commas, or any of = ( ) [ ] { } ~ # and quotes is quoted for Hydra "
         f"within quotes for the shell: {shown}"

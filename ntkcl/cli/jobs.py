@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from ntkcl import experiment, planning
 from ntkcl.cli import config, objective
 from ntkcl.cli.config import Request
+from ntkcl.cli.overrides import typed
 from ntkcl.experiment import record
 from ntkcl.experiment.events import Event
 from ntkcl.experiment.record import Record
@@ -121,7 +122,7 @@ def _make_runs(requests: Sequence[Request], in_sweep: bool) -> None:
     one line."""
     terminal, works = console.terminal(quiet=in_sweep), [_work(one) for one in requests]
     if not in_sweep:
-        console.printer(terminal)(_description(works[0]))
+        console.show_settings(_description(works[0]), terminal)
     with ExitStack() as all_stages, np.errstate(over="ignore", invalid="ignore"):
         stages = [all_stages.enter_context(ExitStack()) for _ in works]
         folders = [
@@ -139,11 +140,21 @@ def _make_runs(requests: Sequence[Request], in_sweep: bool) -> None:
 
 
 def _show(run: Run, summary: dict, drawn: bool, terminal) -> None:
+    """The table, then where everything is: the folder, the first figure, how to make the report."""
     console.show(summary, terminal)
     line = f"{summary['status']} in {summary['seconds']['total']:.1f} s"
     console.print_path(line, run.folder, console.terminal())
     if drawn:
-        console.print_path("figures", run.folder / "figures", terminal)
+        folder, drift = run.folder / "figures", run.folder / "figures" / "drift.png"
+        console.print_path("figures", drift if drift.exists() else folder, terminal)
+    console.print_path("report", report_command(run), terminal)
+
+
+def report_command(run: Run) -> str:
+    """What makes the report of a run."""
+    elsewhere = run.results_dir != Path("results")
+    where = [typed("results_dir", str(run.results_dir))] if elsewhere else []
+    return " ".join(["ntkcl report", typed("run", str(run.folder)), *where])
 
 
 def _events(works: Sequence[Work], terminal) -> Iterator[Iterable[Event]]:
@@ -178,18 +189,30 @@ def _inputs(stream: Stream) -> int:
     return sum(len(task.train.x) + len(task.test.x) for task in stream)
 
 
-def _description(work: Work) -> str:
-    """One line: the data, the stream, the network, the method."""
+def _description(work: Work) -> dict[str, str]:
+    """What is run: the data and tasks, the network, how it is trained, the method."""
     run, stream, network = work.run, work.stream, work.parts["network"]
     choices = run.choices
     shape = f" of width {run.width}" if run.width is not None else ""
     with suppress(Exception):  # of a network of one's own that only takes numbers; it is but a line
         theta = jax.eval_shape(network.init, work.parts["key"], stream[0].train.x[0])
         shape += f", {sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(theta)):,} parameters"
-    return (
-        f"{work.request.source}, {len(stream)} tasks ({choices['stream']}), {_inputs(stream)} "
-        f"inputs; {choices['network']}{shape}; {choices['loss']}; method {choices['method']}"
-    )
+    data = f"{work.request.source}, {len(stream)} tasks ({choices['stream']})"
+    learner = f"{choices['loss']}, {choices['optimizer']}"
+    return {
+        "data": f"{data}, {_inputs(stream):,} inputs",
+        "network": f"{choices['network']}{shape}",
+        "training": f"{learner}, {_steps(work)}" if run.job == "run" else learner,
+        "method": choices["method"],
+    }
+
+
+def _steps(work: Work) -> str:
+    """How long each task is trained, on what batches."""
+    training = work.parts["training"]
+    length = f"{training.steps} steps" if training.epochs is None else f"{training.epochs:g} epochs"
+    batch = "full batches" if training.batch_size is None else f"batches of {training.batch_size}"
+    return f"{length} a task, {batch}"
 
 
 def _write(work: Work, folder: Path, events: Iterable[Event], drawn: bool, terminal) -> dict:
@@ -233,7 +256,7 @@ def _make_plan(requests: Sequence[Request], in_sweep: bool) -> None:
     run, work, grid = request.run, _work(request), request.grid()
     say = console.printer(terminal)
     if not in_sweep:
-        say(_description(work))
+        console.show_settings(_description(work), terminal)
     stage = files.staged(run.folder, run.config)
     with stage as folder, np.errstate(over="ignore", invalid="ignore"):
         with console.waiting(f"job={run.job}", terminal):

@@ -16,10 +16,13 @@ The fifth predicts the network itself:
 
 * `integrated`: its training integrated in long strides, linearised anew on the way.
 
+`change` asks one of them about arrays of one's own: what training on new examples does to old ones.
+
 `path` is no forecast: it says, once training is done, what the kernel has done on the way.
 """
 
 from ntkcl.forecast.baseline_models import input_cosine, slopes
+from ntkcl.forecast.change import change
 from ntkcl.forecast.closed_form import closed, solved
 from ntkcl.forecast.forms import AUTO, FORMS, form_of, reasons
 from ntkcl.forecast.gram_solvers import DIAGONALISED, extend, prepare
@@ -38,6 +41,7 @@ __all__ = [
     "FORMS",
     "Effort",
     "Outcome",
+    "change",
     "closed",
     "extend",
     "form_of",

@@ -34,6 +34,7 @@ IMPLEMENTATIONS = {
     "vector_products": vector_products,
 }
 AUTO = ("auto", *IMPLEMENTATIONS)
+NEGLIGIBLE = 0.01  # seconds: what is estimated to take less is taken, nothing else compared
 
 
 class Cost(NamedTuple):
@@ -86,6 +87,12 @@ def plan(
     Raises ValueError with the numbers and the remedy where the result or the smallest tile fits
       nowhere.
     """
+    return _plan(model, theta, x1, x2, budget_mib, in_memory, implementation)
+
+
+def _plan(model, theta, x1, x2, budget_mib, in_memory, implementation, negligible=0.0) -> Plan:
+    """`plan`, which stops comparing at an implementation that takes at most `negligible` seconds:
+    tracing the others would take longer than the kernel."""
     network = network_of(model)
     check(network, theta, x1, x2)
     finite("kernel.budget_mib", budget_mib, above=0.0)
@@ -99,10 +106,13 @@ def plan(
             f"{' or '.join(names)}"
         )
     sides = n1 if x2 is None else n1 + n2
-    kernels = [IMPLEMENTATIONS[name](network) for name in names]
-    costs = tuple(
-        _cost(kernel, theta, x1, pairs, sides, max(n1, n2), budget_mib) for kernel in kernels
-    )
+    asked = [name for name in names if implementation in ("auto", name)]
+    costs: list[Cost] = []
+    for name in asked if negligible else names:
+        kernel = IMPLEMENTATIONS[name](network)
+        costs.append(_cost(kernel, theta, x1, pairs, sides, max(n1, n2), budget_mib))
+        if costs[-1].seconds <= negligible and costs[-1].least_mib <= budget_mib:
+            break
     c = jax.eval_shape(network.apply, theta, x1[0]).shape[0]
     result_mib = n1 * n2 * c**2 * jnp.result_type(*jax.tree.leaves(theta)).itemsize / MIB
     free_mib = psutil.virtual_memory().available / MIB
@@ -124,7 +134,7 @@ def plan(
             "budget or kernels.operator"
         )
     best = min(fitting, key=lambda cost: cost.seconds)
-    return Plan(best.implementation, n1, n2, c, result_mib, float(budget_mib), costs)
+    return Plan(best.implementation, n1, n2, c, result_mib, float(budget_mib), tuple(costs))
 
 
 @once
@@ -166,15 +176,8 @@ def empirical(
     def kernel_fn(theta, x1, x2=None):
         kind = tuple((getattr(x, "shape", None), getattr(x, "dtype", None)) for x in (x1, x2))
         if kind not in plans:
-            plans[kind] = plan(
-                network,
-                theta,
-                x1,
-                x2,
-                budget_mib=budget_mib,
-                in_memory=store is None,
-                implementation=implementation,
-            )
+            limits = budget_mib, store is None, implementation
+            plans[kind] = _plan(network, theta, x1, x2, *limits, negligible=NEGLIGIBLE)
         return by_name(plans[kind].choice)(theta, x1, x2)
 
     return kernel_fn

@@ -435,7 +435,7 @@ def test_what_cannot_be_is_told_before_a_sweep_begins(ntkcl, tmp_path):
 def test_a_command_that_there_is_not_is_told(ntkcl):
     code, _, err = ntkcl("tabel", "experiment_name=width")
     assert code == 2 and err.startswith(
-        "ntkcl: tabel: no such command; expected table, report, dashboard, or settings"
+        "ntkcl: tabel: no such command; expected table, report, dashboard, help, or settings"
     )
 
 

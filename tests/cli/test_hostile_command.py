@@ -4,6 +4,7 @@ import io
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cases import ROOT
@@ -133,19 +134,21 @@ def test_the_console_tells_what_is_run_what_is_waited_for_and_where_the_figures_
     forecast = [o for o in TINY if not o.startswith("forecast")]
     code, out, _ = ntkcl(*forecast, "figures=true", 'results_dir="a [/b] c"')  # no markup
     lines = out.splitlines()
-    assert code == 0 and lines[0].startswith(
-        "digits, 2 tasks (rotated), 80 inputs; mlp of width 8, "
-    )
-    assert "parameters; squared_error; method naive" in lines[0]
-    count = int(lines[0].split(" of width 8, ")[1].split()[0].replace(",", ""))
+    assert code == 0 and lines[0] == "data      digits, 2 tasks (rotated), 80 inputs"
+    count = int(lines[1].removeprefix("network   mlp of width 8, ").split()[0].replace(",", ""))
     assert count >= 64 * 8 + 8 * 10
+    assert lines[2].startswith("training  squared_error, sgd, ") and "steps a task" in lines[2]
+    assert lines[3] == "method    naive"
     begun = [line for line in lines if line.startswith("forecasting")]
     assert begun == [
         "forecasting from init: 2 tasks, 80 inputs",
         "forecasting from boundary: task 0, 80 inputs",
         "forecasting from boundary: task 1, 80 inputs",
     ]
-    assert lines[-1].startswith("figures -> a [/b] c") and lines[-1].endswith("/figures")
+    assert lines[-2].startswith("figures -> a [/b] c") and Path(lines[-2][11:]).name == "drift.png"
+    report = shlex.split(lines[-1].removeprefix("report -> "))
+    assert report[:2] == ["ntkcl", "report"] and ntkcl(*report[1:])[0] == 0
+    assert len(list(Path("a [/b] c/reports").glob("*.html"))) == 1
     code, out, _ = ntkcl("-m", *forecast, "figures=true", "seed=1")
     assert code == 0 and "forecasting" not in out and "figures" not in out and "digits" not in out
 
@@ -157,3 +160,13 @@ def test_a_terminal_that_can_draw_shows_what_is_waited_for_and_prints_no_line_of
     drawn = drawing.file.getvalue()
     assert "forecasting from init: 2 tasks, 80 inputs" in drawn
     assert "\x1b[2mforecasting" not in drawn  # as a line of its own it would be dim
+
+
+def test_a_results_folder_may_be_in_ones_home(ntkcl, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "my home"))
+    for n, place in enumerate(("~/x", '"~/x"', "'~/y z'")):
+        code, out, _ = ntkcl(*TINY, "figures=false", f"seed={n}", f"results_dir={place}")
+        assert code == 0 and not Path("~").exists()
+    assert {folder.name for folder in (tmp_path / "my home").iterdir()} == {"x", "y z"}
+    code, out, _ = ntkcl("table", "results_dir=~/x", "by=[seed]")
+    assert code == 0 and "| 0 " in out.replace("|    0 ", "| 0 ") and not Path("~").exists()

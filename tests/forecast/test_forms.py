@@ -51,6 +51,14 @@ def one_hot(stream):
     )
 
 
+@functools.cache
+def linearised_mlp():
+    """One network, so that what one test has compiled serves the next."""
+    x = random_stream(jax.random.key(3), SIZES[:1], d=4, c=3)[0].train.x[0]
+    network = networks.mlp(outputs=3, width=9, activation="tanh", b_std=0.4)
+    return networks.linearised(network, network.init(jax.random.key(1), x))
+
+
 def recorded(
     form="auto",
     loss=None,
@@ -65,8 +73,7 @@ def recorded(
     loss, optimizer = loss or losses.squared_error(), optimizer or optimizers.sgd()
     stream = random_stream(jax.random.key(3), SIZES[:tasks], d=4, c=3, heads=heads)
     stream = stream if loss.quadratic else one_hot(stream)
-    network = networks.mlp(outputs=3, width=9, activation="tanh", b_std=0.4)
-    network = networks.linearised(network, network.init(jax.random.key(1), stream[0].train.x[0]))
+    network = linearised_mlp()
     training = Training(**(dict(steps=30) | settings))
     events = experiment.run(
         jax.random.key(0),

@@ -111,9 +111,12 @@ TRAINED = {
 RULES = {"gradient descent": (0.0, False), "heavy ball": (0.8, False), "Nesterov": (0.8, True)}
 
 
-def linearised_mlp(stream):
+@functools.cache
+def linearised_mlp():
+    """One network, so that what one test has compiled serves the next."""
+    x = random_stream(jax.random.key(3), SIZES, d=4, c=3)[0].train.x[0]
     network = networks.mlp(outputs=3, width=9, activation="tanh", b_std=0.4)
-    return networks.linearised(network, network.init(jax.random.key(1), stream[0].train.x[0]))
+    return networks.linearised(network, network.init(jax.random.key(1), x))
 
 
 def recorded(method, heads, rule=(0.0, False), form="auto", anchors=experiment.DEFAULT, **settings):
@@ -121,7 +124,7 @@ def recorded(method, heads, rule=(0.0, False), form="auto", anchors=experiment.D
     training = Training(**(dict(steps=30) | settings))
     optimizer = optimizers.sgd(*rule)
     kernel = kernels.contraction
-    network = linearised_mlp(stream)
+    network = linearised_mlp()
     events = experiment.run(
         jax.random.key(0),
         stream,
@@ -220,7 +223,7 @@ def test_joint_training_in_batches_gets_a_limit_that_no_batch_exceeds():
 def test_diagonal_ewc_is_the_minimum_of_its_objective():
     """Three tasks, each solved as a linear system in the parameters of the linearised model."""
     stream = random_stream(jax.random.key(3), SIZES, d=4, c=3)
-    network = linearised_mlp(stream)
+    network = linearised_mlp()
     theta0 = network.init(None, None)
     x = jnp.concatenate([task.train.x for task in stream])
     flat, back = jax.flatten_util.ravel_pytree(theta0)

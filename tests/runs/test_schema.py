@@ -85,7 +85,7 @@ def test_terminal_tables_panels_and_pages_show_quantities_of_the_table_alone():
     shown = {name for one in drawn for panel in one.panels for name in panel.y}
     shown |= {panel.x for one in drawn for panel in one.panels if panel.kind == "scatter"}
     shown |= {*columns.DEFAULT_VALUES, *sweep.COLUMNS, *verdict.VERDICT_COLUMNS}
-    shown |= {f"metrics.{name}" for name in console.METRICS}
+    shown |= {f"metrics.{name}" for name in (*console.METRICS, console.FIRST)}
     shown |= {f"forecast.init.{name}" for name in (*console.AGREEMENT, *console.OTHERS)}
     assert not [name for name in shown if schema.find(name) is None]
 

@@ -1,0 +1,171 @@
+"""Training of any network on arrays of one's own: one task, from given parameters."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntkcl import losses, methods, optimizers
+from ntkcl.kernels.checks import check
+from ntkcl.kernels.kernel import network_of
+from ntkcl.training.problem import Problem, task_rows, train
+from ntkcl.training.settings import Training, steps_of
+from ntkcl.types import Apply, Dataset, Key, Loss, Network, Optimizer, Params, Rows, Task
+from ntkcl.validation import SettingError, finite, shape_is, whole
+
+SQUARED_ERROR = losses.squared_error()
+SGD = optimizers.sgd()
+NAIVE = methods.naive()
+
+
+def fit(
+    network: Network | Apply,
+    theta: Params,
+    new: Any,
+    *,
+    learning_rate: float | int,
+    steps: int,
+    loss: Loss = SQUARED_ERROR,
+    optimizer: Optimizer = SGD,
+    batch_size: int | None = None,
+    head: Any = None,
+    key: Key | None = None,
+) -> Params:
+    """The parameters after training from theta on `new`.
+
+        theta_{s+1} = theta_s - learning_rate * direction of the mean loss over a batch of `new`
+
+    It takes the steps and the batches that `ntkcl.forecast.change` predicts, where the arguments
+    are the same.
+
+    Arguments: as of `ntkcl.forecast.change`.
+    Returns: a pytree like theta. Divergence is data: parameters that are not finite are returned
+      as they are.
+    Raises ValueError as `ntkcl.forecast.change`, but not for a learning rate above the stability
+      limit.
+    """
+    settings = dict(loss=loss, optimizer=optimizer, batch_size=batch_size, head=head, key=key)
+    given = dict(learning_rate=learning_rate, steps=steps, **settings)
+    with jax.enable_x64(True):  # for the problem alone: training is in the caller's types
+        problem = problem_of(network, theta, None, new, **given)  # type: ignore[arg-type]
+    return train(problem, 0, problem.network, theta, ()).theta
+
+
+def problem_of(
+    network: Network | Apply,
+    theta: Params,
+    old: Any,
+    new: Any,
+    *,
+    learning_rate: float | int,
+    steps: int,
+    loss: Loss,
+    optimizer: Optimizer,
+    batch_size: int | None,
+    head: Any,
+    key: Key | None,
+) -> Problem:
+    """The training on `new` as a stream of one task, whose test inputs are `old`.
+
+    Inputs and targets are taken in the floating type of theta, inputs of whole numbers as they are.
+    Where `old` is None, the first of the new inputs stands for it.
+    Raises ValueError as `ntkcl.forecast.change`.
+    """
+    network = network_of(network)
+    finite("learning_rate", learning_rate, above=0.0)
+    whole("steps", steps)
+    if network.centred:
+        raise SettingError(
+            "network: centred=True trains f - f_0, and theta_0 is not known here; expected "
+            "centred=False, or networks.centred(network.apply, theta_0) in the network's place"
+        )
+    if network.rate_scale != 1 and optimizer.rule is None:
+        raise SettingError(
+            "network.parametrization=mup: how the learning rate scales is known for sgd; expected "
+            "that, or ntk"
+        )
+    x_new, y_new = _pair(new)
+    kind = jnp.result_type(*jax.tree.leaves(theta)) if jax.tree.leaves(theta) else jnp.float32
+    x_new = _inputs("new: x", x_new, kind)
+    old = x_new[:1] if old is None else _inputs("old", old, kind)
+    if old.shape[1:] != x_new.shape[1:] or old.dtype != x_new.dtype:
+        raise SettingError(
+            f"old: inputs of shape {old.shape[1:]} {old.dtype} beside new ones of shape "
+            f"{x_new.shape[1:]} {x_new.dtype}; expected the same"
+        )
+    check(network, theta, x_new, old)
+    c = jax.eval_shape(network.apply, theta, x_new[0]).shape[0]
+    head = _head(head, c)
+    y_new = jnp.asarray(_targets(y_new, len(x_new), c, head, loss), kind)
+    if batch_size is not None and whole("batch_size", batch_size) > len(x_new):
+        raise SettingError(
+            f"batch_size={batch_size}: expected at most {len(x_new)}, the samples of new, or None"
+        )
+    tested = Dataset(old, jnp.zeros((len(old), c), kind))
+    stream = (Task(Dataset(x_new, y_new), tested, jnp.asarray(head, kind)),)
+    return Problem(
+        key=jax.random.key(0) if key is None else key,
+        stream=stream,
+        x=jnp.concatenate([x_new, old]),
+        tasks=task_rows(stream, loss, Rows.of(stream).train),
+        network=network,
+        trained=network,
+        loss=loss,
+        optimizer=optimizer,
+        method=NAIVE,
+        learning_rate=float("nan"),
+        transform=None,
+        steps=steps_of(Training(steps=steps, batch_size=batch_size), stream),
+        batch_size=batch_size,
+    ).at(learning_rate * network.rate_scale)
+
+
+def _pair(new) -> tuple[Any, Any]:
+    if not isinstance(new, tuple | list) or len(new) != 2:
+        raise SettingError(f"new: a {type(new).__name__}; expected (x, y), inputs and targets")
+    return tuple(new)  # type: ignore[return-value]
+
+
+def _inputs(name: str, x: Any, kind):
+    """As an array [n, ...], numbers in the given floating type, whole numbers as they are."""
+    if np.ndim(x) == 0 or np.size(x) == 0:
+        raise SettingError(
+            f"{name} has shape {np.shape(x)}; expected [n, *shape of one input], n at least 1"
+        )
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    _finite(name, x)
+    return x.astype(kind)
+
+
+def _head(head, c: int) -> np.ndarray:
+    head = np.ones(c) if head is None else np.asarray(head, float)
+    shape_is("head", head, (c,))
+    if not np.isin(head, (0, 1)).all() or not head.any():
+        raise SettingError(f"head={head.tolist()}: expected 0 and 1, at least one 1")
+    return head
+
+
+def _targets(y, n: int, c: int, head: np.ndarray, loss: Loss) -> np.ndarray:
+    """[n, c]; SettingError for labels, and for what is no target of this loss."""
+    y = np.asarray(y)
+    if y.shape != (n, c):
+        labels = y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
+        remedy = f", such as jax.nn.one_hot(y, {c})" if labels else ""
+        raise SettingError(f"new: y has shape {y.shape}; expected targets ({n}, {c}){remedy}")
+    _finite("new: y", y)
+    active = y[:, head > 0]
+    if not loss.quadratic and ((active < 0).any() or np.abs(active.sum(1) - 1).max() > 1e-6):
+        raise SettingError(
+            "new: y is no distribution over the outputs of the head; use one-hot targets for this "
+            "loss"
+        )
+    return y
+
+
+def _finite(name: str, values) -> None:
+    bad = int(np.sum(~np.isfinite(values)))
+    if bad:
+        raise SettingError(f"{name} holds {bad} NaN or infinite values; expected finite ones")
