@@ -44,7 +44,7 @@ NOUNS = {
     "plan": "kernels.Plan",
 }
 OF_TUPLES = ("_replace", "_asdict", "_fields")
-WORDS = {*COMMANDS, *GROUPS, "help"}  # that may follow `ntkcl`
+WORDS = {*COMMANDS, *GROUPS, "experiment", "help"}  # that may follow `ntkcl`
 
 
 class Own(NamedTuple):

@@ -74,7 +74,6 @@ def check_numbers(names):
 @pytest.mark.parametrize("path", PAGES, ids=place)
 def test_a_page_keeps_the_form(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 300, "a page has at most 300 lines"
     fences = re.findall(r"^ *```(\w*)", text, re.M)
     assert len(fences) % 2 == 0, "a fence is not closed"
     for block in blocks(text):

@@ -49,6 +49,7 @@ PYTHONPATH=. ntkcl --config-dir=my_conf source=mine source.count=3   # a comment
 ntkcl -m method=ewc,er hydra/launcher=joblib '~plan.methods.lwf' stream@stream.of=rotated
 ntkcl table experiment_name=width 'where="`network.width` > 64"' by=[method]
 ntkcl --cfg job
+ntkcl help experiment
 pip install ntkcl
 ```
 
