@@ -44,7 +44,7 @@ NOUNS = {
     "plan": "kernels.Plan",
 }
 OF_TUPLES = ("_replace", "_asdict", "_fields")
-WORDS = {*COMMANDS, *GROUPS, "experiment", "help"}  # that may follow `ntkcl`
+WORDS = {*COMMANDS, "help"}  # that may follow `ntkcl`
 
 
 class Own(NamedTuple):
@@ -160,6 +160,8 @@ def _of_a_name(name: str, own: Own) -> Iterator[str]:
 def _of_a_command(line: str, own: Own) -> Iterator[str]:
     words = shlex.split(line, comments=True)
     words = _without_values_of_flags(words[words.index("ntkcl") + 1 :])
+    if words[:1] == ["help"]:
+        return
     command = next((word for word in words if word in COMMANDS), "")
     for word in words:
         key, equals, value = word.lstrip("~+").partition("=")
