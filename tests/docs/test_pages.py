@@ -46,6 +46,7 @@ def names(monkeypatch, tmp_path):
             del sys.modules[name]
 
 
+@pytest.mark.filterwarnings("default")  # as where people run them; Optuna warns when imported
 @pytest.mark.parametrize("path", [marked(path) for path in PAGES if runs(path)])
 def test_the_blocks_of_a_page_run(path, ntkcl, names, tmp_path):
     run(path.read_text(), tmp_path, names, ntkcl)
