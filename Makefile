@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow lint setup figures bench clean
+.PHONY: run test test-slow lint setup figures bench docs docs-serve clean
 
 run: setup
 	$(BIN)/python -m ntkcl $(ARGS)
@@ -34,6 +34,13 @@ BENCHMARKS := kernels forecast matrix_free tiles training sweep kill_runs kill_s
 bench: setup
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python scripts/bench/$$name.py; done
 
+# The site, in site/: any warning, broken link, or name that does not exist ends it.
+docs: setup
+	$(BIN)/python scripts/docs/build.py
+
+docs-serve: setup
+	$(BIN)/python scripts/docs/build.py serve
+
 setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -43,4 +50,4 @@ setup: .venv/.installed
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache dist
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache dist site

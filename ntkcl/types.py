@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-Params = Any  # a pytree of arrays, theta
+Params = Any
+"""theta, a pytree of arrays."""
 Key = PRNGKeyArray
-Apply = Callable[[Params, Any], Float[Array, " c"]]  # (theta, x) -> f(x; theta), one x
+"""A key of JAX's random numbers, `jax.random.key(seed)`."""
+Apply = Callable[[Params, Any], Float[Array, " c"]]
+"""apply(theta, x) -> f(x; theta) [c], for one x."""
 
 
 class Dataset(NamedTuple):
@@ -42,6 +45,7 @@ class Task(NamedTuple):
 
 
 Stream = tuple[Task, ...]
+"""Tasks in the order in which they are trained on."""
 
 
 class Rows(NamedTuple):

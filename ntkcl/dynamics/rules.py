@@ -23,6 +23,9 @@ from ntkcl.dynamics import checks
 from ntkcl.validation import MOST_STEPS, SettingError, finite, share, whole
 
 Rule = Callable[[Float[Array, " k"], Float[Array, " k"]], Float[Array, " k"]]
+"""g(lam, r): a filter of the eigenvalues lam [k] of K_tt and of the residual's coefficients r [k]
+in their eigenbasis. Training on task t sets its coefficients to alpha_t = g(K_tt) r_t.
+"""
 Rate = float | int | Float[Array, ""] | Float[Array, " steps"]
 
 BISECTIONS = 200  # of the time of a flow that stops early: float64 has no more digits

@@ -14,7 +14,8 @@ from ntkcl.metrics import baselines
 from ntkcl.training.problem import Anchor, Problem
 from ntkcl.types import Network, Params
 
-SUBSAMPLE = 64  # train inputs of a task that its kernel is compared with others' by
+SUBSAMPLE = 64
+"""Train inputs of a task, at most, by which its kernel is compared with those of other tasks."""
 
 # What a method raises that refuses the model, or looks for parameters by names it does not have.
 NO_LINEAR_MODEL = (ValueError, TypeError, LookupError, AttributeError)

@@ -16,8 +16,12 @@ FORMS = {
     "linearised": linearised,
     "integrated": integrated,
 }
+"""The forms of a forecast, by the name that `forecast.form` gives them."""
 AUTO = ("auto", *FORMS)
-BY_KERNEL = ("closed", "simulated")  # from Gram matrices of the network as it stands
+"""Names that `forecast.form` may have."""
+
+BY_KERNEL = ("closed", "simulated")
+"""The forms that compute Gram matrices of the network as it stands."""
 
 HELD_ROWS = 20_000  # of the largest Gram matrix that "auto" will hold, 3 GiB in float64
 

@@ -32,7 +32,8 @@ from ntkcl.metrics.continual import (
     remembering,
 )
 
-REFERENCED = ("fwt_independent", "forgetting_rate")  # those that need more than R and b
+REFERENCED = ("fwt_independent", "forgetting_rate")
+"""Scores that need more than R and b: networks trained from the start as references."""
 DEFAULTS: tuple[Callable, ...] = (
     average_accuracy,
     learning_accuracy,
@@ -40,7 +41,8 @@ DEFAULTS: tuple[Callable, ...] = (
     forgetting_chaudhry,
     fwt_gem,
 )
-DIALECTS: tuple[Callable, ...] = (  # every other one that needs no more than R and b
+"""The scores that are shown first."""
+DIALECTS: tuple[Callable, ...] = (
     average_incremental_accuracy,
     accuracy_triangle,
     bwt_gem_code,
@@ -57,13 +59,15 @@ DIALECTS: tuple[Callable, ...] = (  # every other one that needs no more than R 
     forgetting_graldi,
     forgetting_relative,
 )
-# Of the loss itself, not of -loss: mean loss where the accuracy's name says mean accuracy.
+"""Every other score that needs no more than R and b."""
 LEVELS = {
     "average_loss": average_accuracy,
     "learning_loss": learning_accuracy,
     "average_incremental_loss": average_incremental_accuracy,
     "loss_triangle": accuracy_triangle,
 }
+"""Scores of the loss itself, not of -loss: mean loss where the accuracy's name says mean accuracy.
+"""
 DIFFERENCES: tuple[Callable, ...] = (
     bwt_gem,
     bwt_gem_code,
@@ -79,7 +83,9 @@ DIFFERENCES: tuple[Callable, ...] = (
     forgetting_peak_all_tasks,
     forgetting_graldi,
 )
+"""Scores that are differences: of losses they are those of -R_loss and -b_loss."""
 NEEDS_B = (fwt_gem, fwt_gem_code)
+"""Scores that need b, the scores of the untrained network."""
 
 
 def summary(R, b) -> dict[str, float]:

@@ -14,6 +14,7 @@ from ntkcl.training.settings import Training
 from ntkcl.validation import SettingError, one_of, seed, whole
 
 JOBS = ("orders", "methods", "replay", "lr")
+"""What can be planned: names that the setting `job` may have beside `run`."""
 
 
 def plan(

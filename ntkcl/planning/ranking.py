@@ -8,8 +8,8 @@ import numpy as np
 from ntkcl import metrics
 from ntkcl.planning.candidate import Candidate, SharedKernel, measured_outputs, scores
 
-# Scores to rank by, and the sign that makes smaller better.
 SCORES = {"average_loss": 1.0, "forgetting": 1.0, "average_accuracy": -1.0}
+"""Scores to rank by, and the sign that makes smaller better."""
 
 
 class Ranking(NamedTuple):
