@@ -13,7 +13,7 @@ test: setup lint
 	$(BIN)/python -m pytest $(ARGS)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow --jaxtyping-packages=ntkcl,beartype.beartype $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check ntkcl scripts tests

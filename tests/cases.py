@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from ntkcl import networks
 from ntkcl.types import Dataset, Network, Source, Task
@@ -17,6 +18,13 @@ MLPS = {
     "one output": dict(width=9, depth=2, outputs=1),
     "width one": dict(width=1, depth=1, outputs=2),
 }
+
+
+def mostly_slow(cases, *fast):
+    """The cases of a parametrized test, slow but for those named: one test, of which the fast suite
+    sees a part."""
+    assert set(fast) < set(cases), fast
+    return [c if c in fast else pytest.param(c, marks=pytest.mark.slow) for c in cases]
 
 
 def mlp(name):

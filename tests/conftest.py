@@ -33,6 +33,9 @@ import yaml  # noqa: E402
 from filelock import FileLock  # noqa: E402
 from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 
+# JAX makes many objects that live long: looking through them as often as Python does by itself is a
+# twentieth of the suite's time.
+gc.set_threshold(100_000, 50, 100)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

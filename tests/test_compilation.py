@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import random_stream
+from cases import mostly_slow, random_stream
 from jax.tree_util import Partial
 
 from ntkcl import experiment, losses, methods, networks, optimizers
@@ -58,7 +58,10 @@ def run(seed, rate, changed, anchors):
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+FAST = ("closed, centred", "simulated", "linearised, adam", "er", "mas")
+
+
+@pytest.mark.parametrize("case", mostly_slow(CASES, *FAST))
 def test_the_second_run_compiles_nothing(case, caplog):
     first = run(1, 0.5, *CASES[case])
     with jax.log_compiles():

@@ -174,11 +174,7 @@ def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, prepared, preset):
         assert summary["verified"] == len(candidates) == {"orders": 2, "methods": 4}[summary["job"]]
 
 
-def slow_but(fast, presets):
-    return [pytest.param(p, marks=[] if p == fast else pytest.mark.slow) for p in presets]
-
-
-@pytest.mark.parametrize("preset", slow_but("smoke", SIZED))
+@pytest.mark.parametrize("preset", mostly_slow(SIZED, "smoke"))
 def test_every_preset_of_two_sizes_runs_in_its_small_one(ntkcl, tmp_path, preset):
     code, _, err = ntkcl(f"experiment={preset}", "size=small", "tracking=disabled")
     assert (code, err) == (0, "")

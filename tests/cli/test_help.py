@@ -14,6 +14,7 @@ from ntkcl.cli import help
 CONF = ROOT / "conf"
 
 
+@pytest.mark.slow
 def test_help_shows_ten_commands_that_work_as_they_stand(ntkcl):
     code, out, err = ntkcl("--help")
     assert (code, err) == (0, "") and max(map(len, out.splitlines())) <= 100

@@ -6,7 +6,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from cases import random_stream
+from cases import mostly_slow, random_stream
 
 from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers
 from ntkcl.experiment.events import AnchorForecast, Measurement, Plan
@@ -68,7 +68,7 @@ def arguments(
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, "naive", "er", "si"))
 def test_each_seed_is_what_it_is_alone(case):
     method, rule, training = CASES[case]
     anchors = ["init", "boundary"] if case == "naive" else []  # to forecast is not to train

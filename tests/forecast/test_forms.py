@@ -355,7 +355,13 @@ def test_a_form_that_cannot_predict_this_training_is_named(settings, message):
 
 
 @pytest.mark.parametrize(
-    "method", [methods.naive(), methods.l2(0.1, "zero"), methods.ogd(2), methods.replay(3)]
+    "method",
+    [
+        methods.naive(),
+        methods.ogd(2),
+        pytest.param(methods.l2(0.1, "zero"), marks=pytest.mark.slow),
+        pytest.param(methods.replay(3), marks=pytest.mark.slow),
+    ],
 )
 def test_large_gram_matrices_are_solved_by_lanczos_to_the_same_digits(method, monkeypatch):
     """From five products on, doubled until the rest no longer counts."""

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import mostly_slow
 from flax import linen as nn
 from models import model
 
@@ -100,8 +101,11 @@ DO_NOT = [
     "nonlinear end",
 ]
 
+# Of each kind one.
+EVERY_KIND = ("relu", "gate by x", "residual", "softmax", "norm", "sum", "skip", "sorted")
 
-@pytest.mark.parametrize("between", COMMUTE + DO_NOT)
+
+@pytest.mark.parametrize("between", mostly_slow([*COMMUTE, *DO_NOT], *EVERY_KIND))
 def test_commuting_signals_are_found_and_nothing_else_and_the_kernel_is_exact(between):
     network = networks.network(Net(between))
     x = jax.random.normal(jax.random.key(1), (4, 5))

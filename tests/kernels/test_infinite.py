@@ -286,7 +286,9 @@ def worst_z(samples, mean):
         (dict(activation="gelu", w_std=1.3), 16, 400),
         # Beyond it the bias is of order 1/width, below the standard errors (1/sqrt(200) of the
         # spread).
-        (dict(depth=2, activation="tanh", w_std=1.5, b_std=0.3), 256, 200),
+        pytest.param(
+            dict(depth=2, activation="tanh", w_std=1.5, b_std=0.3), 256, 200, marks=pytest.mark.slow
+        ),
         (dict(depth=3, w_std=ROOT2), 256, 200),
     ],
     ids=str,

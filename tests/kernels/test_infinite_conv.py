@@ -308,7 +308,9 @@ def worst_z(samples, mean):
         ("mean", dict(b_std=0.4, stride=2, output_scale=2.0), 8, 300),
         # Beyond it the bias is of order 1/width, below the standard errors (1/sqrt(seeds) of the
         # spread, itself 1/sqrt(width)).
-        ("flatten", dict(depth=2, w_std=2**0.5, b_std=0.1), 64, 60),
+        pytest.param(
+            *("flatten", dict(depth=2, w_std=2**0.5, b_std=0.1), 64, 60), marks=pytest.mark.slow
+        ),
         (
             "mean",
             dict(depth=2, kernel_size=2, padding="VALID", activation="erf", w_std=1.5, b_std=0.1),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import mostly_slow
 from flax import linen as nn
 from models import LINEN, MODELS, model
 from oracles import kernel as oracle
@@ -63,7 +64,7 @@ def test_the_layers_add_up(name):
         assert np.linalg.eigvalsh(gram)[0] > -atol  # each layer's share is a kernel of its own
 
 
-@pytest.mark.parametrize("name", ["CNN", "residual", "shared layer"])
+@pytest.mark.parametrize("name", mostly_slow(["CNN", "residual", "shared layer"], "shared layer"))
 def test_a_linearised_network_shows_its_layers_as_they_were_at_the_anchor(name):
     network, theta, x = model(name)
     linearised, away = (
@@ -173,8 +174,9 @@ def test_a_second_call_compiles_nothing():
         network, theta, x = model("plain linen MLP")
         kernel_fn = kind(network)
         kernel_fn(theta, x)
+        programs = kernel_fn.factors._cache_size(), kernel_fn.gram._cache_size()
         kernel_fn(jax.tree.map(lambda a: a + 1, theta), x + 1)
-        assert kernel_fn.factors._cache_size() == kernel_fn.gram._cache_size() == 1
+        assert (kernel_fn.factors._cache_size(), kernel_fn.gram._cache_size()) == programs
 
 
 def test_kernels_can_be_called_under_jit():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import random_stream
+from cases import mostly_slow, random_stream
 from models import model
 
 from ntkcl import forecast, losses, methods, networks, optimizers, resources
@@ -636,7 +636,12 @@ def test_with_all_energy_kept_no_later_training_moves_a_kept_sample():
     assert np.max(moved[kept]) < 1e-13 < 1e-3 < np.min(np.delete(moved, kept))
 
 
-@pytest.mark.parametrize("name", ["CNN", "residual", "dense general", "shared layer"])
+@pytest.mark.parametrize(
+    "name",
+    mostly_slow(
+        ["CNN", "residual", "dense general", "shared layer"], "dense general", "shared layer"
+    ),
+)
 def test_what_gpm_leaves_of_a_layer_is_theory_6(name):
     """<off(g), g'> = sum over positions of phi (1 - M M^T) phi' times signals: groups, several
     calls and axes as they come."""

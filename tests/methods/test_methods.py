@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import linear, quadratic_features, random_stream
+from cases import linear, mostly_slow, quadratic_features, random_stream
 
 from ntkcl import dynamics, experiment, kernels, losses, methods, networks, optimizers
 from ntkcl.experiment import record
@@ -150,6 +150,11 @@ OWN_HEADS = (
     "PCA-OGD",
 )  # where masks do something
 
+OF_EACH_FILE = (
+    *("naive", "joint", "replay", "functional", "weight decay", "EWC", "LwF", "OGD", "PCA-OGD"),
+    *("SI", "ER"),
+)
+
 
 @functools.cache
 def plainly(heads):
@@ -158,9 +163,13 @@ def plainly(heads):
 
 @pytest.mark.parametrize(
     ("name", "heads"),
-    [(name, "shared") for name in TRAINED] + [(name, "overlapping") for name in OWN_HEADS],
+    mostly_slow(
+        [(name, "shared") for name in TRAINED] + [(name, "overlapping") for name in OWN_HEADS],
+        *((name, "shared") for name in OF_EACH_FILE),
+        *((name, "overlapping") for name in ("joint", "EWC", "OGD-GTL")),
+    ),
 )
-def test_the_twin_of_a_method_is_its_training_of_the_linearised_model(name, heads):
+def test_the_kernel_space_step_of_a_method_is_its_training_of_the_linearised_model(name, heads):
     run, _ = recorded(TRAINED[name], heads)
     assert run.status == "completed"
     np.testing.assert_allclose(run.outputs("init"), run.measured, atol=1e-10)

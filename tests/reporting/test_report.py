@@ -158,6 +158,7 @@ def test_the_first_number_that_varies_is_the_axis_and_the_first_word_the_colour(
     assert ("Methods" in titles) == ("method" in named and axis != "method")
 
 
+@pytest.mark.slow
 def test_the_dashboard_is_built_and_valid_without_a_network(ntkcl, tmp_path):
     chosen = panels.sections(["network.width"], ["method"])
     workspace = wandb_workspace.workspace(chosen, "mine", "ntkcl", "somebody", "width")

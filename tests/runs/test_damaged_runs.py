@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
+from cases import mostly_slow
 
 from ntkcl.cli import objective
 from ntkcl.reporting import table
@@ -129,7 +130,9 @@ def test_a_run_without_its_summary_is_named_and_where_none_is_left_that_is_one_m
     assert last == f"ntkcl: results_dir: none of 3 runs can be read; {remedy}"
 
 
-@pytest.mark.parametrize("case", [*ARRAYS, "gone"])
+@pytest.mark.parametrize(
+    "case", mostly_slow([*ARRAYS, "gone"], "arrays.npz: cut", "rows.parquet: cut", "gone")
+)
 def test_a_report_shows_the_samples_of_a_run_whose_arrays_can_be_read(ntkcl, runs, tmp_path, case):
     lost = [files.read_summary(folder)["metrics"]["forgetting_chaudhry"] for folder in runs]
     worst, *others = (runs[k] for k in np.argsort(-np.array(lost), kind="stable"))
