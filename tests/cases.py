@@ -24,7 +24,11 @@ def mostly_slow(cases, *fast):
     """The cases of a parametrized test, slow but for those named: one test, of which the fast suite
     sees a part."""
     assert set(fast) < set(cases), fast
-    return [c if c in fast else pytest.param(c, marks=pytest.mark.slow) for c in cases]
+
+    def slow(case):
+        return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+
+    return [case if case in fast else slow(case) for case in cases]
 
 
 def mlp(name):

@@ -14,7 +14,7 @@ import hydra
 import jax.numpy as jnp
 import pytest
 import yaml
-from cases import ROOT, tiny_source
+from cases import ROOT, mostly_slow, tiny_source
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
