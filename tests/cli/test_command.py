@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from cases import mostly_slow
 
 from ntkcl.runs import files
 
@@ -137,6 +138,7 @@ def test_the_same_configuration_gives_the_same_folder_and_the_same_numbers(ntkcl
     assert the_run(tmp_path) == folder
 
 
+@pytest.mark.slow
 def test_multirun_makes_a_folder_a_run_and_groups_differ_in_all_but_the_seed(ntkcl, tmp_path):
     few = ("stream.tasks=2", "training.steps=2", "forecast.anchors=[]")
     code, _, err = ntkcl("-m", *TINY, *few, "network.width=8,16", "seed=0,1")
@@ -339,7 +341,8 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
+# All of them take one way through the command: the fast suite goes it with every third.
+@pytest.mark.parametrize("case", mostly_slow(BAD, *list(BAD)[::3]))
 def test_bad_input_is_one_line_that_names_the_setting_and_leaves_nothing(ntkcl, tmp_path, case):
     overrides, named = BAD[case]
     code, _, err = ntkcl(*TINY, *overrides)
@@ -372,6 +375,7 @@ def test_online_without_a_login_is_offline_where_that_was_allowed(ntkcl, tmp_pat
     assert (code, err) == (0, "") and list((the_run(tmp_path) / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.slow
 def test_what_was_not_logged_is_logged_when_the_command_is_given_again(ntkcl, tmp_path):
     few = (*TINY, "forecast.anchors=[]")
     assert ntkcl(*few, "tracking=disabled")[0] == 0
@@ -439,6 +443,7 @@ def test_a_command_that_there_is_not_is_told(ntkcl):
     )
 
 
+@pytest.mark.slow
 def test_the_flag_of_a_sweep_may_stand_anywhere(ntkcl, tmp_path):
     settings = (*PLAIN, "sweep.dry=true", "network.width=8,16")
     first = ntkcl("-m", *settings)
@@ -531,6 +536,7 @@ CNN = (
 )
 
 
+@pytest.mark.slow
 def test_the_command_forecasts_a_cnn_from_its_kernel_of_infinite_width(ntkcl, tmp_path):
     code, out, err = ntkcl(*CNN)
     assert (code, err) == (0, "")

@@ -35,6 +35,7 @@ def test_help_shows_ten_commands_that_work_as_they_stand(ntkcl):
     assert "docs/reference/settings.md" in others and "--hydra-help" in others
 
 
+@pytest.mark.slow
 def test_hydras_own_help_stays_reachable():  # it ends with its process's streams closed
     command = [sys.executable, "-m", "ntkcl", "--hydra-help"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -266,6 +266,7 @@ def test_the_same_command_again_makes_what_is_lacking_and_nothing_else(ntkcl, tm
     assert code == 0 and out.count("completed in") == 4
 
 
+@pytest.mark.slow
 def test_a_sweeps_runs_that_were_not_logged_are_logged_when_it_is_given_again(ntkcl, tmp_path):
     assert ntkcl("-m", *TINY, "seed=0,1")[0] == 0
     before = files(tmp_path)

@@ -329,6 +329,7 @@ TINY = (
 BOTH = "references=[single,joint]"
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_with_references_and_another_method_reads_them(
     ntkcl, tmp_path, monkeypatch
 ):

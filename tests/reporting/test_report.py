@@ -108,6 +108,7 @@ def test_reports_of_what_has_no_forecast_one_task_no_images_or_diverged(ntkcl, t
         assert "Forgotten most" not in text
 
 
+@pytest.mark.slow
 def test_failed_runs_are_on_the_page(ntkcl, tmp_path):
     rates = ("training.learning_rate=1e9,1e-3", "forecast.anchors=[]")
     assert ntkcl("-m", *TINY, *rates, "experiment_name=mine")[0] == 1
