@@ -84,7 +84,7 @@ def stored(wanted: bool) -> None:
     """
     if not wanted:
         jax.config.update("jax_enable_compilation_cache", False)
-    elif jax.config.jax_compilation_cache_dir is None:
+    elif jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         folder = _cache_folder() / "ntkcl" / "programs" / _processor()
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ class Prepared(NamedTuple):
     removal: what is removed; None for nothing.
     """
 
-    change: Callable[..., Any]
+    change: Any
     size: int
     rows: np.ndarray
     outputs: np.ndarray

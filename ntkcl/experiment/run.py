@@ -219,8 +219,8 @@ def _open(experiment, meter) -> Generator[Event, None, tuple[Problem, Anchor]]:
         del outcomes  # and the Gram matrices with them, before anything is trained
     if anchors:
         by_kernel = "init" in anchors and experiment.form in forecast.BY_KERNEL
-        kernel_fn = initialised.kernel_fn if by_kernel else None
-        yield baseline_forecasts(problem, theta, f, kernel_fn, meter)
+        own = initialised.kernel_fn if by_kernel else None
+        yield baseline_forecasts(problem, theta, f, own, meter)
     return problem, anchor
 
 

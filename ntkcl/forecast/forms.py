@@ -1,5 +1,8 @@
 """Which form can predict which training."""
 
+from collections.abc import Callable
+from typing import Any
+
 from ntkcl import methods
 from ntkcl.forecast.closed_form import closed
 from ntkcl.forecast.integrated import integrated
@@ -9,7 +12,7 @@ from ntkcl.forecast.simulated import simulated
 from ntkcl.types import Loss, Method, Optimizer
 from ntkcl.validation import SettingError, one_of
 
-FORMS = {
+FORMS: dict[str, Callable[..., Any]] = {
     "closed": closed,
     "matrix_free": matrix_free,
     "simulated": simulated,
