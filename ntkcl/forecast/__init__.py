@@ -4,7 +4,7 @@ An anchor is theta and all outputs that were measured up to there. A forecast ha
 Four of them predict the network linearised at the anchor, and agree where they overlap:
 
 * `closed`: the solve of a training rule, `ntkcl.dynamics.sequence`; squared error, full batches
-  (for minibatches their mean path).
+  (for minibatches their mean path). A Gram matrix a task; all inputs are read off by J (J^T alpha).
 * `matrix_free`: the same rule by Lanczos on kernel-vector products, for tasks whose kernels no
   memory holds; no method.
 * `simulated`: step by step in dual coefficients, the true batches in their true order, any loss;
