@@ -8,6 +8,7 @@ then two programs, unless their functions are the same objects and their arrays 
 import hashlib
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,7 +74,7 @@ def portable(given: Any) -> Any:
     return given if isinstance(given, Partial) else Partial(given)
 
 
-STORED_MIB = 1024  # of compiled programs on disk; above, those used least lately go
+STORED_MIB = 1024  # of compiled programs on disk: above, the oldest go when a command starts
 
 
 def stored(wanted: bool) -> None:
@@ -97,7 +98,10 @@ def stored(wanted: bool) -> None:
 
 def trimmed(folder: Path, most_mib: float) -> None:
     """Deletes the oldest files of a folder until it holds at most `most_mib`."""
-    files = [(file.stat(), file) for file in folder.iterdir()]
+    files = []
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process may be at it
+            files.append((file.stat(), file))
     size = sum(about.st_size for about, _ in files)
     for about, file in sorted(files, key=lambda one: one[0].st_mtime):
         if size <= most_mib * 2**20:

@@ -184,7 +184,7 @@ class Tangent(NamedTuple):
 
     kernel: Any
     squares: Callable[..., Params]
-    scaled: Callable[[Params], Callable[..., Any]]
+    scaled: Callable[[Params], Places]
     at_zero: Callable[[], Any]
 
 

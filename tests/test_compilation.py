@@ -1,6 +1,9 @@
 """What was compiled for one run serves the next: with another seed, learning rate or data of the
 same shapes nothing is compiled."""
 
+import os
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 from cases import mostly_slow, random_stream
 from jax.tree_util import Partial
 
-from ntkcl import experiment, losses, methods, networks, optimizers
+from ntkcl import compilation, experiment, losses, methods, networks, optimizers
 from ntkcl.compilation import once, portable
 from ntkcl.experiment.events import Measurement
 from ntkcl.training.settings import Training
@@ -110,3 +113,31 @@ def test_a_portable_function_holds_its_arrays_as_leaves():
     rule = portable(optax.sgd(0.1, momentum=0.9))
     state = jax.jit(lambda rule, theta: rule.init(theta))(rule, jnp.ones(2))
     np.testing.assert_allclose(rule.update(jnp.ones(2), state)[0], -0.1)
+
+
+def stored(monkeypatch, wanted, folder):
+    """What `compilation.stored` sets in JAX's configuration, where it has that cache folder."""
+    settings = {}
+    config = SimpleNamespace(jax_compilation_cache_dir=folder, update=settings.__setitem__)
+    monkeypatch.setattr(compilation, "jax", SimpleNamespace(config=config))
+    compilation.stored(wanted)
+    return settings
+
+
+def test_programs_are_kept_in_the_users_cache_folder_unless_there_is_another(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = stored(monkeypatch, True, None)["jax_compilation_cache_dir"]
+    assert folder.startswith(f"{tmp_path}/ntkcl/") and os.path.isdir(folder)
+    assert stored(monkeypatch, True, "elsewhere") == {}
+    assert stored(monkeypatch, False, None) == {"jax_enable_compilation_cache": False}
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert stored(monkeypatch, True, None) == {}  # nowhere to keep them, and the run goes on
+
+
+def test_the_oldest_programs_go_first_from_a_folder_that_is_too_large(tmp_path):
+    for age in range(4):
+        (tmp_path / str(age)).write_bytes(bytes(2**20))
+        os.utime(tmp_path / str(age), (age, age))
+    compilation.trimmed(tmp_path, 2)
+    assert {file.name for file in tmp_path.iterdir()} == {"2", "3"}

@@ -40,20 +40,20 @@ def text(topics: list[str]) -> str:
         expected = f"ntkcl help with one of {', '.join(GROUPS | FILES)}"
         raise SettingError(f"help {' '.join(topics)}: no such group; expected {expected}")
     if name in FILES:
-        return _file(name).read_text()
+        return _file(name).read_text("utf-8")
     known = choices(name)
     if not choice:
         example = f"ntkcl help {name}={next(iter(known))}"
         return f"{_listed(f'{name}=', _marked(name, known))}\n\n{example}: its settings"
     if choice not in known:
         raise SettingError(f"help {name}={choice}: no such choice; expected {', '.join(known)}")
-    return _file(f"{name}/{choice}").read_text()
+    return _file(f"{name}/{choice}").read_text("utf-8")
 
 
 def choices(group: str) -> dict[str, str]:
     """The choices of a group, each with one line."""
     files = sorted(Path(CONF, group).glob("*.yaml"))
-    return {file.stem: _first_sentence(file.read_text()) for file in files}
+    return {file.stem: _first_sentence(file.read_text("utf-8")) for file in files}
 
 
 def _first_sentence(content: str) -> str:
@@ -70,8 +70,8 @@ def _first_sentence(content: str) -> str:
 
 
 def _marked(group: str, known: dict[str, str]) -> dict[str, str]:
-    """With a note on the choice that a run has unless told otherwise."""
-    defaults = yaml.safe_load(_file("config").read_text())["defaults"]
+    """With a note on the choice that a run has unless another is chosen."""
+    defaults = yaml.safe_load(_file("config").read_text("utf-8"))["defaults"]
     pairs = {key: value for one in defaults if isinstance(one, dict) for key, value in one.items()}
     default = pairs.get(group, pairs.get(f"override {group}"))
     return {name: f"{line} (default)" if name == default else line for name, line in known.items()}

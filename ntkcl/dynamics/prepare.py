@@ -22,7 +22,8 @@ DEPENDENT = 1e-10
 class Removal(NamedTuple):
     """Directions that training is kept out of, whitened: V W with W^T K(V, V) W = 1.
 
-    own: [k, d], K(X, V) W of the step's weighted rows.  change: `change(v) -> K(x, V) W v` [N, c].
+    own: [k, d], K(X, V) W of the step's rows, without their weights.
+    change: `change(v) -> K(x, V) W v` [N, c].
     """
 
     own: Float[np.ndarray, "k d"]
@@ -85,9 +86,10 @@ def prepared(
     if len(rows) < m * c:
         gram = gram[np.ix_(rows * c + outputs, rows * c + outputs)]
     gram = root[:, None] * gram.astype(dtype) * root[None]
-    removal = _removal(as_places(kernel), step, dtype, rows, outputs, root)
+    removal = _removal(as_places(kernel), step, dtype, rows, outputs)
     if removal is not None:
-        gram = gram - removal.own @ removal.own.T
+        own = root[:, None] * removal.own
+        gram = gram - own @ own.T
     change = partial(places.change, step.inputs)
     return Prepared(change, m, rows, outputs, root, decompose(gram), removal)
 
@@ -113,7 +115,7 @@ def extended(
     block = np.asarray(places.block(step.inputs, more))
     across = block[:, :, rows[k:] - seen, outputs[k:]][rows, outputs]
     across = root[:, None] * across.astype(dtype) * root[None, k:]
-    removal = _removal(places, step, dtype, rows, outputs, root)
+    removal = _removal(places, step, dtype, rows, outputs)
     modes = base.decomposed.modes
 
     def turned(columns):
@@ -122,7 +124,7 @@ def extended(
     def change(alpha):
         return base.change(alpha[:seen]) + places.change(more, alpha[seen:])
 
-    removed = None if removal is None else turned(removal.own)
+    removed = None if removal is None else turned(root[:, None] * removal.own)
     arrow = Arrow(base.decomposed.eigenvalues, turned(across)[:k], across[k:], removed)
     decomposed = rotated(decompose(arrow), modes)
     whole = change if len(more) else base.change
@@ -140,14 +142,14 @@ def as_partial(rule: Rule) -> Partial:
     return rule if isinstance(rule, Partial) else Partial(rule)
 
 
-def _removal(places: Places, step, dtype, rows, outputs, root) -> Removal | None:
-    """What a step removes, of its weighted rows and of all inputs."""
+def _removal(places: Places, step, dtype, rows, outputs) -> Removal | None:
+    """What a step removes, of its rows and of all inputs."""
     if step.removed is None:
         return None
     inputs = step.removed.inputs
     whitened = _whitened(places, step.removed, dtype)  # [q c, d]
     across = np.asarray(places.block(step.inputs, inputs), dtype)
-    own = root[:, None] * (across[rows, outputs].reshape(len(rows), -1) @ whitened)
+    own = across[rows, outputs].reshape(len(rows), -1) @ whitened
     c = step.targets.shape[1]
     return Removal(own, lambda v: places.change(inputs, (whitened @ v).reshape(-1, c)))
 

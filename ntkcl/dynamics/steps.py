@@ -17,7 +17,7 @@ Columns = Callable[[Int[np.ndarray, " m"]], Any]
 
 
 def by_columns(columns: Columns) -> Places:
-    """The same by whole columns of the kernel; the block that was computed last is kept."""
+    """A kernel given by whole columns, as `Places`; the block that was computed last is kept."""
     kept: dict[bytes, np.ndarray] = {}
 
     def whole(inputs):

@@ -65,14 +65,14 @@ class Experiment(NamedTuple):
     anchors: Sequence[str]
     form: str
 
-    def forecast(self, problem: Problem, anchor: Anchor, count: int, limit_fn=None):
+    def forecast(self, problem: Problem, anchor: Anchor, count: int, infinite_fn=None):
         """The outcomes of the next `count` tasks, by the network's kernel or one of infinite
         width."""
         form, effort = forecast.FORMS[self.form], self.initialised.effort
-        if limit_fn is None:
+        if infinite_fn is None:
             predict = form(self.initialised.kernel_fn, effort)
         else:
-            predict = form(limit_fn, effort, by_columns=True)
+            predict = form(infinite_fn, effort, by_columns=True)
         return predict(problem, anchor, count)
 
 

@@ -29,23 +29,23 @@ def closed(kernel_fn, effort: Effort, by_columns: bool = False):
         tangent = kernels.tangent(
             problem.network, anchor.theta, problem.x, f, kernel_fn, by_columns=by_columns
         )
-        decompose, again = prepare(effort.krylov_order), list[Any]()
+        decompose, reusable = prepare(effort.krylov_order), list[Any]()
 
         def prepare_and_keep(kernel, step, dtype):  # called once a task, in their order
             ready = decompose(kernel, step, dtype)
-            again.append(_solves_again(problem, ready))
+            reusable.append(_reusable_coefficients(problem, ready))
             return ready
 
         outcomes = solved(problem, anchor, anchor.ahead(count), tangent, prepare_and_keep)
         return [
             one._replace(coefficients=coefficients)
-            for one, coefficients in zip(outcomes, again, strict=True)
+            for one, coefficients in zip(outcomes, reusable, strict=True)
         ]
 
     return forecast
 
 
-def _solves_again(problem: Problem, ready: Prepared):
+def _reusable_coefficients(problem: Problem, ready: Prepared):
     """The coefficients of other filters of the same rows, where an outcome has them."""
     if not (methods.is_naive(problem.method) and problem.optimizer.memoryless):
         return None

@@ -26,7 +26,8 @@ AUTO = ("auto", *FORMS)
 BY_KERNEL = ("closed", "simulated")
 """The forms that compute Gram matrices of the network as it stands."""
 
-HELD_ROWS = 20_000  # of the largest Gram matrix that "auto" will hold, 3 GiB in float64
+# Of the Gram matrices that "auto" will hold, as one: 3 GiB in float64, and as much again in work.
+HELD_ROWS = 20_000
 
 
 def form_of(
@@ -39,8 +40,9 @@ def form_of(
 ) -> str:
     """The form itself, or the one that "auto" stands for.
 
-    "auto" is the first form that is exact for the linearised network; where the largest task has
-    more `rows` (samples x outputs) than `HELD_ROWS`, it is "linearised", which holds no kernel.
+    "auto" is the first form that is exact for the linearised network; where Gram matrices of the
+    tasks, as large together as one of `rows` (samples x outputs), have more than `HELD_ROWS`, it is
+    "linearised", which holds no kernel.
     Raises ValueError for a form that cannot predict this training, and for a method whose step was
     written for other hooks.
     """

@@ -67,6 +67,17 @@ def extend(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float = TA
     return extended
 
 
+def largest(block: np.ndarray, weights: np.ndarray) -> float:
+    """The largest eigenvalue of the weighted Gram matrix of rows, `block` [m, c, m, c]."""
+    if np.count_nonzero(weights) <= DIAGONALISED:
+        return dynamics.largest_eigenvalue(block, weights)
+    root = np.sqrt(np.asarray(weights, np.float64)).ravel()
+    gram = root[:, None] * block.reshape(root.size, root.size).astype(np.float64) * root
+    start = np.random.default_rng(0).normal(size=root.size)
+    ritz = kernels.krylov.ritz_of(jnp.matmul, jnp.asarray(gram), jnp.asarray(start), order=LARGEST)
+    return float(ritz.values[-1])
+
+
 class _Padded(NamedTuple):
     """The matrix [size, size] that `product(operand, v)` multiplies with, and `more` rows and
     columns of zeros beyond it."""

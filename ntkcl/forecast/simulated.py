@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import dynamics, kernels
+from ntkcl.forecast.gram_solvers import largest
 from ntkcl.forecast.outcome import Effort, Outcome
 from ntkcl.training.problem import Anchor, Problem, batch_order
 
@@ -20,11 +21,11 @@ def simulated(kernel_fn, effort: Effort, by_columns: bool = False):
 
     def forecast(problem: Problem, anchor: Anchor, count: int) -> list[Outcome]:
         f, outcomes = anchor.history[-1], list[Outcome]()
+        here = problem.network, anchor.theta, problem.x, f
+        kernel = kernels.tangent(*here, kernel_fn, by_columns=by_columns).kernel
+        places = dynamics.as_places(kernel)
         for t in anchor.ahead(count):
-            kernel = kernels.tangent(
-                problem.network, anchor.theta, problem.x, f, kernel_fn, by_columns=by_columns
-            ).kernel
-            outcomes.append(_outcome(problem, t, dynamics.as_places(kernel), f))
+            outcomes.append(_outcome(problem, t, places, f))
             f = f + outcomes[-1].change
         return outcomes
 
@@ -48,7 +49,7 @@ def _outcome(problem: Problem, t: int, places: dynamics.Places, f) -> Outcome:
     weights = np.broadcast_to(task.head, task.targets.shape)
     return Outcome(
         change=jnp.asarray(places.change(task.inputs, alpha), f.dtype),
-        top=dynamics.largest_eigenvalue(k_tt, weights),
+        top=largest(np.asarray(k_tt), weights),
         negative_mass=float("nan"),
         pull=(task.inputs, alpha),
     )

@@ -6,7 +6,7 @@ import numpy as np
 
 from ntkcl import dynamics, kernels
 from ntkcl.compilation import portable
-from ntkcl.forecast.gram_solvers import DIAGONALISED, LARGEST
+from ntkcl.forecast.gram_solvers import LARGEST, largest
 from ntkcl.training.problem import Problem
 from ntkcl.types import Params, Tangent
 from ntkcl.validation import SettingError
@@ -122,13 +122,7 @@ def _top(problem, theta, gram, inputs, weights) -> float:
     block = np.asarray(gram(inputs))
     if not np.isfinite(block).all():
         return float("nan")
-    if rows <= DIAGONALISED:
-        return dynamics.largest_eigenvalue(block, weights)
-    root = jnp.ravel(root)
-    square = block.reshape(root.size, root.size).astype(np.float64)
-    weighted = root[:, None] * square * root[None]
-    start = jnp.asarray(np.random.default_rng(0).normal(size=root.size), weighted.dtype)
-    return float(kernels.krylov.ritz_of(jnp.matmul, weighted, start, order=LARGEST).values[-1])
+    return largest(block, weights)
 
 
 def _top_of_products(problem, theta, x, root) -> float:

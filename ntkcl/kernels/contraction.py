@@ -6,12 +6,10 @@ It works for any model, and every faster form is tested against it.
 import jax
 import jax.numpy as jnp
 
-from ntkcl.compilation import once
 from ntkcl.kernels.kernel import Factors, Kernel, Work, factored, forward_work, network_of
 from ntkcl.types import Apply, Network
 
 
-@once
 def contraction(model: Network | Apply) -> Kernel:
     """K[i, a, j, b] = sum over leaves of <df_a(x1_i)/dleaf, df_b(x2_j)/dleaf>.
 

@@ -87,13 +87,22 @@ def plan(
     Raises ValueError with the numbers and the remedy where the result or the smallest tile fits
       nowhere.
     """
-    return _plan(model, theta, x1, x2, budget_mib, in_memory, implementation)
+    network = network_of(model)
+    kernels = _kernels(network)
+    return _plan(network, kernels, theta, x1, x2, budget_mib, in_memory, implementation)
 
 
-def _plan(model, theta, x1, x2, budget_mib, in_memory, implementation, negligible=0.0) -> Plan:
+def _kernels(network: Network) -> Callable[[str], Kernel]:
+    """Each implementation of a network's kernel, made once: what is traced to plan serves the
+    kernel."""
+    return cache(lambda name: IMPLEMENTATIONS[name](network))
+
+
+def _plan(
+    network, kernels, theta, x1, x2, budget_mib, in_memory, implementation, negligible=0.0
+) -> Plan:
     """`plan`, which stops comparing at an implementation that takes at most `negligible` seconds:
     tracing the others would take longer than the kernel."""
-    network = network_of(model)
     check(network, theta, x1, x2)
     finite("kernel.budget_mib", budget_mib, above=0.0)
     one_of("kernel.implementation", implementation, AUTO)
@@ -109,8 +118,7 @@ def _plan(model, theta, x1, x2, budget_mib, in_memory, implementation, negligibl
     asked = [name for name in names if implementation in ("auto", name)]
     costs: list[Cost] = []
     for name in asked if negligible else names:
-        kernel = IMPLEMENTATIONS[name](network)
-        costs.append(_cost(kernel, theta, x1, pairs, sides, max(n1, n2), budget_mib))
+        costs.append(_cost(kernels(name), theta, x1, pairs, sides, max(n1, n2), budget_mib))
         if costs[-1].seconds <= negligible and costs[-1].least_mib <= budget_mib:
             break
     c = jax.eval_shape(network.apply, theta, x1[0]).shape[0]
@@ -154,19 +162,21 @@ def empirical(
     Arguments:
       model: a `Network` (of any linen module: `ntkcl.networks.network`) or `apply(theta, x) -> [c]`
         for one x.
-      implementation: "auto" takes what `plan` chooses at the first call; or "structured",
-        "contraction", "vector_products".
+      implementation: "auto" takes, for each shape of inputs, the first that is estimated to take
+        at most `NEGLIGIBLE` seconds, else what `plan` chooses; or "structured", "contraction",
+        "vector_products".
       budget_mib, store, devices, progress: see `ntkcl.kernels.tiled`.
     Raises ValueError as `plan` and `tiled` do.
     """
     one_of("kernel.implementation", implementation, AUTO)
     finite("kernel.budget_mib", budget_mib, above=0.0)
     network, plans = network_of(model), {}
+    kernels = _kernels(network)
 
     @cache
     def by_name(name):
         return tiled(
-            IMPLEMENTATIONS[name](network),
+            kernels(name),
             budget_mib=budget_mib,
             store=store,
             devices=devices,
@@ -177,7 +187,7 @@ def empirical(
         kind = tuple((getattr(x, "shape", None), getattr(x, "dtype", None)) for x in (x1, x2))
         if kind not in plans:
             limits = budget_mib, store is None, implementation
-            plans[kind] = _plan(network, theta, x1, x2, *limits, negligible=NEGLIGIBLE)
+            plans[kind] = _plan(network, kernels, theta, x1, x2, *limits, negligible=NEGLIGIBLE)
         return by_name(plans[kind].choice)(theta, x1, x2)
 
     return kernel_fn

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ntkcl.compilation import once
 from ntkcl.kernels.checks import check
 from ntkcl.kernels.commuting import commutes
 from ntkcl.kernels.kernel import Factors, Kernel, Work, factored, forward_work, network_of
@@ -34,7 +33,6 @@ from ntkcl.types import Params, Survey, Taps
 from ntkcl.validation import SettingError
 
 
-@once
 def structured(network: Any) -> Kernel:
     """The kernel as a sum over layers, each by the cheaper of two exact forms.
 

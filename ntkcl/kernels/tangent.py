@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from ntkcl.compilation import portable
 from ntkcl.kernels.contraction import contraction
@@ -32,10 +33,7 @@ def tangent(network: Network, theta, x, f, kernel_fn, *, by_columns: bool = Fals
 
     def scaled(metric):
         root = jax.tree.map(jnp.sqrt, metric)
-
-        def stretched(theta_scaled, one):
-            return network.apply(jax.tree.map(jnp.divide, theta_scaled, root), one)
-
+        stretched = Partial(_stretched, portable(network.apply), root)
         there = jax.tree.map(jnp.multiply, theta, root)
         return _places(stretched, there, x, contraction(stretched))
 
@@ -60,6 +58,10 @@ def _places(model, theta, x, kernel_fn) -> Places:
         return product(theta, x, x[inputs], alpha)
 
     return Places(block, change)
+
+
+def _stretched(apply, root, theta_scaled, one):
+    return apply(jax.tree.map(jnp.divide, theta_scaled, root), one)
 
 
 @jax.jit

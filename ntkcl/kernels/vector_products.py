@@ -3,12 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from ntkcl.compilation import once
 from ntkcl.kernels.kernel import Factors, Kernel, Work, factored, forward_work, network_of
 from ntkcl.types import Apply, Network
 
 
-@once
 def vector_products(model: Network | Apply) -> Kernel:
     """K[:, :, j, b] = J(x1) J(x2_j)^T e_b: one vector-Jacobian product at x2_j, one Jacobian-vector
     product at all of x1.

@@ -2,7 +2,8 @@
 
 A key is the dotted name of a number in `summary.json`; a placeholder such as `<anchor>` stands for
 one name. The terminal, tables, panels, the HTML report and Weights & Biases take their labels from
-here. A new metric is one function in `ntkcl.metrics` and one row in this table.
+here. A new metric is one function in `ntkcl.metrics` and one row in this table; to show it by
+default, name it in `console.METRICS` or `columns.DEFAULT_VALUES`.
 """
 
 import difflib

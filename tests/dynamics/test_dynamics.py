@@ -256,6 +256,41 @@ def test_inactive_outputs_send_no_gradient_and_may_still_drift():
     )
 
 
+@pytest.mark.parametrize("columns", [True, False])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_weighted_rows_are_kept_out_of_directions(columns, scaled):
+    """Of weights that are not one; also where they are those of a decomposition made before."""
+    rng = np.random.default_rng(2)
+    J, y, rate, weight = rng.normal(size=(5, 9)), rng.normal(size=3), 0.02, 4.0
+    out = J[3:4].T  # training on rows 0 to 2 must not move row 3
+    K = J @ J.T
+    projected = J @ (np.eye(9) - out @ out.T / (out.T @ out)) @ J.T
+    f = np.zeros(5)
+    for _ in range(7):
+        f = f + rate * weight * projected[:, :3] @ (y - f[:3])
+
+    block = jnp.asarray(K)[:, None, :, None]
+    kernel = (
+        (lambda inputs: block[:, :, inputs])
+        if columns
+        else dynamics.Places(
+            lambda rows, inputs: block[rows][:, :, inputs],
+            lambda inputs, alpha: dynamics.read_out(block[:, :, inputs], alpha),
+        )
+    )
+    removed = dynamics.Removed(np.array([3]))
+    weights = np.full((3, 1), 1.0 if scaled else weight)
+    step = dynamics.Step(np.arange(3), jnp.asarray(y)[:, None], weights, removed=removed)
+
+    def prepare(*given):
+        return dynamics.prepared(*given).scaled(weight if scaled else 1.0)
+
+    rule = dynamics.gradient_descent(rate, 7)
+    solve = dynamics.one_task(kernel, jnp.zeros((5, 1)), step, rule, prepare)
+    np.testing.assert_allclose(solve.change[:, 0], f, atol=1e-12)
+    assert abs(solve.change[3, 0]) < 1e-12 < abs(solve.change[4, 0])
+
+
 def test_agreement_knows_a_perfect_forecast_from_an_offset_from_noise():
     rng = np.random.default_rng(0)
     m = [rng.normal(size=(40, 2)) + 5.0, rng.normal(size=(30, 2)) - 5.0]

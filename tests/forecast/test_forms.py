@@ -30,6 +30,7 @@ from ntkcl.training.settings import Training
 from ntkcl.types import Dataset, Task
 
 SIZES = [5, 5, 5]
+CONTRACTION = functools.cache(kernels.contraction)  # one of each network, compiled once
 
 
 def one_hot(stream):
@@ -68,6 +69,7 @@ def recorded(
     krylov_order=40,
     effort=(),
     tasks=3,
+    kernel=CONTRACTION,
     **settings,
 ):
     loss, optimizer = loss or losses.squared_error(), optimizer or optimizers.sgd()
@@ -85,7 +87,7 @@ def recorded(
         method=method,
         form=form,
         effort=forecast.Effort(*(effort or (krylov_order,))),
-        kernel=kernels.contraction,
+        kernel=kernel,
     )
     return record.gather(events, stream)
 
@@ -643,3 +645,25 @@ def test_an_integrator_says_the_eigenvalues_at_its_anchor_and_not_those_on_its_w
     np.testing.assert_allclose(
         ahead, closed.numerics["boundary"]["rate_times_eigenvalue"], rtol=1e-10
     )
+
+
+@pytest.mark.parametrize(
+    ("form", "method"),
+    [("closed", methods.naive()), ("closed", methods.ogd(2)), ("simulated", methods.naive())],
+)
+def test_no_block_of_all_inputs_is_computed(form, method):
+    """What training does to all 24 inputs is read off by products with the Jacobian."""
+    rows = []
+
+    def watched(network):
+        kernel_fn = kernels.contraction(network)
+
+        def watching(theta, x1, x2=None):
+            rows.append(len(x1))
+            return kernel_fn(theta, x1, x2)
+
+        return watching
+
+    run = recorded(form, method=method, kernel=watched)
+    predicted_exactly(run)
+    assert rows and max(rows) <= sum(SIZES) < run.measured.shape[1]

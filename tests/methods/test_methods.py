@@ -85,6 +85,7 @@ def test_replay_of_one_sample_matches_theory_12_2():
     )
 
 
+CONTRACTION = functools.cache(kernels.contraction)  # one of each network, compiled once
 SIZES, HEADS = [5, 5, 5], {"shared": None, "overlapping": [[1, 1, 0], [0, 1, 1], [1, 0, 1]]}
 TRAINED = {
     "naive": methods.naive(),
@@ -123,8 +124,7 @@ def recorded(method, heads, rule=(0.0, False), form="auto", anchors=experiment.D
     stream = random_stream(jax.random.key(3), SIZES, d=4, c=3, heads=HEADS[heads])
     training = Training(**(dict(steps=30) | settings))
     optimizer = optimizers.sgd(*rule)
-    kernel = kernels.contraction
-    network = linearised_mlp()
+    kernel, network = CONTRACTION, linearised_mlp()
     events = experiment.run(
         jax.random.key(0),
         stream,
