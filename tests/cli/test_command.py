@@ -375,7 +375,6 @@ def test_online_without_a_login_is_offline_where_that_was_allowed(ntkcl, tmp_pat
     assert (code, err) == (0, "") and list((the_run(tmp_path) / "wandb").glob("offline-run-*"))
 
 
-@pytest.mark.slow
 def test_what_was_not_logged_is_logged_when_the_command_is_given_again(ntkcl, tmp_path):
     few = (*TINY, "forecast.anchors=[]")
     assert ntkcl(*few, "tracking=disabled")[0] == 0

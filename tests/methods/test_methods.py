@@ -150,9 +150,9 @@ OWN_HEADS = (
     "PCA-OGD",
 )  # where masks do something
 
-OF_EACH_FILE = (
-    *("naive", "joint", "replay", "functional", "weight decay", "EWC", "LwF", "OGD", "PCA-OGD"),
-    *("SI", "ER"),
+OF_EACH_KIND = (
+    *("naive", "joint", "replay", "functional", "LwF", "OGD", "OGD-AVE", "PCA-OGD", "SI", "ER"),
+    *("weight decay", "L2 to previous", "L2 to the start", "EWC", "EWC online"),
 )
 
 
@@ -165,7 +165,7 @@ def plainly(heads):
     ("name", "heads"),
     mostly_slow(
         [(name, "shared") for name in TRAINED] + [(name, "overlapping") for name in OWN_HEADS],
-        *((name, "shared") for name in OF_EACH_FILE),
+        *((name, "shared") for name in OF_EACH_KIND),
         *((name, "overlapping") for name in ("joint", "EWC", "OGD-GTL")),
     ),
 )
