@@ -99,6 +99,7 @@ def _balanced(dataset, classes, per_class, before, seed, name):
             used = f", of which {taken} went to the tasks before" if before else ""
             used += " (stream.same_images=true reuses them)" if before else ""
             asked = "null" if per_class is None else per_class
+            used += f"; use at most {len(left)}" if len(left) else ""
             raise SettingError(
                 f"stream.{name}_per_class={asked}: class {k} has {len(own)} images in the {name} "
                 f"set{used}"
