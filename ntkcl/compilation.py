@@ -7,6 +7,7 @@ then two programs, unless their functions are the same objects and their arrays 
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache, wraps
@@ -92,6 +93,9 @@ def stored(wanted: bool) -> None:
             trimmed(folder, STORED_MIB)
         except OSError:  # it is a convenience
             return
+        # What a kill has left half written, or a full disk refuses, is compiled again, in silence.
+        broken = "Error (reading|writing) persistent compilation cache entry"
+        warnings.filterwarnings("ignore", message=broken)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

@@ -155,6 +155,7 @@ def _check_top_level(cfg: DictConfig) -> None:
             raise SettingError(f"{group}={cfg[group]}: expected the settings of that group")
     one_of("size", cfg.size, ("full", "small"))
     one_of("figures", cfg.figures, ("auto", "true", "false"))
+    validation.flag("compilation_cache", cfg.compilation_cache)
     one_of("precision", cfg.precision, ("float32", "float64"))
 
 

@@ -337,6 +337,10 @@ BAD = {
         ["optimizer=optax", "optimizer.settings={b3: 0.9}"],
         "optimizer.settings={'b3': 0.9}",
     ),
+    "a cache that is no flag": (
+        ["compilation_cache=maybe"],
+        "compilation_cache=maybe: expected true",
+    ),
     "unwritable folder": (["results_dir=/dev/null/results"], "results_dir"),
 }
 
