@@ -84,6 +84,10 @@ def stored(wanted: bool) -> None:
     In JAX_COMPILATION_CACHE_DIR where that is set, else below the user's cache folder, a folder for
     each kind of processor; where that cannot be written, nowhere. Several processes may share it.
     """
+    # What a kill has left half written, another process is writing, or a full disk refuses, is
+    # compiled again, in silence.
+    broken = "Error (reading|writing) persistent compilation cache entry"
+    warnings.filterwarnings("ignore", message=broken)
     if not wanted:
         jax.config.update("jax_enable_compilation_cache", False)
     elif jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
@@ -93,9 +97,6 @@ def stored(wanted: bool) -> None:
             trimmed(folder, STORED_MIB)
         except OSError:  # it is a convenience
             return
-        # What a kill has left half written, or a full disk refuses, is compiled again, in silence.
-        broken = "Error (reading|writing) persistent compilation cache entry"
-        warnings.filterwarnings("ignore", message=broken)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

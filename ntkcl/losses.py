@@ -12,6 +12,13 @@ from ntkcl.compilation import once
 from ntkcl.types import Loss
 
 
+def takes(loss: Loss, y, head) -> bool:
+    """Whether targets [n, c] are what a loss is of: any for squared error, else distributions over
+    the active outputs."""
+    active = np.asarray(y)[:, np.flatnonzero(head)]
+    return loss.quadratic or bool((active >= 0).all() and (abs(active.sum(1) - 1) <= 1e-6).all())
+
+
 @once
 def squared_error() -> Loss:
     """Half the mean squared error over the active outputs: 1/(2 sum(m)) sum_a m_a (f_a - y_a)^2.

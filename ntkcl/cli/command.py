@@ -40,7 +40,9 @@ def main() -> None:
 
 def _print_help(topics: list[str]) -> None:
     try:
-        print(help.text(topics).rstrip())
+        print(help.text(topics).rstrip(), flush=True)
+    except BrokenPipeError:  # read as far as was wanted, as by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SettingError as error:
         print(f"ntkcl: {error}", file=sys.stderr)
         sys.exit(2)

@@ -21,7 +21,7 @@ from ntkcl.cli.overrides import typed
 from ntkcl.experiment import record
 from ntkcl.experiment.events import Event
 from ntkcl.experiment.record import Record
-from ntkcl.reporting import console
+from ntkcl.reporting import console, final_table
 from ntkcl.resources import Cost, Meter
 from ntkcl.runs import files, lock, machine, reference_cache
 from ntkcl.runs import rows as run_rows
@@ -142,7 +142,7 @@ def _make_runs(requests: Sequence[Request], in_sweep: bool) -> None:
 
 def _show(run: Run, summary: dict, drawn: bool, terminal) -> None:
     """The table, then where everything is: the folder, the first figure, how to make the report."""
-    console.show(summary, terminal)
+    final_table.show(summary, terminal)
     line = f"{summary['status']} in {summary['seconds']['total']:.1f} s"
     console.print_path(line, run.folder, console.terminal())
     if drawn:
@@ -265,7 +265,7 @@ def _make_plan(requests: Sequence[Request], in_sweep: bool) -> None:
         summary["seconds"] = {"total": meter.read().seconds} | summary["seconds"]
         files.save_figures(folder, {run.job: figures.ranking(ranking.rows, summary)})
         files.write_plan(folder, run.config, summary, ranking.rows, run.labels)
-    console.show_ranking(ranking.rows, summary, terminal)
+    final_table.show_ranking(ranking.rows, summary, terminal)
     line = f"{len(ranking.rows)} candidates in {summary['seconds']['total']:.1f} s"
     console.print_path(line, run.folder, console.terminal())
     console.print_path("figures", run.folder / "figures", terminal)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ntkcl import forecast
+from ntkcl import forecast, losses
 from ntkcl.experiment.events import ANCHORS
 from ntkcl.training.settings import Training, check_training, devices_of, full_batches, steps_of
 from ntkcl.types import Loss, Method, Network, Optimizer, Stream
@@ -39,8 +39,7 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
                     )
         if not np.any(task.head):
             raise SettingError(f"stream: task {t} has a head without active outputs")
-        y = np.asarray(task.train.y)[:, np.flatnonzero(task.head)]
-        if not loss.quadratic and ((y < 0).any() or np.abs(y.sum(1) - 1).max() > 1e-6):
+        if not losses.takes(loss, task.train.y, task.head):
             raise SettingError(
                 f"loss: the targets of task {t} are no distribution over its outputs; use one_hot "
                 "targets"

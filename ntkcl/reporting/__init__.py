@@ -1,6 +1,7 @@
 """What people read: the terminal, tables, figures, the HTML page, Weights & Biases.
 
-    console          the terminal while a run is made, and its table at the end
+    console          the terminal while a run is made
+    final_table      the tables that the terminal shows at the end
     table            runs read from their folders, one row each
     where            conditions on rows
     columns          settings and numbers among the columns

@@ -1,9 +1,8 @@
 """Every quantity of a run, one row each: its key, its label, its unit, its meaning.
 
-A key is the dotted name of a number in `summary.json`; a placeholder such as `<anchor>` stands for
-one name. The terminal, tables, panels, the HTML report and Weights & Biases take their labels from
-here. A new metric is one function in `ntkcl.metrics` and one row in this table; to show it by
-default, name it in `console.METRICS` or `columns.DEFAULT_VALUES`.
+A key is the dotted name of a number in `summary.json`, `<anchor>` and the like stand for one name.
+Whatever shows quantities takes their labels from here. A new metric is a function in
+`ntkcl.metrics` and a row here; `final_table.METRICS`, `columns.DEFAULT_VALUES` are shown unasked.
 """
 
 import difflib

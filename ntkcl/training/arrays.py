@@ -73,6 +73,10 @@ def problem_of(
     Raises ValueError as `ntkcl.forecast.change`.
     """
     network = network_of(network)
+    if not isinstance(loss, Loss):
+        raise SettingError(f"loss={loss!r}: expected one such as losses.cross_entropy()")
+    if not isinstance(optimizer, Optimizer):
+        raise SettingError(f"optimizer={optimizer!r}: expected one such as optimizers.adam()")
     finite("learning_rate", learning_rate, above=0.0)
     whole("steps", steps)
     if network.centred:
@@ -133,6 +137,7 @@ def _inputs(name: str, x: Any, kind):
         raise SettingError(
             f"{name} has shape {np.shape(x)}; expected [n, *shape of one input], n at least 1"
         )
+    _numbers(name, x)
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x
@@ -150,19 +155,25 @@ def _head(head, c: int) -> np.ndarray:
 
 def _targets(y, n: int, c: int, head: np.ndarray, loss: Loss) -> np.ndarray:
     """[n, c]; SettingError for labels, and for what is no target of this loss."""
-    y = np.asarray(y)
+    y = _numbers("new: y", y)
     if y.shape != (n, c):
         labels = y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
         remedy = f", such as jax.nn.one_hot(y, {c})" if labels else ""
         raise SettingError(f"new: y has shape {y.shape}; expected targets ({n}, {c}){remedy}")
     _finite("new: y", y)
-    active = y[:, head > 0]
-    if not loss.quadratic and ((active < 0).any() or np.abs(active.sum(1) - 1).max() > 1e-6):
+    if not losses.takes(loss, y, head):
         raise SettingError(
             "new: y is no distribution over the outputs of the head; use one-hot targets for this "
             "loss"
         )
     return y
+
+
+def _numbers(name: str, values) -> np.ndarray:
+    values = np.asarray(values)
+    if values.dtype.kind in "OUS":  # objects and text
+        raise SettingError(f"{name} holds {values.dtype}; expected numbers")
+    return values
 
 
 def _finite(name: str, values) -> None:

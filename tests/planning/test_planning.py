@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers, planning
 from ntkcl.planning.ranking import agreement, places_to_verify
-from ntkcl.reporting import console
+from ntkcl.reporting import final_table
 from ntkcl.runs import files
 from ntkcl.training.settings import Training
 from ntkcl.types import Dataset, Network, Task
@@ -205,7 +205,7 @@ def test_a_candidate_whose_training_blows_up_has_no_measured_scores_and_says_so(
     assert np.isfinite(measured[0.5]) and np.isnan(measured[100.0])
     assert (summary["verified"], summary["diverged"]) == (3, 1) and summary["regret"] >= 0
     terminal = Console(file=io.StringIO(), width=200)
-    console.show_ranking(ranking.rows, summary, terminal)
+    final_table.show_ranking(ranking.rows, summary, terminal)
     printed = terminal.file.getvalue()
     assert "3 trained, 1 diverged" in printed and [
         line.count("diverged") for line in printed.splitlines() if " 100 " in line

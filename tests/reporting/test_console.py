@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from ntkcl.experiment.events import Plan
-from ntkcl.reporting import console
+from ntkcl.reporting import console, final_table
 from ntkcl.resources import Cost
 
 
@@ -38,9 +38,12 @@ BASELINES = {
 }
 
 
+OTHERS = ("mean_forgetting_measured", "mean_forgetting_predicted", "verdict", "spearman_pairs")
+
+
 def summary_of(*anchors, measured=0.2, predicted=0.19, baselines=BASELINES, reasons=()):
-    names = (*console.METRICS, console.FIRST)
-    forecast = dict.fromkeys((*console.AGREEMENT, *console.OTHERS, "mean_forgetting_measured"), 0.5)
+    names = (*final_table.METRICS, final_table.FIRST)
+    forecast = dict.fromkeys((*final_table.AGREEMENT, *OTHERS), 0.5)
     forecast |= {"baselines": baselines, "reasons": list(reasons), "verdict": "fair"}
     forecast["metrics"] = dict.fromkeys(names, predicted)
     return {
@@ -52,7 +55,7 @@ def summary_of(*anchors, measured=0.2, predicted=0.19, baselines=BASELINES, reas
 
 def shown(summary, width=80):
     written = StringIO()
-    console.show(summary, Console(file=written, width=width))
+    final_table.show(summary, Console(file=written, width=width))
     return written.getvalue()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ntkcl import metrics
 from ntkcl.experiment.events import ANCHORS
-from ntkcl.reporting import columns, console, panels
+from ntkcl.reporting import columns, final_table, panels
 from ntkcl.reporting.html import sweep, verdict
 from ntkcl.runs import schema
 from ntkcl.runs.identity import flat
@@ -80,13 +80,20 @@ def test_every_metric_has_a_row():
     assert set(schema.NEEDS_REFERENCE) == set(metrics.REFERENCED)
 
 
+PREDICTED = (
+    "mean_forgetting_predicted",
+    "verdict",
+    "spearman_pairs",
+)  # rows of the terminal's table
+
+
 def test_terminal_tables_panels_and_pages_show_quantities_of_the_table_alone():
     drawn = panels.sections(["network.width"], ["method"], ANCHORS)
     shown = {name for one in drawn for panel in one.panels for name in panel.y}
     shown |= {panel.x for one in drawn for panel in one.panels if panel.kind == "scatter"}
     shown |= {*columns.DEFAULT_VALUES, *sweep.COLUMNS, *verdict.VERDICT_COLUMNS}
-    shown |= {f"metrics.{name}" for name in (*console.METRICS, console.FIRST)}
-    shown |= {f"forecast.init.{name}" for name in (*console.AGREEMENT, *console.OTHERS)}
+    shown |= {f"metrics.{name}" for name in (*final_table.METRICS, final_table.FIRST)}
+    shown |= {f"forecast.init.{name}" for name in (*final_table.AGREEMENT, *PREDICTED)}
     assert not [name for name in shown if schema.find(name) is None]
 
 
