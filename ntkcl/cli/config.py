@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from ntkcl import planning, validation
 from ntkcl.cli import parts
 from ntkcl.experiment import references
-from ntkcl.experiment.events import ANCHORS
+from ntkcl.experiment.events import AHEAD, ANCHORS
 from ntkcl.runs import identity, lock, machine
-from ntkcl.runs.identity import Run
+from ntkcl.runs.identity import RUN_JOBS, Run
 from ntkcl.runs.schema import check_number
 from ntkcl.runs.settings import SETTINGS
 from ntkcl.validation import SettingError, one_of, text
@@ -96,11 +96,11 @@ def resolve(cfg: DictConfig) -> Job:
 
 def _request(cfg: DictConfig) -> Request:
     run = identity.resolve(cfg)
-    plan = {} if cfg.job == "run" else OmegaConf.to_container(cfg.plan, resolve=True)
+    plan = {} if cfg.job in RUN_JOBS else OmegaConf.to_container(cfg.plan, resolve=True)
     return Request(
         run=run,
         nodes=parts.nodes(cfg),
-        anchors=tuple(cfg.forecast.anchors),
+        anchors=_anchors(cfg),
         form=cfg.forecast.form,
         references=tuple(cfg.references),
         checkpoints_every=cfg.checkpoints.every,
@@ -110,6 +110,13 @@ def _request(cfg: DictConfig) -> Request:
         objective=cfg.sweep.objective,
         source=OmegaConf.select(cfg, "source.name") or run.choices["source"],
     )
+
+
+def _anchors(cfg: DictConfig) -> tuple[str, ...]:
+    """Those that are asked for, and that the job has: what looks one task ahead waits for training,
+    which job=forecast does not do."""
+    trains = cfg.job != "forecast"
+    return tuple(anchor for anchor in cfg.forecast.anchors if trains or anchor not in AHEAD)
 
 
 def grid_of(grid) -> Iterator[tuple[dict, Any]]:
@@ -216,7 +223,14 @@ def _check_references(cfg: DictConfig) -> None:
 
 
 def _check_plan(cfg: DictConfig) -> None:
-    if one_of("job", cfg.job, ("run", *planning.JOBS)) == "run":
+    if one_of("job", cfg.job, (*RUN_JOBS, *planning.JOBS)) == "run":
+        return
+    if cfg.job == "forecast":
+        if not _anchors(cfg):
+            raise SettingError(
+                f"forecast.anchors={cfg.forecast.anchors}: job=forecast trains nothing; expected "
+                "init or infinite among them"
+            )
         return
     if not OmegaConf.is_dict(cfg.plan):
         raise SettingError(f"plan={cfg.plan}: expected the settings of conf/config.yaml")
@@ -244,8 +258,8 @@ def _check_sweep(cfg: DictConfig) -> None:
         validation.whole("sweep.workers", cfg.sweep.workers)
     if cfg.sweep.objective is not None:
         text("sweep.objective", cfg.sweep.objective)
-        if cfg.job == "run":
-            anchors, kinds = list(cfg.forecast.anchors), list(cfg.references)
+        if cfg.job in RUN_JOBS:
+            anchors, kinds = list(_anchors(cfg)), list(cfg.references)
             check_number("sweep.objective", cfg.sweep.objective, anchors, kinds)
 
 

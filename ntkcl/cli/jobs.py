@@ -19,13 +19,13 @@ from ntkcl.cli import config, objective
 from ntkcl.cli.config import Request
 from ntkcl.cli.overrides import typed
 from ntkcl.experiment import record
-from ntkcl.experiment.events import Event
+from ntkcl.experiment.events import Baselines, Event
 from ntkcl.experiment.record import Record
 from ntkcl.reporting import console, final_table
 from ntkcl.resources import Cost, Meter
 from ntkcl.runs import files, lock, machine, reference_cache
 from ntkcl.runs import rows as run_rows
-from ntkcl.runs.identity import Run
+from ntkcl.runs.identity import RUN_JOBS, Run
 from ntkcl.runs.summary import summarise
 from ntkcl.types import Stream
 from ntkcl.validation import SettingError
@@ -59,7 +59,7 @@ def run(cfg: DictConfig, in_sweep: bool = False) -> float | None:
         with ExitStack() as locks:
             missing = [one for one in batch if _claim(one, in_sweep, locks)]
             if missing:
-                make = _make_runs if missing[0].run.job == "run" else _make_plan
+                make = _make_runs if missing[0].run.job in RUN_JOBS else _make_plan
                 make(missing, in_sweep)
     return objective.value(wanted.requests[0].objective, wanted.folders)
 
@@ -142,7 +142,7 @@ def _make_runs(requests: Sequence[Request], in_sweep: bool) -> None:
 
 def _show(run: Run, summary: dict, drawn: bool, terminal) -> None:
     """The table, then where everything is: the folder, the first figure, how to make the report."""
-    final_table.show(summary, terminal)
+    (final_table.show if run.job == "run" else final_table.show_forecast)(summary, terminal)
     line = f"{summary['status']} in {summary['seconds']['total']:.1f} s"
     console.print_path(line, run.folder, console.terminal())
     if drawn:
@@ -172,9 +172,27 @@ def _events(works: Sequence[Work], terminal) -> Iterator[Iterable[Event]]:
         yield from (console.remarks(events, terminal) for events in all_events)
         return
     (work,) = works
-    events = experiment.run(**arguments[0], checkpointer=_checkpointer(work, terminal))
+    if trains := work.run.job == "run":
+        events = experiment.run(**arguments[0], checkpointer=_checkpointer(work, terminal))
+        events = _announced(events, work, terminal)
+    else:
+        events = experiment.predict(**arguments[0])
     stream, anchors = work.stream, work.request.anchors
-    yield console.progress(events, anchors, len(stream), _inputs(stream), terminal)
+    yield console.progress(events, anchors, len(stream), _inputs(stream), terminal, trains)
+
+
+def _announced(events: Iterable[Event], work: Work, terminal) -> Iterator[Event]:
+    """The events as they come. What is forecast for the whole stream is printed before it is
+    trained, so that who sees it may stop there."""
+    taken: list[Event] | None = []
+    for event in events:
+        if taken is not None:
+            taken.append(event)
+        if taken and isinstance(event, Baselines):
+            known = summarise(record.gather(taken, work.stream), work.stream, work.parts["loss"])
+            final_table.print_forecasts(known, terminal)
+            taken = None  # arrays of all outputs
+        yield event
 
 
 def _checkpointer(work: Work, terminal):
@@ -203,7 +221,7 @@ def _description(work: Work) -> dict[str, str]:
     return {
         "data": f"{data}, {_inputs(stream):,} inputs",
         "network": f"{choices['network']}{shape}",
-        "training": f"{learner}, {_steps(work)}" if run.job == "run" else learner,
+        "training": f"{learner}, {_steps(work)}" if run.job in RUN_JOBS else learner,
         "method": choices["method"],
     }
 

@@ -26,7 +26,7 @@ def table_of(cfg: DictConfig) -> None:
     gathered = table.select(gathered, cfg.where)
     by = columns.varied(gathered) if by is None else by
     if values is None:
-        values = [name for name in columns.DEFAULT_VALUES if name in gathered]
+        values = columns.default_values(gathered)
     content = formats.write(cells.summary(gathered, by, values), cfg.format, cfg.pivot, values)
     if cfg.out is None:
         if isinstance(content, bytes):

@@ -74,7 +74,8 @@ def prepared(
     Arguments:
       kernel: `Places`, or `columns(inputs) -> K(x, x[inputs])` [N, c, m, c], of any floating type;
         the solve is in `dtype`.
-      decompose: from the Gram matrix [k, k] to functions of it.
+      decompose: from the Gram matrix [k, k], in the kernel's type or a wider one, and `dtype` to
+        functions of it.
     """
     places = as_places(step.kernel or kernel)
     # Cut by NumPy: XLA would compile each cut for each shape.
@@ -85,13 +86,15 @@ def prepared(
     gram = block.reshape(m * c, m * c)
     if len(rows) < m * c:
         gram = gram[np.ix_(rows * c + outputs, rows * c + outputs)]
-    gram = root[:, None] * gram.astype(dtype) * root[None]
+    if (root != 1).any():
+        narrow = root.astype(gram.dtype)
+        gram = narrow[:, None] * gram * narrow[None]
     removal = _removal(as_places(kernel), step, dtype, rows, outputs)
     if removal is not None:
         own = root[:, None] * removal.own
         gram = gram - own @ own.T
     change = partial(places.change, step.inputs)
-    return Prepared(change, m, rows, outputs, root, decompose(gram), removal)
+    return Prepared(change, m, rows, outputs, root, decompose(gram, dtype), removal)
 
 
 def extended(

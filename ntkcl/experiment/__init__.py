@@ -1,12 +1,12 @@
 """One experiment: forecast, train and measure a stream of tasks.
 
-`run` and `run_seeds` yield events in the order in which things happen; `record.gather` turns them
-into arrays, `compare` sets a forecast beside the measurement, `scores` computes accuracies and
-losses.
+`run` and `run_seeds` yield events in the order in which things happen, `predict` those before
+anything is trained; `record.gather` turns them into arrays, `compare` sets a forecast beside the
+measurement, `scores` computes accuracies and losses.
 """
 
 from ntkcl.experiment.checks import check
-from ntkcl.experiment.run import DEFAULT, EFFORT, NAIVE, run, run_seeds
+from ntkcl.experiment.run import DEFAULT, EFFORT, NAIVE, predict, run, run_seeds
 from ntkcl.experiment.start import Initialised, initialise
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Initialised",
     "check",
     "initialise",
+    "predict",
     "run",
     "run_seeds",
 ]

@@ -43,7 +43,8 @@ NUMERICS = (
 class Record(NamedTuple):
     """One run. Entries that were not reached are NaN.
 
-    plan: the learning rate and the steps of each task.  status: completed or diverged.
+    plan: the learning rate and the steps of each task.  status: completed, diverged, or forecast
+      where nothing was trained.
     measured: outputs [T+1, N, c], the untrained network first.
     changes, trials, halves: by anchor, [T, N, c] as in `AnchorForecast`.
     losses: [T, S], NaN beyond the steps of a task that has fewer than others.
@@ -110,7 +111,7 @@ def gather(events: Iterable[Event], stream: Stream) -> Record:
 
     return Record(
         plan=plan,
-        status="diverged" if measurements[-1].diverged else "completed",
+        status=_status(measurements),
         measured=_filled([event.outputs for event in measurements], tasks + 1),
         changes=by_anchor("changes"),
         trials=by_anchor("trial"),
@@ -125,6 +126,12 @@ def gather(events: Iterable[Event], stream: Stream) -> Record:
         slopes=np.array(_padded([event.slope for event in measurements][:tasks], tasks)),
         evaluations=evaluations,
     )
+
+
+def _status(measurements: Sequence[Measurement]) -> str:
+    if len(measurements) == 1:  # of the untrained network alone
+        return "forecast"
+    return "diverged" if measurements[-1].diverged else "completed"
 
 
 def _by_task(forecasts: Sequence[AnchorForecast], field: str) -> list:
@@ -143,12 +150,10 @@ def _padded(values: list, length: int) -> list:
 
 
 def _losses(measurements: Sequence[Measurement], plan: Plan, tasks: int) -> np.ndarray:
-    steps = max(plan.steps)
-    rows = [
-        np.pad(event.losses, (0, steps - len(event.losses)), constant_values=np.nan)
-        for event in measurements[1:]
-    ]
-    return _filled(rows, tasks)
+    losses = np.full((tasks, max(plan.steps)), np.nan)
+    for row, event in zip(losses, measurements[1:], strict=False):
+        row[: len(event.losses)] = event.losses
+    return losses
 
 
 def _costs(
@@ -164,7 +169,8 @@ def _costs(
         costs[f"forecast_{anchor}"] = [event.cost for event in own]
     if baselines is not None:
         costs["baselines"] = [baselines.cost]
-    costs["train"] = [event.cost for event in measurements[1:]]
+    if measurements[1:]:
+        costs["train"] = [event.cost for event in measurements[1:]]
     costs["measure"] = [event.measuring for event in measurements]
     if evaluations:
         costs["evaluate"] = [event.cost for event in evaluations]

@@ -22,7 +22,7 @@ import numpy as np
 
 from ntkcl import forecast, kernels, methods
 from ntkcl.experiment.checks import check, check_infinite, check_side_by_side, form_of
-from ntkcl.experiment.events import Evaluation, Event, Measurement
+from ntkcl.experiment.events import AHEAD, Evaluation, Event, Measurement
 from ntkcl.experiment.forecasts import anchor_forecast, baseline_forecasts, path_diagnostic, plan
 from ntkcl.experiment.start import Initialised, initialise
 from ntkcl.forecast import Effort
@@ -138,6 +138,24 @@ def _run(experiment, checkpointer) -> Iterator[Event]:
         anchor = reached
 
 
+def predict(**arguments: Any) -> Iterator[Event]:
+    """The events of `run` before the first task: the plan, the untrained measurement, the infinite
+    and the init forecast, the baselines. Nothing is trained.
+
+    Arguments: those of `run`, by name, but the checkpointer; of `anchors`, those that look one task
+    ahead are left out.
+    Raises ValueError as `run`, and where no anchor is left.
+    """
+    setup = Setup(**arguments)
+    anchors = tuple(anchor for anchor in setup.anchors if anchor not in AHEAD)
+    if not anchors:
+        raise SettingError(
+            f"forecast.anchors={list(setup.anchors)}: none of them forecasts the whole stream "
+            "before anything is trained; expected init or infinite among them"
+        )
+    return _open(_prepare(setup._replace(anchors=anchors)), Meter())
+
+
 def run_seeds(runs: Sequence[Mapping[str, Any]]) -> list[list[Event]]:
     """The events of several runs that differ in their seeds alone, each given by all arguments of
     `run` but the checkpointer.
@@ -236,7 +254,7 @@ def _train_task(
 ) -> Generator[Event, None, tuple[Fit, Cost]]:
     """Evaluations within the task, where they are asked for; returns the end of the training, and
     what it cost."""
-    tested, cost = Rows.of(problem.stream).test[0].start, Cost(0.0, 0.0)
+    tested, cost = slice(Rows.of(problem.stream).test[0].start, None), Cost(0.0, 0.0)
     every = experiment.training.evaluate_every
     for fitted in _fits(problem, t, anchor, every, checkpointer):
         jax.block_until_ready(fitted.losses)  # else whoever reads it would pay for the training

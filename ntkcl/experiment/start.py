@@ -18,13 +18,15 @@ from ntkcl.validation import SettingError
 
 READ = 10_000  # inputs read at a time: of more, fresh memory costs more than the reading
 
+ALL = slice(None)
+
 
 class Initialised(NamedTuple):
     """Before anything is trained.
 
     problem: without its learning rate.  theta: theta_0.
-    outputs: `outputs(theta, first=0) -> [N - first, c]` in float64, those at theta_0 subtracted
-      where the network is centred.
+    outputs: `outputs(theta, rows=ALL) -> [m, c]` in float64, of the inputs at `rows` among the N,
+      those at theta_0 subtracted where the network is centred.
     kernel_fn, effort: what forecasts compute kernels with, and what they may spend.
     cost: of the initialisation.
     """
@@ -47,9 +49,10 @@ def initialise(
     x = jnp.concatenate([task.train.x for task in stream] + [task.test.x for task in stream])
     theta = network.init(jax.random.fold_in(key, 0), x[0])
 
-    def read(theta, first=0):
-        starts = range(first, len(x), READ)
-        parts = [forward(network.apply, theta, x[at : at + READ]) for at in starts]
+    def read(theta, rows=ALL):
+        inputs = x[rows]
+        starts = range(0, len(inputs), READ)
+        parts = [forward(network.apply, theta, inputs[at : at + READ]) for at in starts]
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
     theta0 = theta if network.centred else None
@@ -83,7 +86,7 @@ def initialise(
     return Initialised(
         problem=problem,
         theta=theta,
-        outputs=lambda theta, first=0: read(theta, first) - origin[first:],
+        outputs=lambda theta, rows=ALL: read(theta, rows) - origin[rows],
         kernel_fn=kernel(network),
         effort=effort.checked(),
         cost=meter.read(),

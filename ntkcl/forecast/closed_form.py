@@ -46,11 +46,13 @@ def closed(kernel_fn, effort: Effort, by_columns: bool = False):
 
 
 def _reusable_coefficients(problem: Problem, ready: Prepared):
-    """The coefficients of other filters of the same rows, where an outcome has them."""
+    """The coefficients of other filters of the same rows, to three digits, where an outcome has
+    them."""
     if not (methods.is_naive(problem.method) and problem.optimizer.memoryless):
         return None
     # The Gram matrix alone is kept: what changes are read off lives no longer than its task.
-    return ready._replace(change=None, removal=None).coefficients
+    decomposed = ready.decomposed.roughly or ready.decomposed
+    return ready._replace(change=None, removal=None, decomposed=decomposed).coefficients
 
 
 def solved(problem: Problem, anchor: Anchor, ahead, tangent, prepare) -> list[Outcome]:

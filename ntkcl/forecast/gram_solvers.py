@@ -19,31 +19,34 @@ DIAGONALISED = 1500
 Measured on 2 cores at 2,000 rows: 1.7 s, and .5 s for the 100 products after which Lanczos differs
 from it by 1e-13; at 10,000 rows minutes, and 6 s.
 """
-# The part of a filtered vector on the last Krylov vector above which the space is doubled.
-TAIL = 1e-11
+# The part of a filtered vector on the last Krylov vector above which the space is doubled: what is
+# read off changes by ten times as much. Of kernels in float32 it is below their rounding.
+TAIL, TAIL_FLOAT32 = 1e-11, 1e-8
+# Products at first, at most, by the tail that they should leave. Of 2,000 rows after 500 steps at
+# half the limit, 30 leave 2e-4, 40 1e-6, 50 1e-11 and 60 1e-16.
+FIRST = ((1e-4, 30), (1e-9, 50), (0.0, 60))
 PADDED = 256  # Gram matrices for Lanczos are padded to multiples of this
 LARGEST = 30  # products for the largest eigenvalue alone
-# Products at first, at most: of 2,000 rows after 500 steps at half the limit, 60 leave a tail of
-# 1e-16 and take .08 s, 100 take .25 s.
-FIRST = 60
+ROUGH = 1e-3  # a tail that changes what is read off by about as much
 
 
-def prepare(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float = TAIL):
+def prepare(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float | None = None):
     """`ntkcl.dynamics.prepared`, the Gram matrix decomposed as its size asks for.
 
     Arguments:
       krylov_order: products by Lanczos at first; as many as are needed in the end.
       diagonalised: rows up to which all eigenvalues are computed, larger matrices by Lanczos.
-      tail: see `TAIL`.
+      tail: see `TAIL`; None is that of the kernel's type.
     """
 
-    def decompose(gram):
+    def decompose(gram, dtype):
         if len(gram) <= diagonalised:
-            return dynamics.eigendecomposed(gram)
+            return dynamics.eigendecomposed(gram, dtype)
         # Zero rows change nothing, and one compiled program serves all tasks of nearly one size.
         more = -len(gram) % PADDED
-        matrix = _Padded(jnp.matmul, jnp.asarray(np.pad(gram, (0, more))), len(gram), more)
-        return _by_lanczos(matrix, krylov_order, tail)
+        matrix = _Padded(_product, jnp.asarray(np.pad(gram, (0, more))), len(gram), more)
+        usual = TAIL_FLOAT32 if gram.dtype == np.float32 else TAIL
+        return _by_lanczos(matrix, krylov_order, usual if tail is None else tail)
 
     return lambda kernel, step, dtype: dynamics.prepared(kernel, step, dtype, decompose)
 
@@ -71,11 +74,17 @@ def largest(block: np.ndarray, weights: np.ndarray) -> float:
     """The largest eigenvalue of the weighted Gram matrix of rows, `block` [m, c, m, c]."""
     if np.count_nonzero(weights) <= DIAGONALISED:
         return dynamics.largest_eigenvalue(block, weights)
-    root = np.sqrt(np.asarray(weights, np.float64)).ravel()
-    gram = root[:, None] * block.reshape(root.size, root.size).astype(np.float64) * root
+    root = np.sqrt(weights).astype(block.dtype).ravel()
+    gram = root[:, None] * block.reshape(root.size, root.size) * root
     start = np.random.default_rng(0).normal(size=root.size)
-    ritz = kernels.krylov.ritz_of(jnp.matmul, jnp.asarray(gram), jnp.asarray(start), order=LARGEST)
+    ritz = kernels.krylov.ritz_of(_product, jnp.asarray(gram), jnp.asarray(start), order=LARGEST)
     return float(ritz.values[-1])
+
+
+def _product(matrix, v):
+    """The matrix times v, in the matrix's type: products of a kernel in float32 round as the kernel
+    itself did, and take a third of the time. All else of a solve is in v's type."""
+    return jnp.matmul(matrix, v.astype(matrix.dtype), precision="highest").astype(v.dtype)
 
 
 class _Padded(NamedTuple):
@@ -106,19 +115,23 @@ def _by_lanczos(matrix: _Padded, order: int, tail: float) -> Decomposed:
     start = np.random.default_rng(0).normal(size=matrix.size)
     values = matrix.ritz(start, LARGEST).values
 
-    def scaled_by(scale):
+    def scaled_by(scale, tail=tail):
+        first = next(products for least, products in FIRST if tail >= least)
+
         def filtered(rule, v):
             def scaled(lam, r):
                 return rule(scale * lam, r)
 
             n = len(v)
-            k = min(order, FIRST, n)
+            k = min(order, first, n)
             ritz = matrix.ritz(v, k)
             while k < n and ritz.tail(scaled) > tail:
                 k = min(2 * k, n)
                 ritz = matrix.ritz(v, k)
             return np.asarray(ritz.filtered(scaled))[:n]
 
-        return Decomposed(filtered, scale * values, lambda s: scaled_by(s * scale))
+        rough = scaled_by(scale, ROUGH) if tail < ROUGH else None
+        known = scale * values
+        return Decomposed(filtered, known, lambda s: scaled_by(s * scale), None, rough)
 
     return scaled_by(1.0)

@@ -41,7 +41,8 @@ class Outcome(NamedTuple):
     pull: (inputs, alpha), where theta moves by J(x[inputs])^T alpha and by nothing else; else None.
     condition: lam_max / lam_min of the Gram matrix, infinite where it is singular.
     coefficients: `coefficients(rule, residual) -> alpha` of any other filter by the same Gram
-      matrix, where the method changes nothing and a memoryless rule may be cut in two; else None.
+      matrix, to three digits at least, where the method changes nothing and a memoryless rule may
+      be cut in two; else None.
     anchor_top: the largest eigenvalue at the anchor, where `top` is of a kernel computed on the
       way; None where they are one.
     """

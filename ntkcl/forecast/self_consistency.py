@@ -15,7 +15,8 @@ from ntkcl import kernels
 from ntkcl.forecast.outcome import Outcome, rule
 from ntkcl.training.problem import Anchor, Problem
 
-# `(theta, f) -> (theta', inputs, alpha)`: theta moves by J_{theta'}(x[inputs])^T alpha.
+# `(theta, f) -> (theta', inputs, alpha)`, f the outputs at theta of the task's own inputs: theta
+# moves by J_{theta'}(x[inputs])^T alpha.
 Stride = Callable[..., tuple]
 
 
@@ -58,7 +59,7 @@ def _halves(problem: Problem, t: int, outcome: Outcome) -> Iterator[Stride]:
 
     def stride(g):
         def along_tangents(theta, f):
-            residual = task.targets - jnp.asarray(f[task.inputs])
+            residual = task.targets - jnp.asarray(f)
             return theta, task.inputs, outcome.coefficients(g, residual)
 
         return along_tangents
@@ -78,12 +79,14 @@ def _moved(
     pull_back, theta = kernels.operator(problem.network).vjp, here.theta
     f = np.asarray(here.history[-1])
     history = [f]
-    for strides in strides_by_task:
-        for stride in strides:
-            along, inputs, alpha = stride(theta, f)
+    for t, strides in zip(here.ahead(len(outcomes)), strides_by_task, strict=True):
+        own = problem.tasks[t].inputs
+        for k, stride in enumerate(strides):
+            along, inputs, alpha = stride(theta, f[own] if k == 0 else f)
             alpha = jnp.asarray(alpha, problem.x.dtype)
             theta = jax.tree.map(jnp.add, theta, pull_back(along, problem.x[inputs], alpha))
-            f = outputs(theta)
+            # On the way no more is read than the next stride asks for.
+            f = outputs(theta) if k == len(strides) - 1 else outputs(theta, own)
             if not np.isfinite(f).all():
                 return _everywhere(np.inf, outcomes)
         history.append(f)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntkcl.compilation import once
 from ntkcl.types import Network
 from ntkcl.validation import SettingError
 
@@ -56,27 +57,36 @@ def _check_model(network, theta, x):
             )
     if not any(leaf.size for leaf in jax.tree.leaves(theta)):
         raise SettingError("kernel: theta holds no parameters; expected a pytree of arrays")
+    leaves, tree = jax.tree.flatten(theta)
+    kinds = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
     one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    _check_shapes(network.init, network.apply, tree, kinds, one)
+
+
+@once  # models are traced, which takes longer than many a kernel
+def _check_shapes(init, apply, tree, kinds, one) -> None:
+    """Of a model, its parameters and one input, by their shapes alone."""
+    theta = jax.tree.unflatten(tree, kinds)
+    if not jnp.issubdtype(one.dtype, jnp.floating):
         real = jax.ShapeDtypeStruct(one.shape, jnp.result_type(float))
         try:
-            jax.eval_shape(network.apply, theta, real)
+            jax.eval_shape(apply, theta, real)
         # Whatever the model's library raises: it looks its inputs up, so it takes integers.
         except Exception:
             pass
         else:
             raise SettingError(
-                f"kernel: inputs are {x.dtype}, and this model takes reals; convert and scale them "
-                "first"
+                f"kernel: inputs are {one.dtype}, and this model takes reals; convert and scale "
+                "them first"
             )
-    wanted = theta if network.init is None else _shape(one, network.init, jax.random.key(0), one)
+    wanted = theta if init is None else _shape(one, init, jax.random.key(0), one)
     if shapes(wanted) != shapes(theta):
         path, shape = sorted(shapes(wanted).items() ^ shapes(theta).items())[0]
         raise SettingError(
             f"kernel: theta holds the parameters of another model: {path} {shape} is in one of the "
             "two only"
         )
-    f = _shape(one, network.apply, theta, one)
+    f = _shape(one, apply, theta, one)
     if not hasattr(f, "shape") or len(f.shape) != 1 or f.shape[0] == 0:
         raise SettingError(
             f"kernel: the model maps one input of shape {one.shape} to "

@@ -60,7 +60,7 @@ def operator(model: Network | Apply, *, chunk: int = CHUNK) -> Operator:
     backward = partial(_backward, apply, chunk)
 
     def outputs(theta, x):
-        return jax.eval_shape(lambda theta, x: _on(network.apply, x)(theta), theta, x)
+        return _outputs.eval_shape(apply, theta, x)
 
     def jvp(theta, x, u):
         check(network, theta, x)
@@ -86,6 +86,11 @@ def operator(model: Network | Apply, *, chunk: int = CHUNK) -> Operator:
 
 def _on(apply, x):
     return lambda theta: jax.vmap(apply, (None, 0))(theta, x)
+
+
+@jax.jit  # traced once for each shape
+def _outputs(apply, theta, x):
+    return _on(apply, x)(theta)
 
 
 @partial(jax.jit, static_argnums=1)

@@ -5,19 +5,28 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from ntkcl.experiment.events import ANCHORS
 from ntkcl.runs import schema
 from ntkcl.runs.settings import GROUPS
 
 # The settings that stand before all others.
 FIRST = (*GROUPS, "network.width", "network.parametrization", "network.gamma0")
 # Of these numbers a table shows the ones that there are, where no others are asked for.
-DEFAULT_VALUES = (
+MEASURED = (
     "metrics.average_accuracy",
     "metrics.learning_accuracy",
     "metrics.forgetting_chaudhry",
-    "forecast.init.drift_r2",
-    "forecast.boundary.drift_r2",
 )
+DEFAULT_VALUES = (*MEASURED, "forecast.init.drift_r2", "forecast.boundary.drift_r2")
+
+
+def default_values(table: pd.DataFrame) -> list[str]:
+    """The numbers that a table shows where none are asked for: of `DEFAULT_VALUES` those that there
+    are; where nothing was trained, what is predicted in their place."""
+    if any(table[name].notna().any() for name in MEASURED if name in table):
+        return [name for name in DEFAULT_VALUES if name in table]
+    predicted = [f"forecast.{anchor}.{name}" for anchor in ANCHORS for name in MEASURED]
+    return [name for name in predicted if name in table]
 
 
 def is_setting(column: str) -> bool:

@@ -26,13 +26,19 @@ def terminal(quiet: bool = False) -> Console:
 
 
 def progress(
-    events: Iterator[Event], anchors: Sequence[str], tasks: int, inputs: int, terminal: Console
+    events: Iterator[Event],
+    anchors: Sequence[str],
+    tasks: int,
+    inputs: int,
+    terminal: Console,
+    trains: bool = True,
 ) -> Iterator[Event]:
     """The events as they come, with a line that says what is being waited for and for how long.
 
+    trains: whether tasks are trained after the forecasts.
     Where the terminal cannot redraw such a line, one line is printed as each forecast begins.
     """
-    first, *following = _phases(anchors, tasks, inputs)
+    first, *following = _phases(anchors, tasks, inputs, trains)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -51,13 +57,13 @@ def progress(
             yield event
 
 
-def _phases(anchors: Sequence[str], tasks: int, inputs: int) -> list[str]:
+def _phases(anchors: Sequence[str], tasks: int, inputs: int, trains: bool) -> list[str]:
     """What a run does, in order; an event ends each."""
     whole = [anchor for anchor in ANCHORS if anchor in anchors and anchor not in AHEAD]
     phases = ["learning rate", "untrained network"]
     phases += [f"forecasting from {anchor}: {tasks} tasks, {inputs} inputs" for anchor in whole]
     phases += ["baselines"] if anchors else []
-    for t in range(tasks):
+    for t in range(tasks if trains else 0):
         if "boundary" in anchors:
             phases.append(f"forecasting from boundary: task {t}, {inputs} inputs")
         phases.append(f"training task {t}")

@@ -31,7 +31,8 @@ LINE: dict[str, Any] = dict(color="0.4", lw=0.8)  # where predicted equals measu
 def draw(record: Record, summary: dict, stream: Stream) -> dict[str, Figure]:
     """Every figure that this run has data for, by name."""
     anchors = list(record.changes)
-    figures = {"R": accuracy_matrices(summary, anchors)}
+    sides = anchors if record.status == "forecast" else ["measured", *anchors]
+    figures = {"R": accuracy_matrices(summary, sides)}
     if anchors and len(stream) > 1 and record.status == "completed":
         figures["drift"] = drift(record, summary, stream, anchors)
         figures["forgetting"] = forgetting(summary, anchors)
@@ -63,13 +64,15 @@ def drift(record: Record, summary: dict, stream: Stream, anchors: Sequence[str])
     return figure
 
 
-def accuracy_matrices(summary: dict, anchors: Sequence[str]) -> Figure:
-    """R, measured and predicted, side by side.
+def accuracy_matrices(summary: dict, sides: Sequence[str]) -> Figure:
+    """R, as measured or predicted by an anchor, side by side.
 
     R[i, j] is the accuracy on task j's test inputs (columns) after training task i (rows).
     """
-    matrices = {"measured": summary["R"]}
-    matrices |= {anchor: summary["forecast"][anchor]["R"] for anchor in anchors}
+    matrices = {
+        name: summary["R"] if name == "measured" else summary["forecast"][name]["R"]
+        for name in sides
+    }
     tasks = len(summary["R"])
     size = (1.2 + 0.5 * tasks) * len(matrices) + 0.8, 1.4 + 0.5 * tasks
     figure = Figure(figsize=size, layout="constrained")

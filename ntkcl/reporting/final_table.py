@@ -64,6 +64,42 @@ def show(summary: Mapping, terminal: Console) -> None:
     forecasts = [f"{seconds[f'forecast_{anchor}']:.1f}" for anchor in anchors]
     table.add_row("training and forecast (s)", f"{seconds.get('train', 0):.1f}", *forecasts)
     terminal.print(table)
+    _print_reasons(anchors, terminal)
+
+
+def show_forecast(summary: Mapping, terminal: Console) -> None:
+    """The table of a forecast that nothing was trained after, an anchor a column."""
+    anchors = summary["forecast"]
+    table = _table("predicted accuracies of test inputs; nothing was trained")
+    table.add_column("")
+    for anchor in anchors:
+        table.add_column(anchor, justify="right")
+    for name in (FIRST, *METRICS):
+        numbers = [_number(forecast["metrics"][name]) for forecast in anchors.values()]
+        table.add_row(schema.label(f"metrics.{name}"), *numbers)
+    key = "mean_forgetting_predicted"
+    rises = [_number(forecast[key]) for forecast in anchors.values()]
+    table.add_row(_label(key).removesuffix(", predicted"), *rises)
+    table.add_row("verdict", *(forecast["verdict"] for forecast in anchors.values()))
+    seconds = [f"{summary['seconds'][f'forecast_{anchor}']:.1f}" for anchor in anchors]
+    table.add_row("forecast (s)", *seconds)
+    terminal.print(table)
+    _print_reasons(anchors, terminal)
+
+
+def print_forecasts(summary: Mapping, terminal: Console) -> None:
+    """Before anything is trained: a line for each anchor, what it predicts and how far to trust
+    it."""
+    for anchor, forecast in summary["forecast"].items():
+        numbers = [
+            f"{schema.label(f'metrics.{name}')} {_number(forecast['metrics'][name])}"
+            for name in (FIRST, METRICS[0])
+        ]
+        line = f"{anchor} predicts {', '.join(numbers)}; verdict {forecast['verdict']}"
+        terminal.print(line, markup=False, highlight=False)
+
+
+def _print_reasons(anchors: Mapping[str, Mapping], terminal: Console) -> None:
     for anchor, forecast in anchors.items():
         if forecast["reasons"]:
             line = "; ".join([f"{anchor}: {forecast['verdict']}", *forecast["reasons"]])

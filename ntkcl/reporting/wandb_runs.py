@@ -16,7 +16,7 @@ import wandb
 
 from ntkcl.runs import schema
 from ntkcl.runs.files import LOGGED, load, load_plan, logged
-from ntkcl.runs.identity import Run
+from ntkcl.runs.identity import RUN_JOBS, Run
 from ntkcl.runs.stored import Damaged
 from ntkcl.validation import SettingError
 
@@ -88,7 +88,7 @@ def track(run: Run) -> bool:
 
 def _log(run: Run) -> None:
     with _opened(run) as logger:
-        if run.job == "run":
+        if run.job in RUN_JOBS:
             _log_run(logger, run.folder)
         else:
             _log_plan(logger, run.folder)

@@ -24,11 +24,15 @@ class Tracking(NamedTuple):
     artifacts: bool
 
 
+RUN_JOBS = ("run", "forecast")
+"""The jobs that make a run, whole or its forecasts alone; the others make plans."""
+
+
 class Run(NamedTuple):
     """One run, or one plan.
 
     id: 16 hexadecimal digits, the hash of `settings`.  name: method, stream, width and seed, to be
-      read.  job: run, or a kind of plan.
+      read.  job: one of `RUN_JOBS`, or a kind of plan.
     group: the runs that differ in their seeds alone.  tags: to be filtered by.
     results_dir, folder: where all results go, and this run's.
     settings: what makes it this run.  config: the same as YAML, as the folder keeps it.
@@ -72,7 +76,8 @@ def resolve(cfg: DictConfig) -> Run:
     width, results_dir = OmegaConf.select(cfg, "network.width"), Path(cfg.results_dir)
     of_width = [f"w{width}"] if width is not None else []
     name = "-".join([optimizer, method, stream, *of_width, f"s{cfg.seed}"])
-    kind, title = ("runs", name) if cfg.job == "run" else ("plans", f"{cfg.job}-{name}")
+    kind = "runs" if cfg.job in RUN_JOBS else "plans"
+    title = name if cfg.job == "run" else f"{cfg.job}-{name}"
     own_id = digest(settings)
     return Run(
         id=own_id,
@@ -110,7 +115,7 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
     resolved: dict[str, Any] = dict(
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[arg-type]
     )
-    of_plans = ("job", "plan") if cfg.job == "run" else ()
+    of_plans = {"run": ("job", "plan"), "forecast": ("plan",)}.get(cfg.job, ())
     kept = {
         key: value
         for key, value in resolved.items()

@@ -139,7 +139,7 @@ REFERENCES = (
 )
 OF_A_RUN = (
     Quantity("schema", "schema", "", "number of the run folder's format", TEXT),
-    Quantity("status", "status", "", "completed or diverged", TEXT),
+    Quantity("status", "status", "", "completed, diverged or forecast", TEXT),
     Quantity("kernel.top_ratio", "top eigenvalue over that at initialisation", "",
              "lam_max(K_tt) as each task begins, over that at initialisation", PER_TASK),
     Quantity("kernel.top_drift", "drift of the kernel's top eigenvalue", "",

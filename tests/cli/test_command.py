@@ -192,6 +192,39 @@ def test_a_run_that_diverges_is_written_and_ends_well(ntkcl, tmp_path):
     assert summary["R"][0][0] is None and summary["b"][0] is not None
 
 
+def test_a_forecast_alone_is_that_of_the_run_and_trains_nothing(ntkcl, tmp_path, monkeypatch):
+    code, printed, _ = ntkcl(*PLAIN)
+    assert code == 0
+    (run,) = (tmp_path / "results" / "runs" / "main").iterdir()
+    whole = files.load(run)[0]
+    before = next(line for line in printed.splitlines() if line.startswith("init predicts"))
+    number = f"{whole['forecast']['init']['metrics']['forgetting_chaudhry']:.4f}"
+    assert number in before and printed.index(before) < printed.index("forecasting from boundary")
+
+    def trained(*_, **__):
+        raise AssertionError("something was trained")
+
+    for name in ("segments", "train", "train_seeds"):
+        monkeypatch.setattr(f"ntkcl.training.problem.{name}", trained)
+    code, printed, err = ntkcl(*TINY, "job=forecast")
+    assert (code, err) == (0, "") and "nothing was trained" in printed and "verdict" in printed
+    (own,) = (tmp_path / "results" / "runs" / "main").glob("forecast-*")
+    summary, rows, _ = files.load(own)
+    assert summary["status"] == "forecast" and "train" not in summary["seconds"]
+    for key in ("R", "metrics", "verdict", "trial_r2", "stable"):
+        assert summary["forecast"]["init"][key] == whole["forecast"]["init"][key], key
+    assert list(summary["forecast"]) == ["init"] and len(rows)
+    assert {p.name for p in (own / "figures").iterdir()} == {"R.png"}
+    assert summary["metrics"]["average_accuracy"] is None
+
+    # The forecast is not the run, which can still be made, and a sweep finds each again.
+    code, printed, _ = ntkcl(*TINY, "job=forecast")
+    assert code == 0 and "complete before" in printed
+    code, printed, _ = ntkcl("table", "where=\"job == 'forecast'\"")
+    accuracy = f"{whole['forecast']['init']['metrics']['average_accuracy']:.4g}"
+    assert code == 0 and accuracy in printed and "average accuracy (init)" in printed
+
+
 def test_units_that_die_in_training_do_not_end_the_run(ntkcl, tmp_path):
     """One huge step kills every ReLU: the next boundary kernel is zero, and so is its forecast."""
     code, _, err = ntkcl(*PLAIN, "training.allow_unstable=true", "training.learning_rate=1e4")
@@ -240,6 +273,18 @@ BAD = {
     "an anchor behind a training that a plan does not do": (
         ["job=orders", "forecast.anchors=[path]"],
         "forecast.anchors=['path']: job=orders",
+    ),
+    "only anchors behind a training that a forecast does not do": (
+        ["job=forecast", "forecast.anchors=[boundary,path]"],
+        "forecast.anchors=['boundary', 'path']: job=forecast trains nothing; expected init or",
+    ),
+    "references of a forecast": (
+        ["job=forecast", "references=[joint]"],
+        "references=['joint']: job=forecast",
+    ),
+    "a measured number of a forecast": (
+        ["job=forecast", "sweep.objective=forecast.boundary.skill"],
+        "sweep.objective=forecast.boundary.skill: no such number",
     ),
     "an unknown anchor of a plan": (
         ["job=orders", "forecast.anchors=[init,nosuch]"],

@@ -458,9 +458,7 @@ def test_a_trial_that_blows_up_is_not_one_that_there_was_not():
     form = forecast.closed(initialised.kernel_fn, initialised.effort)
     outcomes = form(setting, here, 1)
     for moved in (forecast.trial, forecast.halved):
-        assert np.isposinf(
-            moved(setting, here, outcomes, lambda theta: np.full((8, 3), np.nan))
-        ).all()
+        assert np.isposinf(moved(setting, here, outcomes, lambda *_: np.full((8, 3), np.nan))).all()
 
 
 def test_no_block_of_a_kernel_outlives_its_task_and_no_gram_matrix_its_forecast(monkeypatch):
