@@ -165,10 +165,24 @@ class Places(NamedTuple):
     block(rows, inputs): K(x[rows], x[inputs]) [n, c, m, c].
     change(inputs, alpha): K(x, x[inputs]) alpha [N, c] for alpha [m, c], by whatever means: the
       products J (J^T alpha) need no block.
+    products(inputs): K(x[inputs], x[inputs]) by its products; None where the kernel is known by
+      blocks alone.
     """
 
     block: Callable[..., Any]
     change: Callable[..., Any]
+    products: "Callable[..., Products] | None" = None
+
+
+class Products(NamedTuple):
+    """A kernel [m, c, m, c] by its products with vectors.
+
+    matvec: a `jax.tree_util.Partial`, v [m, c] -> K v in the kernel's type.
+    seconds: what one takes, roughly.
+    """
+
+    matvec: Any
+    seconds: float
 
 
 class Tangent(NamedTuple):

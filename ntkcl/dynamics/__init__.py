@@ -8,7 +8,7 @@ give them float64.
 
 from ntkcl.dynamics import attribution
 from ntkcl.dynamics.cached import cached
-from ntkcl.dynamics.prepare import Prepared, extended, prepared
+from ntkcl.dynamics.prepare import Prepared, extended, prepared, prepared_by_products
 from ntkcl.dynamics.rules import (
     Rule,
     converged,
@@ -65,6 +65,7 @@ __all__ = [
     "one_task",
     "own",
     "prepared",
+    "prepared_by_products",
     "read_out",
     "sequence",
     "simulate",

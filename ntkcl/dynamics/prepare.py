@@ -97,6 +97,28 @@ def prepared(
     return Prepared(change, m, rows, outputs, root, decompose(gram, dtype), removal)
 
 
+def prepared_by_products(
+    places: Places,
+    matvec: Callable[..., Any],
+    step: Step,
+    dtype,
+    decompose: Callable[..., Decomposed],
+) -> Prepared:
+    """`prepared` of a step that removes nothing, without its Gram matrix.
+
+    Arguments:
+      places: the step's kernel.  matvec: v [m, c] -> K v of the step's inputs.
+      decompose: from that, the root of the weights [m, c] and the entries [k] of it that are not
+        zero to functions of the Gram matrix.
+    """
+    assert step.removed is None
+    rows, outputs, root = _rows(step, dtype)
+    m, c = step.targets.shape
+    whole = np.sqrt(np.asarray(step.weights, dtype))
+    decomposed = decompose(matvec, whole, rows * c + outputs)
+    return Prepared(partial(places.change, step.inputs), m, rows, outputs, root, decomposed)
+
+
 def extended(
     base: Prepared,
     kernel: Places | Columns,

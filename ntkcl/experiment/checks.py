@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from ntkcl import forecast, losses
+from ntkcl.compilation import convolves
 from ntkcl.experiment.events import ANCHORS
 from ntkcl.training.settings import Training, check_training, devices_of, full_batches, steps_of
 from ntkcl.types import Loss, Method, Network, Optimizer, Stream
@@ -48,6 +50,7 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
 
 def form_of(
     stream: Stream,
+    network: Network,
     loss: Loss,
     optimizer: Optimizer,
     training: Training,
@@ -65,7 +68,10 @@ def form_of(
     full = full_batches(stream, training.batch_size)
     # Those of all tasks are held until the trial is done.
     rows = round(sum(task.train.y.size**2 for task in stream) ** 0.5)
-    return forecast.form_of(form, loss, optimizer, method, full, rows)
+    x = stream[0].train.x
+    theta = jax.eval_shape(network.init, jax.random.key(0), x[0])  # type: ignore[arg-type]
+    by_products = not convolves(network.apply, theta, x)
+    return forecast.form_of(form, loss, optimizer, method, full, rows, by_products)
 
 
 def check_infinite(network: Network, form: str) -> None:

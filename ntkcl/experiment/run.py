@@ -198,7 +198,7 @@ def _prepare(setup: Setup) -> Experiment:
     """The experiment, its settings and data checked."""
     key, stream, network, loss, optimizer, training, method, anchors, form, effort, kernel = setup
     check(stream, loss, training, anchors)
-    trained = stream, loss, optimizer, training, method
+    trained = stream, network, loss, optimizer, training, method
     form = form_of(*trained, form) if anchors else "linearised"
     if "infinite" in anchors:
         check_infinite(network, form)

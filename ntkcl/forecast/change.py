@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import kernels, networks
+from ntkcl.compilation import convolves
 from ntkcl.forecast.forms import FORMS, form_of
 from ntkcl.forecast.outcome import Effort
 from ntkcl.forecast.stability import limit
@@ -65,8 +66,9 @@ def change(
       head: 0/1 mask [c] of the outputs that the loss sees; None is all of them.
       form: one of `ntkcl.forecast.FORMS`, or "auto", the first that is exact for the linearised
         network: "closed" for squared error and full batches with sgd, "simulated" along the true
-        batches for any loss with sgd, else "linearised", which trains the linearised network; it
-        holds no kernel, and "auto" takes it for more than 20,000 samples x outputs.
+        batches for any loss with sgd, else "linearised", which trains the linearised network and
+        holds no kernel. For more than 20,000 samples x outputs "auto" takes "linearised" in place
+        of "simulated", and for convolutional networks in place of "closed" too.
       key: which batches are drawn; None is `jax.random.key(0)`.
     Returns: [n, c] in float64. Inputs and targets are taken in theta's floating type, the solve is
       in float64 whatever JAX's default.
@@ -83,7 +85,9 @@ def change(
     with jax.enable_x64(True):
         problem = problem_of(network, theta, old, new, **given)  # type: ignore[arg-type]
         x, rows = problem.x, problem.stream[0].train.y.size
-        form = form_of(form, loss, optimizer, problem.method, problem.full_batches, rows)
+        by_products = not convolves(problem.network.apply, theta, x)
+        parts = loss, optimizer, problem.method, problem.full_batches, rows, by_products
+        form = form_of(form, *parts)
         kernel_fn = kernels.empirical(problem.network)
         _check_rate(problem, theta, kernel_fn, learning_rate)
         f = networks.forward(problem.network.apply, theta, x).astype(jnp.float64)

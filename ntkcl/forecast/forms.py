@@ -5,6 +5,7 @@ from typing import Any
 
 from ntkcl import methods
 from ntkcl.forecast.closed_form import closed
+from ntkcl.forecast.gram_solvers import HELD_ROWS
 from ntkcl.forecast.integrated import integrated
 from ntkcl.forecast.linearised import linearised
 from ntkcl.forecast.matrix_free import matrix_free
@@ -26,9 +27,6 @@ AUTO = ("auto", *FORMS)
 BY_KERNEL = ("closed", "simulated")
 """The forms that compute Gram matrices of the network as it stands."""
 
-# Of the Gram matrices that "auto" will hold, as one: 3 GiB in float64, and as much again in work.
-HELD_ROWS = 20_000
-
 
 def form_of(
     form: str,
@@ -37,12 +35,14 @@ def form_of(
     method: Method,
     full_batches: bool,
     rows: int = 0,
+    by_products: bool = True,
 ) -> str:
     """The form itself, or the one that "auto" stands for.
 
-    "auto" is the first form that is exact for the linearised network; where Gram matrices of the
+    "auto" is the first form that is exact for the linearised network. Where Gram matrices of the
     tasks, as large together as one of `rows` (samples x outputs), have more than `HELD_ROWS`, it is
-    "linearised", which holds no kernel.
+    one that needs none: "closed" without a method and with fast products (`by_products`), else
+    "linearised".
     Raises ValueError for a form that cannot predict this training, and for a method whose step was
     written for other hooks.
     """
@@ -55,7 +55,8 @@ def form_of(
             for name in ("closed", "simulated", "linearised")
             if not against[name] and (full_batches or name != "closed")
         ]
-        return exact[0] if rows <= HELD_ROWS else "linearised"
+        unheld = exact[0] == "closed" and methods.is_naive(method) and by_products
+        return exact[0] if rows <= HELD_ROWS or unheld else "linearised"
     if against[form]:
         fit = " or ".join(name for name in FORMS if not against[name])
         raise SettingError(f"forecast.form={form}: {against[form][0]}; use {fit} or auto")

@@ -25,6 +25,13 @@ TAIL, TAIL_FLOAT32 = 1e-11, 1e-8
 # Products at first, at most, by the tail that they should leave. Of 2,000 rows after 500 steps at
 # half the limit, 30 leave 2e-4, 40 1e-6, 50 1e-11 and 60 1e-16.
 FIRST = ((1e-4, 30), (1e-9, 50), (0.0, 60))
+HELD_ROWS = 20_000
+"""Rows above which no Gram matrix is held where products will do: 1.5 GiB in float32, and as much
+again in work."""
+
+# Entries of a Gram matrix that a product reads a second, from memory: 2 cores, float32. Products by
+# the network are taken where they are faster, which they are for many inputs of small networks.
+GRAM_RATE = 8e9
 PADDED = 256  # Gram matrices for Lanczos are padded to multiples of this
 LARGEST = 30  # products for the largest eigenvalue alone
 ROUGH = 1e-3  # a tail that changes what is read off by about as much
@@ -48,7 +55,21 @@ def prepare(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float | N
         usual = TAIL_FLOAT32 if gram.dtype == np.float32 else TAIL
         return _by_lanczos(matrix, krylov_order, usual if tail is None else tail)
 
-    return lambda kernel, step, dtype: dynamics.prepared(kernel, step, dtype, decompose)
+    def decompose_products(matvec, root, entries):
+        usual = TAIL_FLOAT32 if jnp.result_type(*jax.tree.leaves(matvec)) == jnp.float32 else TAIL
+        matrix = _Products(matvec, jnp.asarray(root), entries)
+        return _by_lanczos(matrix, krylov_order, usual if tail is None else tail)
+
+    def prepared(kernel, step, dtype):
+        places, rows = dynamics.as_places(step.kernel or kernel), np.count_nonzero(step.weights)
+        if rows > diagonalised and places.products is not None and step.removed is None:
+            matvec, seconds = places.products(step.inputs)
+            if rows > HELD_ROWS or seconds < rows**2 / GRAM_RATE:
+                given = matvec, step, dtype, decompose_products
+                return dynamics.prepared_by_products(places, *given)
+        return dynamics.prepared(kernel, step, dtype, decompose)
+
+    return prepared
 
 
 def extend(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float = TAIL):
@@ -100,6 +121,38 @@ class _Padded(NamedTuple):
         v = jnp.asarray(np.pad(v, (0, self.more)))
         return kernels.krylov.ritz_of(self.product, self.operand, v, order=order)
 
+    def cut(self, v):
+        return np.asarray(v)[: self.size]
+
+
+class _Products(NamedTuple):
+    """A weighted Gram matrix by products: root K root, of the `entries` of root [m, c] that are not
+    zero."""
+
+    matvec: Any
+    root: Any
+    entries: np.ndarray
+
+    @property
+    def size(self):
+        return len(self.entries)
+
+    def ritz(self, v, order: int):
+        whole = np.zeros(self.root.size)
+        whole[self.entries] = v
+        operand = self.matvec, self.root
+        return kernels.krylov.ritz_of(
+            _weighted, operand, jnp.asarray(whole.reshape(self.root.shape)), order=order
+        )
+
+    def cut(self, v):
+        return np.asarray(v).ravel()[self.entries]
+
+
+def _weighted(operand, v):
+    matvec, root = operand
+    return root * matvec(root * v).astype(v.dtype)
+
 
 def _padded_arrow(arrow: Arrow) -> _Padded:
     size, more = len(arrow.lam) + len(arrow.corner), -len(arrow.corner) % PADDED
@@ -111,7 +164,7 @@ def _padded_arrow(arrow: Arrow) -> _Padded:
     return _Padded(Arrow.product, padded, size, more)
 
 
-def _by_lanczos(matrix: _Padded, order: int, tail: float) -> Decomposed:
+def _by_lanczos(matrix: _Padded | _Products, order: int, tail: float) -> Decomposed:
     start = np.random.default_rng(0).normal(size=matrix.size)
     values = matrix.ritz(start, LARGEST).values
 
@@ -128,7 +181,7 @@ def _by_lanczos(matrix: _Padded, order: int, tail: float) -> Decomposed:
             while k < n and ritz.tail(scaled) > tail:
                 k = min(2 * k, n)
                 ritz = matrix.ritz(v, k)
-            return np.asarray(ritz.filtered(scaled))[:n]
+            return matrix.cut(ritz.filtered(scaled))
 
         rough = scaled_by(scale, ROUGH) if tail < ROUGH else None
         known = scale * values

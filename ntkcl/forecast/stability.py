@@ -1,14 +1,16 @@
 """The largest stable learning rate, from the kernel of the untrained network."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import dynamics, kernels
-from ntkcl.compilation import portable
+from ntkcl.compilation import once, portable
 from ntkcl.forecast.gram_solvers import LARGEST, largest
 from ntkcl.training.problem import Problem
-from ntkcl.types import Params, Tangent
+from ntkcl.types import Network, Params, Tangent
 from ntkcl.validation import SettingError
 
 # Rows x outputs up to which the stability limit is computed from the Gram matrix itself.
@@ -137,14 +139,24 @@ def _top_of_products(problem, theta, x, root) -> float:
 
 def _worst(problem, theta, inputs, weights) -> float:
     """Largest eigenvalue over the Gram matrices of single rows."""
-    apply, x = portable(problem.network.apply), problem.x[inputs]
-    return float(_worst_of(apply, theta, x, jnp.asarray(weights)))
+    network, rows = problem.network, (theta, problem.x[inputs], jnp.asarray(weights))
+    # Neither holds a Jacobian of all parameters, which would take a hundred times as long.
+    if network.taps is None:
+        return float(_worst_by_products(portable(network.apply), *rows))
+    return float(_worst_by_layers(network.taps)(*rows))
 
 
 @jax.jit
-def _worst_of(apply, theta, x, weights):
-    kernel = kernels.contraction(apply)
+def _worst_by_products(apply, theta, x, weights):
+    return _worst_of(kernels.vector_products(apply), theta, x, weights)
 
+
+@once
+def _worst_by_layers(taps):
+    return jax.jit(partial(_worst_of, kernels.structured(Network(None, None, taps))))
+
+
+def _worst_of(kernel, theta, x, weights):
     def one(row):
         x, root = row[0], jnp.sqrt(row[1]).astype(row[0].dtype)
         gram = kernel.gram(kernel.factors(theta, x[None]))[0, :, 0]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
-from ntkcl.compilation import once
+from ntkcl.compilation import convolves, once
 from ntkcl.kernels.checks import check
 from ntkcl.kernels.contraction import contraction
 from ntkcl.kernels.kernel import Kernel, network_of
@@ -198,6 +198,25 @@ def _cost(kernel: Kernel, theta, x, pairs, sides, longest, budget_mib) -> Cost:
     seconds = (sides * work.sample + pairs * work.pair) / (matmul_rate() * EFFICIENCY[kernel.name])
     edge = int(min(longest, guess_edge(kernel, theta, x, budget_mib)))
     return Cost(kernel.name, seconds, tile_mib(kernel, theta, x, 1), edge)
+
+
+def product_seconds(model: Network | Apply, theta, x) -> float:
+    """Roughly the seconds of K(x, x) v = J (J^T v) by `ntkcl.kernels.operator`: a pass with
+    tangents, and one with its transpose."""
+    leaves, tree = jax.tree.flatten(theta)
+    kinds = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    network = network_of(model)
+    # f - f_0 is counted as two passes, and has the tangents of one.
+    forward = _forward_work(network.apply, tree, kinds, one) / (2 if network.centred else 1)
+    slower = 30 if convolves(network.apply, theta, x) else 1.5  # measured; solves are loops
+    return slower * 4 * len(x) * forward / matmul_rate()
+
+
+@once
+def _forward_work(apply, tree, kinds, one) -> float:
+    counted = jax.jit(apply).lower(jax.tree.unflatten(tree, kinds), one).cost_analysis() or {}
+    return counted.get("flops", 2 * sum(kind.size for kind in kinds)) / 2
 
 
 @cache

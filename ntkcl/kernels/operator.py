@@ -8,13 +8,14 @@ functions, solves and spectra of it.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
-from ntkcl.compilation import portable
+from ntkcl.compilation import convolves, portable
 from ntkcl.kernels.checks import check, shapes
 from ntkcl.kernels.kernel import cover, network_of
 from ntkcl.types import Apply, Network
@@ -24,6 +25,7 @@ from ntkcl.validation import SettingError, whole
 # 512, 1.50 at 1024, 1.75 at 8192. Below, each chunk adds a gradient too often; above, activations
 # leave the cache. 512 is the least memory of the flat part.
 CHUNK = 512
+UNROLLED = 16  # chunks: their program grows with their number
 
 
 class Operator(NamedTuple):
@@ -32,6 +34,7 @@ class Operator(NamedTuple):
     jvp: Callable[..., Any]
     vjp: Callable[..., Any]
     product: Callable[..., Any]
+    matvec: Callable[..., Partial]
 
 
 def operator(model: Network | Apply, *, chunk: int = CHUNK) -> Operator:
@@ -40,13 +43,15 @@ def operator(model: Network | Apply, *, chunk: int = CHUNK) -> Operator:
         jvp(theta, x, u) = J(x) u
         vjp(theta, x, a) = J(x)^T a
         product(theta, x1, x2, v) = J(x1) J(x2)^T v
+        matvec(theta, x)(v) = J(x) J(x)^T v
 
     Arguments:
       model: a network, or `apply(theta, x) -> [c]` for one x.
       chunk: the most samples whose activations are held at once.
-    Returns: three pure functions that callers may jit: `jvp` takes u shaped like theta and gives
-      [n, c]; `vjp` takes a [n, c] and gives a pytree like theta; `product` takes v [n2, c] and
-      gives [n1, c], x2 = None meaning x1.
+    Returns: pure functions that callers may jit: `jvp` takes u shaped like theta and gives [n, c];
+      `vjp` takes a [n, c] and gives a pytree like theta; `product` takes v [n2, c] and gives
+      [n1, c], x2 = None meaning x1; `matvec` gives a `jax.tree_util.Partial`, an argument of
+      programs that serve all inputs of one shape.
     Cost: a jvp or a vjp about that of one gradient, a product both; memory for theta twice, and the
       activations of a chunk.
     Raises ValueError as `ntkcl.kernels.checks.check` does, and for u, a or v of another shape.
@@ -81,7 +86,20 @@ def operator(model: Network | Apply, *, chunk: int = CHUNK) -> Operator:
         x2 = x1 if x2 is None else x2
         return forward(theta, x1, backward(theta, x2, _rows("product: v", v, outputs(theta, x2))))
 
-    return Operator(jvp, vjp, product)
+    def matvec(theta, x):
+        check(network, theta, x)
+        return Partial(_symmetric(chunk), apply, theta, x)
+
+    return Operator(jvp, vjp, product, matvec)
+
+
+@cache  # one function a chunk, so that programs are found again
+def _symmetric(chunk):
+    def matvec(apply, theta, x, v):
+        v = v.astype(jnp.result_type(*jax.tree.leaves(theta)))
+        return _forward(apply, chunk, theta, x, _backward(apply, chunk, theta, x, v))
+
+    return matvec
 
 
 def _on(apply, x):
@@ -97,6 +115,9 @@ def _outputs(apply, theta, x):
 @jax.default_matmul_precision("highest")
 def _forward(apply, chunk, theta, x, u):
     starts, length = cover(len(x), chunk)
+    if _unrolled(apply, theta, x, len(starts)):
+        parts = [x[at : at + length] for at in range(0, len(x), length)]
+        return jnp.concatenate([jax.jvp(_on(apply, part), (theta,), (u,))[1] for part in parts])
 
     def write(out, start):
         part = jax.lax.dynamic_slice_in_dim(x, start, length)
@@ -111,6 +132,10 @@ def _forward(apply, chunk, theta, x, u):
 @jax.default_matmul_precision("highest")
 def _backward(apply, chunk, theta, x, a):
     starts, length = cover(len(x), chunk)
+    if _unrolled(apply, theta, x, len(starts)):
+        parts = [slice(at, at + length) for at in range(0, len(x), length)]
+        gradients = [jax.vjp(_on(apply, x[part]), theta)[1](a[part])[0] for part in parts]
+        return jax.tree.map(lambda *leaves: sum(leaves), *gradients)
 
     def add(total, step):
         k, start = step
@@ -122,6 +147,12 @@ def _backward(apply, chunk, theta, x, a):
 
     steps = (jnp.arange(len(starts)), jnp.asarray(starts))
     return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, theta), steps)[0]
+
+
+def _unrolled(apply, theta, x, chunks: int) -> bool:
+    """Whether chunks are visited without a loop: a single one, and a few of a network that
+    convolves."""
+    return chunks == 1 or (chunks <= UNROLLED and convolves(apply, theta, x))
 
 
 def _rows(name, a, f):

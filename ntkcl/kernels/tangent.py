@@ -9,8 +9,9 @@ from jax.tree_util import Partial
 
 from ntkcl.compilation import portable
 from ntkcl.kernels.contraction import contraction
+from ntkcl.kernels.empirical import product_seconds
 from ntkcl.kernels.operator import operator
-from ntkcl.types import Network, Places, Tangent
+from ntkcl.types import Network, Places, Products, Tangent
 
 
 def tangent(network: Network, theta, x, f, kernel_fn, *, by_columns: bool = False) -> Tangent:
@@ -47,7 +48,7 @@ def tangent(network: Network, theta, x, f, kernel_fn, *, by_columns: bool = Fals
 
 def _places(model, theta, x, kernel_fn) -> Places:
     """Blocks by `kernel_fn`, changes by products with the Jacobian: no block of all inputs."""
-    product = operator(model).product
+    linear = operator(model)
 
     def block(rows, inputs):
         if np.array_equal(rows, inputs):
@@ -55,9 +56,13 @@ def _places(model, theta, x, kernel_fn) -> Places:
         return kernel_fn(theta, x[rows], x[inputs])
 
     def change(inputs, alpha):
-        return product(theta, x, x[inputs], alpha)
+        return linear.product(theta, x, x[inputs], alpha)
 
-    return Places(block, change)
+    def products(inputs):
+        own = x[inputs]
+        return Products(linear.matvec(theta, own), product_seconds(model, theta, own))
+
+    return Places(block, change, products)
 
 
 def _stretched(apply, root, theta_scaled, one):

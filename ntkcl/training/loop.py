@@ -12,7 +12,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from ntkcl.compilation import portable
+from ntkcl.compilation import convolves, portable
 from ntkcl.types import Apply, Dataset, Key, Loss, Method, Params, Task
 
 
@@ -118,17 +118,6 @@ def segments(
         yield at
 
 
-def convolves(apply: Apply, theta: Params, x: Any) -> bool:
-    """Whether steps are better taken one by one: XLA on a CPU brings the dimensions of a
-    convolution into the order that it is fast in
-    outside of loops alone, and its derivatives within one take up to forty times as long. x: inputs
-    [n, ...]."""
-    one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-    return jax.default_backend() == "cpu" and "conv_general_dilated" in str(
-        jax.make_jaxpr(apply)(theta, one)
-    )
-
-
 def spread(devices: int) -> tuple[NamedSharding, NamedSharding]:
     """How arrays lie on the first so many devices: whole on each of them, and shared out along
     their first axis."""
@@ -184,7 +173,7 @@ def advance(
         return jax.lax.scan(step, start, order, length=count)
     ended, value = step(
         start, None if order is None else order[0]
-    )  # without a loop, see `convolves`
+    )  # without a loop, see `compilation.convolves`
     return ended, value[None]
 
 

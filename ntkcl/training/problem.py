@@ -15,7 +15,7 @@ import optax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from ntkcl.compilation import once
+from ntkcl.compilation import convolves, once
 from ntkcl.training import loop
 from ntkcl.training.settings import full_batches
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, TaskRows
@@ -190,7 +190,7 @@ def train_seeds(problems: Sequence[Problem], t: int, anchors: Sequence[Anchor]) 
         for state, task in zip(states, tasks, strict=True)
     ]
     differ = any(other != shapes[0] for other in shapes)
-    if differ or loop.convolves(first.trained.apply, here.theta, tasks[0].train.x):
+    if differ or convolves(first.trained.apply, here.theta, tasks[0].train.x):
         each = (
             _segments(problem, t, problem.trained, state)
             for problem, state in zip(problems, states, strict=True)

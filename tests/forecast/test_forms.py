@@ -281,9 +281,11 @@ def test_auto_holds_no_kernel_larger_than_it_should():
     """60,000 images in five tasks, ten outputs: a block of 313 GiB."""
     plain = losses.squared_error(), optimizers.sgd(), methods.naive()
     assert forecast.form_of("auto", *plain, True, 20_000) == "closed"
+    assert forecast.form_of("auto", *plain, True, 30_000) == "closed"  # by products
     assert (
-        forecast.form_of("auto", *plain, True, 30_000)
+        forecast.form_of("auto", *plain, True, 30_000, by_products=False)
         == forecast.form_of("auto", *plain, False, 30_000)
+        == forecast.form_of("auto", *plain[:2], methods.ewc(), True, 30_000)
         == "linearised"
     )
     assert (
@@ -292,11 +294,13 @@ def test_auto_holds_no_kernel_larger_than_it_should():
 
 
 def test_the_size_that_auto_goes_by_is_that_of_the_stream(monkeypatch):
-    assert np.isfinite(
-        recorded("auto").numerics["init"]["negative_mass"]
-    ).all()  # of eigenvalues: closed
+    def known():  # where the form is closed
+        of_each = recorded("auto", method=methods.l2()).numerics["init"]["negative_mass"]
+        return np.isfinite(of_each).all()
+
+    assert known()
     monkeypatch.setattr(sys.modules["ntkcl.forecast.forms"], "HELD_ROWS", 1)
-    assert np.isnan(recorded("auto").numerics["init"]["negative_mass"]).all()
+    assert not known()
 
 
 @pytest.mark.parametrize(
@@ -370,6 +374,21 @@ def test_large_gram_matrices_are_solved_by_lanczos_to_the_same_digits(method, mo
     closed = sys.modules["ntkcl.forecast.closed_form"]
     monkeypatch.setattr(closed, "prepare", functools.partial(closed.prepare, diagonalised=0))
     predicted_exactly(recorded("closed", method=method, krylov_order=5))
+
+
+@pytest.mark.parametrize("method", [methods.naive(), methods.l2(0.1, "zero"), methods.ewc(0.3)])
+def test_large_gram_matrices_are_not_held_where_products_are_faster(method, monkeypatch):
+    solvers, shapes = sys.modules["ntkcl.forecast.gram_solvers"], []
+    closed = sys.modules["ntkcl.forecast.closed_form"]
+    monkeypatch.setattr(closed, "prepare", functools.partial(closed.prepare, diagonalised=0))
+    monkeypatch.setattr(solvers, "GRAM_RATE", 1e-3)
+    monkeypatch.setattr(solvers.dynamics, "prepared", lambda *_: shapes.append("held"))
+    predicted_exactly(recorded("closed", method=method, heads=OVERLAPPING, krylov_order=5))
+    assert not shapes
+    monkeypatch.setattr(solvers, "HELD_ROWS", 0)
+    monkeypatch.setattr(solvers, "GRAM_RATE", 1e30)
+    predicted_exactly(recorded("closed", method=method, krylov_order=5))
+    assert not shapes
 
 
 @pytest.mark.parametrize("batch_size", [None, 2])

@@ -15,7 +15,7 @@ from cases import linear, quadratic_features, random_stream
 from oracles import train_linear
 
 from ntkcl import losses, networks, optimizers
-from ntkcl.compilation import portable
+from ntkcl.compilation import convolves, portable
 from ntkcl.training import loop
 from ntkcl.types import Dataset
 
@@ -259,7 +259,7 @@ def test_eight_devices_share_each_batch_and_come_to_what_one_comes_to(tmp_path):
 
 
 def test_convolutions_are_trained_step_by_step_without_a_loop_and_come_to_the_same(monkeypatch):
-    """A loop's body has slow derivatives of convolutions on a CPU, see `train.convolves`."""
+    """A loop's body has slow derivatives of convolutions on a CPU, see `compilation.convolves`."""
     network = networks.cnn(outputs=2, width=3, depth=2)
     x, y = (
         jax.random.normal(jax.random.key(0), (6, 5, 5)),
@@ -312,4 +312,4 @@ def test_what_convolves_is_known_by_what_it_computes():
         (networks.cnn(outputs=2, width=2), True),
         (networks.mlp(outputs=2, width=2), False),
     ):
-        assert loop.convolves(network.apply, network.init(jax.random.key(0), x), x[None]) is does
+        assert convolves(network.apply, network.init(jax.random.key(0), x), x[None]) is does
