@@ -29,7 +29,7 @@ figures: setup
 	set -e; for name in $(FIGURES); do $(BIN)/python scripts/figures/$$name.py draw=true; done
 	set -e; for name in $(TABLES); do $(BIN)/python scripts/figures/$$name.py --draw; done
 
-BENCHMARKS := kernels forecast matrix_free tiles training sweep kill_runs kill_sweep
+BENCHMARKS := kernels price forecast matrix_free tiles training sweep kill_runs kill_sweep
 
 bench: setup
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python scripts/bench/$$name.py; done
