@@ -75,11 +75,10 @@ def portable(given: Any) -> Any:
     return given if isinstance(given, Partial) else Partial(given)
 
 
-def convolves(apply: Callable[..., Any], theta: Any, x: Any) -> bool:
+def convolves(apply: Callable[..., Any], theta: Any, one: Any) -> bool:
     """Whether a function of one input has convolutions that are better kept out of loops: XLA on a
     CPU brings their dimensions into the order that it is fast in outside of loops alone, and their
-    derivatives within one take up to forty times as long. x: inputs [n, ...]."""
-    one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    derivatives within one take up to forty times as long. one: an input, or its shape and type."""
     return jax.default_backend() == "cpu" and "conv_general_dilated" in str(
         jax.make_jaxpr(apply)(theta, one)
     )

@@ -70,7 +70,7 @@ def form_of(
     rows = round(sum(task.train.y.size**2 for task in stream) ** 0.5)
     x = stream[0].train.x
     theta = jax.eval_shape(network.init, jax.random.key(0), x[0])  # type: ignore[arg-type]
-    by_products = not convolves(network.apply, theta, x)
+    by_products = not convolves(network.apply, theta, x[0])
     return forecast.form_of(form, loss, optimizer, method, full, rows, by_products)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl import methods
+from ntkcl import kernels, methods
 from ntkcl.forecast import Effort
 from ntkcl.networks import centred, computed_in, forward
 from ntkcl.resources import Cost, Meter
@@ -87,7 +87,7 @@ def initialise(
         problem=problem,
         theta=theta,
         outputs=lambda theta, rows=ALL: read(theta, rows) - origin[rows],
-        kernel_fn=kernel(network),
+        kernel_fn=kernels.remembered(kernel(network), theta),
         effort=effort.checked(),
         cost=meter.read(),
     )

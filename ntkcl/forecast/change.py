@@ -85,7 +85,7 @@ def change(
     with jax.enable_x64(True):
         problem = problem_of(network, theta, old, new, **given)  # type: ignore[arg-type]
         x, rows = problem.x, problem.stream[0].train.y.size
-        by_products = not convolves(problem.network.apply, theta, x)
+        by_products = not convolves(problem.network.apply, theta, x[0])
         parts = loss, optimizer, problem.method, problem.full_batches, rows, by_products
         form = form_of(form, *parts)
         kernel_fn = kernels.empirical(problem.network)

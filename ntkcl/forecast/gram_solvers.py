@@ -96,7 +96,9 @@ def largest(block: np.ndarray, weights: np.ndarray) -> float:
     if np.count_nonzero(weights) <= DIAGONALISED:
         return dynamics.largest_eigenvalue(block, weights)
     root = np.sqrt(weights).astype(block.dtype).ravel()
-    gram = root[:, None] * block.reshape(root.size, root.size) * root
+    gram = block.reshape(root.size, root.size)
+    if (root != 1).any():
+        gram = root[:, None] * gram * root
     start = np.random.default_rng(0).normal(size=root.size)
     ritz = kernels.krylov.ritz_of(_product, jnp.asarray(gram), jnp.asarray(start), order=LARGEST)
     return float(ritz.values[-1])

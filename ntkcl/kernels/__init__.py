@@ -14,6 +14,7 @@ from ntkcl.kernels.kernel import Kernel, one_by_one
 from ntkcl.kernels.numerics import Numerics, numerics
 from ntkcl.kernels.operator import Operator, operator
 from ntkcl.kernels.outputs import diagonal, traced, with_outputs
+from ntkcl.kernels.remembered import remembered
 from ntkcl.kernels.structured import layers, structured
 from ntkcl.kernels.tangent import tangent
 from ntkcl.kernels.tiles import tiled
@@ -37,6 +38,7 @@ __all__ = [
     "one_by_one",
     "operator",
     "plan",
+    "remembered",
     "structured",
     "tangent",
     "tiled",

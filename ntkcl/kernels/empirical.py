@@ -205,18 +205,20 @@ def product_seconds(model: Network | Apply, theta, x) -> float:
     tangents, and one with its transpose."""
     leaves, tree = jax.tree.flatten(theta)
     kinds = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
-    one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-    network = network_of(model)
+    network, one = network_of(model), jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
     # f - f_0 is counted as two passes, and has the tangents of one.
-    forward = _forward_work(network.apply, tree, kinds, one) / (2 if network.centred else 1)
-    slower = 30 if convolves(network.apply, theta, x) else 1.5  # measured; solves are loops
-    return slower * 4 * len(x) * forward / matmul_rate()
+    passes = 4 / (2 if network.centred else 1)
+    return passes * len(x) * _work_in_loops(network.apply, tree, kinds, one) / matmul_rate()
 
 
 @once
-def _forward_work(apply, tree, kinds, one) -> float:
-    counted = jax.jit(apply).lower(jax.tree.unflatten(tree, kinds), one).cost_analysis() or {}
-    return counted.get("flops", 2 * sum(kind.size for kind in kinds)) / 2
+def _work_in_loops(apply, tree, kinds, one) -> float:
+    """Multiply-adds of one forward pass, times how much slower than a matrix product they came out
+    in the loops of a solve."""
+    theta = jax.tree.unflatten(tree, kinds)
+    counted = jax.jit(apply).lower(theta, one).cost_analysis() or {}
+    forward = counted.get("flops", 2 * sum(kind.size for kind in kinds)) / 2
+    return forward * (30 if convolves(apply, theta, one) else 1.5)
 
 
 @cache

@@ -152,7 +152,7 @@ def _backward(apply, chunk, theta, x, a):
 def _unrolled(apply, theta, x, chunks: int) -> bool:
     """Whether chunks are visited without a loop: a single one, and a few of a network that
     convolves."""
-    return chunks == 1 or (chunks <= UNROLLED and convolves(apply, theta, x))
+    return chunks == 1 or (chunks <= UNROLLED and convolves(apply, theta, x[0]))
 
 
 def _rows(name, a, f):

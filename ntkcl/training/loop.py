@@ -98,7 +98,7 @@ def segments(
     if devices > 1:
         settings["shared"] = shared
         dataset = jax.device_put(dataset, shared if order is None else whole)
-    at_once = 1 if convolves(apply, state.theta, dataset.x) else steps
+    at_once = 1 if convolves(apply, state.theta, dataset.x[0]) else steps
     while at.step < steps:
         state, count, losses = at.state, min(every or steps, steps - at.step), []
         state = state if devices == 1 else jax.device_put(state, whole)

@@ -190,7 +190,7 @@ def train_seeds(problems: Sequence[Problem], t: int, anchors: Sequence[Anchor]) 
         for state, task in zip(states, tasks, strict=True)
     ]
     differ = any(other != shapes[0] for other in shapes)
-    if differ or convolves(first.trained.apply, here.theta, tasks[0].train.x):
+    if differ or convolves(first.trained.apply, here.theta, tasks[0].train.x[0]):
         each = (
             _segments(problem, t, problem.trained, state)
             for problem, state in zip(problems, states, strict=True)

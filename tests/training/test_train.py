@@ -312,4 +312,4 @@ def test_what_convolves_is_known_by_what_it_computes():
         (networks.cnn(outputs=2, width=2), True),
         (networks.mlp(outputs=2, width=2), False),
     ):
-        assert convolves(network.apply, network.init(jax.random.key(0), x), x[None]) is does
+        assert convolves(network.apply, network.init(jax.random.key(0), x), x) is does
