@@ -53,8 +53,8 @@ def run(cfg: DictConfig, in_sweep: bool = False) -> float | None:
     """One run, several that differ in their seeds, or one plan, from a configuration to folders;
     returns the number that `sweep.objective` names."""
     jax.config.update("jax_enable_x64", True)  # forecasts are solved in float64
-    compilation.stored(cfg.compilation_cache)
     wanted = config.resolve(cfg)
+    compilation.stored(cfg.compilation_cache)
     for batch in wanted.batches:
         with ExitStack() as locks:
             missing = [one for one in batch if _claim(one, in_sweep, locks)]

@@ -32,6 +32,7 @@ from kernels_worker import timed
 from publish import command, machine, parser, publish, stem
 
 from ntkcl import losses, methods, networks
+from ntkcl.compilation import convolves
 from ntkcl.training import loop
 from ntkcl.types import Dataset, Task
 
@@ -70,7 +71,7 @@ def bare(theta, x, y, order, *, apply):
 
     Convolutions step by step, as `train.walk` takes them.
     """
-    if not loop.convolves(apply, theta, x):
+    if not convolves(apply, theta, x[0]):
         return bare_loop(theta, x, y, order, apply=apply)
     for index in order:
         theta = bare_step(theta, x, y, index, apply=apply)
