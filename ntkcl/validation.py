@@ -71,7 +71,8 @@ def share(name: str, value) -> float:
 
 def unit(name: str, value) -> float:
     """A number from 0 to 1, or ValueError."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:  # type: ignore[operator]
+    is_real = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_real or not 0 <= value <= 1:  # type: ignore[operator]
         raise SettingError(f"{name}={value}: expected a number from 0 to 1")
     return float(value)
 

@@ -174,7 +174,7 @@ def _events(works: Sequence[Work], terminal) -> Iterator[Iterable[Event]]:
     (work,) = works
     if trains := work.run.job == "run":
         events = experiment.run(**arguments[0], checkpointer=_checkpointer(work, terminal))
-        events = _announced(events, work, terminal)
+        events = events if terminal.quiet else _announced(events, work, terminal)
     else:
         events = experiment.predict(**arguments[0])
     stream, anchors = work.stream, work.request.anchors
@@ -184,14 +184,12 @@ def _events(works: Sequence[Work], terminal) -> Iterator[Iterable[Event]]:
 def _announced(events: Iterable[Event], work: Work, terminal) -> Iterator[Event]:
     """The events as they come. What is forecast for the whole stream is printed before it is
     trained, so that who sees it may stop there."""
-    taken: list[Event] | None = []
+    taken: list[Event] = []
     for event in events:
-        if taken is not None:
-            taken.append(event)
-        if taken and isinstance(event, Baselines):
+        taken.append(event)
+        if isinstance(event, Baselines):
             known = summarise(record.gather(taken, work.stream), work.stream, work.parts["loss"])
             final_table.print_forecasts(known, terminal)
-            taken = None  # arrays of all outputs
         yield event
 
 

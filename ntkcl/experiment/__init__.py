@@ -6,7 +6,8 @@ measurement, `scores` computes accuracies and losses.
 """
 
 from ntkcl.experiment.checks import check
-from ntkcl.experiment.run import DEFAULT, EFFORT, NAIVE, predict, run, run_seeds
+from ntkcl.experiment.run import predict, run, run_seeds
+from ntkcl.experiment.stages import DEFAULT, EFFORT, NAIVE
 from ntkcl.experiment.start import Initialised, initialise
 
 __all__ = [

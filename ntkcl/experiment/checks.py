@@ -68,9 +68,13 @@ def form_of(
     full = full_batches(stream, training.batch_size)
     # Those of all tasks are held until the trial is done.
     rows = round(sum(task.train.y.size**2 for task in stream) ** 0.5)
-    x = stream[0].train.x
-    theta = jax.eval_shape(network.init, jax.random.key(0), x[0])  # type: ignore[arg-type]
-    by_products = not convolves(network.apply, theta, x[0])
+
+    def by_products():
+        one = stream[0].train.x[0]
+        return not convolves(
+            network.apply, jax.eval_shape(network.init, jax.random.key(0), one), one
+        )
+
     return forecast.form_of(form, loss, optimizer, method, full, rows, by_products)
 
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ntkcl.experiment.run import NAIVE
 from ntkcl.experiment.scores import score_matrices
+from ntkcl.experiment.stages import NAIVE
 from ntkcl.experiment.start import Initialised
 from ntkcl.training.loop import diverged
 from ntkcl.training.problem import Problem, train

@@ -85,9 +85,8 @@ def change(
     with jax.enable_x64(True):
         problem = problem_of(network, theta, old, new, **given)  # type: ignore[arg-type]
         x, rows = problem.x, problem.stream[0].train.y.size
-        by_products = not convolves(problem.network.apply, theta, x[0])
-        parts = loss, optimizer, problem.method, problem.full_batches, rows, by_products
-        form = form_of(form, *parts)
+        parts = loss, optimizer, problem.method, problem.full_batches, rows
+        form = form_of(form, *parts, lambda: not convolves(problem.network.apply, theta, x[0]))
         kernel_fn = kernels.empirical(problem.network)
         _check_rate(problem, theta, kernel_fn, learning_rate)
         f = networks.forward(problem.network.apply, theta, x).astype(jnp.float64)

@@ -35,14 +35,14 @@ def form_of(
     method: Method,
     full_batches: bool,
     rows: int = 0,
-    by_products: bool = True,
+    by_products: Callable[[], bool] = lambda: True,
 ) -> str:
     """The form itself, or the one that "auto" stands for.
 
     "auto" is the first form that is exact for the linearised network. Where Gram matrices of the
     tasks, as large together as one of `rows` (samples x outputs), have more than `HELD_ROWS`, it is
-    one that needs none: "closed" without a method and with fast products (`by_products`), else
-    "linearised".
+    one that needs none: "closed" without a method where products are fast, which `by_products()`
+    is asked for then alone, else "linearised".
     Raises ValueError for a form that cannot predict this training, and for a method whose step was
     written for other hooks.
     """
@@ -55,8 +55,10 @@ def form_of(
             for name in ("closed", "simulated", "linearised")
             if not against[name] and (full_batches or name != "closed")
         ]
-        unheld = exact[0] == "closed" and methods.is_naive(method) and by_products
-        return exact[0] if rows <= HELD_ROWS or unheld else "linearised"
+        if rows <= HELD_ROWS:
+            return exact[0]
+        unheld = exact[0] == "closed" and methods.is_naive(method) and by_products()
+        return "closed" if unheld else "linearised"
     if against[form]:
         fit = " or ".join(name for name in FORMS if not against[name])
         raise SettingError(f"forecast.form={form}: {against[form][0]}; use {fit} or auto")

@@ -52,13 +52,12 @@ def prepare(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float | N
         # Zero rows change nothing, and one compiled program serves all tasks of nearly one size.
         more = -len(gram) % PADDED
         matrix = _Padded(_product, jnp.asarray(np.pad(gram, (0, more))), len(gram), more)
-        usual = TAIL_FLOAT32 if gram.dtype == np.float32 else TAIL
-        return _by_lanczos(matrix, krylov_order, usual if tail is None else tail)
+        return _by_lanczos(matrix, krylov_order, tail or _tail_of(gram.dtype))
 
     def decompose_products(matvec, root, entries):
-        usual = TAIL_FLOAT32 if jnp.result_type(*jax.tree.leaves(matvec)) == jnp.float32 else TAIL
+        kind = jnp.result_type(*jax.tree.leaves(matvec))
         matrix = _Products(matvec, jnp.asarray(root), entries)
-        return _by_lanczos(matrix, krylov_order, usual if tail is None else tail)
+        return _by_lanczos(matrix, krylov_order, tail or _tail_of(kind))
 
     def prepared(kernel, step, dtype):
         places, rows = dynamics.as_places(step.kernel or kernel), np.count_nonzero(step.weights)
@@ -102,6 +101,10 @@ def largest(block: np.ndarray, weights: np.ndarray) -> float:
     start = np.random.default_rng(0).normal(size=root.size)
     ritz = kernels.krylov.ritz_of(_product, jnp.asarray(gram), jnp.asarray(start), order=LARGEST)
     return float(ritz.values[-1])
+
+
+def _tail_of(kind) -> float:
+    return TAIL_FLOAT32 if kind == np.float32 else TAIL
 
 
 def _product(matrix, v):

@@ -151,7 +151,7 @@ def rate(training: Training, limit: float, scale: float = 1.0) -> float:
             "network.parametrization=mup: how the learning rate scales is known for optimizer=sgd; "
             "expected that, or ntk"
         )
-    rate = given * scale if given is not None else limit * fraction  # type: ignore[operator]  # one is given
+    rate = limit * fraction if given is None else given * scale  # type: ignore[operator]
     if rate > limit and not training.allow_unstable:
         name, value = (
             ("learning_rate", given) if given is not None else ("learning_rate_fraction", fraction)

@@ -283,7 +283,7 @@ def test_auto_holds_no_kernel_larger_than_it_should():
     assert forecast.form_of("auto", *plain, True, 20_000) == "closed"
     assert forecast.form_of("auto", *plain, True, 30_000) == "closed"  # by products
     assert (
-        forecast.form_of("auto", *plain, True, 30_000, by_products=False)
+        forecast.form_of("auto", *plain, True, 30_000, by_products=lambda: False)
         == forecast.form_of("auto", *plain, False, 30_000)
         == forecast.form_of("auto", *plain[:2], methods.ewc(), True, 30_000)
         == "linearised"
