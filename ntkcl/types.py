@@ -177,12 +177,12 @@ class Places(NamedTuple):
 class Products(NamedTuple):
     """A kernel [m, c, m, c] by its products with vectors.
 
-    matvec: a `jax.tree_util.Partial`, v [m, c] -> K v in the kernel's type.
     seconds: what one takes, roughly.
+    matvec: `matvec()`, a `jax.tree_util.Partial` v [m, c] -> K v in the kernel's type.
     """
 
-    matvec: Any
     seconds: float
+    matvec: Callable[[], Any]
 
 
 class Tangent(NamedTuple):

@@ -48,14 +48,20 @@ class Prepared(NamedTuple):
     decomposed: Decomposed
     removal: Removal | None = None
 
-    def coefficients(self, rule: Rule, residual: Float[Array, "m c"]) -> Float[Array, "m c"]:
+    def coefficients(
+        self, rule: Rule, residual: Float[Array | np.ndarray, "m c"]
+    ) -> Float[np.ndarray, "m c"]:
         """alpha = root g(root K root) (root residual), by which theta moves by J^T alpha.
 
         Zero for outputs of weight zero.
         """
+        residual = np.asarray(residual)
         weighted = self.root * residual[self.rows, self.outputs]
-        entries = self.root * self.decomposed.filtered(as_partial(rule), weighted)
-        return jnp.zeros_like(residual).at[self.rows, self.outputs].set(entries)
+        alpha = np.zeros_like(residual)
+        alpha[self.rows, self.outputs] = self.root * self.decomposed.filtered(
+            as_partial(rule), weighted
+        )
+        return alpha
 
     def scaled(self, factor: float) -> "Prepared":
         """The same of weights `factor` times as large."""
@@ -150,7 +156,7 @@ def extended(
         return base.change(alpha[:seen]) + places.change(more, alpha[seen:])
 
     removed = None if removal is None else turned(root[:, None] * removal.own)
-    arrow = Arrow(base.decomposed.eigenvalues, turned(across)[:k], across[k:], removed)
+    arrow = Arrow(base.decomposed.eigenvalues(), turned(across)[:k], across[k:], removed)
     decomposed = rotated(decompose(arrow), modes)
     whole = change if len(more) else base.change
     return Prepared(whole, len(step.inputs), rows, outputs, root, decomposed, removal)

@@ -75,7 +75,7 @@ def one_task(
         change = change - _decay(rule, step.ridge, f, step.origin)
     if ready.removal is not None:
         change = change - ready.removal.change(entries @ ready.removal.own)
-    lam = ready.decomposed.eigenvalues
+    lam = ready.decomposed.eigenvalues()
     return Solve(change, jnp.asarray(alpha), lam, lam[-1] + step.ridge)
 
 

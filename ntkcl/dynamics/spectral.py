@@ -14,14 +14,15 @@ class Decomposed(NamedTuple):
 
     filtered: `filtered(rule, v)` = g(K) v for a rule g(lam, r), r the coefficients of v in the
       eigenbasis; rules are `jax.tree_util.Partial`s.
-    eigenvalues: ascending, as they came, or those that are known, the largest among them.
+    eigenvalues: `eigenvalues()`, ascending, as they came, or those that are known, the largest
+      among them.
     scaled: `scaled(s)` is the same for s K.
     modes: [k, k], all eigenvectors; None where they are not known.
     roughly: the same, faster and to three digits; None where there is nothing to be gained.
     """
 
     filtered: Callable[..., Any]
-    eigenvalues: Float[Array, " k"]
+    eigenvalues: Callable[[], Float[Array, " k"]]
     scaled: Callable[[float], "Decomposed"]
     modes: Any = None
     roughly: "Decomposed | None" = None
@@ -60,7 +61,7 @@ _eigh = jax.jit(jnp.linalg.eigh)
 def _by_modes(lam, modes, scale) -> Decomposed:
     return Decomposed(
         lambda rule, v: _filtered(scale * lam, modes, rule, v),
-        scale * lam,
+        lambda: scale * lam,
         lambda s: _by_modes(lam, modes, s * scale),
         modes,
     )

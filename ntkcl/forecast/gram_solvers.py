@@ -4,6 +4,7 @@ By all eigenvalues where a matrix is small or used again and again, else by Lanc
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,12 +20,12 @@ DIAGONALISED = 1500
 Measured on 2 cores at 2,000 rows: 1.7 s, and .5 s for the 100 products after which Lanczos differs
 from it by 1e-13; at 10,000 rows minutes, and 6 s.
 """
-# The part of a filtered vector on the last Krylov vector above which the space is doubled: what is
+# The part of a filtered vector on the last Krylov vector above which the space grows by half: what is
 # read off changes by ten times as much. Of kernels in float32 it is below their rounding.
 TAIL, TAIL_FLOAT32 = 1e-11, 1e-8
 # Products at first, at most, by the tail that they should leave. Of 2,000 rows after 500 steps at
-# half the limit, 30 leave 2e-4, 40 1e-6, 50 1e-11 and 60 1e-16.
-FIRST = ((1e-4, 30), (1e-9, 50), (0.0, 60))
+# half the limit, 22 leave up to 3e-3, 26 6e-4, 42 6e-6, 46 4e-7 and 60 less than 1e-11.
+FIRST = ((1e-4, 26), (1e-9, 52), (0.0, 60))
 HELD_ROWS = 20_000
 """Rows above which no Gram matrix is held where products will do: 1.5 GiB in float32, and as much
 again in work."""
@@ -62,9 +63,9 @@ def prepare(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float | N
     def prepared(kernel, step, dtype):
         places, rows = dynamics.as_places(step.kernel or kernel), np.count_nonzero(step.weights)
         if rows > diagonalised and places.products is not None and step.removed is None:
-            matvec, seconds = places.products(step.inputs)
-            if rows > HELD_ROWS or seconds < rows**2 / GRAM_RATE:
-                given = matvec, step, dtype, decompose_products
+            products = places.products(step.inputs)
+            if rows > HELD_ROWS or products.seconds < rows**2 / GRAM_RATE:
+                given = products.matvec(), step, dtype, decompose_products
                 return dynamics.prepared_by_products(places, *given)
         return dynamics.prepared(kernel, step, dtype, decompose)
 
@@ -123,8 +124,15 @@ class _Padded(NamedTuple):
     more: int
 
     def ritz(self, v, order: int):
-        v = jnp.asarray(np.pad(v, (0, self.more)))
-        return kernels.krylov.ritz_of(self.product, self.operand, v, order=order)
+        return kernels.krylov.ritz_of(self.product, self.operand, self._padded(v), order=order)
+
+    def ritz_of_both(self, v, w, order: int):
+        """Of two vectors at once, which takes hardly longer: the matrix is read once for both."""
+        both = jnp.stack([self._padded(v), self._padded(w)])
+        return _ritz_of_each(self.product, self.operand, both, order=order)
+
+    def _padded(self, v):
+        return jnp.asarray(np.pad(v, (0, self.more)))
 
     def cut(self, v):
         return np.asarray(v)[: self.size]
@@ -150,8 +158,20 @@ class _Products(NamedTuple):
             _weighted, operand, jnp.asarray(whole.reshape(self.root.shape)), order=order
         )
 
+    def ritz_of_both(self, v, w, order: int):
+        return self.ritz(v, order), self.ritz(w, LARGEST)
+
     def cut(self, v):
         return np.asarray(v).ravel()[self.entries]
+
+
+@partial(jax.jit, static_argnames=("product", "order"))
+def _ritz_of_each(product, operand, vectors, *, order: int):
+    def ritz(v):
+        return kernels.krylov.ritz(lambda u: product(operand, u), v, order=order)
+
+    spaces = jax.vmap(ritz)(vectors)
+    return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], spaces) for i in range(len(vectors)))
 
 
 def _weighted(operand, v):
@@ -169,27 +189,47 @@ def _padded_arrow(arrow: Arrow) -> _Padded:
     return _Padded(Arrow.product, padded, size, more)
 
 
+@jax.jit
+def _read_off(ritz, rule, scale):
+    """g(scale K) v, and the share of it that longer spaces would still change."""
+
+    def scaled(lam, r):
+        return rule(scale * lam, r)
+
+    return ritz.filtered(scaled), ritz.tail(scaled)
+
+
 def _by_lanczos(matrix: _Padded | _Products, order: int, tail: float) -> Decomposed:
     start = np.random.default_rng(0).normal(size=matrix.size)
-    values = matrix.ritz(start, LARGEST).values
+    known: list[Any] = []  # Ritz values of the start, the largest eigenvalue among them
+
+    def values():
+        if not known:
+            known.append(matrix.ritz(start, LARGEST).values)
+        return known[0]
+
+    def space(v, k):
+        if known or k < LARGEST:
+            return matrix.ritz(v, k)
+        ritz, of_start = matrix.ritz_of_both(v, start, k)
+        known.append(of_start.values)
+        return ritz
 
     def scaled_by(scale, tail=tail):
         first = next(products for least, products in FIRST if tail >= least)
 
         def filtered(rule, v):
-            def scaled(lam, r):
-                return rule(scale * lam, r)
-
             n = len(v)
             k = min(order, first, n)
-            ritz = matrix.ritz(v, k)
-            while k < n and ritz.tail(scaled) > tail:
-                k = min(2 * k, n)
-                ritz = matrix.ritz(v, k)
-            return matrix.cut(ritz.filtered(scaled))
+            result, left = _read_off(space(v, k), rule, scale)
+            while k < n and left > tail:
+                k = min(k + k // 2, n)
+                result, left = _read_off(space(v, k), rule, scale)
+            return matrix.cut(result)
 
         rough = scaled_by(scale, ROUGH) if tail < ROUGH else None
-        known = scale * values
-        return Decomposed(filtered, known, lambda s: scaled_by(s * scale), None, rough)
+        return Decomposed(
+            filtered, lambda: scale * values(), lambda s: scaled_by(s * scale), None, rough
+        )
 
     return scaled_by(1.0)

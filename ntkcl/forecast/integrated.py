@@ -96,7 +96,7 @@ def integrated(kernel_fn, effort: Effort):
 
 
 def _outcome(change, first: Prepared, walk: _Walk, anchor_top: float | None) -> Outcome:
-    lam = first.decomposed.eigenvalues
+    lam = first.decomposed.eigenvalues()
     is_whole_spectrum = len(lam) == len(first.rows)
     negative_mass = dynamics.negative_mass(lam) if is_whole_spectrum else float("nan")
     spent = dict(kernels=walk.kernels, gradients=walk.gradients)

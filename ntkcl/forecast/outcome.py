@@ -13,7 +13,7 @@ from ntkcl.validation import finite, whole
 class Effort(NamedTuple):
     """What a forecast may spend.
 
-    krylov_order: products with a kernel by Lanczos, at first where they can be doubled, at all in
+    krylov_order: products with a kernel by Lanczos, at first where more can follow, at all in
       the form "matrix_free".
     kernels, tolerance: of the form "integrated": kernels a task at most; the error of one stride
       as a share of the task's residual.

@@ -59,7 +59,7 @@ def _halves(problem: Problem, t: int, outcome: Outcome) -> Iterator[Stride]:
 
     def stride(g):
         def along_tangents(theta, f):
-            residual = task.targets - jnp.asarray(f)
+            residual = np.asarray(task.targets) - f
             return theta, task.inputs, outcome.coefficients(g, residual)
 
         return along_tangents

@@ -75,7 +75,7 @@ def _prepared_top(prepare, tangent: Tangent, step: dynamics.Step) -> float:
     the safe side, and in the stream's kernel in place of a metric of the method's own. Neither is
     decomposed already."""
     plain = step._replace(removed=None, kernel=None)
-    return float(prepare(tangent.kernel, plain, jnp.float64).decomposed.eigenvalues[-1])
+    return float(prepare(tangent.kernel, plain, jnp.float64).decomposed.eigenvalues()[-1])
 
 
 def _minibatch_top(problem: Problem, theta: Params, gram, t: int, step: dynamics.Step) -> float:

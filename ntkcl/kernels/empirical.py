@@ -200,15 +200,15 @@ def _cost(kernel: Kernel, theta, x, pairs, sides, longest, budget_mib) -> Cost:
     return Cost(kernel.name, seconds, tile_mib(kernel, theta, x, 1), edge)
 
 
-def product_seconds(model: Network | Apply, theta, x) -> float:
-    """Roughly the seconds of K(x, x) v = J (J^T v) by `ntkcl.kernels.operator`: a pass with
-    tangents, and one with its transpose."""
+def product_seconds(model: Network | Apply, theta, n: int, one) -> float:
+    """Roughly the seconds of K(x, x) v = J (J^T v) by `ntkcl.kernels.operator`, x being n inputs
+    such as `one`: a pass with tangents, and one with its transpose."""
     leaves, tree = jax.tree.flatten(theta)
     kinds = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
-    network, one = network_of(model), jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    network, one = network_of(model), jax.ShapeDtypeStruct(one.shape, one.dtype)
     # f - f_0 is counted as two passes, and has the tangents of one.
     passes = 4 / (2 if network.centred else 1)
-    return passes * len(x) * _work_in_loops(network.apply, tree, kinds, one) / matmul_rate()
+    return passes * n * _work_in_loops(network.apply, tree, kinds, one) / matmul_rate()
 
 
 @once

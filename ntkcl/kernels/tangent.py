@@ -59,8 +59,8 @@ def _places(model, theta, x, kernel_fn) -> Places:
         return linear.product(theta, x, x[inputs], alpha)
 
     def products(inputs):
-        own = x[inputs]
-        return Products(linear.matvec(theta, own), product_seconds(model, theta, own))
+        seconds = product_seconds(model, theta, len(inputs), x[0])
+        return Products(seconds, lambda: linear.matvec(theta, x[inputs]))
 
     return Places(block, change, products)
 
