@@ -8,6 +8,7 @@ matrix. Arrays in, arrays out: nothing here knows a task.
 from ntkcl.kernels import geometry, krylov
 from ntkcl.kernels.contraction import contraction
 from ntkcl.kernels.empirical import Plan, empirical, plan
+from ntkcl.kernels.held import held
 from ntkcl.kernels.infinite import InfiniteWidth, infinite
 from ntkcl.kernels.infinite_conv import infinite_conv
 from ntkcl.kernels.kernel import Kernel, one_by_one
@@ -30,6 +31,7 @@ __all__ = [
     "diagonal",
     "empirical",
     "geometry",
+    "held",
     "infinite",
     "infinite_conv",
     "krylov",

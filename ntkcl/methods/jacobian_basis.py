@@ -160,12 +160,19 @@ def step_without(task: TaskRows, removed: Sequence[Removed]) -> Step:
     step = task_step(task)
     if not removed:
         return step
-    bases = [one.basis for one in removed]
+    inputs, bases = np.concatenate([one.inputs for one in removed]), [one.basis for one in removed]
+    if all(map(_spans_every_row, bases)):
+        return step._replace(removed=Removed(inputs))
     # Block-diagonal: the directions of a task are combinations of its own inputs' rows alone.
     whole = np.zeros((sum(map(len, bases)), sum(b.shape[1] for b in bases), task.targets.shape[1]))
     d = q = 0
     for basis in bases:
         whole[d : d + len(basis), q : q + basis.shape[1]] = basis
         d, q = d + len(basis), q + basis.shape[1]
-    inputs = np.concatenate([one.inputs for one in removed])
     return step._replace(removed=Removed(inputs, whole))
+
+
+def _spans_every_row(basis: Float[np.ndarray, "k q c"]) -> bool:
+    """Whether the directions are the Jacobian rows of q inputs themselves, in whatever order."""
+    taken = basis.reshape(len(basis), -1) != 0
+    return bool((taken.sum(0) == 1).all() and (taken.sum(1) == 1).all())

@@ -1,6 +1,5 @@
 """One training that could be done: predicted from the untrained network, or done."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -68,31 +67,17 @@ def shared_kernel(
     problem, theta, kernel_fn = initialised.problem, initialised.theta, initialised.kernel_fn
     f = jnp.asarray(initialised.outputs(theta))
     rows = Rows.of(problem.stream)
-    trained_on = np.arange(rows.train[-1].stop)
-    tangent = kernels.tangent(problem.network, theta, problem.x, f, kernel_fn, by_columns=True)
+    tangent = kernels.tangent(problem.network, theta, problem.x, f, kernel_fn)
+    held = kernels.held(kernel_fn, theta, problem.x, rows.train[-1].stop)
     return SharedKernel(
         here=Anchor(theta, (), (f,)),
-        tangent=_held(tangent, trained_on),
+        tangent=tangent._replace(kernel=held),
         prepare=_cached(problem, initialised.effort.krylov_order, prepare),
         rows=rows,
         outputs=initialised.outputs,
         kernel_fn=kernel_fn,
         effort=initialised.effort,
     )
-
-
-def _held(tangent: Tangent, inputs) -> Tangent:
-    """The same, its kernel cut out of one block of columns that is computed when first needed."""
-    place = {int(i): k for k, i in enumerate(inputs)}
-
-    @functools.cache
-    def block():
-        return np.asarray(tangent.kernel(inputs))
-
-    def columns(some):
-        return np.take(block(), [place[int(i)] for i in some], axis=2)
-
-    return tangent._replace(kernel=columns)
 
 
 def _cached(problem, krylov_order, prepare):

@@ -46,7 +46,7 @@ CASES: dict[str, tuple[tuple[str, ...], int]] = {
     **{f"minibatches {w}": (width(w, *MINIBATCHES), 3) for w in (256, 1024)},
     **{f"adam {w}": (width(w, *ADAM), 1) for w in (256, 1024)},
     **{f"{name} 256": (width(256, f"method={name}"), 1) for name in ("replay", "ewc")},
-    "ogd 256": (width(256, "method=ogd", "method.per_task=20"), 1),
+    "ogd 64": (width(64, "method=ogd", "method.per_task=20"), 1),
     "lenet": ((*IMAGES, "network=lenet"), 1),
     "cnn 16": ((*IMAGES, "network=cnn", "network.width=16"), 1),
     "resnet 8": ((*IMAGES, "network=resnet", "network.width=8"), 1),
@@ -172,9 +172,9 @@ def main() -> None:
             sys.exit(f"--case={case}: expected one of {', '.join(cases)}")
         before[case] = in_its_own_process(*cases[case])
         print(f"{case}: {ratio(before[case]):.3f}", file=sys.stderr, flush=True)
-    ordered = {case: before[case] for case in cases if case in before}
-    about = {"command": command("price", options, given), "jax": version("jax")}
-    publish(given.folder, name, {"cases": ordered, **about}, markdown)
+        ordered = {case: before[case] for case in cases if case in before}
+        about = {"command": command("price", options, given), "jax": version("jax")}
+        publish(given.folder, name, {"cases": ordered, **about}, markdown)
     draw(ordered, given.folder / f"{name}.png")
 
 

@@ -317,3 +317,27 @@ def test_flips_need_the_right_direction():
 def test_rank_correlation_is_nan_for_constants():
     assert metrics.spearman(np.arange(5.0), np.arange(5.0) ** 3) == pytest.approx(1)
     assert np.isnan(metrics.spearman(np.ones(5), np.arange(5.0)))
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["independent", "one of them twice"])
+@pytest.mark.parametrize("combined", [False, True])
+def test_removed_directions_leave_the_kernel_less_what_they_span(twice, combined):
+    """K - K_M K_MM^+ K_M^T, whether K_MM is solved by Cholesky or by its eigenvalues."""
+    rng = np.random.default_rng(4)
+    J = rng.normal(size=(6, 2, 40))
+    K = np.einsum("icp,jdp->icjd", J, J)
+    inputs = np.array([4, 5, 4] if twice else [4, 5])
+    basis = rng.normal(size=(3, len(inputs), 2)) if combined else None
+    V = J[inputs].reshape(-1, 40)
+    V = V if basis is None else basis.reshape(3, -1) @ V
+    off = J @ (np.eye(40) - np.linalg.pinv(V, rcond=1e-8) @ V)
+    expected = np.einsum("icp,jdp->icjd", off, off)
+
+    y, rule = jnp.asarray(rng.normal(size=(3, 2))), dynamics.gradient_descent(1e-2, 9)
+    step = dynamics.Step(np.arange(3), y, np.ones((3, 2)))
+    removed = step._replace(removed=dynamics.Removed(inputs, basis))
+    f = jnp.zeros((6, 2))
+    one = dynamics.one_task(lambda some: jnp.asarray(K[:, :, some]), f, removed, rule)
+    other = dynamics.one_task(lambda some: jnp.asarray(expected[:, :, some]), f, step, rule)
+    np.testing.assert_allclose(one.change, other.change, atol=1e-9)
+    assert abs(other.change).max() > 0.01
