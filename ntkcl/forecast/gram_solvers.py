@@ -30,9 +30,10 @@ HELD_ROWS = 20_000
 """Rows above which no Gram matrix is held where products will do: 1.5 GiB in float32, and as much
 again in work."""
 
-# Entries of a Gram matrix that a product reads a second, from memory: 2 cores, float32. Products by
-# the network are taken where they are faster, which they are for many inputs of small networks.
-GRAM_RATE = 8e9
+# Entries of a Gram matrix that a product reads a second, from memory: 2 cores, float32. It is 8e9;
+# less by what making the matrix takes, shared among the hundred products of a solve and its checks.
+# Products by the network are taken where they are faster: for many inputs of small networks.
+GRAM_RATE = 5e9
 PADDED = 256  # Gram matrices for Lanczos are padded to multiples of this
 LARGEST = 30  # products for the largest eigenvalue alone
 ROUGH = 1e-3  # a tail that changes what is read off by about as much

@@ -4,6 +4,7 @@
 the kernel with it, in tiles.
 """
 
+import math
 import time
 from collections.abc import Callable
 from functools import cache
@@ -137,9 +138,12 @@ def _plan(
     ]
     if not fitting:
         least = "; ".join(f"{cost.implementation} {cost.least_mib:,.3g} MiB" for cost in costs)
+        enough = min(
+            cost.least_mib for cost in costs if implementation in ("auto", cost.implementation)
+        )
         raise SettingError(
-            f"kernel.budget_mib={budget_mib:g}: the smallest tiles take {least}; use a larger "
-            "budget or kernels.operator"
+            f"kernel.budget_mib={budget_mib:g}: the smallest tiles take {least}; expected at least "
+            f"{math.ceil(enough)}, or use kernels.operator"
         )
     best = min(fitting, key=lambda cost: cost.seconds)
     return Plan(best.implementation, n1, n2, c, result_mib, float(budget_mib), tuple(costs))

@@ -4,6 +4,7 @@ The tiles here are those of the host, sized by memory; within each, `ntkcl.kerne
 own, sized by the cache.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -167,9 +168,8 @@ def fit(kernel: Kernel, theta, x1, x2, budget_mib: float | int, devices) -> Tile
         if rows == columns == len(devices):
             raise SettingError(
                 f"kernel.budget_mib={budget_mib:g}: one {kernel.name} tile of {rows} x {columns} "
-                f"samples takes {tile.mib:.3g} MiB; "
-                "use a larger budget, or kernels.structured or kernels.vector_products, which "
-                "take less than a Jacobian"
+                f"samples takes {tile.mib:.3g} MiB; expected at least {math.ceil(tile.mib)}, or "
+                "kernels.structured or kernels.vector_products, which take less than a Jacobian"
             )
         # A multiple of the devices, and so is the next: at least so many less.
         longest = max(rows, columns)

@@ -1,6 +1,7 @@
 """The planner: one line before anything is computed, a choice that can be argued with, a refusal
 that helps."""
 
+import re
 import sys
 
 import jax
@@ -79,14 +80,15 @@ def test_a_small_budget_changes_the_choice_and_a_smaller_one_is_refused_with_eve
     assert kernels.plan(generic, theta, x).choice == fast.implementation
     cramped = kernels.plan(generic, theta, x, budget_mib=between)
     assert cramped.choice == "vector_products" and "contraction needs" in str(cramped)
-    with pytest.raises(
-        ValueError,
-        match=(
-            r"smallest tiles take structured .* contraction .* vector_products .*; use a larger "
-            r"budget or"
-        ),
-    ):
+    message = (
+        r"smallest tiles take structured .* contraction .* vector_products .*; expected at least "
+        r"(\d+), or"
+    )
+    with pytest.raises(ValueError, match=message) as refused:
         kernels.plan(network, theta, x, budget_mib=1e-6)
+    enough = int(re.search(message, str(refused.value))[1])
+    block = kernels.empirical(network, budget_mib=enough)(theta, x[:4])
+    np.testing.assert_allclose(block, kernels.contraction(network)(theta, x[:4]), rtol=1e-4)
 
 
 def test_a_result_that_does_not_fit_into_memory_is_refused_unless_it_goes_to_a_store(monkeypatch):
