@@ -25,7 +25,7 @@ def on_files(files, config):
             page.inclusion = InclusionLevel.NOT_IN_NAV
         files.append(page)
     for path in results_pages.figures():
-        place = f"results/figures/{path.name}"
+        place = path.relative_to(api_pages.ROOT).as_posix()
         files.append(File.generated(config, place, abs_src_path=str(path)))
     PROBLEMS.clear()
     PROBLEMS.extend(names.problems("README.md", (api_pages.ROOT / "README.md").read_text()))

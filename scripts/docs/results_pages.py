@@ -21,7 +21,7 @@ def pages() -> dict[str, str]:
 
 def figures() -> Iterator[Path]:
     """The figures that are committed."""
-    yield from sorted((ROOT / "results" / "figures").glob("*.png"))
+    yield from sorted((ROOT / "results").glob("*/*.png"))
 
 
 def turned(source: str, text: str) -> str:
