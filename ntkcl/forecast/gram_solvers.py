@@ -128,7 +128,8 @@ class _Padded(NamedTuple):
         return kernels.krylov.ritz_of(self.product, self.operand, self._padded(v), order=order)
 
     def ritz_of_both(self, v, w, order: int):
-        """Of two vectors at once, which takes hardly longer: the matrix is read once for both."""
+        """Of two vectors at once, the matrix read once for both: of 2,000 rows it takes hardly
+        longer than one, of 10,000 as long as one after the other."""
         both = jnp.stack([self._padded(v), self._padded(w)])
         return _ritz_of_each(self.product, self.operand, both, order=order)
 

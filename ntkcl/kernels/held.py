@@ -12,7 +12,8 @@ GATHERED = 8  # sets of scattered inputs whose columns are held beside the block
 
 
 def held(kernel_fn: Callable[..., Any], theta: Params, x, trained: int) -> Places:
-    """K(x, x[:trained]) as `ntkcl.types.Places`, computed when first needed.
+    """K(x, x[:trained]) as `ntkcl.types.Places`, computed when first needed; its blocks are
+    between inputs that may be trained on.
 
     Many trainings on the same inputs read it: sums over rows that follow each other read the block
     in place, in its own type.
