@@ -99,7 +99,8 @@ def stored(wanted: bool) -> None:
     warnings.filterwarnings("ignore", message=broken)
     if not wanted:
         jax.config.update("jax_enable_compilation_cache", False)
-    elif jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        return
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         folder = _cache_folder() / "ntkcl" / "programs" / _processor()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -107,6 +108,8 @@ def stored(wanted: bool) -> None:
         except OSError:  # it is a convenience
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
+    # JAX keeps what took a second to compile; here hundreds of programs take a tenth each.
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 

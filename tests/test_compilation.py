@@ -115,8 +115,15 @@ def test_a_portable_function_holds_its_arrays_as_leaves():
     np.testing.assert_allclose(rule.update(jnp.ones(2), state)[0], -0.1)
 
 
-def stored(monkeypatch, wanted, folder):
-    """What `compilation.stored` sets in JAX's configuration, where it has that cache folder."""
+SHORTEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"  # compilation that is kept
+
+
+def stored(monkeypatch, wanted, folder, shortest=None):
+    """What `compilation.stored` sets in JAX's configuration, where it has that cache folder, and
+    the environment says how long a program that is kept must take to compile."""
+    monkeypatch.delenv(SHORTEST, raising=False)
+    if shortest is not None:
+        monkeypatch.setenv(SHORTEST, shortest)
     settings = {}
     config = SimpleNamespace(jax_compilation_cache_dir=folder, update=settings.__setitem__)
     monkeypatch.setattr(compilation, "jax", SimpleNamespace(config=config))
@@ -128,7 +135,11 @@ def test_programs_are_kept_in_the_users_cache_folder_unless_there_is_another(mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = stored(monkeypatch, True, None)["jax_compilation_cache_dir"]
     assert folder.startswith(f"{tmp_path}/ntkcl/") and os.path.isdir(folder)
-    assert stored(monkeypatch, True, "elsewhere") == {}
+    # However soon a program is compiled, wherever it is kept.
+    assert stored(monkeypatch, True, "elsewhere") == {
+        "jax_persistent_cache_min_compile_time_secs": 0.0
+    }
+    assert stored(monkeypatch, True, "elsewhere", "2") == {}
     assert stored(monkeypatch, False, None) == {"jax_enable_compilation_cache": False}
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
