@@ -10,8 +10,9 @@ INTERRUPTED = "ntkcl: interrupted; what is complete stays, the same command goes
 
 
 def main() -> None:
-    """The command, its imports and its end without the garbage collector: nothing of the one and
-    all of the other is garbage, and looking through it takes .7 seconds.
+    """The command, its imports and its end without the garbage collector, and what is between with
+    little of it: nothing of the one and all of the other is garbage, and looking through it takes
+    .7 seconds, and as much again where it is done as often as Python does by itself.
 
     `--version` prints the version. Ctrl-C, whenever it comes, prints one line and exits with
     code 130.
@@ -45,6 +46,7 @@ def _imported():
         from ntkcl.cli.command import main as command
     finally:
         gc.freeze()
+        gc.set_threshold(100_000, 50, 100)  # JAX makes many objects that live long
         gc.enable()
         if before is not None:
             signal.signal(signal.SIGINT, before)

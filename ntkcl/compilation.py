@@ -75,6 +75,11 @@ def portable(given: Any) -> Any:
     return given if isinstance(given, Partial) else Partial(given)
 
 
+def one_of(x: Any) -> jax.ShapeDtypeStruct:
+    """The shape and type of one of the inputs x [n, ...]; x[0] itself would be two programs."""
+    return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+
+
 def convolves(apply: Callable[..., Any], theta: Any, one: Any) -> bool:
     """Whether a function of one input has convolutions that are better kept out of loops: XLA on a
     CPU brings their dimensions into the order that it is fast in outside of loops alone, and their

@@ -31,7 +31,7 @@ def squared_error() -> Loss:
         return 0.5 * jnp.sum(head * (f - y) ** 2) / jnp.sum(head)
 
     def rate(learning_rate, n, head):
-        return learning_rate / (n * float(np.sum(head)))
+        return learning_rate / (n * float(np.sum(np.asarray(head))))
 
     return Loss(value, rate)
 

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ntkcl import compilation, experiment, planning
-from ntkcl.cli import config, objective
+from ntkcl.cli import ahead, config, objective
 from ntkcl.cli.config import Request
 from ntkcl.cli.overrides import typed
 from ntkcl.experiment import record
@@ -30,8 +30,8 @@ from ntkcl.runs.summary import summarise
 from ntkcl.types import Stream
 from ntkcl.validation import SettingError
 
-# What only some commands need is imported where they do: W&B, matplotlib, plotly and orbax take a
-# second together.
+# What only some commands need is imported where they do: W&B, matplotlib, plotly, orbax.
+FIGURES, WANDB = "ntkcl.reporting.figures", "ntkcl.reporting.wandb_runs"
 
 # Launchers whose processes share this machine: among how many.
 SHARED = {
@@ -124,6 +124,8 @@ def _make_runs(requests: Sequence[Request], in_sweep: bool) -> None:
     terminal, works = console.terminal(quiet=in_sweep), [_work(one) for one in requests]
     if not in_sweep:
         console.show_settings(_description(works[0]), terminal)
+    drawn = {"auto": not in_sweep}.get(requests[0].figures, requests[0].figures == "true")
+    ahead.imported([FIGURES] * drawn + [WANDB] * (works[0].run.tracking.mode != "disabled"))
     with ExitStack() as all_stages, np.errstate(over="ignore", invalid="ignore"):
         stages = [all_stages.enter_context(ExitStack()) for _ in works]
         folders = [
@@ -132,7 +134,6 @@ def _make_runs(requests: Sequence[Request], in_sweep: bool) -> None:
         ]
         each = zip(works, stages, folders, _events(works, terminal), strict=True)
         for work, stage, folder, events in each:
-            drawn = {"auto": not in_sweep}.get(work.request.figures, work.request.figures == "true")
             summary = _write(work, folder, events, drawn, terminal)
             stage.close()  # it is delivered, whatever becomes of the others
             shutil.rmtree(work.run.checkpoints, ignore_errors=True)  # the results are there
@@ -212,7 +213,8 @@ def _description(work: Work) -> dict[str, str]:
     choices = run.choices
     shape = f" of width {run.width}" if run.width is not None else ""
     with suppress(Exception):  # of a network of one's own that only takes numbers; it is but a line
-        theta = jax.eval_shape(network.init, work.parts["key"], stream[0].train.x[0])
+        one = compilation.one_of(stream[0].train.x)
+        theta = jax.eval_shape(network.init, work.parts["key"], one)
         shape += f", {sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(theta)):,} parameters"
     data = f"{work.request.source}, {len(stream)} tasks ({choices['stream']})"
     learner = f"{choices['loss']}, {choices['optimizer']}"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -79,7 +80,7 @@ def _stream(source: str, stream: str, precision: str) -> Stream:
     make = _to_call("stream", stream_node)
     images = _made("source", source_node, instantiate(source_node), Source)
     tasks = _checked_stream(stream_node, make(images))
-    return jax.tree.map(lambda a: jnp.asarray(a, precision), tasks)
+    return jax.tree.map(lambda a: jnp.asarray(np.asarray(a, precision)), tasks)
 
 
 def _training(node: DictConfig) -> Training:

@@ -38,7 +38,7 @@ class Solve(NamedTuple):
 
     change: Float[Array, "N c"]
     alpha: Float[Array, "m c"]
-    eigenvalues: Float[Array, " k"]
+    eigenvalues: Float[Array | np.ndarray, " k"]
     top: Float[Array, ""]
 
 
@@ -134,10 +134,11 @@ def largest_eigenvalue(
     return float(scipy.linalg.eigh(gram, eigvals_only=True, subset_by_index=[top, top])[0])
 
 
-def negative_mass(eigenvalues: Float[Array, " _"]) -> float:
+def negative_mass(eigenvalues: Float[Array | np.ndarray, " _"]) -> float:
     """sum of |lam| over lam < 0, as a share of the sum over all; 0 for a kernel of zeros."""
-    total = float(jnp.sum(jnp.abs(eigenvalues)))
-    return float(jnp.sum(jnp.maximum(-eigenvalues, 0.0))) / total if total > 0 else 0.0
+    lam = np.asarray(eigenvalues)
+    total = float(np.sum(np.abs(lam)))
+    return float(np.sum(np.maximum(-lam, 0.0))) / total if total > 0 else 0.0
 
 
 def _ridged(rule, ridge, lam, r):

@@ -22,7 +22,7 @@ class Decomposed(NamedTuple):
     """
 
     filtered: Callable[..., Any]
-    eigenvalues: Callable[[], Float[Array, " k"]]
+    eigenvalues: Callable[[], Float[Array | np.ndarray, " k"]]
     scaled: Callable[[float], "Decomposed"]
     modes: Any = None
     roughly: "Decomposed | None" = None

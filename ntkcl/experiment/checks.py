@@ -39,7 +39,7 @@ def check(stream: Stream, loss: Loss, training: Training, anchors: Sequence[str]
                         f"stream: task {t}, {part}.{name} holds {bad} NaN or infinite values; "
                         "expected finite ones"
                     )
-        if not np.any(task.head):
+        if not np.any(np.asarray(task.head)):
             raise SettingError(f"stream: task {t} has a head without active outputs")
         if not losses.takes(loss, task.train.y, task.head):
             raise SettingError(

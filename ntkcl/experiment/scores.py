@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import metrics
@@ -40,8 +39,8 @@ def scores(
 
 def sample_losses(f: np.ndarray, y: np.ndarray, head, loss: Loss) -> np.ndarray:
     """Loss of every sample: [..., n, c], [n, c], mask [c] -> [..., n] in float64."""
-    flat = jnp.asarray(f.reshape(int(np.prod(f.shape[:-2])), *y.shape), jnp.float64)
-    values = _values(flat, jnp.asarray(y, jnp.float64), jnp.asarray(head, jnp.float64), loss)
+    flat = f.reshape(int(np.prod(f.shape[:-2])), *y.shape)
+    values = _values(*(np.asarray(a, np.float64) for a in (flat, y, head)), loss)
     return np.asarray(values).reshape(f.shape[:-1])
 
 

@@ -47,10 +47,11 @@ def initialise(
     methods.checked(method)
     meter = Meter()
     x = jnp.concatenate([task.train.x for task in stream] + [task.test.x for task in stream])
-    theta = network.init(jax.random.fold_in(key, 0), x[0])
+    theta = network.init(jax.random.fold_in(key, 0), jnp.asarray(np.asarray(x)[0]))
 
     def read(theta, rows=ALL):
-        inputs = x[rows]
+        # Scattered rows are cut by NumPy: XLA would compile each cut for each shape.
+        inputs = x[rows] if isinstance(rows, slice) else np.asarray(x)[rows]
         starts = range(0, len(inputs), READ)
         parts = [forward(network.apply, theta, inputs[at : at + READ]) for at in starts]
         return np.concatenate([np.asarray(part, np.float64) for part in parts])

@@ -31,13 +31,12 @@ def input_cosine(problem: Problem, f0: Float[Array, "N c"]) -> tuple[np.ndarray,
     grow without bound, and say so. NaN, and one line that says why, for a method that cannot train
     such a model, whose parameters are W alone (gpm: it has no layers); else "" beside the changes.
     """
-    flat = problem.x.reshape(len(problem.x), -1)
-    x = jnp.concatenate([flat / flat.shape[1] ** 0.5, jnp.asarray(f0, flat.dtype)], 1)
+    x = _inputs_beside(problem.x, f0)
     stream = tuple(
-        task._replace(train=task.train._replace(x=x[rows.inputs]))
+        task._replace(train=task.train._replace(x=np.asarray(x)[rows.inputs]))
         for task, rows in zip(problem.stream, problem.tasks, strict=True)
     )
-    weights = jnp.zeros((flat.shape[1], f0.shape[1]), flat.dtype)
+    weights = np.zeros((x.shape[1] - f0.shape[1], f0.shape[1]), x.dtype)
     linear = problem._replace(stream=stream, x=x)
     try:
         outcomes = train_model(linear, INPUTS, Anchor(weights, (), (f0,)), len(stream))
@@ -48,6 +47,13 @@ def input_cosine(problem: Problem, f0: Float[Array, "N c"]) -> tuple[np.ndarray,
         remark = f"input_cosine: the method does not train a linear model ({why})"
         return np.full((len(stream), *f0.shape), np.nan), remark
     return np.stack([outcome.change for outcome in outcomes]), ""
+
+
+@jax.jit
+def _inputs_beside(x, f0):
+    """The flat inputs [N, n_0], scaled, and the outputs beside them [N, n_0 + c]."""
+    flat = x.reshape(len(x), -1)
+    return jnp.concatenate([flat / flat.shape[1] ** 0.5, jnp.asarray(f0, flat.dtype)], 1)
 
 
 def _from_inputs(weights, x):
@@ -62,6 +68,11 @@ def _signal(loss, f, y, head):
     return jax.grad(lambda f: jnp.mean(jax.vmap(loss.value, (0, 0, None))(f, y, head)))(f)
 
 
+@jax.jit
+def _length(tree):
+    return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
+
+
 def slopes(problem: Problem) -> Callable[..., float]:
     """A baseline: `(t, theta, f) -> |dL_t/dtheta|`, the size of task t's gradient at theta.
 
@@ -71,9 +82,9 @@ def slopes(problem: Problem) -> Callable[..., float]:
 
     def slope(t, theta, f):
         x, y = problem.stream[t].train
-        own = jnp.asarray(f[problem.tasks[t].inputs], y.dtype)
+        own = np.asarray(f[problem.tasks[t].inputs], y.dtype)
         gradient = operator.vjp(theta, x, _signal(problem.loss, own, y, problem.stream[t].head))
-        return float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))))
+        return float(_length(gradient))
 
     return slope
 
@@ -88,10 +99,10 @@ def energies(problem: Problem, theta: Params, kernel_fn) -> np.ndarray:
     ]
     ends = np.cumsum([len(own) for own in places])
     active = [np.flatnonzero(task.head) for task in problem.tasks]
-    every = problem.x[np.concatenate(places)]
+    every = problem.inputs(np.concatenate(places))
 
     def column(t):
-        block = np.asarray(kernel_fn(theta, every, problem.x[places[t]]))[..., active[t]]
+        block = np.asarray(kernel_fn(theta, every, problem.inputs(places[t])))[..., active[t]]
         parts = np.split(block, ends[:-1])
         return [baselines.energy(part[:, rows]) for part, rows in zip(parts, active, strict=True)]
 

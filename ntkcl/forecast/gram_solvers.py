@@ -13,6 +13,7 @@ import numpy as np
 
 from ntkcl import dynamics, kernels
 from ntkcl.dynamics import Arrow, Decomposed
+from ntkcl.types import Places, Products
 
 DIAGONALISED = 1500
 """Rows up to which a Gram matrix is diagonalised; above them Lanczos is faster.
@@ -36,6 +37,7 @@ again in work."""
 GRAM_RATE = 5e9
 PADDED = 256  # Gram matrices for Lanczos are padded to multiples of this
 LARGEST = 30  # products for the largest eigenvalue alone
+ROOM = 60  # vectors that Krylov spaces have room for: one compiled program serves all up to it
 ROUGH = 1e-3  # a tail that changes what is read off by about as much
 
 
@@ -51,10 +53,7 @@ def prepare(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float | N
     def decompose(gram, dtype):
         if len(gram) <= diagonalised:
             return dynamics.eigendecomposed(gram, dtype)
-        # Zero rows change nothing, and one compiled program serves all tasks of nearly one size.
-        more = -len(gram) % PADDED
-        matrix = _Padded(_product, jnp.asarray(np.pad(gram, (0, more))), len(gram), more)
-        return _by_lanczos(matrix, krylov_order, tail or _tail_of(gram.dtype))
+        return _by_lanczos(_padded(gram), krylov_order, tail or _tail_of(gram.dtype))
 
     def decompose_products(matvec, root, entries):
         kind = jnp.result_type(*jax.tree.leaves(matvec))
@@ -63,12 +62,11 @@ def prepare(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float | N
 
     def prepared(kernel, step, dtype):
         places, rows = dynamics.as_places(step.kernel or kernel), np.count_nonzero(step.weights)
-        if rows > diagonalised and places.products is not None and step.removed is None:
-            products = places.products(step.inputs)
-            if rows > HELD_ROWS or products.seconds < rows**2 / GRAM_RATE:
-                given = products.matvec(), step, dtype, decompose_products
-                return dynamics.prepared_by_products(places, *given)
-        return dynamics.prepared(kernel, step, dtype, decompose)
+        products = _cheaper_products(places, step.inputs, rows, diagonalised)
+        if products is None or step.removed is not None:
+            return dynamics.prepared(kernel, step, dtype, decompose)
+        given = products.matvec(), step, dtype, decompose_products
+        return dynamics.prepared_by_products(places, *given)
 
     return prepared
 
@@ -92,6 +90,27 @@ def extend(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float = TA
     return extended
 
 
+def _cheaper_products(places, inputs, rows: int, diagonalised: int) -> Products | None:
+    """What multiplies with the Gram matrix of `rows` rows of the inputs, where that is not better
+    held."""
+    if rows <= diagonalised or places.products is None:
+        return None
+    products = places.products(inputs)
+    cheaper = rows > HELD_ROWS or products.seconds < rows**2 / GRAM_RATE
+    return products if cheaper else None
+
+
+def largest_at(places: Places, inputs: np.ndarray, weights: np.ndarray) -> float:
+    """The largest eigenvalue of the weighted Gram matrix of the inputs' rows, NaN for one that is
+    not finite; held or by products, as `prepare` has it, which then has it ready."""
+    products = _cheaper_products(places, inputs, int(np.count_nonzero(weights)), DIAGONALISED)
+    if products is None:
+        block = np.asarray(places.block(inputs, inputs))
+        return largest(block, weights) if np.isfinite(block).all() else float("nan")
+    root = np.sqrt(np.asarray(weights, np.float64))
+    return _largest_of(_Products(products.matvec(), jnp.asarray(root), np.flatnonzero(weights)))
+
+
 def largest(block: np.ndarray, weights: np.ndarray) -> float:
     """The largest eigenvalue of the weighted Gram matrix of rows, `block` [m, c, m, c]."""
     if np.count_nonzero(weights) <= DIAGONALISED:
@@ -100,9 +119,15 @@ def largest(block: np.ndarray, weights: np.ndarray) -> float:
     gram = block.reshape(root.size, root.size)
     if (root != 1).any():
         gram = root[:, None] * gram * root
-    start = np.random.default_rng(0).normal(size=root.size)
-    ritz = kernels.krylov.ritz_of(_product, jnp.asarray(gram), jnp.asarray(start), order=LARGEST)
-    return float(ritz.values[-1])
+    return _largest_of(_padded(gram))
+
+
+def _largest_of(matrix) -> float:
+    return float(np.asarray(matrix.ritz(_start(matrix.size), LARGEST).values)[-1])
+
+
+def _start(size: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=size)
 
 
 def _tail_of(kind) -> float:
@@ -125,13 +150,13 @@ class _Padded(NamedTuple):
     more: int
 
     def ritz(self, v, order: int):
-        return kernels.krylov.ritz_of(self.product, self.operand, self._padded(v), order=order)
+        return _ritz_of(self.product, self.operand, self._padded(v), order)
 
     def ritz_of_both(self, v, w, order: int):
         """Of two vectors at once, the matrix read once for both: of 2,000 rows it takes hardly
         longer than one, of 10,000 as long as one after the other."""
         both = jnp.stack([self._padded(v), self._padded(w)])
-        return _ritz_of_each(self.product, self.operand, both, order=order)
+        return _ritz_of_each(self.product, self.operand, both, order, room=_room(order))
 
     def _padded(self, v):
         return jnp.asarray(np.pad(v, (0, self.more)))
@@ -156,9 +181,7 @@ class _Products(NamedTuple):
         whole = np.zeros(self.root.size)
         whole[self.entries] = v
         operand = self.matvec, self.root
-        return kernels.krylov.ritz_of(
-            _weighted, operand, jnp.asarray(whole.reshape(self.root.shape)), order=order
-        )
+        return _ritz_of(_weighted, operand, jnp.asarray(whole.reshape(self.root.shape)), order)
 
     def ritz_of_both(self, v, w, order: int):
         return self.ritz(v, order), self.ritz(w, LARGEST)
@@ -167,10 +190,18 @@ class _Products(NamedTuple):
         return np.asarray(v).ravel()[self.entries]
 
 
-@partial(jax.jit, static_argnames=("product", "order"))
-def _ritz_of_each(product, operand, vectors, *, order: int):
+def _room(order: int) -> int:
+    return max(ROOM, order)
+
+
+def _ritz_of(product, operand, v, order: int):
+    return kernels.krylov.ritz_of(product, operand, v, order, room=_room(order))
+
+
+@partial(jax.jit, static_argnames=("product", "room"))
+def _ritz_of_each(product, operand, vectors, order, *, room: int):
     def ritz(v):
-        return kernels.krylov.ritz(lambda u: product(operand, u), v, order=order)
+        return kernels.krylov.ritz(lambda u: product(operand, u), v, order=order, room=room)
 
     spaces = jax.vmap(ritz)(vectors)
     return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], spaces) for i in range(len(vectors)))
@@ -179,6 +210,12 @@ def _ritz_of_each(product, operand, vectors, *, order: int):
 def _weighted(operand, v):
     matvec, root = operand
     return root * matvec(root * v).astype(v.dtype)
+
+
+def _padded(gram: np.ndarray) -> _Padded:
+    """Zero rows change nothing, and one compiled program serves all tasks of nearly one size."""
+    more = -len(gram) % PADDED
+    return _Padded(_product, jnp.asarray(np.pad(gram, (0, more))), len(gram), more)
 
 
 def _padded_arrow(arrow: Arrow) -> _Padded:
@@ -202,19 +239,19 @@ def _read_off(ritz, rule, scale):
 
 
 def _by_lanczos(matrix: _Padded | _Products, order: int, tail: float) -> Decomposed:
-    start = np.random.default_rng(0).normal(size=matrix.size)
+    start = _start(matrix.size)
     known: list[Any] = []  # Ritz values of the start, the largest eigenvalue among them
 
     def values():
         if not known:
-            known.append(matrix.ritz(start, LARGEST).values)
+            known.append(np.asarray(matrix.ritz(start, LARGEST).values))
         return known[0]
 
     def space(v, k):
         if known or k < LARGEST:
             return matrix.ritz(v, k)
         ritz, of_start = matrix.ritz_of_both(v, start, k)
-        known.append(of_start.values)
+        known.append(np.asarray(of_start.values))
         return ritz
 
     def scaled_by(scale, tail=tail):
@@ -224,7 +261,7 @@ def _by_lanczos(matrix: _Padded | _Products, order: int, tail: float) -> Decompo
             n = len(v)
             k = min(order, first, n)
             result, left = _read_off(space(v, k), rule, scale)
-            while k < n and left > tail:
+            while k < n and float(left) > tail:
                 k = min(2 * k, n)
                 result, left = _read_off(space(v, k), rule, scale)
             return matrix.cut(result)

@@ -105,7 +105,7 @@ def _outcome(change, first: Prepared, walk: _Walk, anchor_top: float | None) -> 
 
 def _task_functions(problem: Problem, kernel_fn, effort: Effort, t: int, forward):
     task = problem.tasks[t]
-    x, head = problem.x[task.inputs], jnp.asarray(task.head)[None]
+    x, head = problem.inputs(task.inputs), jnp.asarray(task.head)[None]
     pull = kernels.operator(problem.network).vjp
     decompose = prepare(effort.krylov_order, REUSED)
 

@@ -3,7 +3,7 @@
 No kernel is held.
 """
 
-import jax.numpy as jnp
+import numpy as np
 
 from ntkcl import networks
 from ntkcl.forecast.outcome import Effort, Outcome
@@ -36,6 +36,6 @@ def train_model(problem: Problem, network: Network, anchor: Anchor, count: int) 
         memory = consolidate(problem, t, network, fitted)
         theta, state = fitted.theta, carried_optimizer_state(problem, fitted)
         before, f = f, networks.forward(network.apply, theta, problem.x)
-        change = f.astype(jnp.float64) - before.astype(jnp.float64)
+        change = np.asarray(f, np.float64) - np.asarray(before, np.float64)
         outcomes.append(Outcome(change, float("nan"), float("nan")))
     return outcomes

@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
       way; None where they are one.
     """
 
-    change: Float[Array, "N c"]
+    change: Float[Array | np.ndarray, "N c"]
     top: float
     negative_mass: float
     kernels: int = 1

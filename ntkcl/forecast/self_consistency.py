@@ -83,14 +83,19 @@ def _moved(
         own = problem.tasks[t].inputs
         for k, stride in enumerate(strides):
             along, inputs, alpha = stride(theta, f[own] if k == 0 else f)
-            alpha = jnp.asarray(alpha, problem.x.dtype)
-            theta = jax.tree.map(jnp.add, theta, pull_back(along, problem.x[inputs], alpha))
+            alpha = np.asarray(alpha, problem.x.dtype)
+            theta = _sum(theta, pull_back(along, problem.inputs(inputs), alpha))
             # On the way no more is read than the next stride asks for.
             f = outputs(theta) if k == len(strides) - 1 else outputs(theta, own)
             if not np.isfinite(f).all():
                 return _everywhere(np.inf, outcomes)
         history.append(f)
     return np.diff(np.stack(history), axis=0)
+
+
+@jax.jit
+def _sum(a, b):
+    return jax.tree.map(jnp.add, a, b)
 
 
 def _everywhere(value: float, outcomes: Sequence[Outcome]) -> np.ndarray:

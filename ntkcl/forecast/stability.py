@@ -8,13 +8,10 @@ import numpy as np
 
 from ntkcl import dynamics, kernels
 from ntkcl.compilation import once, portable
-from ntkcl.forecast.gram_solvers import LARGEST, largest
+from ntkcl.forecast.gram_solvers import largest_at
 from ntkcl.training.problem import Problem
 from ntkcl.types import Network, Params, Tangent
 from ntkcl.validation import SettingError
-
-# Rows x outputs up to which the stability limit is computed from the Gram matrix itself.
-DENSE = 5000
 
 
 def limit(problem: Problem, theta: Params, kernel_fn) -> float:
@@ -38,20 +35,15 @@ def limits(
     Raises ValueError for a kernel that is zero or not finite.
     """
     c = problem.tasks[0].targets.shape[1]
-    f0 = jnp.zeros((len(problem.x), c))  # targets and outputs do not matter here
-    held = tangent
-    tangent = held or kernels.tangent(problem.network, theta, problem.x, f0, kernel_fn)
-
-    def gram(inputs):
-        if held is None:
-            return kernel_fn(theta, problem.x[inputs])
-        return dynamics.as_places(held.kernel).block(inputs, inputs)
+    f0 = np.zeros((len(problem.x), c))  # targets and outputs do not matter here
+    tangent = tangent or kernels.tangent(problem.network, theta, problem.x, f0, kernel_fn)
+    places = dynamics.as_places(tangent.kernel)
 
     def top_of(t, step):
         if problem.batch_size not in (None, len(problem.tasks[t].inputs)):
-            return _minibatch_top(problem, theta, gram, t, step)
+            return _minibatch_top(problem, theta, places, t, step)
         if prepare is None:
-            return _top(problem, theta, gram, step.inputs, step.weights)
+            return largest_at(places, step.inputs, step.weights)
         return _prepared_top(prepare, tangent, step)
 
     def own(t):
@@ -78,7 +70,7 @@ def _prepared_top(prepare, tangent: Tangent, step: dynamics.Step) -> float:
     return float(prepare(tangent.kernel, plain, jnp.float64).decomposed.eigenvalues()[-1])
 
 
-def _minibatch_top(problem: Problem, theta: Params, gram, t: int, step: dynamics.Step) -> float:
+def _minibatch_top(problem: Problem, theta: Params, places, t: int, step) -> float:
     """A bound for every batch of task t, and what the step has besides the task's rows.
 
     The Gram matrix of a batch, divided by its size, has no eigenvalue above that of its worst row.
@@ -86,7 +78,7 @@ def _minibatch_top(problem: Problem, theta: Params, gram, t: int, step: dynamics
     n = len(problem.tasks[t].inputs)
     top = n * _worst(problem, theta, step.inputs[:n], step.weights[:n])
     if len(step.inputs) > n:
-        top += _top(problem, theta, gram, step.inputs[n:], step.weights[n:])
+        top += largest_at(places, step.inputs[n:], step.weights[n:])
     return top
 
 
@@ -108,38 +100,13 @@ def task_top(problem: Problem, kernel_fn, theta: Params, t: int) -> float:
     """lam_max(K_tt) at theta, of task t's rows and active outputs."""
     task = problem.tasks[t]
     weights = np.broadcast_to(task.head, task.targets.shape)
-
-    def gram(rows):
-        return kernel_fn(theta, problem.x[rows])
-
-    return _top(problem, theta, gram, task.inputs, weights)
-
-
-def _top(problem, theta, gram, inputs, weights) -> float:
-    """Largest eigenvalue of the weighted Gram matrix of rows: from the matrix, or from products
-    where it is large."""
-    rows, root = np.count_nonzero(weights), jnp.sqrt(jnp.asarray(weights, problem.x.dtype))
-    if rows > DENSE:
-        return _top_of_products(problem, theta, problem.x[inputs], root)
-    block = np.asarray(gram(inputs))
-    if not np.isfinite(block).all():
-        return float("nan")
-    return largest(block, weights)
-
-
-def _top_of_products(problem, theta, x, root) -> float:
-    product = kernels.operator(problem.network).product
-
-    def weighted(v):
-        return root * product(theta, x, None, root * v)
-
-    key = jax.random.key(0)
-    return float(kernels.krylov.spectrum(weighted, root, order=LARGEST, key=key)[0])
+    tangent = kernels.tangent(problem.network, theta, problem.x, None, kernel_fn)
+    return largest_at(dynamics.as_places(tangent.kernel), task.inputs, weights)
 
 
 def _worst(problem, theta, inputs, weights) -> float:
     """Largest eigenvalue over the Gram matrices of single rows."""
-    network, rows = problem.network, (theta, problem.x[inputs], jnp.asarray(weights))
+    network, rows = problem.network, (theta, problem.inputs(inputs), jnp.asarray(weights))
     # Neither holds a Jacobian of all parameters, which would take a hundred times as long.
     if network.taps is None:
         return float(_worst_by_products(portable(network.apply), *rows))

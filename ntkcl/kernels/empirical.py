@@ -228,7 +228,7 @@ def _work_in_loops(apply, tree, kinds, one) -> float:
 @cache
 def matmul_rate() -> float:
     """Multiply-adds a second of a float32 matrix product on the default device, best of five."""
-    a = jnp.ones((1024, 1024), jnp.float32)
+    a = np.ones((1024, 1024), np.float32)
     product = jax.jit(lambda a: jnp.dot(a, a, precision="highest"))
     jax.block_until_ready(product(a))
 

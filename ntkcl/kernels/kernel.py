@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntkcl.compilation import one_of
 from ntkcl.kernels.checks import check
 from ntkcl.types import Apply, Network
 
@@ -103,8 +104,9 @@ def factored(
 def forward_work(model: Network, theta, x) -> tuple[float, int, int]:
     """Multiply-adds of one forward pass (as XLA counts them), outputs c, and parameters p."""
     p = sum(leaf.size for leaf in jax.tree.leaves(theta))
-    counted = jax.jit(model.apply).lower(theta, x[0]).cost_analysis() or {}
-    return counted.get("flops", 2 * p) / 2, jax.eval_shape(model.apply, theta, x[0]).shape[0], p
+    one = one_of(x)
+    counted = jax.jit(model.apply).lower(theta, one).cost_analysis() or {}
+    return counted.get("flops", 2 * p) / 2, jax.eval_shape(model.apply, theta, one).shape[0], p
 
 
 def by_tiles(pair: Callable, a: Factors, b: Factors | None = None):

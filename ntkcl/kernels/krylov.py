@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, PRNGKeyArray
-from matfree import decomp
 
 from ntkcl.validation import finite, whole
 
@@ -44,7 +43,7 @@ def matrix_function(matvec: MatVec, g: Callable, *, order: int) -> MatVec:
         Exact for polynomials of a degree below `order`, such as `order` steps of gradient descent.
     Returns: a function that callers may jit; memory for `order` vectors, two to three times over.
     Raises ValueError for an order below 1.
-    Source: Krämer et al. 2024 (matfree); Saad 1992 (analysis of Krylov approximations).
+    Source: Lanczos 1950; Saad 1992 (analysis of Krylov approximations).
     """
     return filtered(matvec, lambda lam, _: jax.vmap(g)(lam), order=order)
 
@@ -68,12 +67,14 @@ def filtered(matvec: MatVec, rule: Callable, *, order: int) -> MatVec:
 class Ritz(NamedTuple):
     """v and K as its Krylov space sees them: Ritz values [k], coefficients r [k] of v in the basis
     of their vectors, the rows of `rotation.T @ basis`, orthonormal [k, size]; what lies beyond an
-    exhausted space has coefficients zero."""
+    exhausted space, or one of fewer products than there is room for, has coefficients zero.
+    last: place of the last product's vector in the basis."""
 
     values: Any
     coefficients: Any
     rotation: Any
     basis: Any
+    last: Any
 
     def filtered(self, rule: Callable):
         """g(K) v, of the shape of v, for a training rule g(lam, r)."""
@@ -83,7 +84,7 @@ class Ritz(NamedTuple):
         """The share of g(K) v that lies on the last vector of the space: what longer spaces would
         still change is of its size."""
         weights = self._weights(rule)
-        return jnp.abs(weights[-1]) / jnp.maximum(
+        return jnp.abs(weights[self.last]) / jnp.maximum(
             jnp.linalg.norm(weights), jnp.finfo(weights.dtype).tiny
         )
 
@@ -93,21 +94,25 @@ class Ritz(NamedTuple):
         )
 
 
-@partial(jax.jit, static_argnames=("matvec", "order"))
-def ritz_of(matvec: Callable, operand, v, *, order: int) -> Ritz:
-    """`ritz` of v -> matvec(operand, v), compiled once for each order and shape, whatever the
-    operand."""
-    return ritz(lambda u: matvec(operand, u), v, order=order)
+@partial(jax.jit, static_argnames=("matvec", "room"))
+def ritz_of(matvec: Callable, operand, v, order, *, room: int) -> Ritz:
+    """`ritz` of v -> matvec(operand, v), compiled once for each shape and room, whatever the
+    operand and the order."""
+    return ritz(lambda u: matvec(operand, u), v, order=order, room=room)
 
 
-def ritz(matvec: MatVec, v, *, order: int) -> Ritz:
-    """`order` steps of Lanczos from v, at most; see `matrix_function`."""
+def ritz(matvec: MatVec, v, *, order, room: int | None = None) -> Ritz:
+    """`order` steps of Lanczos from v, at most; see `matrix_function`.
+
+    room: vectors there is room for, as many as the order if None: an order below it may be traced.
+    """
     length = jnp.linalg.norm(jnp.ravel(v))
-    space = _lanczos(matvec, v, length, order)
+    space = _lanczos(matvec, v, length, order, room or order)
     # What lies beyond the space is decoupled; an eigenvalue from inside of it keeps g where it is
     # defined.
     lam, U = jnp.linalg.eigh(_tridiagonal(space, space.diagonal[0]))
-    return Ritz(lam, length * U[0], U, space.Q.reshape(-1, *v.shape))
+    last = jnp.minimum(order, len(lam)) - 1
+    return Ritz(lam, length * U[0], U, space.Q.reshape(-1, *v.shape), last)
 
 
 def solve(
@@ -158,7 +163,7 @@ def spectrum(matvec: MatVec, like, *, order: int, key: PRNGKeyArray) -> Float[Ar
     """
     whole("order", order)
     v = jax.random.normal(key, like.shape, like.dtype)
-    space = _lanczos(matvec, v, jnp.linalg.norm(jnp.ravel(v)), order)
+    space = _lanczos(matvec, v, jnp.linalg.norm(jnp.ravel(v)), order, order)
     return jnp.linalg.eigvalsh(_tridiagonal(space, 0.0))[::-1]
 
 
@@ -172,21 +177,36 @@ class _Krylov(NamedTuple):
     inside: Any
 
 
-def _lanczos(matvec, v, length, order) -> _Krylov:
-    """Matfree's factorisation, cut where it breaks down: there it divides by zero, or by noise, and
-    goes on with old directions."""
+def _lanczos(matvec, v, length, order, room: int) -> _Krylov:
+    """Every vector is made orthogonal to all before it, twice. Cut where it breaks down: there it
+    divides by zero, or by noise, and goes on with old directions."""
+    room = min(room, v.size)
     # For v = 0 any unit vector: g(K) 0 is 0 times something finite.
     first = jnp.zeros(v.size, v.dtype).at[0].set(1)
     start = jnp.where(length > 0, jnp.ravel(v) / jnp.where(length > 0, length, 1), first)
-    factorise = decomp.hessenberg(min(order, v.size), reortho="full", custom_vjp=False)
-    Q, H, *_ = factorise(lambda flat: jnp.ravel(matvec(flat.reshape(v.shape))), start)
-    # The symmetric mean of H, which matfree's tridiagonal form keeps, would hide them.
-    lengths = jnp.diagonal(H, -1)
-    grown = lengths > BREAKDOWN * jnp.finfo(H.dtype).eps * jnp.nanmax(jnp.abs(H))
-    inside = jnp.cumprod(jnp.concatenate([jnp.ones(1, bool), grown])).astype(bool)
-    return _Krylov(
-        jnp.where(inside[:, None], Q, 0), jnp.diagonal(H), jnp.where(inside[1:], lengths, 0), inside
-    )
+    dot = partial(jnp.dot, precision="highest")
+
+    def step(k, space):
+        Q, diagonal, lengths = space
+        u = jnp.ravel(matvec(Q[k].reshape(v.shape)))
+        along = dot(Q, u)
+        u = u - dot(along, Q)
+        more = dot(Q, u)  # by rounding
+        u = u - dot(more, Q)
+        beyond = jnp.linalg.norm(u)
+        Q = jax.lax.dynamic_update_index_in_dim(Q, u / beyond, k + 1, 0)
+        return Q, diagonal.at[k].set(along[k] + more[k]), lengths.at[k].set(beyond)
+
+    # One vector more, that the last step writes.
+    Q = jnp.zeros((room + 1, v.size), v.dtype).at[0].set(start)
+    empty = Q, *jnp.zeros((2, room), v.dtype)
+    Q, diagonal, lengths = jax.lax.fori_loop(0, jnp.minimum(order, room), step, empty)
+    size = jnp.nanmax(jnp.abs(jnp.concatenate([diagonal, lengths])))
+    grown = lengths[:-1] > BREAKDOWN * jnp.finfo(v.dtype).eps * size
+    made = jnp.arange(room) < order
+    inside = made & jnp.cumprod(jnp.concatenate([jnp.ones(1, bool), grown])).astype(bool)
+    Q, lengths = jnp.where(inside[:, None], Q[:-1], 0), jnp.where(inside[1:], lengths[:-1], 0)
+    return _Krylov(Q, diagonal, lengths, inside)
 
 
 def _tridiagonal(space, beyond):

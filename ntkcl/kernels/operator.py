@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from ntkcl.compilation import convolves, portable
+from ntkcl.compilation import convolves, one_of, portable
 from ntkcl.kernels.checks import check, shapes
 from ntkcl.kernels.kernel import cover, network_of
 from ntkcl.types import Apply, Network
@@ -152,7 +152,7 @@ def _backward(apply, chunk, theta, x, a):
 def _unrolled(apply, theta, x, chunks: int) -> bool:
     """Whether chunks are visited without a loop: a single one, and a few of a network that
     convolves."""
-    return chunks == 1 or (chunks <= UNROLLED and convolves(apply, theta, x[0]))
+    return chunks == 1 or (chunks <= UNROLLED and convolves(apply, theta, one_of(x)))
 
 
 def _rows(name, a, f):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from ntkcl.compilation import portable
+from ntkcl.compilation import one_of, portable
 from ntkcl.kernels.contraction import contraction
 from ntkcl.kernels.empirical import product_seconds
 from ntkcl.kernels.operator import operator
@@ -25,7 +25,7 @@ def tangent(network: Network, theta, x, f, kernel_fn, *, by_columns: bool = Fals
     """
 
     def columns(inputs):
-        return kernel_fn(theta, x, x[inputs])
+        return kernel_fn(theta, x, np.asarray(x)[inputs])
 
     def squares(inputs, weights):
         return _squares(
@@ -50,17 +50,20 @@ def _places(model, theta, x, kernel_fn) -> Places:
     """Blocks by `kernel_fn`, changes by products with the Jacobian: no block of all inputs."""
     linear = operator(model)
 
+    def of(inputs):  # cut by NumPy: XLA would compile each cut for each shape
+        return np.asarray(x)[inputs]
+
     def block(rows, inputs):
         if np.array_equal(rows, inputs):
-            return kernel_fn(theta, x[inputs])
-        return kernel_fn(theta, x[rows], x[inputs])
+            return kernel_fn(theta, of(inputs))
+        return kernel_fn(theta, of(rows), of(inputs))
 
     def change(inputs, alpha):
-        return linear.product(theta, x, x[inputs], alpha)
+        return linear.product(theta, x, of(inputs), alpha)
 
     def products(inputs):
-        seconds = product_seconds(model, theta, len(inputs), x[0])
-        return Products(seconds, lambda: linear.matvec(theta, x[inputs]))
+        seconds = product_seconds(model, theta, len(inputs), one_of(x))
+        return Products(seconds, lambda: linear.matvec(theta, of(inputs)))
 
     return Places(block, change, products)
 

@@ -28,14 +28,14 @@ Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 class Tile(NamedTuple):
-    """Compiled for tiles of `rows` x `columns` samples: factors of each, Gram of the two, of one
-    with itself; `mib` it all takes."""
+    """Compiled for tiles of `rows` x `columns` samples: factors of each, Gram of the two, None
+    where one tile holds all, and of one with itself; `mib` it all takes."""
 
     rows: int
     columns: int
     row_factors: Callable
     column_factors: Callable
-    gram: Callable
+    gram: Callable | None
     own: Callable | None
     mib: float
 
@@ -126,6 +126,7 @@ def _compute(tile: Tile, devices, theta, x1, x2, regions: Iterable[Any], sink) -
         if own:
             block = own(side[1])
         else:
+            assert tile.gram is not None
             block = tile.gram(side[1], factors(tile.column_factors, columns, left, tile.columns))
         values = fetch(block)[: bottom - top, :, : right - left]
         sink.write(region, values)
@@ -210,6 +211,9 @@ def _compile(kernel, theta, x, rows, columns, symmetric, devices) -> Tile:
 
     f, a = side(rows)
     g, b = (f, a) if rows == columns else side(columns)
+    if symmetric and single and rows >= len(x):
+        own = jax.jit(lambda a: kernel.gram(a)).lower(a).compile()
+        return Tile(rows, columns, f, f, None, own, _work_mib(f, f, [own]))
     gram = share(lambda a, b: kernel.gram(a, b), (split, whole), ROWS).lower(a, b).compile()
     if not symmetric:
         return Tile(rows, columns, f, g, gram, None, _work_mib(f, g, [gram]))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import wandb
+import wandb.apis.public  # which wandb.init would import: half of its time
 
 from ntkcl.runs import schema
 from ntkcl.runs.files import LOGGED, load, load_plan, logged

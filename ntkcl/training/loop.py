@@ -12,7 +12,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from ntkcl.compilation import convolves, portable
+from ntkcl.compilation import convolves, one_of, portable
 from ntkcl.types import Apply, Dataset, Key, Loss, Method, Params, Task
 
 
@@ -98,7 +98,7 @@ def segments(
     if devices > 1:
         settings["shared"] = shared
         dataset = jax.device_put(dataset, shared if order is None else whole)
-    at_once = 1 if convolves(apply, state.theta, dataset.x[0]) else steps
+    at_once = 1 if convolves(apply, state.theta, one_of(dataset.x)) else steps
     while at.step < steps:
         state, count, losses = at.state, min(every or steps, steps - at.step), []
         state = state if devices == 1 else jax.device_put(state, whole)
@@ -244,6 +244,11 @@ def train_vmapped(
     ]
 
 
+@partial(jax.jit, static_argnums=0)
+def _loss_of_zero(loss, y, head):
+    return jnp.mean(jax.vmap(loss.value, (0, 0, None))(jnp.zeros_like(y), y, head))
+
+
 # A loss this many times that of predicting zero is no training, long before it overflows.
 DIVERGENCE_FACTOR = 1e3
 
@@ -251,8 +256,6 @@ DIVERGENCE_FACTOR = 1e3
 def diverged(task: Task, loss: Loss, losses: np.ndarray, f: np.ndarray) -> bool:
     """Whether training blew up: outputs [N, c] that are not finite, or a loss [S] on the way far
     above that of predicting zero."""
-    zero = jnp.mean(
-        jax.vmap(loss.value, (0, 0, None))(jnp.zeros_like(task.train.y), task.train.y, task.head)
-    )
-    largest = DIVERGENCE_FACTOR * max(losses[0], float(zero))
+    zero = float(_loss_of_zero(loss, task.train.y, task.head))
+    largest = DIVERGENCE_FACTOR * max(losses[0], zero)
     return not (np.isfinite(f).all() and losses.max() <= largest)

@@ -15,7 +15,7 @@ import optax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from ntkcl.compilation import convolves, once
+from ntkcl.compilation import convolves, once, one_of
 from ntkcl.training import loop
 from ntkcl.training.settings import full_batches
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, TaskRows
@@ -64,6 +64,10 @@ class Problem(NamedTuple):
         if self.schedule is None:
             return np.ones(steps)
         return np.asarray(jax.vmap(self.schedule)(jnp.arange(steps, dtype=jnp.int32)))
+
+    def inputs(self, places) -> np.ndarray:
+        """x[places], cut by NumPy: XLA would compile each cut for each shape."""
+        return np.asarray(self.x)[places]
 
     @property
     def extremes(self) -> tuple[float, float]:
@@ -127,7 +131,7 @@ def task_rows(stream: Stream, loss: Loss, places: Sequence[slice]) -> tuple[Task
     return tuple(
         TaskRows(
             np.arange(own.start, own.stop),
-            jnp.asarray(task.train.y, jnp.float64),
+            jnp.asarray(np.asarray(task.train.y, np.float64)),
             np.asarray(task.head, np.float64),
             1.0 / loss.rate(1.0, len(task.train.x), task.head),
         )
@@ -190,7 +194,7 @@ def train_seeds(problems: Sequence[Problem], t: int, anchors: Sequence[Anchor]) 
         for state, task in zip(states, tasks, strict=True)
     ]
     differ = any(other != shapes[0] for other in shapes)
-    if differ or convolves(first.trained.apply, here.theta, tasks[0].train.x[0]):
+    if differ or convolves(first.trained.apply, here.theta, one_of(tasks[0].train.x)):
         each = (
             _segments(problem, t, problem.trained, state)
             for problem, state in zip(problems, states, strict=True)

@@ -395,7 +395,9 @@ def test_large_gram_matrices_are_not_held_where_products_are_faster(method, monk
 def test_the_limit_of_a_large_task_is_that_of_a_small_one(batch_size, monkeypatch):
     """Read off products in place of the matrix."""
     small = recorded("linearised", heads=OVERLAPPING, batch_size=batch_size, steps=1)
-    monkeypatch.setattr(forecast.stability, "DENSE", 0)
+    solvers = sys.modules["ntkcl.forecast.gram_solvers"]
+    monkeypatch.setattr(solvers, "DIAGONALISED", 0)
+    monkeypatch.setattr(solvers, "GRAM_RATE", 1e-3)
     assert recorded(
         "linearised", heads=OVERLAPPING, batch_size=batch_size, steps=1
     ).plan.limit == pytest.approx(small.plan.limit, rel=1e-10)
