@@ -2,6 +2,7 @@
 mended."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,21 @@ def test_the_same_configuration_gives_the_same_folder_and_the_same_numbers(ntkcl
     assert ntkcl(*PLAIN, "seed=1", "results_dir=elsewhere", "forecast.anchors=[]")[0] == 0
     assert (tmp_path / "elsewhere" / "runs" / "main").is_dir()
     assert the_run(tmp_path) == folder
+
+
+@pytest.mark.slow
+def test_a_run_compiles_half_as_many_programs_as_it_once_did(tmp_path):
+    """Of the default size: 40, and 135 when every cut of an array was a program of its own."""
+    short = ("stream.tasks=3", "training.steps=20", "tracking=disabled")
+    logged = subprocess.run(
+        [sys.executable, "-m", "ntkcl", *short, "compilation_cache=false"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"JAX_LOG_COMPILES": "1"},
+    )
+    assert logged.returncode == 0, logged.stderr
+    assert 20 < logged.stderr.count("Finished XLA compilation") <= 50
 
 
 @pytest.mark.slow
