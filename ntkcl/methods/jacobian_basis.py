@@ -1,50 +1,85 @@
-"""An orthonormal basis of the parameter directions in which kept old outputs change.
+"""The parameter directions in which kept old outputs change, and the projection off their span.
 
-What `ogd`, `ogd_plus` and `pca_ogd` have in common. In training the gradient is projected off the
-basis; in kernel space the same directions are removed from the kernel. The three differ in which
-rows enter the basis after a task.
+What `ogd`, `ogd_plus` and `pca_ogd` have in common. The directions are rows V of Jacobians, at the
+parameters that each task has ended at, and none of them is held: V g is one product with tangents
+of the kept samples, V^T v one gradient. The projection g - V^T P V g needs beside them the
+pseudo-inverse P of the Gram matrix V V^T alone, [D, D] where a basis would be [D, p], and a step of
+training reads that. In kernel space the same directions are removed from the kernel. The three
+methods differ in which rows are added after a task.
 """
 
-import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int
+import scipy.linalg
+from jaxtyping import Float, Int
 
 from ntkcl import resources, validation
 from ntkcl.compilation import portable
 from ntkcl.dynamics import Removed, Step
 from ntkcl.dynamics.steps import task_step
 from ntkcl.methods.memory import draw_memory
-from ntkcl.types import Apply, Params, Task, TaskRows
+from ntkcl.types import Network, Params, Task, TaskRows
 from ntkcl.validation import SettingError
 
 OUTPUTS = ("all", "average", "true")
 # Directions whose square is below this share of the longest row's are rounding, as in kernel space.
 DEPENDENT = 1e-10
-# Copies of the directions that exist while they are made orthonormal: the old basis in its own type
-# and in float64, the new rows, the new basis.
-COPIES = 4
+NEARLY_DEPENDENT = 1e-6  # squared pivots whose share is below this call for all eigenvalues
+COPIES = 6  # of the Gram matrix, in float64, while its pseudo-inverse grows
+CHUNK = 2**24  # entries of the rows that are held at once while their Gram matrix is computed
 
 # `(t, targets, head) -> places [k] among the samples of task t, combinations [k, c] of outputs`
 Select = Callable[..., tuple[Int[np.ndarray, " k"], Float[np.ndarray, "k c"]]]
 
 
 class Kept(NamedTuple):
-    """Of one task the inputs x [k, ...] kept, and the combination of outputs [k, c] of each."""
+    """Inputs x [q, ...] that are kept, and k rows: the input that each is of [k], and the
+    combination of its outputs [k, c]."""
 
     x: Any
+    places: Any
     weights: Any
+
+    @staticmethod
+    def of(x, places, weights) -> "Kept":
+        """Of a task's inputs x, rows of samples that may be named more than once."""
+        distinct, where = np.unique(places, return_inverse=True)
+        return Kept(jnp.asarray(np.asarray(x)[distinct]), jnp.asarray(where), weights)
+
+    @staticmethod
+    def together(several: "Sequence[Kept]") -> "Kept":
+        """The rows of several in turn."""
+        before = np.cumsum([0, *(len(one.x) for one in several)])
+        places = [one.places + first for one, first in zip(several, before, strict=False)]
+        x, weights = ([one[k] for one in several] for k in (0, 2))
+        return Kept(*map(jnp.concatenate, (x, places, weights)))
+
+
+class Rows(NamedTuple):
+    """Rows of the Jacobian at theta."""
+
+    theta: Params
+    kept: Kept
 
 
 class Memory(NamedTuple):
-    """An orthonormal basis [d, p] of the directions that training keeps out of; what was kept."""
+    """The directions V that training keeps out of.
 
-    basis: jax.Array
+    apply: the network, `portable`.  rows: the blocks of V, one after the other.
+    gram: V V^T [D, D].  inverse: P [D, D], V^T P V being the projector onto the span; of principal
+      directions, onto theirs alone.
+    kept: of each task.
+    """
+
+    apply: Any
+    rows: tuple[Rows, ...]
+    gram: jax.Array
+    inverse: jax.Array
     kept: tuple[Kept, ...]
 
 
@@ -76,74 +111,158 @@ def keep(select: Select, memory: Memory | tuple, theta: Params, task: Task) -> K
     """What is kept of the task that has just been trained."""
     places, weights = select(len(kept_before(memory)), task.train.y, task.head)
     dtype = jnp.result_type(*jax.tree.leaves(theta))
-    return Kept(task.train.x[places], jnp.asarray(weights, dtype))
+    return Kept.of(task.train.x, places, jnp.asarray(weights, dtype))
 
 
-def check_memory(memory: Memory | tuple, theta: Params, new_rows: int, per_task: int | None):
-    """ValueError where the basis and so many new rows do not fit into the machine's memory."""
-    rows = new_rows + (len(memory.basis) if isinstance(memory, Memory) else 0)
-    leaves = jax.tree.leaves(theta)
-    p = sum(math.prod(leaf.shape) for leaf in leaves)
-    need = COPIES * rows * p * jnp.result_type(*leaves).itemsize / 2**30
+def check_memory(memory: Memory | tuple, new_rows: int, per_task: int | None):
+    """ValueError where the Gram matrix of all rows does not fit into the machine's memory."""
+    rows = new_rows + (len(memory.gram) if isinstance(memory, Memory) else 0)
+    need = COPIES * rows**2 * 8 / 2**30
     available = resources.memory_gib()
     if need > available:
         raise SettingError(
-            f"method.per_task={per_task}: {rows} directions of {p} parameters take {need:.1f} GiB "
-            f"while they are made orthonormal, and there are {available:.1f}; expected fewer "
-            "samples or method.outputs=true"
+            f"method.per_task={per_task}: the Gram matrix of {rows} directions and its inverse "
+            f"take {need:.1f} GiB, and there are {available:.1f}; expected fewer samples or "
+            "method.outputs=true"
         )
 
 
-def jacobians(apply: Apply, theta: Params, kept: Kept) -> Float[Array, "k p"]:
-    """The flat gradient of weights[i] . f(x[i]), for each i."""
-    return _jacobians(portable(apply), theta, kept.x, kept.weights)
+def extended(
+    memory: Memory | tuple,
+    network: Network,
+    theta: Params,
+    kept: Kept,
+    rows: Kept,
+    directions: int | None = None,
+) -> Memory:
+    """The memory after a task, of which `kept` is kept: its span has these rows at theta too, or
+    their largest principal directions."""
+    apply, more = portable(network.apply), Rows(theta, rows)
+    before = memory if isinstance(memory, Memory) else None
+    blocks = (*(before.rows if before else ()), more)
+    gram = _grown(before.gram if before else np.zeros((0, 0)), _gram(apply, blocks))
+    old, new = len(gram) - len(rows.places), len(rows.places)
+    combinations = np.eye(new)
+    if directions is not None:
+        combinations = np.linalg.eigh(gram[old:, old:])[1][:, -directions:]
+    inverse = np.zeros_like(gram)
+    if before:
+        inverse[:old, :old] = before.inverse
+    inverse = _spanning(gram, inverse, np.pad(combinations, ((old, 0), (0, 0))))
+    owned = (*kept_before(memory), kept)
+    return Memory(apply, blocks, jnp.asarray(gram), jnp.asarray(inverse), owned)
 
 
-@jax.jit
-def _jacobians(apply, theta, x, weights):
-    def row(pair):
-        x, w = pair
-        return ravel_pytree(jax.grad(lambda p: jnp.dot(w, apply(p, x)))(theta))[0]
-
-    return jax.lax.map(row, (x, weights))
-
-
-def extended(memory: Memory | tuple, rows: Float[Array, "k p"], kept: Kept) -> Memory:
-    """The memory after a task: its basis spans these rows too."""
-    basis = memory.basis if isinstance(memory, Memory) else rows[:0]
-    return Memory(_spanning(basis, rows), (*kept_before(memory), kept))
+def _grown(gram, more):
+    """The Gram matrix [D, D] of all rows, from that of the old and `more` [D, k], the columns of
+    the new."""
+    old = len(gram)
+    own = (more[old:] + more[old:].T) / 2
+    return np.block([[np.asarray(gram), more[:old]], [more[:old].T, own]])
 
 
-def _spanning(basis, rows):
-    """The orthonormal basis, and of the rows what is not in its span."""
-    eps = float(jnp.finfo(jnp.result_type(float)).eps)
-    rounding = max(DEPENDENT, len(rows) * eps) * float(jnp.max(jnp.sum(rows**2, 1)))
-    # A second time at length 1: what rounding has left of the basis in short rows goes.
-    for least in (rounding, 0.5):
-        rest, lam, modes = _off_basis(basis, rows)
-        solid = np.flatnonzero(np.asarray(lam) > least)
-        rows = (modes[:, solid] / jnp.sqrt(lam[solid])[None]).T @ rest
-    return jnp.concatenate([basis, rows.astype(basis.dtype)])
+def _spanning(gram, inverse, new):
+    """The pseudo-inverse that spans these combinations `new` [D, k] of rows as well."""
+    longest = np.max(np.einsum("dk,dk->k", new, gram @ new))
+    rounding = max(DEPENDENT, new.shape[1] * np.finfo(gram.dtype).eps)
+    # A second time at length 1: what rounding has left of the old span in short rows goes.
+    for least, sure in ((rounding * longest, NEARLY_DEPENDENT * longest), (0.5, 0.5)):
+        products = gram @ new
+        known = inverse @ products
+        new = _orthonormal(new - known, new.T @ products - products.T @ known, least, sure)
+    return inverse + new @ new.T
+
+
+def _orthonormal(new, gram, least, sure):
+    """`new` [D, k] of the Gram matrix [k, k], made orthonormal; without directions whose square is
+    not above `least`. By Cholesky where all pivots are above `sure`: ten times as fast."""
+    with suppress(np.linalg.LinAlgError):
+        lower = scipy.linalg.cholesky(gram, lower=True)
+        if np.min(np.diag(lower)) ** 2 > sure:
+            return scipy.linalg.solve_triangular(lower, new.T, lower=True).T
+    lam, modes = np.linalg.eigh(gram)
+    solid = lam > least
+    return new @ (modes[:, solid] / np.sqrt(lam[solid]))
+
+
+def _gram(apply, blocks: Sequence[Rows]) -> np.ndarray:
+    """V V_new^T [D, k], V_new being the last of the blocks: a few of its rows at a time, and the
+    products of all others with them, in the widest type. A Gram matrix squares the condition, and
+    in float32 what it takes for small directions is rounding."""
+    theta, kept = blocks[-1]
+    p = sum(leaf.size for leaf in jax.tree.leaves(theta))
+    at_once = max(1, min(len(kept.places), CHUNK // p))
+    columns = []
+    for first in range(0, len(kept.places), at_once):
+        # The last chunk is as long as the others, so that nothing is compiled anew.
+        some = np.minimum(np.arange(first, first + at_once), len(kept.places) - 1)
+        chunk = _columns(apply, theta, kept.x, kept.places[some], kept.weights[some], blocks)
+        columns.append(np.asarray(chunk)[:, : len(kept.places) - first])
+    return np.concatenate(columns, 1)
 
 
 @jax.jit
 @jax.default_matmul_precision("highest")
-def _off_basis(basis, rows):
-    """The rows less their part in the span of the basis; eigenvalues and eigenvectors of their Gram
-    matrix. In the widest type there is: a Gram matrix squares the condition, and in float32 what it
-    takes for small directions is rounding."""
-    basis, rows = basis.astype(float), rows.astype(float)
-    rows = rows - (rows @ basis.T) @ basis
-    return rows, *jnp.linalg.eigh(rows @ rows.T)
+def _columns(apply, theta, x, places, weights, blocks):
+    theta = _wide(theta)
+
+    def row(place, weight):
+        return jax.grad(lambda p: jnp.dot(_wide(weight), apply(p, _wide(x[place]))))(theta)
+
+    gradients = jax.vmap(row)(places, weights)
+    return jax.vmap(lambda g: _products(apply, blocks, g), 0, 1)(gradients)
+
+
+def _wide(tree):
+    """In the widest floating type there is; integers as they are."""
+    floating = jnp.issubdtype
+    return jax.tree.map(
+        lambda a: jnp.asarray(a, float) if floating(a.dtype, jnp.floating) else a, tree
+    )
+
+
+def _products(apply, blocks, v):
+    """V v [D] of a direction of parameter space."""
+    return jnp.concatenate([_product(apply, rows, v) for rows in blocks])
+
+
+def _product(apply, rows: Rows, v):
+    theta, kept = _wide(rows.theta), _wide(rows.kept)
+
+    def along(x):
+        return jax.jvp(lambda p: apply(p, x), (theta,), (v,))[1]
+
+    return jnp.sum(kept.weights * jax.vmap(along)(kept.x)[kept.places], 1)
+
+
+def _pulled_back(apply, rows: Rows, v):
+    """V^T v, a direction of parameter space, of the rows of one block."""
+    theta, kept = _wide(rows.theta), _wide(rows.kept)
+
+    def combined(p):
+        f = jax.vmap(apply, (None, 0))(p, kept.x)
+        return jnp.vdot(v, jnp.sum(kept.weights * f[kept.places], 1))
+
+    return jax.grad(combined)(theta)
 
 
 @jax.default_matmul_precision("highest")
 def project(memory, apply, loss, theta, gradient):
-    """The gradient less its part in the span of the basis."""
+    """The gradient less its part in the span of the rows, V^T P V g.
+
+    In the widest type: of small directions float32 would leave rounding. A gradient that is of that
+    type itself is projected twice, which squares what rounding has left of P.
+    """
     if not memory:
         return gradient
-    flat, back = ravel_pytree(gradient)
-    return back(flat - memory.basis.T @ (memory.basis @ flat))
+    left = _wide(gradient)
+    sizes = np.cumsum([len(rows.kept.places) for rows in memory.rows])[:-1]
+    is_widest = jnp.result_type(*jax.tree.leaves(gradient)) == jnp.result_type(float)
+    for _ in range(2 if is_widest else 1):
+        v = memory.inverse @ _products(memory.apply, memory.rows, left)
+        for rows, own in zip(memory.rows, jnp.split(v, sizes), strict=True):
+            left = jax.tree.map(jnp.subtract, left, _pulled_back(memory.apply, rows, own))
+    return jax.tree.map(lambda g, one: one.astype(g.dtype), gradient, left)
 
 
 def removed_of_task(select: Select, t: int, task: TaskRows) -> Removed:

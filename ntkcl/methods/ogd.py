@@ -5,10 +5,6 @@ the basis takes the Jacobians of the task's kept samples (`ogd`), those of all s
 (`ogd_plus`), or the principal directions of the task's Jacobians (`pca_ogd`).
 """
 
-from functools import partial
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import validation
@@ -41,12 +37,12 @@ def ogd(per_task: int | None = 200, outputs: str = "all", *, seed: int = 0) -> M
 
     def begin(memory, network, theta, task):
         places, _ = select(len(basis.kept_before(memory)), task.train.y, task.head)
-        basis.check_memory(memory, theta, len(places), per_task)
+        basis.check_memory(memory, len(places), per_task)
         return memory
 
     def consolidate(memory, network, loss, theta, task):
         kept = basis.keep(select, memory, theta, task)
-        return basis.extended(memory, basis.jacobians(network.apply, theta, kept), kept)
+        return basis.extended(memory, network, theta, kept, kept)
 
     step = _step(select)
     return custom(begin=begin, project=basis.project, consolidate=consolidate, step=step)
@@ -66,14 +62,14 @@ def ogd_plus(per_task: int | None = 200, outputs: str = "all", *, seed: int = 0)
     def begin(memory, network, theta, task):
         old = basis.kept_before(memory)
         places, _ = select(len(old), task.train.y, task.head)
-        basis.check_memory(memory, theta, len(places) + sum(len(one.x) for one in old), per_task)
+        again = sum(len(one.places) for one in old)
+        basis.check_memory(memory, len(places) + again, per_task)
         return memory
 
     def consolidate(memory, network, loss, theta, task):
         kept = basis.keep(select, memory, theta, task)
-        every = (*basis.kept_before(memory), kept)
-        rows = [basis.jacobians(network.apply, theta, one) for one in every]
-        return basis.extended(memory, jnp.concatenate(rows), kept)
+        every = basis.Kept.together((*basis.kept_before(memory), kept))
+        return basis.extended(memory, network, theta, kept, every)
 
     step = _step(select)
     return custom(begin=begin, project=basis.project, consolidate=consolidate, step=step)
@@ -97,13 +93,12 @@ def pca_ogd(
 
     def begin(memory, network, theta, task):
         places, _ = select(len(basis.kept_before(memory)), task.train.y, task.head)
-        basis.check_memory(memory, theta, len(places), per_task)
+        basis.check_memory(memory, len(places), per_task)
         return memory
 
     def consolidate(memory, network, loss, theta, task):
         kept = basis.keep(select, memory, theta, task)
-        rows = basis.jacobians(network.apply, theta, kept)
-        return basis.extended(memory, _principal(rows, directions), kept)
+        return basis.extended(memory, network, theta, kept, kept, directions)
 
     def step(tangent, tasks, t, fs):
         kept = (basis.removed_of_task(select, j, task) for j, task in enumerate(tasks[:t]))
@@ -137,15 +132,8 @@ def _with_rows(least: int, select: basis.Select) -> basis.Select:
     return checked
 
 
-@partial(jax.jit, static_argnames="directions")
-@jax.default_matmul_precision("highest")
-def _principal(rows, directions):
-    """The largest principal directions of rows, each as long as its singular value."""
-    return jnp.linalg.eigh(rows @ rows.T)[1][:, -directions:].T @ rows
-
-
 def _largest(tangent: Tangent, kept: Removed, directions: int) -> Removed:
-    """The same as `_principal`, of directions in kernel space."""
+    """The largest principal directions of rows, each as long as its singular value."""
     flat = kept.basis.reshape(len(kept.basis), -1)
     block = np.asarray(as_places(tangent.kernel).block(kept.inputs, kept.inputs), float)
     gram = flat @ block.reshape(flat.shape[1], -1) @ flat.T

@@ -215,8 +215,10 @@ def train_seeds(problems: Sequence[Problem], t: int, anchors: Sequence[Anchor]) 
 
 
 def consolidate(problem: Problem, t: int, network: Network, fitted: loop.Fit) -> Any:
-    """The method's memory after task t."""
+    """The method's memory after task t; after the last, for which nothing comes, that before it."""
     memory, task = fitted.state.memory, problem.stream[t]
+    if t + 1 == len(problem.stream):
+        return memory
     return problem.method.consolidate(memory, network, problem.loss, fitted.theta, task)
 
 
