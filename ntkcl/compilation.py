@@ -89,6 +89,18 @@ def convolves(apply: Callable[..., Any], theta: Any, one: Any) -> bool:
     )
 
 
+def activations(apply: Callable[..., Any], theta: Any, one: Any) -> int:
+    """How many numbers a function makes of one input on the way to its outputs, as it is written;
+    compiled, some are never held. one: an input, or its shape and type."""
+    jaxpr = jax.make_jaxpr(apply)(theta, one).jaxpr
+    reached, made = {jaxpr.invars[-1]}, 0
+    for equation in jaxpr.eqns:
+        if any(v in reached for v in equation.invars if not hasattr(v, "val")):
+            reached |= set(equation.outvars)
+            made += sum(v.aval.size for v in equation.outvars)
+    return made
+
+
 STORED_MIB = 1024  # of compiled programs on disk: above, the oldest go when a command starts
 
 

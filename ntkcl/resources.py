@@ -50,6 +50,14 @@ def memory_gib() -> float:
     )
 
 
+def resident_mib() -> float:
+    """What the process holds in memory now; on other systems than Linux what it held at most."""
+    with contextlib.suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return _peak_mib()
+
+
 def _peak_mib() -> float:
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()

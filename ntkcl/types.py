@@ -207,7 +207,7 @@ class Method(NamedTuple):
 
     In training, `memory` being a pytree that starts as ():
       `begin(memory, network, theta, task) -> memory` before a task;
-      `consolidate(memory, network, loss, theta, task) -> memory` after it;
+      `consolidate(memory, network, loss, theta, task) -> memory` after it, but for the last;
       `objective(memory, apply, loss, theta, batch, head, task_loss) -> scalar`, what is minimised;
       `project(memory, apply, loss, theta, gradient) -> gradient`;
       `observe(memory, apply, theta, batch, head, gradient, update) -> memory` after every step, the

@@ -29,7 +29,6 @@ DOORS = {
     "plotly": {"reporting"},
     "jinja2": {"reporting"},
     "wandb_workspaces": {"reporting"},
-    "matfree": {"kernels"},
     "lineax": {"kernels"},
     "filelock": {"kernels", "runs"},
     "psutil": {"kernels", "runs"},

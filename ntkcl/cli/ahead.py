@@ -18,4 +18,4 @@ def imported(modules: Sequence[str]) -> None:
                 import_module(name)
 
     if not all(name in sys.modules for name in modules):
-        Thread(target=all_of, daemon=True).start()
+        Thread(target=all_of).start()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ntkcl.forecast import Estimate
 from ntkcl.resources import Cost
 
 # What a forecast knows of the network, see `ntkcl.experiment`.
@@ -15,12 +16,14 @@ AHEAD = ("boundary", "path")  # those that know the network as measured when eac
 
 
 class Plan(NamedTuple):
-    """What is known before the first forecast: learning rate, its limit, the steps of each task."""
+    """What is known before the first forecast: learning rate, its limit, the steps of each task;
+    what a forecast of all tasks will take, where that is asked for."""
 
     learning_rate: float
     limit: float
     steps: tuple[int, ...]
     cost: Cost
+    estimate: Estimate | None = None
 
 
 class AnchorForecast(NamedTuple):

@@ -88,6 +88,9 @@ def begin(experiment, meter) -> Generator[Event, None, tuple[Problem, Anchor]]:
     meter.read()  # what `initialised.cost` holds already
     chosen = plan(initialised, experiment.training, meter)
     problem = initialised.problem.at(chosen.learning_rate)
+    if initialised.effort.explain and {"init", "boundary"} & set(anchors):
+        taken = forecast.estimate(problem, theta, experiment.form)
+        chosen = chosen._replace(estimate=taken, cost=chosen.cost.plus(meter.read()))
     yield chosen
     f = outputs(theta)
     if not np.isfinite(f).all():

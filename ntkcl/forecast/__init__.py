@@ -24,6 +24,7 @@ The fifth predicts the network itself:
 from ntkcl.forecast.baseline_models import SUBSAMPLE, energies, input_cosine, slopes
 from ntkcl.forecast.change import change
 from ntkcl.forecast.closed_form import closed, solved
+from ntkcl.forecast.estimate import Estimate, estimate
 from ntkcl.forecast.forms import AUTO, BY_KERNEL, FORMS, form_of, reasons
 from ntkcl.forecast.gram_solvers import DIAGONALISED, extend, prepare
 from ntkcl.forecast.integrated import integrated
@@ -42,10 +43,12 @@ __all__ = [
     "FORMS",
     "SUBSAMPLE",
     "Effort",
+    "Estimate",
     "Outcome",
     "change",
     "closed",
     "energies",
+    "estimate",
     "extend",
     "form_of",
     "halved",

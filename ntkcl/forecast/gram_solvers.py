@@ -31,13 +31,15 @@ HELD_ROWS = 20_000
 """Rows above which no Gram matrix is held where products will do: 1.5 GiB in float32, and as much
 again in work."""
 
+HELD_FOR_LIMIT = 5000  # rows above which 30 products are faster than making the matrix for them
+
 # Entries of a Gram matrix that a product reads a second, from memory: 2 cores, float32. It is 8e9;
 # less by what making the matrix takes, shared among the hundred products of a solve and its checks.
 # Products by the network are taken where they are faster: for many inputs of small networks.
 GRAM_RATE = 5e9
 PADDED = 256  # Gram matrices for Lanczos are padded to multiples of this
 LARGEST = 30  # products for the largest eigenvalue alone
-ROOM = 60  # vectors that Krylov spaces have room for: one compiled program serves all up to it
+ROOM = 60  # vectors that a Krylov space is allocated for: one program serves every order up to it
 ROUGH = 1e-3  # a tail that changes what is read off by about as much
 
 
@@ -62,7 +64,7 @@ def prepare(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float | N
 
     def prepared(kernel, step, dtype):
         places, rows = dynamics.as_places(step.kernel or kernel), np.count_nonzero(step.weights)
-        products = _cheaper_products(places, step.inputs, rows, diagonalised)
+        products = cheaper_products(places, step.inputs, rows, diagonalised)
         if products is None or step.removed is not None:
             return dynamics.prepared(kernel, step, dtype, decompose)
         given = products.matvec(), step, dtype, decompose_products
@@ -90,20 +92,24 @@ def extend(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float = TA
     return extended
 
 
-def _cheaper_products(places, inputs, rows: int, diagonalised: int) -> Products | None:
-    """What multiplies with the Gram matrix of `rows` rows of the inputs, where that is not better
-    held."""
+def cheaper_products(
+    places, inputs, rows: int, diagonalised: int, held: int | None = None
+) -> Products | None:
+    """Products with the Gram matrix of `rows` rows of the inputs, where they are faster than
+    reading a held one, or it has more than `held` rows (None: `HELD_ROWS`); else None."""
     if rows <= diagonalised or places.products is None:
         return None
     products = places.products(inputs)
-    cheaper = rows > HELD_ROWS or products.seconds < rows**2 / GRAM_RATE
+    held = HELD_ROWS if held is None else held
+    cheaper = rows > held or products.seconds < rows**2 / GRAM_RATE
     return products if cheaper else None
 
 
 def largest_at(places: Places, inputs: np.ndarray, weights: np.ndarray) -> float:
     """The largest eigenvalue of the weighted Gram matrix of the inputs' rows, NaN for one that is
-    not finite; held or by products, as `prepare` has it, which then has it ready."""
-    products = _cheaper_products(places, inputs, int(np.count_nonzero(weights)), DIAGONALISED)
+    not finite. From the matrix where it is small, since a forecast asks for the same one."""
+    rows = int(np.count_nonzero(weights))
+    products = cheaper_products(places, inputs, rows, DIAGONALISED, HELD_FOR_LIMIT)
     if products is None:
         block = np.asarray(places.block(inputs, inputs))
         return largest(block, weights) if np.isfinite(block).all() else float("nan")
@@ -215,7 +221,8 @@ def _weighted(operand, v):
 def _padded(gram: np.ndarray) -> _Padded:
     """Zero rows change nothing, and one compiled program serves all tasks of nearly one size."""
     more = -len(gram) % PADDED
-    return _Padded(_product, jnp.asarray(np.pad(gram, (0, more))), len(gram), more)
+    padded = np.pad(gram, (0, more)) if more else gram
+    return _Padded(_product, jnp.asarray(padded), len(gram), more)
 
 
 def _padded_arrow(arrow: Arrow) -> _Padded:
@@ -254,21 +261,25 @@ def _by_lanczos(matrix: _Padded | _Products, order: int, tail: float) -> Decompo
         known.append(np.asarray(of_start.values))
         return ritz
 
-    def scaled_by(scale, tail=tail):
-        first = next(products for least, products in FIRST if tail >= least)
+    return _scaled(matrix, space, values, order, 1.0, tail)
 
-        def filtered(rule, v):
-            n = len(v)
-            k = min(order, first, n)
+
+def _scaled(matrix, space, values, order: int, scale: float, tail: float) -> Decomposed:
+    """Functions of `scale` times the matrix, by its Krylov spaces. A function of the module: one
+    that knew itself would keep the matrix until the garbage collector comes."""
+    first = next(products for least, products in FIRST if tail >= least)
+
+    def filtered(rule, v):
+        n = len(v)
+        k = min(order, first, n)
+        result, left = _read_off(space(v, k), rule, scale)
+        while k < n and float(left) > tail:
+            k = min(2 * k, n)
             result, left = _read_off(space(v, k), rule, scale)
-            while k < n and float(left) > tail:
-                k = min(2 * k, n)
-                result, left = _read_off(space(v, k), rule, scale)
-            return matrix.cut(result)
+        return matrix.cut(result)
 
-        rough = scaled_by(scale, ROUGH) if tail < ROUGH else None
-        return Decomposed(
-            filtered, lambda: scale * values(), lambda s: scaled_by(s * scale), None, rough
-        )
-
-    return scaled_by(1.0)
+    again = partial(_scaled, matrix, space, values, order)
+    rough = again(scale, ROUGH) if tail < ROUGH else None
+    return Decomposed(
+        filtered, lambda: scale * values(), lambda s: again(s * scale, tail), None, rough
+    )

@@ -33,7 +33,8 @@ def train_model(problem: Problem, network: Network, anchor: Anchor, count: int) 
     f, outcomes = networks.forward(network.apply, theta, problem.x), []
     for t in anchor.ahead(count):
         fitted = train(problem, t, network, theta, memory, state)
-        memory = consolidate(problem, t, network, fitted)
+        if t + 1 in anchor.ahead(count):
+            memory = consolidate(problem, t, network, fitted)
         theta, state = fitted.theta, carried_optimizer_state(problem, fitted)
         before, f = f, networks.forward(network.apply, theta, problem.x)
         change = np.asarray(f, np.float64) - np.asarray(before, np.float64)

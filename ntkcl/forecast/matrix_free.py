@@ -19,7 +19,7 @@ def matrix_free(kernel_fn, effort: Effort):
         f, outcomes = anchor.history[-1], []
         for t in anchor.ahead(count):
             task = problem.tasks[t]
-            x_t, g = problem.x[task.inputs], rule(problem, t)
+            x_t, g = problem.inputs(task.inputs), rule(problem, t)
             head = jnp.asarray(task.head, problem.x.dtype)[None]
 
             def matvec(v, x_t=x_t, head=head):

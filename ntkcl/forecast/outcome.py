@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkcl.training.problem import Problem
-from ntkcl.validation import finite, whole
+from ntkcl.validation import finite, flag, whole
 
 
 class Effort(NamedTuple):
@@ -17,17 +17,20 @@ class Effort(NamedTuple):
       the form "matrix_free".
     kernels, tolerance: of the form "integrated": kernels a task at most; the error of one stride
       as a share of the task's residual.
+    explain: whether what it will take is estimated, and said, before it is made.
     """
 
     krylov_order: int = 100
     kernels: int = 8
     tolerance: float = 0.05
+    explain: bool = False
 
     def checked(self) -> "Effort":
         """Itself; ValueError for a number out of range."""
         whole("forecast.krylov_order", self.krylov_order)
         whole("forecast.kernels", self.kernels)
         finite("forecast.tolerance", self.tolerance, above=0.0)
+        flag("forecast.explain", self.explain)
         return self
 
 

@@ -70,7 +70,7 @@ def _prepared_top(prepare, tangent: Tangent, step: dynamics.Step) -> float:
     return float(prepare(tangent.kernel, plain, jnp.float64).decomposed.eigenvalues()[-1])
 
 
-def _minibatch_top(problem: Problem, theta: Params, places, t: int, step) -> float:
+def _minibatch_top(problem: Problem, theta: Params, places, t: int, step: dynamics.Step) -> float:
     """A bound for every batch of task t, and what the step has besides the task's rows.
 
     The Gram matrix of a batch, divided by its size, has no eigenvalue above that of its worst row.

@@ -7,7 +7,7 @@ matrix. Arrays in, arrays out: nothing here knows a task.
 
 from ntkcl.kernels import geometry, krylov
 from ntkcl.kernels.contraction import contraction
-from ntkcl.kernels.empirical import Plan, empirical, plan
+from ntkcl.kernels.empirical import Plan, empirical, matmul_rate, pass_seconds, plan
 from ntkcl.kernels.held import held
 from ntkcl.kernels.infinite import InfiniteWidth, infinite
 from ntkcl.kernels.infinite_conv import infinite_conv
@@ -36,9 +36,11 @@ __all__ = [
     "infinite_conv",
     "krylov",
     "layers",
+    "matmul_rate",
     "numerics",
     "one_by_one",
     "operator",
+    "pass_seconds",
     "plan",
     "remembered",
     "structured",

@@ -35,6 +35,7 @@ IMPLEMENTATIONS = {
     "vector_products": vector_products,
 }
 AUTO = ("auto", *IMPLEMENTATIONS)
+CONVOLVED = 6  # times as long as a matrix product of as many multiply-adds, outside of loops
 NEGLIGIBLE = 0.01  # seconds: what is estimated to take less is taken, nothing else compared
 
 
@@ -207,22 +208,29 @@ def _cost(kernel: Kernel, theta, x, pairs, sides, longest, budget_mib) -> Cost:
 def product_seconds(model: Network | Apply, theta, n: int, one) -> float:
     """Roughly the seconds of K(x, x) v = J (J^T v) by `ntkcl.kernels.operator`, x being n inputs
     such as `one`: a pass with tangents, and one with its transpose."""
+    return 4 * pass_seconds(model, theta, n, one, in_loop=True)
+
+
+def pass_seconds(model: Network | Apply, theta, n: int, one, *, in_loop: bool = False) -> float:
+    """Roughly the seconds of n inputs, such as `one`, through the network; it takes longer within a
+    loop of a program, convolutions most of all."""
     leaves, tree = jax.tree.flatten(theta)
     kinds = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
     network, one = network_of(model), jax.ShapeDtypeStruct(one.shape, one.dtype)
+    work, convolved = _pass_work(network.apply, tree, kinds, one)
     # f - f_0 is counted as two passes, and has the tangents of one.
-    passes = 4 / (2 if network.centred else 1)
-    return passes * n * _work_in_loops(network.apply, tree, kinds, one) / matmul_rate()
+    work /= 2 if network.centred else 1
+    slower = (30 if convolved else 1.5) if in_loop else (CONVOLVED if convolved else 1)
+    return n * slower * work / matmul_rate()
 
 
 @once
-def _work_in_loops(apply, tree, kinds, one) -> float:
-    """Multiply-adds of one forward pass, times how much slower than a matrix product they came out
-    in the loops of a solve."""
+def _pass_work(apply, tree, kinds, one) -> tuple[float, bool]:
+    """Multiply-adds of one forward pass, and whether convolutions are among them."""
     theta = jax.tree.unflatten(tree, kinds)
     counted = jax.jit(apply).lower(theta, one).cost_analysis() or {}
-    forward = counted.get("flops", 2 * sum(kind.size for kind in kinds)) / 2
-    return forward * (30 if convolves(apply, theta, one) else 1.5)
+    work = counted.get("flops", 2 * sum(kind.size for kind in kinds)) / 2
+    return work, convolves(apply, theta, one)
 
 
 @cache

@@ -200,7 +200,8 @@ def _lanczos(matvec, v, length, order, room: int) -> _Krylov:
     # One vector more, that the last step writes.
     Q = jnp.zeros((room + 1, v.size), v.dtype).at[0].set(start)
     empty = Q, *jnp.zeros((2, room), v.dtype)
-    Q, diagonal, lengths = jax.lax.fori_loop(0, jnp.minimum(order, room), step, empty)
+    steps = min(order, room) if isinstance(order, int) else jnp.minimum(order, room)
+    Q, diagonal, lengths = jax.lax.fori_loop(0, steps, step, empty)
     size = jnp.nanmax(jnp.abs(jnp.concatenate([diagonal, lengths])))
     grown = lengths[:-1] > BREAKDOWN * jnp.finfo(v.dtype).eps * size
     made = jnp.arange(room) < order

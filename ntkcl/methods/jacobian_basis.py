@@ -19,19 +19,17 @@ import scipy.linalg
 from jaxtyping import Float, Int
 
 from ntkcl import resources, validation
-from ntkcl.compilation import portable
+from ntkcl.compilation import activations, one_of, portable
 from ntkcl.dynamics import Removed, Step
+from ntkcl.dynamics.prepare import DEPENDENT, NEARLY_DEPENDENT
 from ntkcl.dynamics.steps import task_step
 from ntkcl.methods.memory import draw_memory
 from ntkcl.types import Network, Params, Task, TaskRows
 from ntkcl.validation import SettingError
 
 OUTPUTS = ("all", "average", "true")
-# Directions whose square is below this share of the longest row's are rounding, as in kernel space.
-DEPENDENT = 1e-10
-NEARLY_DEPENDENT = 1e-6  # squared pivots whose share is below this call for all eigenvalues
-COPIES = 6  # of the Gram matrix, in float64, while its pseudo-inverse grows
-CHUNK = 2**24  # entries of the rows that are held at once while their Gram matrix is computed
+COPIES = 11  # of the Gram matrix, in float64, while its pseudo-inverse grows
+CHUNK = 2**24  # numbers that are held at once while a Gram matrix is computed
 
 # `(t, targets, head) -> places [k] among the samples of task t, combinations [k, c] of outputs`
 Select = Callable[..., tuple[Int[np.ndarray, " k"], Float[np.ndarray, "k c"]]]
@@ -52,7 +50,7 @@ class Kept(NamedTuple):
         return Kept(jnp.asarray(np.asarray(x)[distinct]), jnp.asarray(where), weights)
 
     @staticmethod
-    def together(several: "Sequence[Kept]") -> "Kept":
+    def concatenated(several: "Sequence[Kept]") -> "Kept":
         """The rows of several in turn."""
         before = np.cumsum([0, *(len(one.x) for one in several)])
         places = [one.places + first for one, first in zip(several, before, strict=False)]
@@ -60,7 +58,7 @@ class Kept(NamedTuple):
         return Kept(*map(jnp.concatenate, (x, places, weights)))
 
 
-class Rows(NamedTuple):
+class Block(NamedTuple):
     """Rows of the Jacobian at theta."""
 
     theta: Params
@@ -70,16 +68,16 @@ class Rows(NamedTuple):
 class Memory(NamedTuple):
     """The directions V that training keeps out of.
 
-    apply: the network, `portable`.  rows: the blocks of V, one after the other.
+    apply: the network, `portable`.  blocks: of V, one after the other.
     gram: V V^T [D, D].  inverse: P [D, D], V^T P V being the projector onto the span; of principal
       directions, onto theirs alone.
     kept: of each task.
     """
 
     apply: Any
-    rows: tuple[Rows, ...]
-    gram: jax.Array
-    inverse: jax.Array
+    blocks: tuple[Block, ...]
+    gram: Any
+    inverse: Any
     kept: tuple[Kept, ...]
 
 
@@ -137,20 +135,12 @@ def extended(
 ) -> Memory:
     """The memory after a task, of which `kept` is kept: its span has these rows at theta too, or
     their largest principal directions."""
-    apply, more = portable(network.apply), Rows(theta, rows)
-    before = memory if isinstance(memory, Memory) else None
-    blocks = (*(before.rows if before else ()), more)
-    gram = _grown(before.gram if before else np.zeros((0, 0)), _gram(apply, blocks))
-    old, new = len(gram) - len(rows.places), len(rows.places)
-    combinations = np.eye(new)
-    if directions is not None:
-        combinations = np.linalg.eigh(gram[old:, old:])[1][:, -directions:]
-    inverse = np.zeros_like(gram)
-    if before:
-        inverse[:old, :old] = before.inverse
-    inverse = _spanning(gram, inverse, np.pad(combinations, ((old, 0), (0, 0))))
-    owned = (*kept_before(memory), kept)
-    return Memory(apply, blocks, jnp.asarray(gram), jnp.asarray(inverse), owned)
+    apply, none = portable(network.apply), np.zeros((0, 0))
+    before = memory if isinstance(memory, Memory) else Memory(apply, (), none, none, ())
+    blocks = (*before.blocks, Block(theta, rows))
+    gram = _grown(np.asarray(before.gram), _gram(apply, blocks))
+    inverse = _spanning(gram, np.asarray(before.inverse), directions)
+    return Memory(apply, blocks, jnp.asarray(gram), jnp.asarray(inverse), (*before.kept, kept))
 
 
 def _grown(gram, more):
@@ -158,40 +148,55 @@ def _grown(gram, more):
     the new."""
     old = len(gram)
     own = (more[old:] + more[old:].T) / 2
-    return np.block([[np.asarray(gram), more[:old]], [more[:old].T, own]])
+    return np.block([[gram, more[:old]], [more[:old].T, own]])
 
 
-def _spanning(gram, inverse, new):
-    """The pseudo-inverse that spans these combinations `new` [D, k] of rows as well."""
-    longest = np.max(np.einsum("dk,dk->k", new, gram @ new))
-    rounding = max(DEPENDENT, new.shape[1] * np.finfo(gram.dtype).eps)
-    # A second time at length 1: what rounding has left of the old span in short rows goes.
-    for least, sure in ((rounding * longest, NEARLY_DEPENDENT * longest), (0.5, 0.5)):
-        products = gram @ new
-        known = inverse @ products
-        new = _orthonormal(new - known, new.T @ products - products.T @ known, least, sure)
+def _spanning(gram, inverse, directions: int | None):
+    """The pseudo-inverse [D, D] that spans the new rows, or their largest principal directions, as
+    well as what the old `inverse` [D - k, D - k] does; NaN where training has diverged."""
+    if not np.isfinite(gram).all():
+        return np.full_like(gram, np.nan)
+    old, k = len(inverse), len(gram) - len(inverse)
+    own, longest = np.eye(k), np.max(np.diag(gram)[old:])
+    if directions is not None:
+        lam, modes = np.linalg.eigh(gram[old:, old:])
+        own, longest = modes[:, -directions:], lam[-1]
+    new, inverse = np.pad(own, ((old, 0), (0, 0))), np.pad(inverse, (0, k))
+    rounding = max(DEPENDENT, k * float(jnp.finfo(jnp.result_type(float)).eps))
+    sure = max(NEARLY_DEPENDENT, 10 * rounding)
+    new = _beyond(gram, inverse, new, rounding * longest, sure * longest)
+    # Again with unit vectors: the part of the old span that rounding has left in short rows goes.
+    new = _beyond(gram, inverse, new, 0.5, 0.5)
     return inverse + new @ new.T
 
 
-def _orthonormal(new, gram, least, sure):
-    """`new` [D, k] of the Gram matrix [k, k], made orthonormal; without directions whose square is
-    not above `least`. By Cholesky where all pivots are above `sure`: ten times as fast."""
+def _beyond(gram, inverse, new, least, sure):
+    """What of the combinations `new` [D, k] the span lacks, made orthonormal, without directions
+    whose square is at most `least`; by Cholesky where all pivots are above `sure`, which is ten
+    times as fast."""
+    if not new.shape[1]:
+        return new
+    products = gram @ new
+    known = inverse @ products
+    new, own = new - known, new.T @ products - products.T @ known
     with suppress(np.linalg.LinAlgError):
-        lower = scipy.linalg.cholesky(gram, lower=True)
+        lower = scipy.linalg.cholesky(own, lower=True)
         if np.min(np.diag(lower)) ** 2 > sure:
             return scipy.linalg.solve_triangular(lower, new.T, lower=True).T
-    lam, modes = np.linalg.eigh(gram)
+    lam, modes = np.linalg.eigh(own)
     solid = lam > least
     return new @ (modes[:, solid] / np.sqrt(lam[solid]))
 
 
-def _gram(apply, blocks: Sequence[Rows]) -> np.ndarray:
+def _gram(apply, blocks: Sequence[Block]) -> np.ndarray:
     """V V_new^T [D, k], V_new being the last of the blocks: a few of its rows at a time, and the
     products of all others with them, in the widest type. A Gram matrix squares the condition, and
     in float32 what it takes for small directions is rounding."""
     theta, kept = blocks[-1]
-    p = sum(leaf.size for leaf in jax.tree.leaves(theta))
-    at_once = max(1, min(len(kept.places), CHUNK // p))
+    samples = sum(len(block.kept.x) for block in blocks)
+    held = samples * activations(apply, theta, one_of(kept.x))  # for each row, and its gradient
+    held += sum(leaf.size for leaf in jax.tree.leaves(theta))
+    at_once = max(1, min(len(kept.places), CHUNK // held))
     columns = []
     for first in range(0, len(kept.places), at_once):
         # The last chunk is as long as the others, so that nothing is compiled anew.
@@ -215,19 +220,20 @@ def _columns(apply, theta, x, places, weights, blocks):
 
 def _wide(tree):
     """In the widest floating type there is; integers as they are."""
-    floating = jnp.issubdtype
-    return jax.tree.map(
-        lambda a: jnp.asarray(a, float) if floating(a.dtype, jnp.floating) else a, tree
-    )
+
+    def wide(leaf):
+        return leaf.astype(float) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(wide, tree)
 
 
 def _products(apply, blocks, v):
     """V v [D] of a direction of parameter space."""
-    return jnp.concatenate([_product(apply, rows, v) for rows in blocks])
+    return jnp.concatenate([_product(apply, block, v) for block in blocks])
 
 
-def _product(apply, rows: Rows, v):
-    theta, kept = _wide(rows.theta), _wide(rows.kept)
+def _product(apply, block: Block, v):
+    theta, kept = _wide(block.theta), _wide(block.kept)
 
     def along(x):
         return jax.jvp(lambda p: apply(p, x), (theta,), (v,))[1]
@@ -235,9 +241,9 @@ def _product(apply, rows: Rows, v):
     return jnp.sum(kept.weights * jax.vmap(along)(kept.x)[kept.places], 1)
 
 
-def _pulled_back(apply, rows: Rows, v):
+def _pulled_back(apply, block: Block, v):
     """V^T v, a direction of parameter space, of the rows of one block."""
-    theta, kept = _wide(rows.theta), _wide(rows.kept)
+    theta, kept = _wide(block.theta), _wide(block.kept)
 
     def combined(p):
         f = jax.vmap(apply, (None, 0))(p, kept.x)
@@ -256,12 +262,12 @@ def project(memory, apply, loss, theta, gradient):
     if not memory:
         return gradient
     left = _wide(gradient)
-    sizes = np.cumsum([len(rows.kept.places) for rows in memory.rows])[:-1]
+    sizes = np.cumsum([len(block.kept.places) for block in memory.blocks])[:-1]
     is_widest = jnp.result_type(*jax.tree.leaves(gradient)) == jnp.result_type(float)
     for _ in range(2 if is_widest else 1):
-        v = memory.inverse @ _products(memory.apply, memory.rows, left)
-        for rows, own in zip(memory.rows, jnp.split(v, sizes), strict=True):
-            left = jax.tree.map(jnp.subtract, left, _pulled_back(memory.apply, rows, own))
+        v = memory.inverse @ _products(memory.apply, memory.blocks, left)
+        for block, own in zip(memory.blocks, jnp.split(v, sizes), strict=True):
+            left = jax.tree.map(jnp.subtract, left, _pulled_back(memory.apply, block, own))
     return jax.tree.map(lambda g, one: one.astype(g.dtype), gradient, left)
 
 

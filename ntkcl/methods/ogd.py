@@ -1,7 +1,7 @@
 """Orthogonal gradient descent: gradients are projected off what would change old outputs.
 
-Three algorithms over one basis of kept directions (`ntkcl.methods.jacobian_basis`). After a task
-the basis takes the Jacobians of the task's kept samples (`ogd`), those of all samples kept so far
+Three algorithms over one span of kept directions (`ntkcl.methods.jacobian_basis`). After a task it
+takes in the Jacobians of the task's kept samples (`ogd`), those of all samples kept so far
 (`ogd_plus`), or the principal directions of the task's Jacobians (`pca_ogd`).
 """
 
@@ -50,8 +50,8 @@ def ogd(per_task: int | None = 200, outputs: str = "all", *, seed: int = 0) -> M
 
 @once
 def ogd_plus(per_task: int | None = 200, outputs: str = "all", *, seed: int = 0) -> Method:
-    """OGD whose basis takes, after every task, the Jacobians of all samples kept so far, taken at
-    the parameters as they are then.
+    """OGD that adds, after every task, the Jacobians of all samples kept so far, taken at the
+    parameters as they are then.
 
     Arguments: as of `ogd`.
     Kernel space: at one anchor the same kernel as `ogd`; they differ when the kernel moves.
@@ -68,7 +68,7 @@ def ogd_plus(per_task: int | None = 200, outputs: str = "all", *, seed: int = 0)
 
     def consolidate(memory, network, loss, theta, task):
         kept = basis.keep(select, memory, theta, task)
-        every = basis.Kept.together((*basis.kept_before(memory), kept))
+        every = basis.Kept.concatenated((*basis.kept_before(memory), kept))
         return basis.extended(memory, network, theta, kept, every)
 
     step = _step(select)
@@ -108,7 +108,7 @@ def pca_ogd(
 
 
 def _step(select: basis.Select):
-    """Kernel space of a basis that holds every kept direction."""
+    """Kernel space where every kept direction is held."""
 
     def step(tangent, tasks, t, fs):
         kept = [basis.removed_of_task(select, j, task) for j, task in enumerate(tasks[:t])]

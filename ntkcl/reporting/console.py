@@ -75,12 +75,14 @@ def _phases(anchors: Sequence[str], tasks: int, inputs: int, trains: bool) -> li
 def remarks(events: Iterable[Event], terminal: Console) -> Iterator[Event]:
     """The events as they come.
 
-    Prints the learning rate, a warning where it is over the stability limit, and what baselines
-    lack.
+    Prints the learning rate, what a forecast will take where that is asked for, a warning where the
+    rate is over the stability limit, and what baselines lack.
     """
     for event in events:
         if isinstance(event, Plan):
             terminal.print(f"learning rate {event.learning_rate:.6g}{_share_of_limit(event)}")
+            if event.estimate is not None:
+                printer(terminal)(str(event.estimate))
         elif isinstance(event, AnchorForecast) and not all(event.stable):
             over = [event.first + k for k, stable in enumerate(event.stable) if not stable]
             warning = f"the learning rate is over the stability limit of tasks {over}"

@@ -26,7 +26,7 @@ SETTINGS = {
     "precision": Setting(),
     "seed": Setting(),
     "method": Setting(of_references=False),
-    "forecast": Setting(of_references=False),
+    "forecast": Setting(of_references=False, not_hashed=("explain",)),
     "experiment_name": Setting(of_references=False),
     "job": Setting(of_references=False),  # of a plan; a run's hash leaves out `job` and `plan`
     "plan": Setting(of_references=False),

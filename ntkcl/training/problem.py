@@ -190,7 +190,7 @@ def train_seeds(problems: Sequence[Problem], t: int, anchors: Sequence[Anchor]) 
         for p, a in zip(problems, anchors, strict=True)
     ]
     shapes = [
-        jax.tree.map(jnp.shape, (state, task.train))
+        [jnp.shape(leaf) for leaf in jax.tree.leaves((state, task.train))]
         for state, task in zip(states, tasks, strict=True)
     ]
     differ = any(other != shapes[0] for other in shapes)
@@ -215,7 +215,7 @@ def train_seeds(problems: Sequence[Problem], t: int, anchors: Sequence[Anchor]) 
 
 
 def consolidate(problem: Problem, t: int, network: Network, fitted: loop.Fit) -> Any:
-    """The method's memory after task t; after the last, for which nothing comes, that before it."""
+    """The method's memory after task t; after the last as it was, since nothing would use it."""
     memory, task = fitted.state.memory, problem.stream[t]
     if t + 1 == len(problem.stream):
         return memory

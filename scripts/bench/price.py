@@ -9,6 +9,7 @@ A case is one configuration, run again and again in one process: first to compil
 five times, forecast and training taking turns. Reported are medians of the seconds of each phase,
 as `summary.json` has them, and the peak of the process's memory. Training takes 500 steps a task.
 The forecast of the whole stream (init) has the Gram matrices of the limit, which come before it.
+Beside it is what `forecast.explain=true` estimates before it is made.
 Writes price.{json,md} and price.png, the ratio against the width, under results/bench.
 """
 
@@ -74,10 +75,11 @@ def measure(settings, repeats: int) -> dict:
     jax.config.update("jax_enable_x64", True)
     meter, runs = Meter(), []
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("config", overrides=list(settings))
+        cfg = hydra.compose("config", overrides=[*settings, "forecast.explain=true"])
     for _ in range(1 + repeats):
         named = resolve(cfg).requests[0].build()
-        costs = record.gather(experiment.run(**named), named["stream"]).costs
+        gathered = record.gather(experiment.run(**named), named["stream"])
+        costs, estimate = gathered.costs, gathered.plan.estimate
         runs.append({name: sum(cost.seconds for cost in costs[name]) for name in PHASES})
     return {
         "settings": list(settings),
@@ -85,6 +87,7 @@ def measure(settings, repeats: int) -> dict:
         "seconds": {name: median(run[name] for run in runs[1:]) for name in PHASES},
         "compiling": sum(runs[0].values()) - sum(runs[-1].values()),
         "peak_mib": meter.read().peak_mib,
+        "estimate": estimate._asdict() | {"peak_mib": costs["forecast_init"][0].peak_mib},
         "steps": named["training"].steps,
         "samples": [len(task.train.x) for task in named["stream"]],
         "machine": with_jax(),
@@ -112,8 +115,9 @@ def markdown(stored: dict) -> str:
         f"{first['machine']['processor']}, JAX {stored['jax']}. Seconds, compiled, medians.",
         "",
         "| case | tasks x samples | steps | init | boundary | train | init / train "
-        "| boundary / init | limit | baselines | peak, MiB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| boundary / init | limit | baselines | peak, MiB "
+        "| init, estimated | its peak, estimated |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, case in stored["cases"].items():
         seconds, samples = case["seconds"], case["samples"]
@@ -123,7 +127,9 @@ def markdown(stored: dict) -> str:
         lines.append(
             f"| {name} | {len(samples)} x {samples[0]:,} | {case['steps']} | {init:.2f} "
             f"| {boundary:.2f} | {train:.2f} | **{init / train:.2f}** | {boundary / init:.2f} "
-            f"| {seconds['plan']:.2f} | {seconds['baselines']:.2f} | {case['peak_mib']:,.0f} |"
+            f"| {seconds['plan']:.2f} | {seconds['baselines']:.2f} | {case['peak_mib']:,.0f} "
+            f"| {case['estimate']['seconds']:.2f} "
+            f"| {case['estimate']['mib']:,.0f} of {case['estimate']['peak_mib']:,.0f} |"
         )
     lines += ["", "Settings of each case:", ""]
     lines += [f"* {name}: `{' '.join(case['settings'])}`" for name, case in stored["cases"].items()]

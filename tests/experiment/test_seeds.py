@@ -93,13 +93,18 @@ def test_each_seed_is_what_it_is_alone(case):
     )  # those found by a limit are each seed's own
 
 
-def test_all_tasks_of_all_seeds_are_one_compilation_and_nothing_is_trained_alone(monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "programs"),
+    [(methods.naive(), 1), (methods.ogd(2), 3)],  # whose memory grows with every task
+    ids=["naive", "ogd"],
+)
+def test_all_seeds_are_one_compilation_and_nothing_is_trained_alone(method, programs, monkeypatch):
     monkeypatch.setattr(loop, "segments", None)
     loop._advance_vmapped.clear_cache()
-    reported = experiment.run_seeds([arguments(seed) | {"anchors": []} for seed in SEEDS])
-    assert [len(events) for events in reported] == [1 + 1 + 3] * len(
-        SEEDS
-    ) and loop._advance_vmapped._cache_size() == 1
+    more = {"anchors": [], "method": method}
+    reported = experiment.run_seeds([arguments(seed) | more for seed in SEEDS])
+    assert [len(events) for events in reported] == [1 + 1 + 3] * len(SEEDS)
+    assert loop._advance_vmapped._cache_size() == programs
 
 
 def test_a_forecast_is_made_before_any_seed_is_trained(monkeypatch):

@@ -610,6 +610,23 @@ def test_directions_that_are_known_take_no_second_place(dtype):
     assert np.linalg.matrix_rank(one, tol=0.5) == 15
 
 
+@pytest.mark.parametrize("method", [methods.ogd(2), methods.pca_ogd(1, 2)])
+def test_of_a_training_that_has_diverged_nothing_can_be_kept(method):
+    task, lost = stream()[0], jax.tree.map(lambda leaf: leaf * jnp.nan, theta0())
+    memory = method.consolidate((), NETWORK, LOSS, lost, task)
+    assert np.isnan(memory.inverse).all() and np.isnan(span(memory, theta0())).all()
+
+
+def test_rows_in_chunks_are_those_all_at_once(monkeypatch):
+    """Whatever number of them is held, the last chunk filled up or not."""
+    task, inverses = stream()[0], []
+    for held in (2**24, 700, 1):
+        monkeypatch.setattr(methods.jacobian_basis, "CHUNK", held)
+        inverses.append(methods.ogd(3).consolidate((), NETWORK, LOSS, theta0(), task).inverse)
+    np.testing.assert_allclose(inverses[1], inverses[0], rtol=1e-9)
+    np.testing.assert_allclose(inverses[2], inverses[0], rtol=1e-9)
+
+
 def fed(theta, x):
     """What the two layers of LAYERED multiply, [k, n] each, by hand."""
     ones = np.full((1, len(x)), 0.3)
@@ -725,8 +742,8 @@ def test_a_memory_that_will_not_fit_is_refused_before_anything_is_trained(monkey
         ),
     ):
         methods.gpm([0.9] * 3, 4).begin((), LAYERED, theta0(network=LAYERED), task)
-    # Room for 4 directions: 6 matrices of 4 x 4 in float64.
-    monkeypatch.setattr(resources, "memory_gib", lambda: 6 * 4**2 * 8 / 2**30)
+    # Room for 4 directions: 11 matrices of 4 x 4 in float64.
+    monkeypatch.setattr(resources, "memory_gib", lambda: 11 * 4**2 * 8 / 2**30)
     kept = methods.ogd(1).begin((), NETWORK, theta0(), task)
     kept = methods.ogd(1).consolidate(kept, NETWORK, LOSS, theta0(), task)
     with pytest.raises(

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from ntkcl.experiment.events import Plan
+from ntkcl.forecast import Estimate
 from ntkcl.reporting import console, final_table
 from ntkcl.resources import Cost
 
@@ -28,6 +29,16 @@ def test_the_learning_rate_is_shown_beside_its_limit_where_one_is_known(optimize
         console.remarks([Plan(1e-3, limit, (1,), Cost(0.0, 0.0))], Console(file=written, width=200))
     )
     assert written.getvalue() == line
+
+
+def test_what_a_forecast_will_take_is_shown_where_it_is_asked_for():
+    written = StringIO()
+    estimate = Estimate("closed", "all at once", 1.23, 4567.0)
+    plan = Plan(1e-3, float("nan"), (1,), Cost(0.0, 0.0), estimate)
+    list(console.remarks([plan], Console(file=written, width=40)))
+    assert written.getvalue().splitlines()[1] == (
+        "forecast by form=closed: all at once; about 1.2 s and 4,567 MiB once it is compiled"
+    )
 
 
 BASELINES = {

@@ -19,7 +19,8 @@ def test_runs_of_one_group_differ_in_their_seed_alone():
 
 
 def test_settings_that_make_no_other_run_leave_its_folder():
-    assert resolved("kernel.budget_mib=9", "compilation_cache=false").folder == resolved().folder
+    others = "kernel.budget_mib=9", "compilation_cache=false", "forecast.explain=true"
+    assert resolved(*others).folder == resolved().folder
 
 
 @pytest.mark.parametrize(
