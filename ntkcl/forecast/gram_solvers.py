@@ -63,7 +63,8 @@ def prepare(krylov_order: int, diagonalised: int = DIAGONALISED, tail: float | N
         return _by_lanczos(matrix, krylov_order, tail or _tail_of(kind))
 
     def prepared(kernel, step, dtype):
-        places, rows = dynamics.as_places(step.kernel or kernel), np.count_nonzero(step.weights)
+        places = dynamics.as_places(step.kernel or kernel)
+        rows = int(np.count_nonzero(step.weights))
         products = cheaper_products(places, step.inputs, rows, diagonalised)
         if products is None or step.removed is not None:
             return dynamics.prepared(kernel, step, dtype, decompose)
