@@ -227,6 +227,17 @@ def test_gradient_descent_of_s_steps_is_exact_after_s_products():
     assert abs(apply[5](jnp.asarray(v)) - a).max() > 1e-8
 
 
+def test_a_space_with_room_for_more_vectors_is_that_of_its_order():
+    K, v = (jnp.asarray(a) for a in MATRICES["well conditioned"])
+    rule = dynamics.gradient_descent(0.1, 60)
+    short = krylov.ritz(lambda u: K @ u, v, order=4)
+    for room in (5, 9, 100):
+        roomy = krylov.ritz_of(jnp.matmul, K, v, 4, room=room)
+        close(roomy.filtered(rule), short.filtered(rule), 1e-12)
+        close(roomy.tail(rule), short.tail(rule), 1e-12)
+    assert float(short.tail(rule)) > 1e-6
+
+
 def test_a_filter_that_only_the_spectrum_can_take_meets_nothing_else_beyond_the_krylov_space():
     v = jnp.arange(4.0)
     close(krylov.matrix_function(lambda u: 2 * u, lambda lam: 1 / lam, order=4)(v), v / 2)

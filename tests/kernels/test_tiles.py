@@ -50,6 +50,14 @@ def test_tiles_give_the_whole_whatever_the_budget(kind, budget_mib):
     assert counted[0] == 1 if budget_mib == 100.0 else budget_mib == 0.3 or counted[0] > 1
 
 
+def test_one_tile_that_holds_a_symmetric_block_is_measured_and_has_no_other_program():
+    network, theta, x, _ = problem()
+    tile = tiles.fit(kernels.structured(network), theta, x, None, 100.0, jax.devices()[:1])
+    c = len(network.apply(theta, x[0]))
+    assert tile.rows == len(x) and tile.gram is None
+    assert tile.mib > 2 * (len(x) * c) ** 2 * x.dtype.itemsize / 2**20
+
+
 def test_a_symmetric_block_takes_half_the_tiles_and_a_repeated_shape_compiles_nothing(
     monkeypatch,
 ):
