@@ -141,7 +141,7 @@ def test_the_same_configuration_gives_the_same_folder_and_the_same_numbers(ntkcl
 
 @pytest.mark.slow
 def test_a_run_compiles_half_as_many_programs_as_it_once_did(tmp_path):
-    """Of the default size: 40, and 135 when every cut of an array was a program of its own."""
+    """Of the default size: 39, and 135 when every cut of an array was a program of its own."""
     short = ("stream.tasks=3", "training.steps=20", "tracking=disabled")
     logged = subprocess.run(
         [sys.executable, "-m", "ntkcl", *short, "compilation_cache=false"],
