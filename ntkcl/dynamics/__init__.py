@@ -22,6 +22,7 @@ from ntkcl.dynamics.sequence import (
     largest_eigenvalue,
     negative_mass,
     one_task,
+    one_task_from_each,
     sequence,
 )
 from ntkcl.dynamics.simulate import simulate
@@ -63,6 +64,7 @@ __all__ = [
     "negative_mass",
     "nesterov",
     "one_task",
+    "one_task_from_each",
     "own",
     "prepared",
     "prepared_by_products",

@@ -37,7 +37,8 @@ class Removal(NamedTuple):
 class Prepared(NamedTuple):
     """What of a `Step` depends on inputs and weights alone: steps on the same rows can share it.
 
-    change: `change(alpha) -> K(x, X) alpha` [N, c] for alpha [m, c], X in the step's order.
+    change: `change(alpha) -> K(x, X) alpha` [N, c] for alpha [m, c], X in the step's order; of
+      several alphas [b, m, c] where the kernel's own takes them.
     size: m.
     rows, outputs: [k], where the weights are not zero.  root: [k], sqrt(weight).
     decomposed: the weighted Gram matrix of those rows.
@@ -53,18 +54,20 @@ class Prepared(NamedTuple):
     removal: Removal | None = None
 
     def coefficients(
-        self, rule: Rule, residual: Float[Array | np.ndarray, "m c"]
-    ) -> Float[np.ndarray, "m c"]:
+        self, rule: Rule, residual: Float[Array | np.ndarray, "*b m c"]
+    ) -> Float[np.ndarray, "*b m c"]:
         """alpha = root g(root K root) (root residual), by which theta moves by J^T alpha.
 
-        Zero for outputs of weight zero.
+        Zero for outputs of weight zero. Of one residual, or of each of several.
         """
-        residual = np.asarray(residual)
-        weighted = self.root * residual[self.rows, self.outputs]
+        residual, rule = np.asarray(residual), as_partial(rule)
+        weighted = self.root * residual[..., self.rows, self.outputs]
+        if weighted.ndim == 1 or self.decomposed.modes is not None:
+            entries = self.decomposed.filtered(rule, weighted)
+        else:
+            entries = np.stack([self.decomposed.filtered(rule, one) for one in weighted])
         alpha = np.zeros_like(residual)
-        alpha[self.rows, self.outputs] = self.root * self.decomposed.filtered(
-            as_partial(rule), weighted
-        )
+        alpha[..., self.rows, self.outputs] = self.root * np.asarray(entries)
         return alpha
 
     def scaled(self, factor: float) -> "Prepared":

@@ -79,6 +79,26 @@ def one_task(
     return Solve(change, jnp.asarray(alpha), lam, lam[-1] + step.ridge)
 
 
+def one_task_from_each(
+    kernel: Places | Columns,
+    outputs: Float[Array | np.ndarray, "b N c"],
+    step: Step,
+    rule: Rule,
+    prepare: Callable[..., Prepared] = prepared,
+) -> Float[np.ndarray, "b N c"]:
+    """The changes by one `Step` from each of several outputs: `one_task`, the matrices read once.
+
+    The step pulls towards no parameters and removes nothing; the kernel's `change` takes several
+    alphas at once, as that of `ntkcl.kernels.held` does.
+    """
+    checks.step(step, outputs.shape[1:])
+    assert step.origin is None and step.removed is None and step.ridge == 0
+    outputs = np.asarray(outputs)
+    ready = prepare(kernel, step, outputs.dtype)
+    residuals = np.asarray(step.targets) - outputs[:, np.asarray(step.inputs)]
+    return np.asarray(ready.change(ready.coefficients(rule, residuals)))
+
+
 def _weighted_coefficients(ready: Prepared, f, step: Step, rule: Partial):
     """The coefficients [k] in weighted rows, root K root being their Gram matrix."""
     filtered, root = ready.decomposed.filtered, ready.root

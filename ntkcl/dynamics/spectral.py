@@ -13,7 +13,7 @@ class Decomposed(NamedTuple):
     """A symmetric matrix K [k, k], by functions of it.
 
     filtered: `filtered(rule, v)` = g(K) v for a rule g(lam, r), r the coefficients of v in the
-      eigenbasis; rules are `jax.tree_util.Partial`s.
+      eigenbasis; rules are `jax.tree_util.Partial`s. With `modes` also of each of several v [b, k].
     eigenvalues: `eigenvalues()`, ascending, as they came, or those that are known, the largest
       among them.
     scaled: `scaled(s)` is the same for s K.
@@ -83,5 +83,9 @@ def rotated(decomposed: Decomposed, modes: Float[Array, "k k"]) -> Decomposed:
 
 @jax.jit
 def _filtered(lam, modes, rule, v):
-    r = modes.T @ v
-    return modes @ (rule(jnp.maximum(lam, 0.0), r) * r)
+    r = v @ modes  # of several v the eigenvectors are read once
+
+    def filtered(r):
+        return rule(jnp.maximum(lam, 0.0), r) * r
+
+    return (filtered(r) if r.ndim == 1 else jax.vmap(filtered)(r)) @ modes.T

@@ -23,7 +23,7 @@ The fifth predicts the network itself:
 
 from ntkcl.forecast.baseline_models import SUBSAMPLE, energies, input_cosine, slopes
 from ntkcl.forecast.change import change
-from ntkcl.forecast.closed_form import closed, solved
+from ntkcl.forecast.closed_form import closed, solved, solved_from_each
 from ntkcl.forecast.estimate import Estimate, estimate
 from ntkcl.forecast.forms import AUTO, BY_KERNEL, FORMS, form_of, reasons
 from ntkcl.forecast.gram_solvers import DIAGONALISED, extend, prepare
@@ -64,5 +64,6 @@ __all__ = [
     "simulated",
     "slopes",
     "solved",
+    "solved_from_each",
     "trial",
 ]

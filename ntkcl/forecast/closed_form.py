@@ -74,6 +74,13 @@ def solved(problem: Problem, anchor: Anchor, ahead, tangent, prepare) -> list[Ou
     return [_outcome(one, solve, rounding) for one, solve in zip(steps, solves, strict=True)]
 
 
+def solved_from_each(problem: Problem, t: int, outputs: np.ndarray, tangent, prepare) -> np.ndarray:
+    """The changes [b, N, c] by task t, trained plainly, from each of several outputs [b, N, c]."""
+    assert problem.method.step is not None
+    step = problem.method.step(tangent, problem.tasks, t, ())
+    return dynamics.one_task_from_each(tangent.kernel, outputs, step, rule(problem, t), prepare)
+
+
 def _outcome(step: Step, solve: Solve, rounding: np.floating) -> Outcome:
     return Outcome(
         change=solve.change,

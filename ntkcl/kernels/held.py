@@ -16,7 +16,7 @@ def held(kernel_fn: Callable[..., Any], theta: Params, x, trained: int) -> Place
     between inputs that may be trained on.
 
     Many trainings on the same inputs read it: sums over rows that follow each other read the block
-    in place, in its own type.
+    in place, in its own type, and several alphas [b, m, c] at once.
 
     Arguments:
       kernel_fn: `kernel_fn(theta, x1, x2=None) -> [n1, c, n2, c]`.
@@ -47,13 +47,16 @@ def held(kernel_fn: Callable[..., Any], theta: Params, x, trained: int) -> Place
         runs = np.split(np.arange(len(inputs)), np.flatnonzero(np.diff(inputs) != 1) + 1)
         single = [int(run[0]) for run in runs if len(run) == 1]
         parts = [
-            ([one[:, :, inputs[run[0]] : inputs[run[-1]] + 1] for one in blocks()], alpha[run])
+            ([one[:, :, inputs[run[0]] : inputs[run[-1]] + 1] for one in blocks()], run)
             for run in runs
             if len(run) > 1
         ]
         if single:
-            parts.append((scattered(tuple(int(i) for i in inputs[single])), alpha[single]))
-        return sum(np.concatenate([_product(one, a) for one in columns]) for columns, a in parts)
+            parts.append((scattered(tuple(int(i) for i in inputs[single])), np.array(single)))
+        return sum(
+            np.concatenate([_product(one, alpha[..., run, :]) for one in columns], axis=-2)
+            for columns, run in parts
+        )
 
     return Places(block, change)
 
@@ -71,7 +74,8 @@ def _count(places) -> int:
 
 
 def _product(columns, alpha):
-    """sum over rows and outputs of columns [n, c, m, c] alpha [m, c], in alpha's type."""
+    """sum over rows and outputs of columns [n, c, m, c] alpha [..., m, c], in alpha's type."""
     n, c = columns.shape[:2]
     flat = columns.reshape(n * c, -1)  # a view, of a slice of a block too
-    return (flat @ alpha.ravel().astype(columns.dtype)).reshape(n, c).astype(alpha.dtype)
+    several = alpha.reshape(*alpha.shape[:-2], -1).astype(columns.dtype)
+    return (several @ flat.T).reshape(*alpha.shape[:-2], n, c).astype(alpha.dtype)

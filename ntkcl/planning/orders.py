@@ -3,30 +3,42 @@
 Its blocks do not depend on the order, and orders that begin alike share their beginning.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from ntkcl import forecast
+from ntkcl import forecast, methods
 from ntkcl.experiment.scores import sample_losses
 from ntkcl.planning.candidate import Candidate, SharedKernel, named
-from ntkcl.training.problem import Anchor, Problem
+from ntkcl.training.problem import Problem
+
+TOGETHER = 32  # beginnings that are continued at once: more are hardly faster, and are held longer
+
+
+class Beginning(NamedTuple):
+    """The first tasks of an order, and the outputs [k+1, N, c] before and after each."""
+
+    order: tuple[int, ...]
+    outputs: np.ndarray
 
 
 def every_order(problem: Problem, shared: SharedKernel) -> Iterator[tuple[Candidate, np.ndarray]]:
-    """Each of the T! orders and its outputs [T+1, N, c], depth first.
+    """Each of the T! orders and its outputs [T+1, N, c].
 
-    Cost: sum_k T!/k! < e T! solves of one task.
+    Cost: sum_k T!/k! < e T! solves of one task, `TOGETHER` of one length at once.
     """
 
-    def walk(order, here):
-        if len(order) == len(problem.tasks):
-            yield _candidate(problem, order), np.stack(here.history)
-        for t in range(len(problem.tasks)):
-            if t not in order:
-                yield from walk((*order, t), _onwards(problem, shared, here, (*order, t)))
+    def walk(beginnings):
+        longer = _continued(problem, shared, beginnings)
+        for first in range(0, len(longer), TOGETHER):
+            some = longer[first : first + TOGETHER]
+            if len(some[0].order) == len(problem.tasks):
+                yield from (_candidate(problem, one) for one in some)
+            else:
+                yield from walk(some)
 
-    yield from walk((), shared.here)
+    yield from walk([_untrained(shared)])
 
 
 def searched_orders(
@@ -37,34 +49,56 @@ def searched_orders(
     Of all beginnings of one length, those of the smallest mean loss over the tasks they hold are
     continued by every other task. No guarantee that the best order is among them.
     """
-    frontier: list[tuple[tuple[int, ...], Anchor]] = [((), shared.here)]
+    frontier = [_untrained(shared)]
     for _ in problem.tasks:
-        longer = [
-            ((*order, t), _onwards(problem, shared, here, (*order, t)))
-            for order, here in frontier
-            for t in range(len(problem.tasks))
-            if t not in order
-        ]
-        frontier = sorted(longer, key=lambda one: _mean_loss(problem, *one))[:beam]
-    yield from ((_candidate(problem, order), np.stack(here.history)) for order, here in frontier)
+        longer = _continued(problem, shared, frontier)
+        frontier = sorted(longer, key=lambda one: _mean_loss(problem, one))[:beam]
+    yield from (_candidate(problem, one) for one in frontier)
 
 
-def _candidate(problem, order) -> Candidate:
-    return Candidate({"order": named(order)}, order, problem.reordered(order))
+def _untrained(shared) -> Beginning:
+    return Beginning((), np.asarray(shared.here.history[0])[None])
 
 
-def _onwards(problem, shared, here, order):
-    """Where the last task of this beginning leads."""
-    problem, kernel = problem.reordered(order), (shared.tangent, shared.prepare)
-    (outcome,) = forecast.solved(problem, here, here.ahead(1), *kernel)
-    return here._replace(history=(*here.history, here.history[-1] + outcome.change))
+def _candidate(problem, whole: Beginning) -> tuple[Candidate, np.ndarray]:
+    order = whole.order
+    return Candidate({"order": named(order)}, order, problem.reordered(order)), whole.outputs
 
 
-def _mean_loss(problem, order, here) -> float:
-    f = np.asarray(here.history[-1])
+def _continued(problem, shared, beginnings: Sequence[Beginning]) -> list[Beginning]:
+    """Each beginning continued by every task it does not hold, in the order of the tasks."""
+    longer = []
+    for t in range(len(problem.tasks)):
+        without = [one for one in beginnings if t not in one.order]
+        changes = _changes(problem, shared, t, without) if without else ()
+        for one, change in zip(without, changes, strict=True):
+            outputs = np.concatenate([one.outputs, (one.outputs[-1] + change)[None]])
+            longer.append(Beginning((*one.order, t), outputs))
+    return sorted(longer, key=lambda one: one.order)
+
+
+def _changes(problem, shared, t: int, beginnings) -> Iterable[np.ndarray]:
+    """What task t changes after each of the beginnings: [N, c] each."""
+    kernel = shared.tangent, shared.prepare
+    if methods.is_naive(problem.method):
+        now = np.stack([one.outputs[-1] for one in beginnings])
+        return forecast.solved_from_each(problem, t, now, *kernel)
+    return [_change(problem, shared, t, one) for one in beginnings]
+
+
+def _change(problem, shared, t: int, beginning: Beginning) -> np.ndarray:
+    """By a method that remembers which tasks came before."""
+    here = shared.here._replace(history=tuple(beginning.outputs))
+    ahead = problem.reordered((*beginning.order, t))
+    (outcome,) = forecast.solved(ahead, here, here.ahead(1), shared.tangent, shared.prepare)
+    return np.asarray(outcome.change)
+
+
+def _mean_loss(problem, beginning: Beginning) -> float:
+    f = beginning.outputs[-1]
 
     def loss_of(task):
         targets = np.asarray(task.targets)
         return sample_losses(f[task.inputs], targets, task.head, problem.loss).mean()
 
-    return float(np.mean([loss_of(problem.tasks[t]) for t in order]))
+    return float(np.mean([loss_of(problem.tasks[t]) for t in beginning.order]))

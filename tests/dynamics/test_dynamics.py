@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from oracles import train_linear
 
-from ntkcl import dynamics, metrics
+from ntkcl import dynamics, forecast, kernels, metrics
 
 RULES_12_1 = {
     "flow, t = 1": (dynamics.gradient_flow(0.15, 1), [0.250831936, 0.1115399124, 0.1254159680]),
@@ -117,6 +117,26 @@ def test_every_order_matches_theory_12_4(order):
         for s in solve([phi[k : k + 1] for k in range(3)], [y[k : k + 1] for k in range(3)], 0.5, 2)
     )
     assert 0.5 * np.mean((y - f) ** 2) == pytest.approx(ORDERS[order], abs=1e-10)
+
+
+@pytest.mark.parametrize("decompose", ["eigenvectors", "lanczos"])
+def test_a_step_from_each_of_several_outputs_is_one_from_each_in_turn(decompose):
+    rng = np.random.default_rng(3)
+    jacobian = rng.normal(size=(7, 2, 30))
+    kernel = np.einsum("iap,jbp->iajb", jacobian, jacobian)
+    places = kernels.held(
+        lambda theta, a, b=None: kernel[a][:, :, a if b is None else b], (), np.arange(7), 5
+    )
+    weights = rng.uniform(0.5, 1.0, size=(4, 2))
+    weights[1, 0] = 0
+    step = dynamics.Step(np.array([0, 1, 2, 4]), rng.normal(size=(4, 2)), weights)
+    outputs = rng.normal(size=(3, 7, 2))
+    rule = dynamics.gradient_descent(0.01, 20)
+    prepare = dynamics.prepared if decompose == "eigenvectors" else forecast.prepare(10, 0)
+    changes = dynamics.one_task_from_each(places, outputs, step, rule, prepare)
+    for f, change in zip(outputs, changes, strict=True):
+        alone = dynamics.one_task(places, jnp.asarray(f), step, rule, prepare)
+        np.testing.assert_allclose(change, alone.change, rtol=1e-10, atol=1e-12)
 
 
 def test_the_solve_is_training_of_a_linear_model_step_by_step():

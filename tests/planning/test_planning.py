@@ -104,7 +104,11 @@ def test_a_beam_as_wide_as_all_orders_finds_them_all_and_a_narrow_one_some_of_th
     }
     narrow = plan("orders", *small(), orders={"exact": 2, "beam": 2})[0].rows
     assert len(everything) == 6 and wide == everything
-    assert len(narrow) == 2 and all(row == everything[row["order"]] for row in narrow)
+    # Products with fewer vectors at once add up in another order, in float32.
+    assert len(narrow) == 2
+    for row in narrow:
+        numbers = everything[row["order"]]
+        assert {**row, "order": 0} == pytest.approx({**numbers, "order": 0}, rel=1e-5)
 
 
 GRID = [
