@@ -39,6 +39,10 @@ class Tile(NamedTuple):
     own: Callable | None
     mib: float
 
+    def holds(self, x1, x2) -> bool:
+        """Whether one tile is the whole block, no sample repeated to fill it."""
+        return len(x1) == self.rows and len(x1 if x2 is None else x2) == self.columns
+
 
 def tiled(
     kernel: Any,
@@ -74,6 +78,7 @@ def tiled(
         )
     devices = _checked(jax.devices() if devices is None else devices)
     compiled: dict[Any, Tile] = {}
+    in_place = store is None and progress is None and len(devices) == jax.device_count() == 1
 
     def kernel_fn(theta, x1, x2=None):
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((theta, x1, x2))):
@@ -88,6 +93,8 @@ def tiled(
         if kinds not in compiled:
             compiled[kinds] = fit(kernel, theta, x1, x2, budget_mib, devices)
         tile = compiled[kinds]
+        if in_place and tile.holds(x1, x2):
+            return _whole(tile, theta, x1, x2)
         with _sink(store, kernel, theta, x1, x2) as sink:
             todo = _missing(sink, _regions(tile, x1, x2), x2 is None)
             _compute(tile, devices, theta, x1, x2, progress(todo) if progress else todo, sink)
@@ -104,6 +111,15 @@ def _checked(devices) -> Sequence[Any]:
     if not several or not devices or len(set(devices)) < len(devices):
         raise SettingError(f"kernel.devices={devices}: expected some of jax.devices(), each once")
     return devices
+
+
+def _whole(tile: Tile, theta, x1, x2) -> np.ndarray:
+    """A block of one tile as it was computed: neither spread over devices nor copied."""
+    rows = tile.row_factors(theta, x1)
+    if tile.own:
+        return np.asarray(tile.own(rows))
+    assert tile.gram is not None
+    return np.asarray(tile.gram(rows, tile.column_factors(theta, x2)))
 
 
 def _compute(tile: Tile, devices, theta, x1, x2, regions: Iterable[Any], sink) -> None:
