@@ -41,7 +41,8 @@ class AnchorForecast(NamedTuple):
     limit_share: h over that limit; NaN where it is not known, 0 for a rule without a limit.
     negative_mass: share of negative eigenvalues in sum |lam|. Rounding if it is small, a wrong
       kernel if it is not.
-    condition: lam_max / lam_min, infinite for a singular kernel.
+    condition, smallest_eigenvalue: lam_max / lam_min and lam_min, infinite and 0 for a singular
+      kernel.
     kernels, gradients: how many of them the form "integrated" computed.
     """
 
@@ -55,6 +56,7 @@ class AnchorForecast(NamedTuple):
     limit_share: tuple[float, ...]
     negative_mass: tuple[float, ...]
     condition: tuple[float, ...]
+    smallest_eigenvalue: tuple[float, ...]
     kernels: tuple[int, ...]
     gradients: tuple[int, ...]
     cost: Cost
@@ -93,6 +95,7 @@ class Measurement(NamedTuple):
 
     losses [S]: of the steps of the task trained last.  diverged: whether they grew too large.
     slope: the gradient's magnitude where the next task begins; NaN after the last.
+    loss_slope: of the loss of the task trained last, by its first step, see `loss_slope`.
     cost: of training, of the initialisation for task 0.  measuring: of outputs and slope.
     """
 
@@ -101,6 +104,7 @@ class Measurement(NamedTuple):
     losses: np.ndarray
     diverged: bool
     slope: float
+    loss_slope: float
     cost: Cost
     measuring: Cost
 

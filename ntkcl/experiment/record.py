@@ -35,6 +35,7 @@ NUMERICS = (
     "limit_share",
     "negative_mass",
     "condition",
+    "smallest_eigenvalue",
     "kernels",
     "gradients",
 )
@@ -51,6 +52,7 @@ class Record(NamedTuple):
     numerics: by anchor and field, the numbers of `NUMERICS` by task.  costs: by phase.
     baselines: None where nothing was predicted.
     slopes: [T], the gradient's magnitude where each task's training begins.
+    loss_slopes: [T], how fast the first step of each task's training lowered its loss.
     evaluations: outputs within the training of tasks.
     """
 
@@ -65,6 +67,7 @@ class Record(NamedTuple):
     costs: dict[str, list[Cost]]
     baselines: Baselines | None
     slopes: np.ndarray
+    loss_slopes: np.ndarray
     evaluations: tuple[Evaluation, ...]
 
     def outputs(self, what: str) -> np.ndarray:
@@ -124,6 +127,7 @@ def gather(events: Iterable[Event], stream: Stream) -> Record:
         costs=_costs(plan, measurements, forecasts, baselines, evaluations),
         baselines=baselines,
         slopes=np.array(_padded([event.slope for event in measurements][:tasks], tasks)),
+        loss_slopes=np.array(_padded([event.loss_slope for event in measurements[1:]], tasks)),
         evaluations=evaluations,
     )
 

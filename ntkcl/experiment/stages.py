@@ -99,7 +99,8 @@ def begin(experiment, meter) -> Generator[Event, None, tuple[Problem, Anchor]]:
             "network.w_std"
         )
     slope = forecast.slopes(problem)(0, theta, f)
-    yield Measurement(0, f, np.empty(0), False, slope, initialised.cost, meter.read())
+    unknown = float("nan")
+    yield Measurement(0, f, np.empty(0), False, slope, unknown, initialised.cost, meter.read())
 
     anchor, tasks = Anchor(theta, (), (jnp.asarray(f),)), len(problem.stream)
     if "infinite" in anchors:
@@ -164,7 +165,22 @@ def measure_task(experiment, problem, t, anchor, fitted, cost, meter) -> tuple[M
     slope = forecast.slopes(problem)(t + 1, theta, f) if ahead else float("nan")
     history = (*anchor.history, jnp.asarray(f))
     reached = Anchor(theta, memory, history, carried_optimizer_state(problem, fitted))
-    return Measurement(t + 1, f, losses, lost, slope, cost, meter.read()), reached
+    fell = loss_slope(problem, t, losses)
+    return Measurement(t + 1, f, losses, lost, slope, fell, cost, meter.read()), reached
+
+
+def loss_slope(problem: Problem, t: int, losses: np.ndarray) -> float:
+    """(L(theta_1) - L(theta_0)) / h of the first step of task t, h its length along the gradient.
+
+    At a small learning rate it is -|dL_t/dtheta|^2, to first order in h. NaN where the first step
+    is not along the gradient of the task's whole loss: minibatches, methods, rules such as Adam.
+    """
+    rule, at_rest = problem.optimizer.rule, t == 0 or not problem.carry
+    plain = at_rest and problem.full_batches and methods.is_naive(problem.method)
+    if rule is None or not plain or len(losses) < 2:
+        return float("nan")
+    step = rule(problem.learning_rate * problem.factors(1)[0], 1)(jnp.zeros(1), jnp.zeros(1))
+    return float((losses[1] - losses[0]) / step[0])
 
 
 def diagnose_task(experiment, path, problem, t, anchor, meter) -> Iterator[Event]:

@@ -82,11 +82,14 @@ def solved_from_each(problem: Problem, t: int, outputs: np.ndarray, tangent, pre
 
 
 def _outcome(step: Step, solve: Solve, rounding: np.floating) -> Outcome:
+    smallest = _smallest(solve.eigenvalues, step, rounding)
+    top = float(solve.eigenvalues[-1])
     return Outcome(
         change=solve.change,
         top=float(solve.top),
         negative_mass=_negative_mass(solve.eigenvalues, step),
-        condition=_condition(solve.eigenvalues, step, rounding),
+        condition=top / smallest if smallest else float("inf"),
+        smallest=smallest,
         pull=(step.inputs, solve.alpha) if _is_gradient_step(step) else None,
     )
 
@@ -102,8 +105,8 @@ def _negative_mass(eigenvalues, step) -> float:
     return dynamics.negative_mass(eigenvalues)
 
 
-def _condition(eigenvalues, step, rounding) -> float:
-    """Infinite for a smallest eigenvalue that is zero up to the rounding of kernel or solve.
+def _smallest(eigenvalues, step, rounding) -> float:
+    """The smallest eigenvalue, 0 for one that is zero up to the rounding of kernel or solve.
 
     `rounding`: the unit of the kernel's type. Of 1,000 rows in float32, zeros came out as .02 of it
     times the largest eigenvalue, and no small eigenvalue was off by more than .06.
@@ -112,7 +115,7 @@ def _condition(eigenvalues, step, rounding) -> float:
         return float("nan")
     low, top = float(eigenvalues[0]), float(eigenvalues[-1])
     solve = len(eigenvalues) * np.finfo(eigenvalues.dtype).eps  # where `dynamics.converged` cuts
-    return top / low if low > max(rounding, solve) * top else float("inf")
+    return low if low > max(rounding, solve) * top else 0.0
 
 
 def _is_whole_spectrum(eigenvalues, step) -> bool:

@@ -42,7 +42,8 @@ class Outcome(NamedTuple):
       NaN where no kernel was held.
     kernels, gradients: how many of the task it took, where that is not one kernel.
     pull: (inputs, alpha), where theta moves by J(x[inputs])^T alpha and by nothing else; else None.
-    condition: lam_max / lam_min of the Gram matrix, infinite where it is singular.
+    condition, smallest: lam_max / lam_min and lam_min of the Gram matrix; infinite and 0 where it
+      is singular, NaN where not all eigenvalues are known.
     coefficients: `coefficients(rule, residual) -> alpha` of any other filter by the same Gram
       matrix, to three digits at least, where the method changes nothing and a memoryless rule may
       be cut in two; else None.
@@ -57,6 +58,7 @@ class Outcome(NamedTuple):
     gradients: int = 0
     pull: Any = None
     condition: float = float("nan")
+    smallest: float = float("nan")
     coefficients: Any = None
     anchor_top: float | None = None
 

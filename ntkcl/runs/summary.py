@@ -108,20 +108,32 @@ def _forecast(
 
 
 def _kernel(record: Record) -> dict[str, Any]:
-    """How far the top eigenvalue of each task's kernel has moved; NaN where an anchor is missing.
+    """Each task's kernel as the task begins; NaN where an anchor is missing.
 
-    `top_ratio` is lam_max(K_tt) as task t begins over that at initialisation, `top_drift` the mean
-    of |ratio - 1| over the tasks 1, 2, ...
+    `top_ratio` is lam_max(K_tt) over that at initialisation, `top_drift` the mean of |ratio - 1|
+    over the tasks 1, 2, ... The slopes are those of the task's loss, of gradient flow and of the
+    first step: it falls strictly where `smallest_eigenvalue` is above zero.
     """
-    unknown = [NAN] * len(record.losses)
-    boundary, init = (
-        np.array(record.numerics.get(anchor, {}).get("rate_times_eigenvalue", unknown), float)
+    (boundary, smallest), (init, _) = (
+        [_numeric(record, anchor, key) for key in ("rate_times_eigenvalue", "smallest_eigenvalue")]
         for anchor in ("boundary", "init")
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = boundary / init  # both times the same learning rate
     drift = float(np.mean(np.abs(ratio[1:] - 1))) if len(ratio) > 1 else NAN
-    return {"top_ratio": ratio, "top_drift": drift}
+    return {
+        "top_ratio": ratio,
+        "top_drift": drift,
+        "smallest_eigenvalue": smallest,
+        "loss_slope_predicted": -(record.slopes**2),
+        "loss_slope_measured": record.loss_slopes,
+    }
+
+
+def _numeric(record: Record, anchor: str, key: str) -> np.ndarray:
+    """One of an anchor's numbers by task, NaN without that anchor."""
+    unknown = [NAN] * len(record.losses)
+    return np.array(record.numerics.get(anchor, {}).get(key, unknown), float)
 
 
 def environment() -> dict[str, Any]:

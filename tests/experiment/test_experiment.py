@@ -68,6 +68,35 @@ def test_a_model_linear_in_its_parameters_is_forecast_exactly(anchor, part, head
     assert numbers["spearman_offdiagonal"] == numbers["spearman_samples"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_loss_falls_as_the_quadratic_form_of_the_kernel_says(momentum):
+    network = networks.mlp(outputs=2, width=16, activation="erf", b_std=0.1)
+    rule = optimizers.sgd(momentum, nesterov=momentum > 0)
+    settings = Training(steps=5, learning_rate=1e-5, learning_rate_fraction=None)
+    given = jax.random.key(0), STREAM, network, LOSS, rule, settings
+    run = record.gather(experiment.run(*given, anchors=["boundary"]), STREAM)
+    assert (run.slopes > 0.01).all()
+    np.testing.assert_allclose(run.loss_slopes, -(run.slopes**2), rtol=1e-3)
+
+
+def test_the_smallest_eigenvalue_is_that_of_the_tasks_kernel():
+    network = networks.mlp(outputs=2, width=16, activation="erf", b_std=0.1)
+    theta = network.init(jax.random.fold_in(jax.random.key(0), 0), STREAM[0].train.x[0])
+    grams = [kernels.structured(network)(theta, task.train.x) for task in STREAM]
+    sizes = [2 * len(task.train.x) for task in STREAM]
+    expected = [
+        np.linalg.eigvalsh(np.asarray(gram).reshape(size, size))[0]
+        for gram, size in zip(grams, sizes, strict=True)
+    ]
+    found = recorded(network=network, anchors=["init"]).numerics["init"]["smallest_eigenvalue"]
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("training", [dict(batch_size=3), dict(steps=1)])
+def test_no_slope_is_measured_where_the_first_step_is_not_along_it(training):
+    assert np.isnan(recorded(**training).loss_slopes).all()
+
+
 def test_the_forecast_tends_to_the_measurement_as_the_network_widens():
     stream = random_stream(jax.random.key(5), [6, 6, 6], d=8, c=1)
     widths, missed = (32, 2048), []
