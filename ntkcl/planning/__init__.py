@@ -12,6 +12,7 @@ from ntkcl.planning.candidate import (
     SharedKernel,
     measured_outputs,
     predicted_outputs,
+    scores,
     shared_kernel,
 )
 from ntkcl.planning.orders import every_order, searched_orders
@@ -29,6 +30,7 @@ __all__ = [
     "plan",
     "predicted_outputs",
     "rank",
+    "scores",
     "searched_buffers",
     "searched_orders",
     "shared_kernel",

@@ -26,6 +26,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
+from scipy import stats
 
 from ntkcl.cli.config import CONF
 from ntkcl.runs.files import plain, read_summary
@@ -143,13 +144,44 @@ def show(
     table = markdown(stored)
     (root / "tables" / f"{name}.md").write_text(table)
     if draw is not None:
-        draw(stored).savefig(root / "figures" / f"{name}.png", dpi=150)
+        figure = draw(stored)
+        figure.savefig(root / "figures" / f"{name}.png", dpi=150)
+        figure.savefig(root / "figures" / f"{name}.pdf", metadata={"CreationDate": None})
     print(table)
+
+
+def claim(text: str, *, ours: str, holds: bool, published: str = "", because: str = "") -> dict:
+    """What is held to be true, the published number, ours, and where it fails the reason found."""
+    return {
+        "claim": text,
+        "published": published,
+        "ours": ours,
+        "holds": bool(holds),
+        "because": because,
+    }
 
 
 def claims_list(claims: list[dict]) -> list[str]:
     """A line of Markdown each."""
-    return [f"- {'holds' if claim['holds'] else 'FAILS'}: {claim['claim']}" for claim in claims]
+    return [f"- {'holds' if one['holds'] else 'FAILS'}: {_said(one)}" for one in claims]
+
+
+def _said(one: dict) -> str:
+    parts = [f"{one['claim']} {one['ours']}" if one.get("ours") else one["claim"]]
+    if one.get("published"):
+        parts.append(f"published: {one['published']}")
+    if one.get("because"):
+        parts.append(one["because"])
+    return "; ".join(parts)
+
+
+def interval(values: Sequence[float]) -> list[float]:
+    """The mean, and half of its 95 % interval (Student's t)."""
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        return [float(np.mean(values)), float("nan")]
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return [round(float(np.mean(values)), 6), round(float(half), 6)]
 
 
 def joined(values: Sequence, form: str = "") -> str:
