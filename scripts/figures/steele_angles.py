@@ -144,7 +144,6 @@ def judge(summary: dict, pairs: dict) -> list[dict]:
             holds=min(angles) > 0.9,
             because="" if min(angles) > 0.9 else unseen(pairs["teachers"]),
         ),
-        ),
         claim(
             "the forecast from the same kernel goes along with forgetting: correlation, by kind",
             ours=" / ".join(f"{value:.3f}" for value in forecasts),
@@ -166,7 +165,8 @@ def unseen(rows: list[dict]) -> str:
     )
     return (
         "the targets are not in it: by the teachers' correlation forgetting goes from "
-        f"{forgetting[0]:.2f} to {forgetting[1]:.2f}, cos θ_min from {angle[0]:.2f} to {angle[1]:.2f}"
+        f"{forgetting[0]:.2f} to {forgetting[1]:.2f}, cos θ_min from {angle[0]:.2f} to "
+        f"{angle[1]:.2f}"
     )
 
 
