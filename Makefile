@@ -20,14 +20,18 @@ lint: setup
 	$(BIN)/ruff format --check ntkcl scripts tests
 	$(BIN)/mypy
 
-# From the stored tables, nothing is trained. fashion_drift.png and the figures of plans need their
-# runs and stay as they are.
-FIGURES := jacot_fig1 explain lee_linearisation hidekel_low_rank error_budget
+# From the stored tables, nothing is trained; with FRESH=1 everything under conf/figure is computed
+# anew, with SIZE=small in ten minutes and below results/small. fashion_drift.png and the figures of
+# plans need their runs and stay as they are.
+FIGURES := jacot_fig1 explain lee_linearisation hidekel_low_rank error_budget karakida_curves li_hiratani_orders steele_angles
 TABLES := fashion_width guha_width learners trust reached plans
+SIZE := paper
 
 figures: setup
-	set -e; for name in $(FIGURES); do $(BIN)/python scripts/figures/$$name.py draw=true; done
+	set -e; for name in $(FIGURES); do \
+	  $(BIN)/python scripts/figures/$$name.py size=$(SIZE) draw=$(if $(FRESH),false,true); done
 	set -e; for name in $(TABLES); do $(BIN)/python scripts/figures/$$name.py --draw; done
+	$(BIN)/python scripts/figures/papers.py
 
 BENCHMARKS := kernels price forecast matrix_free tiles training sweep kill_runs kill_sweep
 

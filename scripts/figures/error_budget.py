@@ -245,7 +245,7 @@ def draw(stored: dict) -> Figure:
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="figure/error_budget")
 def main(cfg: DictConfig) -> None:
-    publish(cfg, "error_budget", check, on_images(cfg.source, compute), markdown, draw)
+    publish(cfg, "error_budget", check, on_images(cfg, compute), markdown, draw)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from publish import claims_list, publish, settings_of
+from publish import claims_list, publish, settings_of, source_of
 
 from ntkcl import dynamics, kernels, losses, metrics, networks, optimizers
 from ntkcl.cli.config import CONF
@@ -56,7 +56,7 @@ def learn_first_task(cfg: DictConfig, seed: int) -> Boundary:
     """The first task learned."""
     stream = jax.tree.map(
         lambda a: jnp.asarray(a, jnp.float32),
-        instantiate(cfg.stream, seed=seed)(instantiate(cfg.source)),
+        instantiate(cfg.stream, seed=seed)(instantiate(source_of(cfg))),
     )
     old, new = stream
     network = instantiate(cfg.network)(outputs=old.train.y.shape[1])

@@ -451,7 +451,7 @@ def linear_head(settings: dict, source: Source, scenario: str, number: int) -> d
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="figure/hidekel_low_rank")
 def main(cfg: DictConfig) -> None:
-    publish(cfg, "hidekel_low_rank", check, on_images(cfg.source, compute), markdown, draw)
+    publish(cfg, "hidekel_low_rank", check, on_images(cfg, compute), markdown, draw)
 
 
 if __name__ == "__main__":

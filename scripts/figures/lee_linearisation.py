@@ -368,7 +368,7 @@ def compute(settings: dict, source: Source) -> dict:
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="figure/lee_linearisation")
 def main(cfg: DictConfig) -> None:
-    publish(cfg, "lee_linearisation", check, on_images(cfg.source, compute), markdown, draw)
+    publish(cfg, "lee_linearisation", check, on_images(cfg, compute), markdown, draw)
 
 
 if __name__ == "__main__":

@@ -321,7 +321,7 @@ def check(cfg: DictConfig) -> dict:
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="figure/li_hiratani_orders")
 def main(cfg: DictConfig) -> None:
-    compute = on_images(cfg.source, compute_for(cfg))
+    compute = on_images(cfg, compute_for(cfg))
     publish(cfg, "li_hiratani_orders", check, compute, markdown, draw)
 
 

@@ -225,7 +225,7 @@ def check(cfg: DictConfig) -> dict:
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="figure/steele_angles")
 def main(cfg: DictConfig) -> None:
-    compute = on_images(cfg.source, compute_for(cfg))
+    compute = on_images(cfg, compute_for(cfg))
     publish(cfg, "steele_angles", check, compute, markdown, draw)
 
 

@@ -9,7 +9,16 @@ from cases import load_script
 
 ROOT = Path(__file__).parents[3]
 TABLES = ROOT / "results" / "tables"
-PRESETS = ("jacot_fig1", "explain", "lee_linearisation", "hidekel_low_rank", "error_budget")
+PRESETS = (
+    "jacot_fig1",
+    "explain",
+    "lee_linearisation",
+    "hidekel_low_rank",
+    "error_budget",
+    "karakida_curves",
+    "li_hiratani_orders",
+    "steele_angles",
+)
 RUNS = ("fashion_width", "guha_width", "learners", "trust", "reached", "plans")
 WITHOUT_FIGURE = ("reached", "plans")
 
@@ -54,7 +63,8 @@ def test_a_preset_states_its_claim_command_time_and_numbers_to_expect(name):
 def test_make_redraws_every_figure_and_runs_every_benchmark():
     makefile = (ROOT / "Makefile").read_text()
     listed = {key: names.split() for key, names in re.findall(r"^(\w+) := (.*)$", makefile, re.M)}
-    figures = {path.stem for path in (ROOT / "scripts" / "figures").glob("*.py")} - {"publish"}
+    figures = {path.stem for path in (ROOT / "scripts" / "figures").glob("*.py")}
+    figures -= {"publish", "papers"}
     assert set(listed["FIGURES"]) == set(PRESETS) and set(listed["TABLES"]) == set(RUNS)
     assert figures == set(PRESETS + RUNS)
     benchmarks = (ROOT / "scripts" / "bench").glob("*.py")
@@ -83,3 +93,17 @@ def test_a_claim_that_fails_ends_the_run_that_computes_it(main, monkeypatch, tmp
     monkeypatch.setattr(script, "collect", lambda root: rows if holds else rows[2:])
     assert main(script, tmp_path) == code
     assert json.loads((tmp_path / "tables" / "reached.json").read_text())["rows"]
+
+
+def test_the_table_of_papers_is_made_of_the_stored_tables():
+    papers = load_script("figures/papers")
+    readme = (ROOT / "results" / "README.md").read_text()
+    assert f"{papers.BEGIN}\n{papers.table(ROOT / 'results')}\n{papers.END}" in readme
+
+
+def test_a_claim_that_fails_is_said_to_differ_and_why():
+    papers = load_script("figures/papers")
+    claim = {"claim": "a", "published": "1", "ours": "2", "holds": False, "because": "of b"}
+    assert papers.claim_cells(claim) == ["a", "1", "2", "differs: of b"]
+    printed = {"claim": "GD: 3 %, below 10 % (printed: 4 %)", "holds": True}
+    assert papers.claim_cells(printed) == ["GD: 3 %, below 10 %", "4 %", "", "reproduced"]
