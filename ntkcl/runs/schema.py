@@ -151,6 +151,8 @@ OF_A_RUN = (
              "loss", "of gradient flow: -g . K_tt g = -|dL_t/dtheta|^2, g = dL_t/df", PER_TASK),
     Quantity("kernel.loss_slope_measured", "slope of the loss as each task begins, measured",
              "loss", "the change by the first step, over its learning rate", PER_TASK),
+    Quantity("kernel.loss_slope_ratio", "slope of the loss, measured over predicted", "",
+             "mean over tasks of the two slopes' ratio; 1 for small learning rates"),
     Quantity("learning_rate", "learning rate", "", "as used"),
     Quantity("learning_rate_limit", "stability limit of the learning rate", "",
              "the smallest of any task's kernel at initialisation"),

@@ -120,6 +120,7 @@ def _kernel(record: Record) -> dict[str, Any]:
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = boundary / init  # both times the same learning rate
+        slopes = record.loss_slopes / -(record.slopes**2)
     drift = float(np.mean(np.abs(ratio[1:] - 1))) if len(ratio) > 1 else NAN
     return {
         "top_ratio": ratio,
@@ -127,6 +128,7 @@ def _kernel(record: Record) -> dict[str, Any]:
         "smallest_eigenvalue": smallest,
         "loss_slope_predicted": -(record.slopes**2),
         "loss_slope_measured": record.loss_slopes,
+        "loss_slope_ratio": float(np.mean(slopes)),
     }
 
 

@@ -6,6 +6,7 @@ key of `summary.json` or a Python name that does not exist ends the build.
 
 import api_pages
 import conf_pages
+import figure_pages
 import names
 import results_pages
 import run_pages
@@ -13,12 +14,13 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, InclusionLevel
 
 PROBLEMS: list[str] = []
-ALONE = ("index.md", results_pages.HOME)  # pages that are the only one of their section
+ALONE = ("index.md", results_pages.HOME, figure_pages.HOME)  # pages that are the only one of their section
 
 
 def on_files(files, config):
     """The generated pages and the figures are files of the site."""
-    pages = {**api_pages.pages(), **conf_pages.pages(), **results_pages.pages()}
+    made = api_pages, conf_pages, results_pages, figure_pages
+    pages = {place: text for maker in made for place, text in maker.pages().items()}
     for place, content in pages.items():
         page = File.generated(config, place, content=content)
         if place.startswith("results/"):  # linked to, and not in the navigation

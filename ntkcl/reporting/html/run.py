@@ -13,6 +13,11 @@ from ntkcl.reporting.html.verdict import verdict
 from ntkcl.runs import schema
 from ntkcl.runs.files import load
 
+KERNEL = (
+    "The loss falls with the quadratic form of the kernel, strictly where its smallest eigenvalue "
+    "is above zero. A first step of finite length falls less than its slope says."
+)
+
 
 def sections(folder: Path) -> Iterator[dict[str, Any] | None]:
     """Accuracies, the stream, verdict, samples and metrics of the run in a folder."""
@@ -30,6 +35,7 @@ def sections(folder: Path) -> Iterator[dict[str, Any] | None]:
         plots=[html(figure) for figure in _stream(summary, arrays)],
     )
     yield verdict({"": [summary]})
+    yield section("The kernel as each task begins", KERNEL, rows=_kernel(summary["kernel"]))
     yield samples(folder, summary, arrays)
     yield section("Metrics", "On test inputs.", rows=_metrics(summary["metrics"]))
 
@@ -38,6 +44,20 @@ def matrices(summary: Mapping) -> dict[str, Any]:
     """R by what it is: measured, or predicted from an anchor."""
     forecasts = {f"predicted, {a}": one["R"] for a, one in summary["forecast"].items()}
     return {"measured": summary["R"]} | forecasts
+
+
+def _kernel(kernel: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row a task, of what there is one number a task of; older runs have fewer."""
+    columns = {
+        schema.heading(f"kernel.{name}"): values
+        for name, values in kernel.items()
+        if isinstance(values, list)
+    }
+    count = max((len(values) for values in columns.values()), default=0)
+    return [
+        {"task": str(t)} | {heading: number(values[t]) for heading, values in columns.items()}
+        for t in range(count)
+    ]
 
 
 def _metrics(metrics: Mapping[str, float | None]) -> list[dict[str, str]]:
