@@ -1,6 +1,5 @@
 """The page of papers' figures: each preset under conf/figure, its command, figure and table."""
 
-import re
 from pathlib import Path
 
 import conf_pages
@@ -41,8 +40,6 @@ def section(name: str, said: dict[str, str]) -> str:
 
 
 def title(name: str) -> str:
-    """The first words of the script's docstring, which name the paper and the figure."""
+    """The first line of the script's docstring, which names the paper and the figure."""
     text = (ROOT / "scripts" / "figures" / f"{name}.py").read_text()
-    first = re.match(r'"""(.*?)[:.]', text, re.S)
-    assert first is not None
-    return " ".join(first[1].split())
+    return text.splitlines()[0].removeprefix('"""').removesuffix(".")

@@ -14,7 +14,11 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, InclusionLevel
 
 PROBLEMS: list[str] = []
-ALONE = ("index.md", results_pages.HOME, figure_pages.HOME)  # pages that are the only one of their section
+ALONE = (
+    "index.md",
+    results_pages.HOME,
+    figure_pages.HOME,
+)  # pages that are the only one of their section
 
 
 def on_files(files, config):

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[3]
 TABLES = ROOT / "results" / "tables"
 PRESETS = (
     "jacot_fig1",
+    "jacot_fig2",
     "explain",
     "lee_linearisation",
     "hidekel_low_rank",
@@ -18,6 +19,7 @@ PRESETS = (
     "karakida_curves",
     "li_hiratani_orders",
     "steele_angles",
+    "theory_checked",
 )
 RUNS = ("fashion_width", "guha_width", "learners", "trust", "reached", "plans")
 WITHOUT_FIGURE = ("reached", "plans")
