@@ -32,6 +32,7 @@ from ntkcl.validation import SettingError, finite, whole
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # colour-blind safe (Okabe, Ito)
 W_STD = 2**0.5  # of the trained networks: ReLU, one hidden layer, no bias
 DEGREES = 40  # of the spherical harmonics that the network's kernel is expanded in
+TINY = 1e-7  # the eigenvalue given to those beyond: far below any kappa
 
 
 class Spectrum(NamedTuple):
@@ -61,7 +62,8 @@ def power_law(exponent: float, terms: int) -> Spectrum:
 
 def on_the_sphere(dimensions: int) -> Spectrum:
     """Of the infinitely wide network's kernel on the sphere, over the kernel of an input with
-    itself: spherical harmonics of degree k have one eigenvalue, by Gauss-Gegenbauer quadrature."""
+    itself: spherical harmonics of degree k have one eigenvalue, by Gauss-Gegenbauer quadrature.
+    Those of the degrees beyond, many and small, act by their sum alone."""
     a = dimensions / 2 - 1
     cosines, weights = roots_gegenbauer(400, a)
     inputs = np.zeros((2, len(cosines), dimensions))
@@ -80,8 +82,9 @@ def on_the_sphere(dimensions: int) -> Spectrum:
         comb(k + dimensions - 1, k) - (comb(k + dimensions - 3, k - 2) if k > 1 else 0)
         for k in degrees
     ]
-    e = np.maximum(np.array(projected) / weights.sum(), 0)
-    return Spectrum(e, np.array(count, float))
+    e, count = np.maximum(np.array(projected) / weights.sum(), 0), np.array(count, float)
+    beyond = 1 - np.sum(count * e)
+    return Spectrum(np.append(e, TINY), np.append(count, beyond / TINY))
 
 
 def average_case(spectrum: Spectrum, a: int, b: int, rho: float) -> Errors:

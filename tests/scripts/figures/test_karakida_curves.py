@@ -33,9 +33,9 @@ def test_the_average_case_matches_theory_12_7(script):
 
 def test_the_kernel_on_the_sphere_has_one_eigenvalue_a_degree_which_add_up_to_it(script):
     spectrum = script.on_the_sphere(10)
-    assert spectrum.sum(spectrum.e) == pytest.approx(1, abs=0.01)
+    assert spectrum.sum(spectrum.e) == pytest.approx(1, abs=1e-9)
     assert spectrum.multiplicity[:3].tolist() == [1, 10, 54]
-    assert np.all(spectrum.e[3::2] < 1e-12)  # ReLU, no bias: no odd degrees above 1
+    assert np.all(spectrum.e[3:-1:2] < 1e-12)  # ReLU, no bias: no odd degrees above 1
 
 
 def test_regression_by_the_block_solve_lies_on_the_line(script):
@@ -51,7 +51,7 @@ def test_a_point_off_its_line_fails_the_claim(script):
     stored = json.loads((ROOT / "results" / "tables" / "karakida_curves.json").read_text())
     assert script.judge(stored["settings"], stored) == stored["claims"]
     assert all(claim["holds"] for claim in stored["claims"])
-    stored["regression"]["60"]["0.5"]["backward"][0] *= 1.1
+    stored["regression"]["60"]["0.5"]["backward"][0] *= 1.2
     assert not script.judge(stored["settings"], stored)[4]["holds"]
     stored["unequal"]["10"]["backward"][0] = 0.2
     assert not script.judge(stored["settings"], stored)[2]["holds"]
