@@ -160,7 +160,7 @@ def extended(
         return np.concatenate([modes.T @ columns[:k], columns[k:]])
 
     def change(alpha):
-        return base.change(alpha[:seen]) + places.change(more, alpha[seen:])
+        return base.change(alpha[..., :seen, :]) + places.change(more, alpha[..., seen:, :])
 
     removed = None if removal is None else turned(root[:, None] * removal.own)
     arrow = Arrow(base.decomposed.eigenvalues(), turned(across)[:k], across[k:], removed)

@@ -23,7 +23,7 @@ from ntkcl.dynamics import checks
 from ntkcl.dynamics.prepare import Prepared, as_partial, prepared
 from ntkcl.dynamics.rules import Rule
 from ntkcl.dynamics.steps import Columns, Places, Step
-from ntkcl.validation import shape_is
+from ntkcl.validation import SettingError, shape_is
 
 
 class Solve(NamedTuple):
@@ -86,13 +86,20 @@ def one_task_from_each(
     rule: Rule,
     prepare: Callable[..., Prepared] = prepared,
 ) -> Float[np.ndarray, "b N c"]:
-    """The changes by one `Step` from each of several outputs: `one_task`, the matrices read once.
+    """The changes K(x, X) g(K) (Y - f_b(X)) by one `Step` from each of several outputs f_b.
 
-    The step pulls towards no parameters and removes nothing; the kernel's `change` takes several
-    alphas at once, as that of `ntkcl.kernels.held` does.
+    As `one_task`, and matrices are read once for all.
+
+    Arguments: as of `one_task`, but for
+      kernel: one whose `change` takes several alphas [b, m, c] at once, as `ntkcl.kernels.held`.
+      outputs: before the task is trained, at all N inputs.
+    Raises ValueError as `one_task`, and for a step with a ridge, a centre or removed directions.
     """
     checks.step(step, outputs.shape[1:])
-    assert step.origin is None and step.removed is None and step.ridge == 0
+    if step.origin is not None or step.removed is not None or step.ridge != 0:
+        raise SettingError(
+            "Step: has a ridge, an origin or removed directions; expected one without, or one_task"
+        )
     outputs = np.asarray(outputs)
     ready = prepare(kernel, step, outputs.dtype)
     residuals = np.asarray(step.targets) - outputs[:, np.asarray(step.inputs)]

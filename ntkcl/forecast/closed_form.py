@@ -106,7 +106,8 @@ def _negative_mass(eigenvalues, step) -> float:
 
 
 def _smallest(eigenvalues, step, rounding) -> float:
-    """The smallest eigenvalue, 0 for one that is zero up to the rounding of kernel or solve.
+    """The smallest eigenvalue, 0 for one that is zero up to the rounding of kernel or solve, NaN
+    where not all are known.
 
     `rounding`: the unit of the kernel's type. Of 1,000 rows in float32, zeros came out as .02 of it
     times the largest eigenvalue, and no small eigenvalue was off by more than .06.

@@ -17,16 +17,19 @@ TOGETHER = 32  # beginnings that are continued at once: more are hardly faster, 
 
 
 class Beginning(NamedTuple):
-    """The first tasks of an order, and the outputs [k+1, N, c] before and after each."""
+    """The first tasks of an order, and the outputs [N, c] before and after each, which beginnings
+    share."""
 
     order: tuple[int, ...]
-    outputs: np.ndarray
+    outputs: tuple[np.ndarray, ...]
 
 
 def every_order(problem: Problem, shared: SharedKernel) -> Iterator[tuple[Candidate, np.ndarray]]:
     """Each of the T! orders and its outputs [T+1, N, c].
 
-    Cost: sum_k T!/k! < e T! solves of one task, `TOGETHER` of one length at once.
+    Cost: sum_k T!/k! < e T! solves of one task, `TOGETHER` of one length at once. Memory: outputs
+    of `TOGETHER` beginnings of each length and of all that continue them, fewer than
+    `TOGETHER` T^2 / 2 arrays [N, c].
     """
 
     def walk(beginnings):
@@ -47,7 +50,8 @@ def searched_orders(
     """The `beam` orders that a beam search ends with.
 
     Of all beginnings of one length, those of the smallest mean loss over the tasks they hold are
-    continued by every other task. No guarantee that the best order is among them.
+    continued by every other task. No guarantee that the best order is among them. Memory: outputs
+    of `beam` T beginnings, [N, c] each, and of those they come from.
     """
     frontier = [_untrained(shared)]
     for _ in problem.tasks:
@@ -57,12 +61,13 @@ def searched_orders(
 
 
 def _untrained(shared) -> Beginning:
-    return Beginning((), np.asarray(shared.here.history[0])[None])
+    return Beginning((), (np.asarray(shared.here.history[0]),))
 
 
 def _candidate(problem, whole: Beginning) -> tuple[Candidate, np.ndarray]:
     order = whole.order
-    return Candidate({"order": named(order)}, order, problem.reordered(order)), whole.outputs
+    candidate = Candidate({"order": named(order)}, order, problem.reordered(order))
+    return candidate, np.stack(whole.outputs)
 
 
 def _continued(problem, shared, beginnings: Sequence[Beginning]) -> list[Beginning]:
@@ -72,8 +77,8 @@ def _continued(problem, shared, beginnings: Sequence[Beginning]) -> list[Beginni
         without = [one for one in beginnings if t not in one.order]
         changes = _changes(problem, shared, t, without) if without else ()
         for one, change in zip(without, changes, strict=True):
-            outputs = np.concatenate([one.outputs, (one.outputs[-1] + change)[None]])
-            longer.append(Beginning((*one.order, t), outputs))
+            after = one.outputs[-1] + change
+            longer.append(Beginning((*one.order, t), (*one.outputs, after)))
     return sorted(longer, key=lambda one: one.order)
 
 
@@ -88,7 +93,7 @@ def _changes(problem, shared, t: int, beginnings) -> Iterable[np.ndarray]:
 
 def _change(problem, shared, t: int, beginning: Beginning) -> np.ndarray:
     """By a method that remembers which tasks came before."""
-    here = shared.here._replace(history=tuple(beginning.outputs))
+    here = shared.here._replace(history=beginning.outputs)
     ahead = problem.reordered((*beginning.order, t))
     (outcome,) = forecast.solved(ahead, here, here.ahead(1), shared.tangent, shared.prepare)
     return np.asarray(outcome.change)

@@ -9,22 +9,9 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
 
+from ntkcl.runs.quantity import MATRIX, NUMBER, PER_TASK, TEXT, Quantity
 from ntkcl.validation import SettingError
-
-MATRIX, PER_TASK, NUMBER, TEXT = "matrix", "per task", "number", "text"
-
-
-class Quantity(NamedTuple):
-    """One row: dotted key, label, unit ("" without one), meaning, and the form of its value."""
-
-    key: str
-    label: str
-    unit: str
-    meaning: str
-    form: str = NUMBER
-
 
 # R[i, j] is the accuracy on task j after task i, b[j] that of the untrained network, T the tasks.
 SCORES = (
@@ -152,7 +139,7 @@ OF_A_RUN = (
     Quantity("kernel.loss_slope_measured", "slope of the loss as each task begins, measured",
              "loss", "the change by the first step, over its learning rate", PER_TASK),
     Quantity("kernel.loss_slope_ratio", "slope of the loss, measured over predicted", "",
-             "mean over tasks of the two slopes' ratio; 1 for small learning rates"),
+             "mean over tasks, null if one has none; 1 for small learning rates"),
     Quantity("learning_rate", "learning rate", "", "as used"),
     Quantity("learning_rate_limit", "stability limit of the learning rate", "",
              "the smallest of any task's kernel at initialisation"),

@@ -118,17 +118,18 @@ def _kernel(record: Record) -> dict[str, Any]:
         [_numeric(record, anchor, key) for key in ("rate_times_eigenvalue", "smallest_eigenvalue")]
         for anchor in ("boundary", "init")
     )
+    predicted = -(record.slopes**2)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = boundary / init  # both times the same learning rate
-        slopes = record.loss_slopes / -(record.slopes**2)
+        slope_ratios = record.loss_slopes / predicted
     drift = float(np.mean(np.abs(ratio[1:] - 1))) if len(ratio) > 1 else NAN
     return {
         "top_ratio": ratio,
         "top_drift": drift,
         "smallest_eigenvalue": smallest,
-        "loss_slope_predicted": -(record.slopes**2),
+        "loss_slope_predicted": predicted,
         "loss_slope_measured": record.loss_slopes,
-        "loss_slope_ratio": float(np.mean(slopes)),
+        "loss_slope_ratio": float(np.mean(slope_ratios)),
     }
 
 

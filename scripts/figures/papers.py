@@ -57,7 +57,8 @@ def claim_cells(claim: dict) -> list[str]:
         text, published = text.replace(printed[0], ""), printed[1]
     because = claim.get("because", "")
     differs = f"differs: {because}" if because else "differs"
-    cells = [text, published, ours, "reproduced" if claim["holds"] else differs]
+    came_out = "reproduced" if published else "holds"
+    cells = [text, published, ours, came_out if claim["holds"] else differs]
     return [cell.replace("|", "\\|") for cell in cells]
 
 

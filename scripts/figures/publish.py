@@ -184,7 +184,7 @@ def _said(one: dict) -> str:
     parts = [f"{one['claim']} {one['ours']}" if one.get("ours") else one["claim"]]
     if one.get("published"):
         parts.append(f"published: {one['published']}")
-    if one.get("because"):
+    if one.get("because") and not one["holds"]:
         parts.append(one["because"])
     return "; ".join(parts)
 

@@ -16,7 +16,7 @@ import pytest
 
 from ntkcl import kernels, networks
 from ntkcl.kernels import store as stores
-from ntkcl.kernels import tiles
+from ntkcl.kernels import tile_sizes, tiles
 
 SCRIPT = Path(__file__).parent / "many_devices.py"
 
@@ -92,13 +92,13 @@ def test_the_search_for_a_tile_ends_with_any_number_of_devices(monkeypatch):
 
     def compiled(kernel, theta, x, rows, columns, symmetric, devices):
         tried.append(rows)
-        return tiles.Tile(rows, columns, None, None, None, None, float(rows))
+        return tile_sizes.Tile(rows, columns, None, None, None, None, float(rows))
 
-    monkeypatch.setattr(tiles, "_compile", compiled)
-    monkeypatch.setattr(tiles, "guess_edge", lambda *a: 16.0)
+    monkeypatch.setattr(tile_sizes, "_compile", compiled)
+    monkeypatch.setattr(tile_sizes, "guess_edge", lambda *a: 16.0)
     network, theta, x, _ = problem(n1=1000)
     with pytest.raises(ValueError, match="one structured tile of 8 x 8 samples takes 8 MiB"):
-        tiles.fit(kernels.structured(network), theta, x, None, 7.9, [None] * 8)
+        tile_sizes.fit(kernels.structured(network), theta, x, None, 7.9, [None] * 8)
     assert tried == [16, 8]
 
 

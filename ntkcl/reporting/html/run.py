@@ -14,8 +14,9 @@ from ntkcl.runs import schema
 from ntkcl.runs.files import load
 
 KERNEL = (
-    "The loss falls with the quadratic form of the kernel, strictly where its smallest eigenvalue "
-    "is above zero. A first step of finite length falls less than its slope says."
+    "While there is something to learn the loss falls with the quadratic form of the kernel, "
+    "strictly where its smallest eigenvalue is above zero. A first step of finite length usually "
+    "falls less than the slope says."
 )
 
 

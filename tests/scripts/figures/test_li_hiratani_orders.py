@@ -41,10 +41,18 @@ def test_rules_put_the_unlike_task_first_and_unlike_tasks_side_by_side(script):
     assert script.greedy(run) == (2, 0, 1)
 
 
+def test_the_regret_of_a_rule_that_ties_is_the_mean_of_its_orders(script):
+    orders, same = [[0, 1], [1, 0]], np.array([[1, 0.5], [0.5, 1]])
+    run = {"inputs": np.eye(2), "targets": np.eye(2), "transfer": same, "orders": orders}
+    found = script.regrets(run | {"predicted": [0.1, 0.2], "measured": [0.1, 0.3]})
+    assert found["forecast"] == 0 and found["reverse"] == 1
+    assert found["max_path"] == found["random"] == pytest.approx(0.5)
+
+
 def test_the_committed_table_backs_its_claims(script, stored):
     summary = script.summarise(stored["runs"])
     off = stored["theorem against block solve"]
-    assert script.judge(summary, off, stored["settings"]["stream"]["tasks"]) == stored["claims"]
+    assert script.judge(summary, off, stored["runs"]) == stored["claims"]
     assert stored["claims"][0]["holds"] and stored["claims"][1]["holds"]
 
 
@@ -53,4 +61,4 @@ def test_a_forecast_that_ranks_at_random_fails_its_claim(script, stored):
         seed: run | {"predicted": np.random.default_rng(0).permutation(run["predicted"]).tolist()}
         for seed, run in stored["runs"].items()
     }
-    assert not script.judge(script.summarise(runs), 0.0, 5)[1]["holds"]
+    assert not script.judge(script.summarise(runs), 0.0, runs)[1]["holds"]
