@@ -7,10 +7,11 @@ import results_pages
 
 ROOT = Path(__file__).parents[2]
 HOME = "papers.md"
-HEAD = """# Figures of papers
+HEAD = """# Figures of papers, and our own
 
-Each is one command, which computes, judges its claims and draws; `size=small` shows in seconds that
-it runs, of the digits that need no files, and `draw=true` draws the stored numbers again.
+Each is one command, which computes, judges its claims and draws; `size=small` shows in about a
+minute that it runs, of the digits that need no files, and `draw=true` draws the stored numbers
+again.
 `make figures` redraws all of them, `make figures SIZE=small FRESH=1` computes all of them small.
 What every paper claims and what came out is one table among the [results](results.md).
 """
