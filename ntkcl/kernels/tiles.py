@@ -12,12 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
 
 from ntkcl.kernels import store as stores
 from ntkcl.kernels.checks import check
 from ntkcl.kernels.kernel import Kernel
-from ntkcl.kernels.tile_sizes import ROWS, WHOLE, Tile, fit
+from ntkcl.kernels.tile_sizes import ROWS, WHOLE, Tile, fit, shardings
 from ntkcl.validation import SettingError, finite
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
@@ -158,11 +157,11 @@ def _missing(sink, regions, symmetric):
 def _transport(devices):
     """`place(array, partition)` spreads an array that every process holds over the devices,
     `fetch(array)` brings it back to all."""
-    mesh = Mesh(np.array(devices), ("samples",))
+    sharding = shardings(devices)
 
     def place(array, partition):
         return jax.make_array_from_callback(
-            array.shape, NamedSharding(mesh, partition), lambda index: array[index]
+            array.shape, sharding(partition), lambda index: array[index]
         )
 
     def fetch(array):
