@@ -394,7 +394,7 @@ def test_a_dry_run_of_an_optimiser_tells_the_trials_that_depend_on_nothing(ntkcl
             "no such number in summary.json; the nearest is metrics.forgetting_relative"
         ),
         "kernel.top_drift": (
-            "no such number in summary.json; the nearest is forecast.init.test.drift_r2"
+            "no such number in summary.json; the nearest is kernel.loss_slope_ratio"
         ),
         "forecast.path.drift_r2": (
             "no such number in summary.json; the nearest is forecast.init.drift_r2"
