@@ -136,7 +136,7 @@ def similarity(problem, shared, predicted) -> Similarity:
     residuals = [np.asarray(task.targets) - f0[task.inputs] for task in tasks]
     count = len(tasks)
     blocks = [
-        [np.asarray(shared.tangent.kernel.block(a.inputs, b.inputs), float) for b in tasks]
+        [jnp.asarray(shared.tangent.kernel.block(a.inputs, b.inputs), float) for b in tasks]
         for a in tasks
     ]
     inputs, pulls = np.eye(count), np.eye(count)
