@@ -47,7 +47,8 @@ def stream_of(kind: str, dial: float, settings: dict, source, seed: int):
         return streams.teacher_student(source, dimension=50, **alike, **sizes, seed=seed)
     sizes = {"train_per_class": n // 10, "test_per_class": n // 10, "seed": seed}
     if kind == "angles":
-        return streams.rotated(source, angles=[0.0, float(dial)], tasks=2, same_images=False, **sizes)
+        angles = [0.0, float(dial)]
+        return streams.rotated(source, angles=angles, tasks=2, same_images=False, **sizes)
     return streams.permuted(source, patch=int(dial), tasks=2, same_images=False, **sizes)
 
 
