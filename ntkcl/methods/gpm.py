@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntkcl import validation
 from ntkcl.compilation import once
@@ -14,12 +15,38 @@ from ntkcl.methods.memory import draw_memory, mean_over
 from ntkcl.types import Method
 from ntkcl.validation import SettingError
 
+RANKS = 64  # bases are filled up with zeros to multiples of it: one program serves several ranks
+
+
+class Kept(NamedTuple):
+    """A projector M M^T [G, k, k] by its products: own x + sign basis (basis^T x).
+
+    The basis [G, k, r] is that of M, own 0 and sign 1, or where M has more than half of the k
+    directions that of the others, own 1 and sign -1.
+    """
+
+    basis: Any
+    own: Any
+    sign: Any
+
+    def matrix(self):
+        """M M^T itself."""
+        whole = jnp.eye(self.basis.shape[1], dtype=self.basis.dtype)
+        product = jnp.einsum("gir,gjr->gij", self.basis, self.basis, precision="highest")
+        return self.own * whole[None] + self.sign * product
+
+    def off(self, x):
+        """x [k, G, m] less what is kept out of."""
+        inside = jnp.einsum("gjr,jgm->grm", self.basis, x, precision="highest")
+        spanned = jnp.einsum("gir,grm->igm", self.basis, inside, precision="highest")
+        return (1 - self.own) * x - self.sign * spanned
+
 
 class Memory(NamedTuple):
     """What is kept out of, and how many tasks there were.
 
-    kept: a tree like theta. Each layer has one leaf, the projector [G, k, k] onto the inputs kept
-      out of, and every parameter outside of layers a number, 1 once it is frozen.
+    kept: a tree like theta. Each layer has one leaf, the inputs kept out of, as `Kept`, and every
+      parameter outside of layers a number, 1 once it is frozen.
     """
 
     kept: Any
@@ -59,6 +86,8 @@ def gpm(
     Kernel space: at one anchor a layer's phi . phi' becomes phi . (1 - M M^T) phi' (theory 6),
     which takes away more than Jacobian rows of old samples span; forecasts train the linearised
     network.
+    Cost a step and layer: 2 k r m multiply-adds, r the smaller of rank and k - rank, in blocks of
+    `RANKS`.
     Raises ValueError, before anything is trained, for a network without taps, other than one
     threshold a layer, a memory larger than a task.
     Source: Saha, Garg, Roy 2021, equations 4 to 9; frozen parameters: their code, of batch norm.
@@ -78,11 +107,11 @@ def gpm(
             return memory
         dtype = jnp.result_type(*jax.tree.leaves(theta))
         shapes = jax.eval_shape(partial(_grams, network.taps.read, layers), theta, x)
-        zeros = {layer: jnp.zeros(shape.shape, dtype) for layer, shape in shapes.items()}
+        zeros = {layer: _nothing(*shape.shape[:2], dtype) for layer, shape in shapes.items()}
         return Memory(_tree(theta, zeros, jnp.zeros((), dtype)), jnp.int32(0))
 
     def project(memory, apply, loss, theta, gradient):
-        return jax.tree.map(_off, memory.kept, gradient)
+        return jax.tree.map(_off, memory.kept, gradient, is_leaf=_is_kept)
 
     def consolidate(memory, network, loss, theta, task):
         t = int(memory.tasks)
@@ -91,7 +120,10 @@ def gpm(
         grams = _mean_grams(network.taps.read, layers, theta, x)
         wanted = thresholds.after(t, layers)
         grown = {
-            layer: _grown(_at(memory.kept, layer), grams[layer], wanted[layer]) for layer in layers
+            layer: _by_products(
+                *_grown(_at(memory.kept, layer).matrix(), grams[layer], wanted[layer])
+            )
+            for layer in layers
         }
         is_frozen = float(any(thresholds.values))
         frozen = jnp.asarray(is_frozen, jnp.result_type(*jax.tree.leaves(theta)))
@@ -157,10 +189,10 @@ def _mean_grams(read, layers, theta, x):
 
 @jax.jit
 @jax.default_matmul_precision("highest")
-@partial(jnp.vectorize, signature="(k,k),(k,k),()->(k,k)")
+@partial(jnp.vectorize, signature="(k,k),(k,k),()->(k),(k,k)")
 def _grown(kept, gram, threshold):
     """The projector `kept` and the fewest eigenvectors of the Gram matrix, off it, that leave at
-    most 1 - threshold of its trace."""
+    most 1 - threshold of its trace: axes [k, k], and whether each is kept out of [k]."""
     wide, total = kept.astype(gram.dtype), jnp.trace(gram)
     outside = jnp.eye(len(gram), dtype=gram.dtype) - wide
     energy, modes = jnp.linalg.eigh(outside @ gram @ outside)
@@ -168,8 +200,33 @@ def _grown(kept, gram, threshold):
     taken = jnp.cumsum(jnp.maximum(energy, 0)) > (1 - threshold + rounding) * total
     # Of the sum the nearest projector: what rounding has made of `kept` does not add up over tasks.
     sizes, axes = jnp.linalg.eigh(wide + (modes * taken[None]) @ modes.T)
-    basis = axes * (sizes > 0.5)[None]
-    return (basis @ basis.T).astype(kept.dtype)
+    return sizes > 0.5, axes.astype(kept.dtype)
+
+
+def _nothing(groups: int, k: int, dtype) -> Kept:
+    zero = jnp.zeros((), dtype)
+    return Kept(jnp.zeros((groups, k, _columns(0, k)), dtype), zero, zero + 1)
+
+
+def _columns(rank: int, k: int) -> int:
+    return min(-(-max(rank, 1) // RANKS) * RANKS, k)
+
+
+def _by_products(out, axes) -> Kept:
+    """The projector onto the axes [G, k, k] that are kept `out` of [G, k], the last of them, by a
+    basis of those or of the others, whichever are fewer."""
+    out, axes = np.asarray(out), np.asarray(axes)
+    ranks, k = out.sum(1), axes.shape[1]
+    few = ranks.max() <= k - ranks.min()
+    count = _columns(ranks.max() if few else k - ranks.min(), k)
+    chosen = axes * (out if few else ~out)[:, None]
+    chosen = chosen[:, :, k - count :] if few else chosen[:, :, :count]
+    own = jnp.asarray(not few, axes.dtype)
+    return Kept(jnp.asarray(chosen), own, 1 - 2 * own)
+
+
+def _is_kept(node) -> bool:
+    return isinstance(node, Kept)
 
 
 def _tree(theta, layers, other, path=()):
@@ -194,11 +251,11 @@ def _off(kept, gradient):
     """
     if not isinstance(gradient, dict):
         return gradient * (1 - kept)
-    groups, k = kept.shape[:2]
+    groups, k = kept.basis.shape[:2]
     bias = "bias" in gradient
     rows = gradient["kernel"].reshape(k - bias, groups, -1)
     if bias:
         rows = jnp.concatenate([rows, gradient["bias"].reshape(1, groups, -1)])
-    rows = rows - jnp.einsum("gij,jgm->igm", kept, rows, precision="highest")
+    rows = kept.off(rows)
     parts = {"kernel": rows[: k - bias]} | ({"bias": rows[k - 1]} if bias else {})
     return {name: part.reshape(gradient[name].shape) for name, part in parts.items()}

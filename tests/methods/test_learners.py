@@ -14,6 +14,7 @@ from models import model
 from ntkcl import forecast, losses, methods, networks, optimizers, resources
 from ntkcl.methods import buffer
 from ntkcl.methods.fisher import diagonal_fisher
+from ntkcl.methods.gpm import _by_products
 from ntkcl.training import loop
 from ntkcl.types import Dataset, Loss, Network, Task
 
@@ -649,7 +650,8 @@ def test_gpm_keeps_what_equations_5_and_9_of_saha_say():
             while energy < wanted * np.sum(R**2):
                 energy, r = energy + s[r] ** 2, r + 1
             bases[i] = np.concatenate([M, u[:, :r]], 1)
-            np.testing.assert_allclose(memory.kept[layer][0], bases[i] @ bases[i].T, atol=1e-12)
+            kept = memory.kept[layer].matrix()[0]
+            np.testing.assert_allclose(kept, bases[i] @ bases[i].T, atol=1e-12)
     assert [b.shape[1] for b in bases] != [5, 5] and all(b.shape[1] > 1 for b in bases)
     gradient = noise(theta)
     got = ALL["GPM"].project(memory, LAYERED.apply, LOSS, theta, gradient)
@@ -658,6 +660,20 @@ def test_gpm_keeps_what_equations_5_and_9_of_saha_say():
             np.concatenate([g[layer]["kernel"], g[layer]["bias"][None]]) for g in (gradient, got)
         )
         np.testing.assert_allclose(left, G - M @ M.T @ G, atol=1e-12)
+
+
+@pytest.mark.parametrize("ranks, columns", [((20, 3), 64), ((70, 60), 128), ((140, 149), 64)])
+def test_what_gpm_keeps_out_is_held_by_the_smaller_of_two_bases(ranks, columns):
+    """Of directions kept, or of the others, filled up to blocks of 64 columns."""
+    rng = np.random.default_rng(0)
+    axes = np.stack([np.linalg.qr(rng.normal(size=(150, 150)))[0] for _ in ranks])
+    out = np.arange(150)[None] >= 150 - np.array(ranks)[:, None]
+    kept, x = _by_products(out, axes), rng.normal(size=(150, 2, 7))
+    assert kept.basis.shape == (2, 150, columns)
+    for g, r in enumerate(ranks):
+        M = axes[g][:, 150 - r :]
+        np.testing.assert_allclose(kept.matrix()[g], M @ M.T, atol=1e-12)
+        np.testing.assert_allclose(kept.off(x)[:, g], x[:, g] - M @ (M.T @ x[:, g]), atol=1e-12)
 
 
 def test_with_all_energy_kept_no_later_training_moves_a_kept_sample():
@@ -703,7 +719,7 @@ def test_what_gpm_leaves_of_a_layer_is_theory_6(name):
         return functools.reduce(lambda tree, name: tree[name], path, tree)
 
     for layer in layers:
-        kept = at(memory.kept, layer)
+        kept = at(memory.kept, layer).matrix()
         assert 0.5 < np.trace(kept[0]) < len(kept[0]) - 0.5
         inputs = jnp.einsum(
             "pgi,gij,qgj->pqg", phi[layer], jnp.eye(len(kept[0]))[None] - kept, phi2[layer]
