@@ -218,7 +218,7 @@ def _by_products(out, axes) -> Kept:
     out, axes = np.asarray(out), np.asarray(axes)
     ranks, k = out.sum(1), axes.shape[1]
     few = ranks.max() <= k - ranks.min()
-    count = _columns(ranks.max() if few else k - ranks.min(), k)
+    count = _columns(int(ranks.max() if few else k - ranks.min()), k)
     chosen = axes * (out if few else ~out)[:, None]
     chosen = chosen[:, :, k - count :] if few else chosen[:, :, :count]
     own = jnp.asarray(not few, axes.dtype)
