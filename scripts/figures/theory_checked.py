@@ -327,8 +327,7 @@ def judge(rows: list[dict], found: dict) -> list[dict]:
     least = min(row["least eigenvalue"] for by_width in found.values() for row in by_width.values())
     return [
         claim(
-            f"{len(rows)} formulas hold to the bound beside each, the farthest off by a share of "
-            "it of",
+            f"{len(rows)} formulas hold; the largest difference, as a share of its bound",
             ours=f"{max(row['found'] / row['bound'] for row in rows):.2g}",
             holds=all(row["found"] <= row["bound"] for row in rows),
         ),
