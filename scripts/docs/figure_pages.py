@@ -1,5 +1,6 @@
 """The page of papers' figures: each preset under conf/figure, its command, figure and table."""
 
+import re
 from pathlib import Path
 
 import conf_pages
@@ -35,7 +36,7 @@ def section(name: str, said: dict[str, str]) -> str:
         f"```sh\npython scripts/figures/{name}.py\n```\n",
         f"Source: {about['source']}. Time: {about['time']}.\n",
         f"![{title(name)}](results/figures/{name}.png)\n",
-        table.replace(" ± ", "\u00a0±\u00a0"),
+        re.sub(r"\A# .*\n+", "", table).replace(" ± ", "\u00a0±\u00a0"),
     ]
     return "\n".join(parts)
 

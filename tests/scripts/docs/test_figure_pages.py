@@ -17,7 +17,7 @@ def test_every_preset_has_its_section(script):
         assert f"python scripts/figures/{name}.py\n" in page
         assert f"](results/figures/{name}.png)" in page
         assert (ROOT / "results" / "figures" / f"{name}.png").exists()
-    assert page.count("\n## ") == len(names)
+    assert page.count("\n## ") == len(names) and "\n# " not in page
 
 
 def test_a_section_is_named_by_the_scripts_first_words(script):
