@@ -95,12 +95,16 @@ def one_task_from_each(
       outputs: before the task is trained, at all N inputs.
     Raises ValueError as `one_task`, and for a step with a ridge, a centre or removed directions.
     """
+    outputs = np.asarray(outputs)
+    if outputs.ndim != 3 or not len(outputs):
+        raise SettingError(
+            f"outputs has shape {outputs.shape}; expected [b, N, c] with b of at least 1"
+        )
     checks.step(step, outputs.shape[1:])
     if step.origin is not None or step.removed is not None or step.ridge != 0:
         raise SettingError(
             "Step: has a ridge, an origin or removed directions; expected one without, or one_task"
         )
-    outputs = np.asarray(outputs)
     ready = prepare(kernel, step, outputs.dtype)
     residuals = np.asarray(step.targets) - outputs[:, np.asarray(step.inputs)]
     return np.asarray(ready.change(ready.coefficients(rule, residuals)))

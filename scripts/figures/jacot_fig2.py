@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from publish import claim, claims_list, increasing, interval, publish, settings_of
+from publish import claim, claims_list, increasing, interval, numbers, publish, settings_of
 from scipy import stats
 
 from ntkcl import losses, networks, optimizers
@@ -78,6 +78,11 @@ def trained(settings: dict, width: int) -> dict:
             steps=settings["steps"],
         )
         f = np.asarray(networks.forward(network.apply, fitted.theta, x))[:, 0]
+        if not np.isfinite(f).all():
+            raise ValueError(
+                f"learning_rate={settings['learning_rate']}: training diverges at width {width}; "
+                "expected a smaller one"
+            )
         at = np.asarray(networks.forward(network.apply, fitted.theta, points))
         curves.append(f.astype(float).round(6).tolist())
         missed.append(float(np.max(np.abs(at - np.asarray(task.y)))))
@@ -193,6 +198,11 @@ def check(cfg: DictConfig) -> dict:
     least = {"initialisations": 2, "depth": 1, "steps": 1, "angles": 3, "seed": 0}
     for name, bound in least.items():
         whole(name, settings[name], bound)
+    numbers("widths", settings["widths"])
+    numbers("points", settings["points"])
+    angles = np.mod(settings["points"], 2 * np.pi)
+    if len(np.unique(angles.round(6))) < len(angles):
+        raise ValueError(f"points={settings['points']}: expected different angles")
     increasing("widths", [whole("widths", width) for width in settings["widths"]])
     if len(settings["points"]) != len(settings["targets"]) or not settings["points"]:
         raise ValueError(

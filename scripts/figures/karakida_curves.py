@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from publish import claim, claims_list, interval, publish, settings_of
+from publish import claim, claims_list, interval, numbers, publish, settings_of
 from scipy.optimize import brentq
 from scipy.special import eval_gegenbauer, roots_gegenbauer
 
@@ -444,6 +444,9 @@ def check(cfg: DictConfig) -> dict:
         whole(f"network.{name}", network[name], least)
     terms = whole("spectrum.terms", settings["spectrum"]["terms"])
     finite("spectrum.exponent", settings["spectrum"]["exponent"], above=0.0)
+    numbers("samples", settings["samples"])
+    numbers("similarities", settings["similarities"], 2)
+    numbers("unequal.second", unequal["second"])
     if unequal["first"] not in unequal["second"]:
         raise SettingError(
             f"unequal.second={unequal['second']}: expected unequal.first={unequal['first']} among "

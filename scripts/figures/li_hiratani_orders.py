@@ -22,7 +22,16 @@ import numpy as np
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from publish import claim, claims_list, increasing, interval, on_images, publish, settings_of
+from publish import (
+    claim,
+    claims_list,
+    increasing,
+    interval,
+    numbers,
+    on_images,
+    publish,
+    settings_of,
+)
 
 from ntkcl import dynamics, experiment, kernels, losses, methods, metrics, optimizers, planning
 from ntkcl.cli.config import CONF
@@ -331,7 +340,8 @@ def check(cfg: DictConfig) -> dict:
     one_of("part", settings["part"], ("train", "test"))
     whole("steps", settings["steps"])
     finite("learning_rate_fraction", settings["learning_rate_fraction"], above=0.0)
-    if whole("stream.tasks", settings["stream"]["tasks"], 2) > 6:
+    numbers("seeds", settings["seeds"], 2)
+    if whole("stream.tasks", settings["stream"]["tasks"], 3) > 6:
         raise ValueError(
             f"stream.tasks={settings['stream']['tasks']}: expected at most 6; all orders of more "
             "are too many to train"

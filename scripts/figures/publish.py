@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hydra
 import jax
@@ -34,7 +34,7 @@ from ntkcl.cli.config import CONF
 from ntkcl.runs.files import plain, read_summary
 from ntkcl.runs.identity import resolve
 from ntkcl.types import Source
-from ntkcl.validation import one_of
+from ntkcl.validation import finite, one_of
 
 SIZES = ("paper", "small")
 
@@ -66,6 +66,7 @@ def publish(
 
     Exit code 1 if a claim of newly computed numbers fails, but for size=small.
     """
+    small = is_small(cfg)  # before anything is computed, or written over what is there
     root = prepare(cfg.results_dir)
     if cfg.draw:
         show(root, name, read(root, name, "draw=true"), markdown, draw)
@@ -81,7 +82,7 @@ def publish(
     }
     text = json.dumps(plain(stored), indent=1, allow_nan=False)
     write(root, name, re.sub(r"\[\s+([-+.\deE,\s]+?)\s+\]", on_one_line, text))
-    finish(root, name, markdown, draw, judged=not is_small(cfg))
+    finish(root, name, markdown, draw, judged=not small)
 
 
 def is_small(cfg: DictConfig) -> bool:
@@ -207,6 +208,15 @@ def settings_of(cfg: DictConfig, without: Sequence[str] = ()) -> dict:
     """The settings of a preset as plain values, but for those named."""
     values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     return {key: value for key, value in values.items() if key not in (*NOT_SETTINGS, *without)}
+
+
+def numbers(name: str, values: Any, least: int = 1) -> list[float]:
+    """The values; ValueError for other than a list of at least `least` different finite numbers."""
+    if not isinstance(values, list) or len(set(map(str, values))) != max(len(values), least):
+        raise ValueError(f"{name}={values}: expected a list of at least {least} different numbers")
+    for value in values:
+        finite(name, value)
+    return values
 
 
 def increasing(name: str, values: list, least: int = 1) -> None:

@@ -18,7 +18,16 @@ import numpy as np
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from publish import claim, claims_list, increasing, interval, on_images, publish, settings_of
+from publish import (
+    claim,
+    claims_list,
+    increasing,
+    interval,
+    numbers,
+    on_images,
+    publish,
+    settings_of,
+)
 
 from ntkcl import experiment, kernels, losses, metrics, optimizers, streams
 from ntkcl.cli.config import CONF
@@ -33,6 +42,7 @@ KINDS = {
     "angles": "rotated Fashion-MNIST, degrees",
     "patches": "permuted Fashion-MNIST, side of the patch",
 }
+RANGES = {"inputs": (0, 1), "teachers": (-1, 1), "angles": (0, 360), "patches": (2, 28)}
 PUBLISHED = 0.994  # correlation of forgetting with 1 - cos^2 theta_min, of synthetic tasks
 CONSTANT = 1e-6  # below this the angle does not change
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # colour-blind safe (Okabe, Ito)
@@ -257,10 +267,12 @@ def check(cfg: DictConfig) -> dict:
     if settings["rank"] > settings["samples"]:
         raise ValueError(f"rank={settings['rank']}: expected at most samples={settings['samples']}")
     finite("learning_rate_fraction", settings["learning_rate_fraction"], above=0.0)
+    numbers("seeds", settings["seeds"], 2)
     increasing("seeds", [whole("seeds", seed, 0) for seed in settings["seeds"]], 2)
-    for kind in KINDS:
-        if len(settings[kind]) < 2:
-            raise ValueError(f"{kind}={settings[kind]}: expected at least 2, to correlate over")
+    for kind, (low, high) in RANGES.items():
+        for dial in numbers(kind, settings[kind], 2):
+            if not low <= dial <= high:
+                raise ValueError(f"{kind}={settings[kind]}: expected numbers from {low} to {high}")
     return settings
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from publish import claim, claims_list, increasing, interval, publish, settings_of
+from publish import claim, claims_list, increasing, interval, numbers, publish, settings_of
 from scipy import stats
 from scipy.integrate import solve_ivp
 
@@ -411,6 +411,7 @@ def draw(stored: dict) -> Figure:
 def check(cfg: DictConfig) -> dict:
     """The settings, or ValueError for one that cannot be meant."""
     settings = settings_of(cfg)
+    numbers("widths", settings["widths"], 2)
     increasing("widths", [whole("widths", width) for width in settings["widths"]], 2)
     least = {"draws": 2, "depth": 1, "inputs": 2, "dimensions": 2, "steps": 2, "seed": 0}
     for name, bound in least.items():

@@ -139,6 +139,20 @@ def test_a_step_from_each_of_several_outputs_is_one_from_each_in_turn(decompose)
         np.testing.assert_allclose(change, alone.change, rtol=1e-10, atol=1e-12)
 
 
+def test_a_step_from_each_of_none_or_with_a_ridge_is_refused():
+    step = dynamics.Step(np.array([0]), np.zeros((1, 1)), np.ones((1, 1)))
+    rule = dynamics.gradient_descent(0.1, 2)
+    with pytest.raises(ValueError, match="with b of at least 1"):
+        dynamics.one_task_from_each(
+            lambda i: np.ones((1, 1, 1, 1)), np.zeros((0, 1, 1)), step, rule
+        )
+    ridge = step._replace(ridge=0.1)
+    with pytest.raises(ValueError, match="Step: has a ridge"):
+        dynamics.one_task_from_each(
+            lambda i: np.ones((1, 1, 1, 1)), np.zeros((1, 1, 1)), ridge, rule
+        )
+
+
 def test_the_solve_is_training_of_a_linear_model_step_by_step():
     rng = np.random.default_rng(0)
     phis, ys = [rng.normal(size=(n, 9)) for n in (4, 1, 6)], [rng.normal(size=n) for n in (4, 1, 6)]

@@ -109,3 +109,27 @@ def test_a_claim_that_fails_is_said_to_differ_and_why():
     assert papers.claim_cells(claim) == ["a", "1", "2", "differs: of b"]
     printed = {"claim": "GD: 3 %, below 10 % (printed: 4 %)", "holds": True}
     assert papers.claim_cells(printed) == ["GD: 3 %, below 10 %", "4 %", "", "reproduced"]
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("jacot_fig2", "size=medium", "size=medium: expected paper or small"),
+        ("jacot_fig2", "widths=5", "widths=5: expected a list"),
+        ("jacot_fig2", "points=[1,1]", r"points=\[1, 1\]: expected a list of at least 1 different"),
+        ("karakida_curves", "samples=[]", r"samples=\[\]: expected a list of at least 1"),
+        ("karakida_curves", "similarities=[0.5]", r"similarities=\[0.5\]: expected a list of at"),
+        ("li_hiratani_orders", "stream.tasks=2", "stream.tasks=2: expected"),
+        ("li_hiratani_orders", "seeds=[0]", r"seeds=\[0\]: expected a list of at least 2"),
+        ("steele_angles", "patches=[1,99]", r"patches=\[1, 99\]: expected numbers from 2 to 28"),
+        ("steele_angles", "inputs=[0.0,3.0]", r"inputs=\[0.0, 3.0\]: expected numbers from 0 to 1"),
+        ("theory_checked", "widths=[64]", r"widths=\[64\]: expected a list of at least 2"),
+    ],
+)
+def test_bad_settings_are_named_before_anything_is_computed_or_written(
+    run_figure, tmp_path, name, override, message
+):
+    script = load_script(f"figures/{name}")
+    with pytest.raises(ValueError, match=message):
+        run_figure(script, override)
+    assert not list(tmp_path.rglob("*.json"))
