@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from publish import claim, claims_list, increasing, interval, numbers, publish, settings_of
+from publish import COLOURS, claim, claims_list, counts, interval, numbers, publish, settings_of
 from scipy import stats
 
 from ntkcl import losses, networks, optimizers
@@ -31,7 +31,6 @@ from ntkcl.training.loop import train
 from ntkcl.types import Dataset
 from ntkcl.validation import finite, whole
 
-COLOURS = ("#d55e00", "#0072b2", "#009e73")  # colour-blind safe (Okabe, Ito)
 PERCENTILES = (10, 50, 90)
 INSIDE = 0.8  # of a Gaussian between the outer two
 
@@ -198,12 +197,11 @@ def check(cfg: DictConfig) -> dict:
     least = {"initialisations": 2, "depth": 1, "steps": 1, "angles": 3, "seed": 0}
     for name, bound in least.items():
         whole(name, settings[name], bound)
-    numbers("widths", settings["widths"])
     numbers("points", settings["points"])
     angles = np.mod(settings["points"], 2 * np.pi)
     if len(np.unique(angles.round(6))) < len(angles):
         raise ValueError(f"points={settings['points']}: expected different angles")
-    increasing("widths", [whole("widths", width) for width in settings["widths"]])
+    counts("widths", settings["widths"])
     if len(settings["points"]) != len(settings["targets"]) or not settings["points"]:
         raise ValueError(
             f"points={settings['points']}, targets={settings['targets']}: expected as many, and "

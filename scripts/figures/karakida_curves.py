@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from publish import claim, claims_list, interval, numbers, publish, settings_of
+from publish import COLOURS, claim, claims_list, interval, numbers, publish, settings_of
 from scipy.optimize import brentq
 from scipy.special import eval_gegenbauer, roots_gegenbauer
 
@@ -29,7 +29,6 @@ from ntkcl.training.loop import train
 from ntkcl.types import Dataset
 from ntkcl.validation import SettingError, finite, whole
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73")  # colour-blind safe (Okabe, Ito)
 W_STD = 2**0.5  # of the trained networks: ReLU, one hidden layer, no bias
 DEGREES = 40  # of the spherical harmonics that the network's kernel is expanded in
 TINY = 1e-7  # the eigenvalue given to those beyond: far below any kappa

@@ -23,11 +23,11 @@ from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from publish import (
+    COLOURS,
     claim,
     claims_list,
-    increasing,
+    counts,
     interval,
-    numbers,
     on_images,
     publish,
     settings_of,
@@ -51,7 +51,6 @@ PREDICTORS = {
     "random": "random, mean over all orders",
 }
 RANKED = ("forecast", "theorem", "periphery", "max_path")  # those that give every order a number
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # colour-blind safe (Okabe, Ito)
 
 
 class Similarity(NamedTuple):
@@ -169,9 +168,8 @@ def _gain(after, before, task) -> float:
 
 def costs(run: dict) -> dict[str, np.ndarray]:
     """By predictor a number for each order, the smaller the better."""
-    inputs, targets, transfer = (np.array(run[key]) for key in Similarity._fields)
-    alike = (transfer + transfer.T) / 2
-    np.fill_diagonal(alike, 0)
+    inputs, targets = (np.array(run[key]) for key in ("inputs", "targets"))
+    alike = likeness(run)
     core = alike.mean(1)  # how like a task is to all others
     orders = run["orders"]
     return {
@@ -180,6 +178,14 @@ def costs(run: dict) -> dict[str, np.ndarray]:
         "periphery": np.array([-sum(k * core[t] for k, t in enumerate(o)) for o in orders]),
         "max_path": np.array([sum(alike[a, b] for a, b in itertools.pairwise(o)) for o in orders]),
     }
+
+
+def likeness(run: dict) -> np.ndarray:
+    """How like each two tasks are, by the transfer either way, 0 of a task with itself."""
+    transfer = np.array(run["transfer"])
+    alike = (transfer + transfer.T) / 2
+    np.fill_diagonal(alike, 0)
+    return alike
 
 
 def regrets(run: dict) -> dict[str, float]:
@@ -204,9 +210,7 @@ def regrets(run: dict) -> dict[str, float]:
 
 def greedy(run: dict) -> tuple[int, ...]:
     """Each time the task that is least like the one before, the first one being least like any."""
-    transfer = np.array(run["transfer"])
-    alike = (transfer + transfer.T) / 2
-    np.fill_diagonal(alike, 0)
+    alike = likeness(run)
     order = [int(np.argmin(alike.mean(1)))]
     while len(order) < len(alike):
         left = [t for t in range(len(alike)) if t not in order]
@@ -340,13 +344,12 @@ def check(cfg: DictConfig) -> dict:
     one_of("part", settings["part"], ("train", "test"))
     whole("steps", settings["steps"])
     finite("learning_rate_fraction", settings["learning_rate_fraction"], above=0.0)
-    numbers("seeds", settings["seeds"], 2)
     if whole("stream.tasks", settings["stream"]["tasks"], 3) > 6:
         raise ValueError(
             f"stream.tasks={settings['stream']['tasks']}: expected at most 6; all orders of more "
             "are too many to train"
         )
-    increasing("seeds", [whole("seeds", seed, 0) for seed in settings["seeds"]], 2)
+    counts("seeds", settings["seeds"], 2, 0)
     return settings
 
 

@@ -34,9 +34,10 @@ from ntkcl.cli.config import CONF
 from ntkcl.runs.files import plain, read_summary
 from ntkcl.runs.identity import resolve
 from ntkcl.types import Source
-from ntkcl.validation import finite, one_of
+from ntkcl.validation import finite, one_of, whole
 
 SIZES = ("paper", "small")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # colour-blind safe (Okabe, Ito)
 
 # Where files lie is no part of what was computed; nor is the name of a size beside what it sets.
 NOT_SETTINGS = ("draw", "results_dir", "size")
@@ -223,6 +224,13 @@ def increasing(name: str, values: list, least: int = 1) -> None:
     """ValueError for numbers that do not increase, or are fewer than `least`."""
     if len(values) < least or values != sorted(set(values)):
         raise ValueError(f"{name}={values}: expected at least {least}, increasing")
+
+
+def counts(name: str, values: Any, least: int = 1, smallest: int = 1) -> None:
+    """ValueError for other than a list of whole numbers that increase from `smallest` or above."""
+    for value in numbers(name, values, least):
+        whole(name, value, smallest)
+    increasing(name, values, least)
 
 
 def on_images(cfg: DictConfig, compute: Callable[[dict, Source], dict]) -> Callable[[dict], dict]:

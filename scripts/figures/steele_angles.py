@@ -19,9 +19,10 @@ from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from publish import (
+    COLOURS,
     claim,
     claims_list,
-    increasing,
+    counts,
     interval,
     numbers,
     on_images,
@@ -45,7 +46,6 @@ KINDS = {
 RANGES = {"inputs": (0, 1), "teachers": (-1, 1), "angles": (0, 360), "patches": (2, 28)}
 PUBLISHED = 0.994  # correlation of forgetting with 1 - cos^2 theta_min, of synthetic tasks
 CONSTANT = 1e-6  # below this the angle does not change
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # colour-blind safe (Okabe, Ito)
 
 
 def stream_of(kind: str, dial: float, settings: dict, source, seed: int):
@@ -267,8 +267,7 @@ def check(cfg: DictConfig) -> dict:
     if settings["rank"] > settings["samples"]:
         raise ValueError(f"rank={settings['rank']}: expected at most samples={settings['samples']}")
     finite("learning_rate_fraction", settings["learning_rate_fraction"], above=0.0)
-    numbers("seeds", settings["seeds"], 2)
-    increasing("seeds", [whole("seeds", seed, 0) for seed in settings["seeds"]], 2)
+    counts("seeds", settings["seeds"], 2, 0)
     for kind, (low, high) in RANGES.items():
         for dial in numbers(kind, settings[kind], 2):
             if not low <= dial <= high:

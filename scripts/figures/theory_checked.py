@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from publish import claim, claims_list, increasing, interval, numbers, publish, settings_of
+from publish import COLOURS, claim, claims_list, counts, interval, publish, settings_of
 from scipy import stats
 from scipy.integrate import solve_ivp
 
@@ -32,7 +32,6 @@ from ntkcl.validation import whole
 
 B_STD = 0.1
 ACTIVATIONS = {"relu": "ReLU", "erf": "erf"}
-COLOURS = {"relu": "#0072b2", "erf": "#d55e00"}  # colour-blind safe (Okabe, Ito)
 
 
 class Exact(NamedTuple):
@@ -395,12 +394,12 @@ def draw(stored: dict) -> Figure:
         ("linearised", r"$|f_{\rm lin} - f| \,/\, |f|$, test outputs"),
     ]
     for axis, (key, label) in zip(figure.subplots(1, 2), panels, strict=True):
-        for name, by_width in stored["limits"].items():
+        for colour, (name, by_width) in zip(COLOURS, stored["limits"].items(), strict=False):
             widths = np.array([float(width) for width in by_width])
             means, halves = np.array([row[key] for row in by_width.values()]).T
             slope = slope_of(by_width, key)[0]
             words = f"{ACTIVATIONS[name]}, slope {slope:.2f}"
-            axis.errorbar(widths, means, halves, fmt="o-", ms=4, color=COLOURS[name], label=words)
+            axis.errorbar(widths, means, halves, fmt="o-", ms=4, color=colour, label=words)
         law = means[0] * (widths / widths[0]) ** -0.5
         axis.plot(widths, law, ls="--", color="0.5", label="width^-1/2")
         axis.set(xscale="log", yscale="log", xlabel="width", ylabel=label)
@@ -411,8 +410,7 @@ def draw(stored: dict) -> Figure:
 def check(cfg: DictConfig) -> dict:
     """The settings, or ValueError for one that cannot be meant."""
     settings = settings_of(cfg)
-    numbers("widths", settings["widths"], 2)
-    increasing("widths", [whole("widths", width) for width in settings["widths"]], 2)
+    counts("widths", settings["widths"], 2)
     least = {"draws": 2, "depth": 1, "inputs": 2, "dimensions": 2, "steps": 2, "seed": 0}
     for name, bound in least.items():
         whole(name, settings[name], bound)
