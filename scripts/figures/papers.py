@@ -43,7 +43,8 @@ def paper_cell(name: str, paper: str, stored: dict) -> str:
     """The paper, the command, the machine, the time."""
     parts = [f"[{paper}](tables/{name}.md)", f"`python scripts/figures/{name}.py`"]
     if made := stored.get("made with"):
-        parts.append(f"{made['cpus']} cores, {made['backend']}, JAX {made['jax']}")
+        on = "1 core" if made["cpus"] == 1 else f"{made['cpus']} cores"
+        parts.append(f"{on}, {made['backend']}, JAX {made['jax']}")
     if seconds := stored.get("seconds"):
         parts.append(f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} s")
     return ", ".join(parts)

@@ -11,7 +11,6 @@ results/small: it shows that the script runs, and its claims are not held agains
 import argparse
 import hashlib
 import json
-import os
 import platform
 import re
 import sys
@@ -33,6 +32,7 @@ from scipy import stats
 from ntkcl.cli.config import CONF
 from ntkcl.runs.files import plain, read_summary
 from ntkcl.runs.identity import resolve
+from ntkcl.runs.machine import cores
 from ntkcl.types import Source
 from ntkcl.validation import finite, one_of, whole
 
@@ -79,7 +79,7 @@ def publish(
         "python": platform.python_version(),
         "jax": jax.__version__,
         "backend": jax.default_backend(),
-        "cpus": os.cpu_count(),
+        "cpus": len(cores()),
     }
     text = json.dumps(plain(stored), indent=1, allow_nan=False)
     write(root, name, re.sub(r"\[\s+([-+.\deE,\s]+?)\s+\]", on_one_line, text))
