@@ -1,0 +1,266 @@
+"""Jacot, Gabriel, Hongler 2018, Fig. 3: digits along the kernel's principal components.
+
+With K [n, n] the tangent kernel of the limit on n images, K / n has eigenvalues lambda_i and
+eigenvectors f^(i), of mean square 1. A network is trained to f_0 + f^(2) / 2, f_0 its own outputs
+at initialisation. In the limit of infinite width what is left of the way, f - f_0 - f^(2) / 2,
+is g + h with g along f^(2), h orthogonal to it, and in time t = learning rate x steps
+
+    |g(t)| = exp(-lambda_2 t) / 2,   |h(t)| = 0,   |v|^2 = sum_i v_i^2 / n
+
+(a) each image at its entries of f^(2) and f^(3), (b) |h| and (c) |g| of networks of several widths.
+The limit is the analytic one, in the paper a network of width 10,000. The paper prints the three
+largest eigenvalues: those of other draws of as many digits, for several depths, stand beside them.
+Settings in conf/figure/jacot_fig3.yaml. Writes results/tables/jacot_fig3.{json,md} and
+results/figures/jacot_fig3.{png,pdf}; exit code 1 if a claim fails.
+
+    python scripts/figures/jacot_fig3.py [size=small] [draw=true] [source=npz source.path=FILE]
+"""
+
+import sys
+import time
+
+import hydra
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from publish import (
+    COLOURS,
+    claim,
+    claims_list,
+    counts,
+    joined,
+    on_images,
+    publish,
+    settings_of,
+)
+from scipy import stats
+
+from ntkcl import losses, networks, optimizers
+from ntkcl.cli.config import CONF
+from ntkcl.kernels.infinite import infinite
+from ntkcl.training.loop import at_rest, segments
+from ntkcl.types import Dataset
+from ntkcl.validation import finite, whole
+
+PUBLISHED = (0.0457, 0.00108, 0.00078)  # lambda_1 to lambda_3
+HALF = 0.5  # of f^(2), the way that is trained
+SHADES = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, 10))  # of the digits
+
+
+def drawn(settings: dict, source, draw: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images [n, pixels], scaled as the source says, and their classes."""
+    key = jax.random.fold_in(jax.random.key(settings["seed"]), draw)
+    chosen = jax.random.permutation(key, len(source.train.x))[: settings["images"]]
+    x = (source.train.x[np.asarray(chosen)] - source.mean) / source.sd
+    return x.reshape(len(x), -1), np.argmax(source.train.y[np.asarray(chosen)], 1)
+
+
+def components(x, depth: int, b_std: float) -> tuple[np.ndarray, np.ndarray]:
+    """The three largest eigenvalues of the limit's kernel over n, and eigenvectors [n, 3] of mean
+    square 1."""
+    kernel = np.asarray(infinite(depth=depth, b_std=b_std).ntk(jnp.asarray(x, jnp.float64)))
+    values, vectors = np.linalg.eigh(kernel / len(x))
+    return values[:-4:-1], vectors[:, :-4:-1] * len(x) ** 0.5
+
+
+def trained(settings: dict, width: int, count: int, x, second) -> dict:
+    """|h| and |g| [trials, looks], at the start and after every so many steps."""
+    network = networks.mlp(
+        outputs=1, width=width, depth=settings["depth"], b_std=settings["b_std"], centred=False
+    )
+    x, away, along = jnp.asarray(x, jnp.float32), [], []
+    key = jax.random.fold_in(jax.random.key(settings["seed"]), width)
+    for k in jax.random.split(key, count):
+        theta = network.init(k, x[0])
+        outputs = [np.asarray(networks.forward(network.apply, theta, x))[:, 0]]
+        goal = outputs[0] + HALF * second
+        transform = optimizers.sgd().transform(settings["learning_rate"])
+        fits = segments(
+            k,
+            at_rest(theta, transform),
+            Dataset(x, jnp.asarray(goal, jnp.float32)[:, None]),
+            jnp.ones(1, jnp.float32),
+            apply=network.apply,
+            loss=losses.squared_error(),
+            transform=transform,
+            steps=settings["steps"],
+            every=settings["every"],
+        )
+        outputs += [np.asarray(networks.forward(network.apply, fit.theta, x))[:, 0] for fit in fits]
+        left = np.array(outputs, float) - goal
+        if not np.isfinite(left).all():
+            raise ValueError(
+                f"learning_rate={settings['learning_rate']}: training diverges at width {width}; "
+                "expected a smaller one"
+            )
+        g = left @ second / len(second)
+        along.append(np.abs(g))
+        away.append(np.sqrt(np.mean((left - np.outer(g, second)) ** 2, 1)))
+    return {name: np.round(rows, 6).tolist() for name, rows in (("away", away), ("along", along))}
+
+
+def compute(settings: dict, source) -> dict:
+    """Everything the table and the figure are made from."""
+    start, by_width = time.perf_counter(), {}
+    x, classes = drawn(settings, source, 0)
+    values, vectors = components(x, settings["depth"], settings["b_std"])
+    for width, count in zip(settings["widths"], settings["trials"], strict=True):
+        by_width[str(width)] = trained(settings, width, count, x, vectors[:, 1])
+        print(f"width {width}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    stored = {
+        "eigenvalues": values.round(7).tolist(),
+        "of other draws": {str(depth): others(settings, source, depth) for depth in (3, 4)},
+        "times": times(settings).tolist(),
+        "networks": by_width,
+        "classes": classes.tolist(),
+        "components": vectors[:, 1:].round(4).T.tolist(),
+    }
+    return {"claims": judge(stored), **stored}
+
+
+def times(settings: dict) -> np.ndarray:
+    """t = learning rate x steps at each look."""
+    looks = np.arange(0, settings["steps"] + settings["every"], settings["every"])
+    return settings["learning_rate"] * np.minimum(looks, settings["steps"])
+
+
+def others(settings: dict, source, depth: int) -> list:
+    """The three largest eigenvalues [draws, 3] of other draws of as many images."""
+    draws = [drawn(settings, source, draw)[0] for draw in range(1, settings["draws"] + 1)]
+    return [components(x, depth, settings["b_std"])[0].round(7).tolist() for x in draws]
+
+
+def limit(stored: dict) -> np.ndarray:
+    """|g| at each look in the limit of infinite width."""
+    return HALF * np.exp(-stored["eigenvalues"][1] * np.array(stored["times"]))
+
+
+def summarise(stored: dict) -> dict[str, dict[str, float]]:
+    """By width, means over trials: the largest |h|, the largest distance of |g| from the limit, and
+    |g| over the limit's when that has fallen to 1/e."""
+    expected, rows = limit(stored), {}
+    late = int(np.argmin(np.abs(expected - HALF / np.e)))
+    for width, one in stored["networks"].items():
+        away, along = np.array(one["away"]), np.array(one["along"])
+        rows[width] = {
+            "away": float(away.max(1).mean()),
+            "off": float(np.abs(along - expected).max(1).mean()),
+            "left": float((along[:, late] / expected[late]).mean()),
+        }
+    return rows
+
+
+def judge(stored: dict) -> list[dict]:
+    """What the paper says of its three panels, and of which depth its eigenvalues are."""
+    first, second, third = stored["eigenvalues"]
+    rows = summarise(stored).values()
+    away, off, left = ([row[key] for row in rows] for key in ("away", "off", "left"))
+    return [
+        claim(
+            "the gap after the first eigenvalue is more than ten times that after the second: gaps",
+            published="0.0446, 0.0003",
+            ours=f"{first - second:.4f}, {second - third:.4f}",
+            holds=first - second > 10 * (second - third),
+        ),
+        *(of_depth(depth, values) for depth, values in stored["of other draws"].items()),
+        claim(
+            "the wider the network, the less it deviates from the straight line: largest |h|",
+            published="less",
+            ours=joined(away, ".3f"),
+            holds=all(np.diff(away) < 0),
+        ),
+        claim(
+            "the way along f^(2) tends to the limit with width: largest distance",
+            published="tends",
+            ours=joined(off, ".3f"),
+            holds=all(np.diff(off) < 0),
+        ),
+        claim(
+            "narrow networks are faster: |g| over the limit's when that has fallen to 1/e",
+            published="faster",
+            ours=joined(left, ".2f"),
+            holds=left[0] < 1 and all(np.diff(left) > 0),
+        ),
+    ]
+
+
+def of_depth(depth: str, values: list) -> dict:
+    """Whether another draw of digits could have the published eigenvalues: each is within the 95 %
+    prediction interval (Student's t) of the draws."""
+    mean, sd, n = np.mean(values, 0), np.std(values, 0, ddof=1), len(values)
+    half = stats.t.ppf(0.975, n - 1) * sd * (1 + 1 / n) ** 0.5
+    inside = np.abs(np.array(PUBLISHED) - mean) <= half
+    return claim(
+        f"the three eigenvalues are those of {depth} hidden layers: 95 % of draws of digits have",
+        published=", ".join(f"{value}" for value in PUBLISHED),
+        ours=", ".join(f"{a:.5f} ± {b:.5f}" for a, b in zip(mean, half, strict=True)),
+        holds=bool(inside.all()),
+        because="digits of this depth have larger ones" if (mean > PUBLISHED).all() else "",
+    )
+
+
+def markdown(stored: dict) -> str:
+    """A row a width, then the claims."""
+    lines = [
+        "| width | trials | largest deviation from the line | largest distance from the limit "
+        "| left of the way, over the limit's at 1/e |",
+        "|---|---|---|---|---|",
+    ]
+    for width, row in summarise(stored).items():
+        cells = f"{row['away']:.4f} | {row['off']:.4f} | {row['left']:.3f}"
+        lines.append(f"| {width} | {len(stored['networks'][width]['away'])} | {cells} |")
+    lines.append("| infinite | | 0 | 0 | 1 |")
+    return "\n".join([*lines, "", *claims_list(stored["claims"])]) + "\n"
+
+
+def draw(stored: dict) -> Figure:
+    """The images, and every trial a line."""
+    figure = Figure(figsize=(9.6, 3.3), layout="constrained")
+    images, away, along = figure.subplots(1, 3)
+    second, third = stored["components"]
+    for a, b, digit in zip(second, third, stored["classes"], strict=True):
+        images.annotate(str(digit), (a, b), color=SHADES[digit], fontsize=7, ha="center")
+    reach = 1.1 * np.max(np.abs(stored["components"]))
+    images.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="$f^{(2)}(x)$")
+    images.set(ylabel="$f^{(3)}(x)$", title="the images, by digit")
+    for colour, (width, one) in zip(COLOURS, stored["networks"].items(), strict=False):
+        for axis, rows in ((away, one["away"]), (along, one["along"])):
+            lines = axis.plot(stored["times"], np.array(rows).T, color=colour, lw=1)
+            lines[0].set_label(f"width {width}")
+    away.axhline(0, color="black", lw=1.4, ls="--")
+    along.plot(stored["times"], limit(stored), "k--", lw=1.4, label="infinite width")
+    away.set(title="deviation from the line", ylabel=r"$\|h_t\|$", ylim=(-0.005, 0.14))
+    along.set(title="left of the way along $f^{(2)}$", ylabel=r"$\|g_t\|$", ylim=(0, 0.52))
+    for axis in (away, along):
+        axis.set(xlabel=r"time, learning rate $\times$ steps", xlim=(0, stored["times"][-1]))
+    along.legend(fontsize=8)
+    return figure
+
+
+def check(cfg: DictConfig) -> dict:
+    """The settings, or ValueError for one that cannot be meant."""
+    settings = settings_of(cfg, without=("source",))
+    least = {"images": 4, "depth": 1, "draws": 2, "steps": 1, "every": 1, "seed": 0}
+    for name, bound in least.items():
+        whole(name, settings[name], bound)
+    counts("widths", settings["widths"], 2)
+    if not isinstance(settings["trials"], list) or len(settings["trials"]) != len(
+        settings["widths"]
+    ):
+        raise ValueError(f"trials={settings['trials']}: expected a number for each of the widths")
+    for count in settings["trials"]:
+        whole("trials", count, 1)
+    finite("learning_rate", settings["learning_rate"], above=0.0)
+    return settings
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="figure/jacot_fig3")
+def main(cfg: DictConfig) -> None:
+    publish(cfg, "jacot_fig3", check, on_images(cfg, compute), markdown, draw)
+
+
+if __name__ == "__main__":
+    main()
