@@ -38,14 +38,15 @@ from publish import (
 )
 from scipy import stats
 
-from ntkcl import losses, networks, optimizers
+from ntkcl import kernels, losses, networks, optimizers
 from ntkcl.cli.config import CONF
 from ntkcl.kernels.infinite import infinite
 from ntkcl.training.loop import at_rest, segments
-from ntkcl.types import Dataset
+from ntkcl.types import Dataset, Network
 from ntkcl.validation import finite, whole
 
 PUBLISHED = (0.0457, 0.00108, 0.00078)  # lambda_1 to lambda_3
+PER_WIDTH = ("widths", "trials", "learning_rates")
 HALF = 0.5  # of f^(2), the way that is trained
 SHADES = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, 10))  # of the digits
 
@@ -58,26 +59,35 @@ def drawn(settings: dict, source, draw: int) -> tuple[np.ndarray, np.ndarray]:
     return x.reshape(len(x), -1), np.argmax(source.train.y[np.asarray(chosen)], 1)
 
 
-def components(x, depth: int, b_std: float) -> tuple[np.ndarray, np.ndarray]:
-    """The three largest eigenvalues of the limit's kernel over n, and eigenvectors [n, 3] of mean
+def components(kernel) -> tuple[np.ndarray, np.ndarray]:
+    """The three largest eigenvalues of a kernel [n, n] over n, and eigenvectors [n, 3] of mean
     square 1."""
-    kernel = np.asarray(infinite(depth=depth, b_std=b_std).ntk(jnp.asarray(x, jnp.float64)))
-    values, vectors = np.linalg.eigh(kernel / len(x))
-    return values[:-4:-1], vectors[:, :-4:-1] * len(x) ** 0.5
+    n = len(kernel)
+    values, vectors = np.linalg.eigh(np.asarray(kernel, float) / n)
+    return values[:-4:-1], vectors[:, :-4:-1] * n**0.5
 
 
-def trained(settings: dict, width: int, count: int, x, second) -> dict:
-    """|h| and |g| [trials, looks], at the start and after every so many steps."""
-    network = networks.mlp(
-        outputs=1, width=width, depth=settings["depth"], b_std=settings["b_std"], centred=False
-    )
+def of_limit(settings: dict, x) -> np.ndarray:
+    """The kernel [n, n] of infinite width."""
+    limit = infinite(depth=settings["depth"], b_std=settings["b_std"])
+    return np.asarray(limit.ntk(jnp.asarray(x, jnp.float64)))
+
+
+def mlp(settings: dict, width: int, depth: int) -> Network:
+    """The paper's network of scalar output, not centred."""
+    return networks.mlp(outputs=1, width=width, depth=depth, b_std=settings["b_std"], centred=False)
+
+
+def trained(settings: dict, width: int, count: int, rate: float, x, second) -> dict:
+    """|h| and |g| [trials, looks], at the start and after each stretch of time."""
+    network = mlp(settings, width, settings["depth"])
     x, away, along = jnp.asarray(x, jnp.float32), [], []
     key = jax.random.fold_in(jax.random.key(settings["seed"]), width)
     for k in jax.random.split(key, count):
         theta = network.init(k, x[0])
         outputs = [np.asarray(networks.forward(network.apply, theta, x))[:, 0]]
         goal = outputs[0] + HALF * second
-        transform = optimizers.sgd().transform(settings["learning_rate"])
+        transform = optimizers.sgd().transform(rate)
         fits = segments(
             k,
             at_rest(theta, transform),
@@ -86,15 +96,14 @@ def trained(settings: dict, width: int, count: int, x, second) -> dict:
             apply=network.apply,
             loss=losses.squared_error(),
             transform=transform,
-            steps=settings["steps"],
-            every=settings["every"],
+            steps=round(settings["time"] / rate),
+            every=round(settings["every"] / rate),
         )
         outputs += [np.asarray(networks.forward(network.apply, fit.theta, x))[:, 0] for fit in fits]
         left = np.array(outputs, float) - goal
         if not np.isfinite(left).all():
             raise ValueError(
-                f"learning_rate={settings['learning_rate']}: training diverges at width {width}; "
-                "expected a smaller one"
+                f"learning_rates, {rate}: training diverges at width {width}; try a smaller one"
             )
         g = left @ second / len(second)
         along.append(np.abs(g))
@@ -106,9 +115,9 @@ def compute(settings: dict, source) -> dict:
     """Everything the table and the figure are made from."""
     start, by_width = time.perf_counter(), {}
     x, classes = drawn(settings, source, 0)
-    values, vectors = components(x, settings["depth"], settings["b_std"])
-    for width, count in zip(settings["widths"], settings["trials"], strict=True):
-        by_width[str(width)] = trained(settings, width, count, x, vectors[:, 1])
+    values, vectors = components(of_limit(settings, x))
+    for width, *how in zip(*(settings[name] for name in PER_WIDTH), strict=True):
+        by_width[str(width)] = trained(settings, width, *how, x, vectors[:, 1])
         print(f"width {width}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
     stored = {
         "eigenvalues": values.round(7).tolist(),
@@ -123,14 +132,19 @@ def compute(settings: dict, source) -> dict:
 
 def times(settings: dict) -> np.ndarray:
     """t = learning rate x steps at each look."""
-    looks = np.arange(0, settings["steps"] + settings["every"], settings["every"])
-    return settings["learning_rate"] * np.minimum(looks, settings["steps"])
+    return np.arange(0, settings["time"] + settings["every"], settings["every"])
 
 
 def others(settings: dict, source, depth: int) -> list:
-    """The three largest eigenvalues [draws, 3] of other draws of as many images."""
-    draws = [drawn(settings, source, draw)[0] for draw in range(1, settings["draws"] + 1)]
-    return [components(x, depth, settings["b_std"])[0].round(7).tolist() for x in draws]
+    """The three largest eigenvalues [draws, 3] of networks of the largest width at initialisation,
+    each on another draw of as many images, as the paper's are."""
+    network, values = mlp(settings, settings["widths"][-1], depth), []
+    for draw in range(1, settings["draws"] + 1):
+        x = jnp.asarray(drawn(settings, source, draw)[0], jnp.float32)
+        theta = network.init(jax.random.key(draw), x[0])
+        block = kernels.structured(network)(theta, x)[:, 0, :, 0]
+        values.append(components(block)[0].round(7).tolist())
+    return values
 
 
 def limit(stored: dict) -> np.ndarray:
@@ -188,13 +202,13 @@ def judge(stored: dict) -> list[dict]:
 
 
 def of_depth(depth: str, values: list) -> dict:
-    """Whether another draw of digits could have the published eigenvalues: each is within the 95 %
-    prediction interval (Student's t) of the draws."""
+    """Whether another draw of digits and network could have the published eigenvalues: each is
+    within the 95 % prediction interval (Student's t) of the draws."""
     mean, sd, n = np.mean(values, 0), np.std(values, 0, ddof=1), len(values)
     half = stats.t.ppf(0.975, n - 1) * sd * (1 + 1 / n) ** 0.5
     inside = np.abs(np.array(PUBLISHED) - mean) <= half
     return claim(
-        f"the three eigenvalues are those of {depth} hidden layers: 95 % of draws of digits have",
+        f"the three eigenvalues are those of {depth} hidden layers: 95 % of draws have",
         published=", ".join(f"{value}" for value in PUBLISHED),
         ours=", ".join(f"{a:.5f} ± {b:.5f}" for a, b in zip(mean, half, strict=True)),
         holds=bool(inside.all()),
@@ -243,17 +257,23 @@ def draw(stored: dict) -> Figure:
 def check(cfg: DictConfig) -> dict:
     """The settings, or ValueError for one that cannot be meant."""
     settings = settings_of(cfg, without=("source",))
-    least = {"images": 4, "depth": 1, "draws": 2, "steps": 1, "every": 1, "seed": 0}
+    least = {"images": 4, "depth": 1, "draws": 2, "time": 1, "every": 1, "seed": 0}
     for name, bound in least.items():
         whole(name, settings[name], bound)
     counts("widths", settings["widths"], 2)
-    if not isinstance(settings["trials"], list) or len(settings["trials"]) != len(
-        settings["widths"]
-    ):
-        raise ValueError(f"trials={settings['trials']}: expected a number for each of the widths")
+    for name in PER_WIDTH[1:]:
+        value = settings[name]
+        if not isinstance(value, list) or len(value) != len(settings["widths"]):
+            raise ValueError(f"{name}={value}: expected a number for each of the widths")
     for count in settings["trials"]:
         whole("trials", count, 1)
-    finite("learning_rate", settings["learning_rate"], above=0.0)
+    time, every = settings["time"], settings["every"]
+    if time % every:
+        raise ValueError(f"every={every}: expected a divisor of time={time}")
+    for rate in settings["learning_rates"]:
+        finite("learning_rates", rate, above=0.0)
+        if every % rate:
+            raise ValueError(f"learning_rates, {rate}: expected a divisor of every={every}")
     return settings
 
 
