@@ -44,7 +44,7 @@ def test_components_are_eigenvectors_of_the_kernel_over_n(script):
 
 def test_what_is_left_of_the_way_is_that_of_descent_written_by_hand(script):
     """1/(2n) sum_i (f(x_i) - f_0(x_i) - v_i / 2)^2 for unit rate, split along v and across it."""
-    x = np.random.default_rng(0).standard_normal((6, 4))
+    x = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
     second = np.array([1.0, -1, 1, -1, 1, -1])
     found = script.trained(SETTINGS, 8, 1, 1.0, x, second)
     network = script.mlp(SETTINGS, 8, 2)
@@ -57,9 +57,9 @@ def test_what_is_left_of_the_way_is_that_of_descent_written_by_hand(script):
     for look in range(4):
         left = np.asarray(f(theta) - goal, float)
         g = left @ second / 6
-        assert found["along"][0][look] == pytest.approx(abs(g), abs=2e-6)
+        assert found["along"][0][look] == pytest.approx(abs(g), abs=5e-6)
         h = np.sqrt(np.mean((left - g * second) ** 2))
-        assert found["away"][0][look] == pytest.approx(h, abs=2e-6)
+        assert found["away"][0][look] == pytest.approx(h, abs=5e-6)
         for _ in range(2):
             gradient = jax.grad(lambda theta: 0.5 * jnp.mean((f(theta) - goal) ** 2))(theta)
             theta = jax.tree.map(lambda a, b: a - b, theta, gradient)
