@@ -183,7 +183,7 @@ def claims_list(claims: list[dict]) -> list[str]:
 
 
 def _said(one: dict) -> str:
-    parts = [f"{one['claim']} {one['ours']}" if one.get("ours") else one["claim"]]
+    parts = [f"{one['claim'].rstrip(':')}: {one['ours']}" if one.get("ours") else one["claim"]]
     if one.get("published"):
         parts.append(f"published: {one['published']}")
     if one.get("because") and not one["holds"]:
