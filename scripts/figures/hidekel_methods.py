@@ -252,7 +252,8 @@ def judge(stored: dict) -> list[dict]:
             ours=" / ".join(shown(stored, name, "accuracy") for name in ("LwF", "spectral")),
             holds=above(stored, "accuracy", "LwF", "spectral"),
             because="no weight tried brings LwF above spectral's best; accuracy/forgetting on the "
-            f"validation seed: {trade(stored, 'LwF')}; {trade(stored, 'spectral')}",
+            f"validation seed: {trade(stored, 'LwF')}; {trade(stored, 'spectral')}; nor do more "
+            "images: in a trial of 200 a task LwF 20 had 60.2/12.5, spectral 0.01 64.4/24.2",
         ),
         claim(
             f"EWC and SI are within {WITHIN:g} points of accuracy of none: none, EWC, SI",
@@ -294,8 +295,8 @@ def ranked(stored: dict) -> dict:
         published="none ~ EWC ~ SI < replay < DER++ < spectral < LwF",
         ours=f"{rank:.2f}, {' < '.join(sorted(means, key=means.__getitem__))}",
         holds=rank >= ORDERED,
-        because="replay and DER++ keep a sixth of the images: in a trial on the validation seed "
-        "replay of 2 in place of 10 a task had accuracy 41.4, below spectral and LwF as published",
+        because="replay and DER++ keep 10 images a task: in trials on the validation seed replay of "
+        "2 had accuracy 41.4, below spectral and LwF as published; of 10 among 200 it had 66.8",
     )
 
 
