@@ -295,8 +295,8 @@ def ranked(stored: dict) -> dict:
         published="none ~ EWC ~ SI < replay < DER++ < spectral < LwF",
         ours=f"{rank:.2f}, {' < '.join(sorted(means, key=means.__getitem__))}",
         holds=rank >= ORDERED,
-        because="replay and DER++ keep 10 images a task: in trials on the validation seed replay of "
-        "2 had accuracy 41.4, below spectral and LwF as published; of 10 among 200 it had 66.8",
+        because="replay and DER++ keep 10 images a task: in trials on the validation seed replay "
+        "of 2 had accuracy 41.4, below spectral and LwF as published; of 10 among 200 it had 66.8",
     )
 
 
