@@ -17,6 +17,7 @@ PAPERS = {
     "jacot_fig2": "Jacot, Gabriel, Hongler 2018, Fig. 2",
     "lee_linearisation": "Lee et al. 2019",
     "hidekel_low_rank": "Hidekel, Raviv 2026",
+    "hidekel_methods": "Hidekel, Raviv 2026, methods",
     "guha_width": "Guha, Lakshman 2024",
     "karakida_curves": "Karakida, Akaho 2022",
     "li_hiratani_orders": "Li, Hiratani 2025",

@@ -15,6 +15,7 @@ PRESETS = (
     "explain",
     "lee_linearisation",
     "hidekel_low_rank",
+    "hidekel_methods",
     "error_budget",
     "karakida_curves",
     "li_hiratani_orders",
@@ -123,6 +124,9 @@ def test_a_claim_that_fails_is_said_to_differ_and_why():
         ("li_hiratani_orders", "seeds=[0]", r"seeds=\[0\]: expected a list of at least 2"),
         ("steele_angles", "patches=[1,99]", r"patches=\[1, 99\]: expected numbers from 2 to 28"),
         ("steele_angles", "inputs=[0.0,3.0]", r"inputs=\[0.0, 3.0\]: expected numbers from 0 to 1"),
+        ("hidekel_methods", "validation_seed=1", "validation_seed=1: expected one that is not in"),
+        ("hidekel_methods", "candidates.LwF=[]", "candidates=.*: expected at least one for each"),
+        ("hidekel_methods", "candidates.EWC=[{penalty: 0}]", "method.penalty=0: expected"),
         ("theory_checked", "widths=[64]", r"widths=\[64\]: expected a list of at least 2"),
     ],
 )
