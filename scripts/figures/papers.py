@@ -22,6 +22,7 @@ PAPERS = {
     "karakida_curves": "Karakida, Akaho 2022",
     "li_hiratani_orders": "Li, Hiratani 2025",
     "steele_angles": "Steele 2026",
+    "width_and_training": "Mirzadeh et al. 2022; Wenger et al. 2023",
 }
 BEGIN, END = "<!-- papers: made by scripts/figures/papers.py -->", "<!-- end of papers -->"
 

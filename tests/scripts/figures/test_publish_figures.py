@@ -21,6 +21,7 @@ PRESETS = (
     "li_hiratani_orders",
     "steele_angles",
     "theory_checked",
+    "width_and_training",
 )
 RUNS = ("fashion_width", "guha_width", "learners", "trust", "reached", "plans")
 WITHOUT_FIGURE = ("reached", "plans")
