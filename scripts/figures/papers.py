@@ -21,6 +21,7 @@ PAPERS = {
     "karakida_curves": "Karakida, Akaho 2022",
     "li_hiratani_orders": "Li, Hiratani 2025",
     "steele_angles": "Steele 2026",
+    "kirkpatrick_fig2": "Kirkpatrick et al. 2017, Fig. 2",
     "reactivation": "Reactivation 2025",
 }
 BEGIN, END = "<!-- papers: made by scripts/figures/papers.py -->", "<!-- end of papers -->"

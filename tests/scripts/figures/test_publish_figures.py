@@ -20,6 +20,7 @@ PRESETS = (
     "li_hiratani_orders",
     "steele_angles",
     "theory_checked",
+    "kirkpatrick_fig2",
     "reactivation",
 )
 RUNS = ("fashion_width", "guha_width", "learners", "trust", "reached", "plans")
@@ -124,6 +125,7 @@ def test_a_claim_that_fails_is_said_to_differ_and_why():
         ("li_hiratani_orders", "seeds=[0]", r"seeds=\[0\]: expected a list of at least 2"),
         ("steele_angles", "patches=[1,99]", r"patches=\[1, 99\]: expected numbers from 2 to 28"),
         ("steele_angles", "inputs=[0.0,3.0]", r"inputs=\[0.0, 3.0\]: expected numbers from 0 to 1"),
+        ("kirkpatrick_fig2", "compared=[8,9]", r"compared=\[8, 9\]: expected two of patches"),
         ("reactivation", "shares=[0.5]", r"shares=\[0.5\]: expected 5 numbers, one a task"),
         ("theory_checked", "widths=[64]", r"widths=\[64\]: expected a list of at least 2"),
     ],
