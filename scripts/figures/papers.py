@@ -23,6 +23,8 @@ PAPERS = {
     "li_hiratani_orders": "Li, Hiratani 2025",
     "steele_angles": "Steele 2026",
     "width_and_training": "Mirzadeh et al. 2022; Wenger et al. 2023",
+    "kirkpatrick_fig2": "Kirkpatrick et al. 2017, Fig. 2",
+    "reactivation": "Reactivation 2025",
 }
 BEGIN, END = "<!-- papers: made by scripts/figures/papers.py -->", "<!-- end of papers -->"
 

@@ -22,6 +22,8 @@ PRESETS = (
     "steele_angles",
     "theory_checked",
     "width_and_training",
+    "kirkpatrick_fig2",
+    "reactivation",
 )
 RUNS = ("fashion_width", "guha_width", "learners", "trust", "reached", "plans")
 WITHOUT_FIGURE = ("reached", "plans")
@@ -128,6 +130,8 @@ def test_a_claim_that_fails_is_said_to_differ_and_why():
         ("hidekel_methods", "validation_seed=1", "validation_seed=1: expected one that is not in"),
         ("hidekel_methods", "candidates.LwF=[]", "candidates=.*: expected at least one for each"),
         ("hidekel_methods", "candidates.EWC=[{penalty: 0}]", "method.penalty=0: expected"),
+        ("kirkpatrick_fig2", "compared=[8,9]", r"compared=\[8, 9\]: expected two of patches"),
+        ("reactivation", "shares=[0.5]", r"shares=\[0.5\]: expected 5 numbers, one a task"),
         ("theory_checked", "widths=[64]", r"widths=\[64\]: expected a list of at least 2"),
     ],
 )
