@@ -13,6 +13,7 @@ PRESETS = (
     "jacot_fig1",
     "jacot_fig2",
     "explain",
+    "lee_fig1",
     "lee_linearisation",
     "hidekel_low_rank",
     "error_budget",
@@ -123,6 +124,7 @@ def test_a_claim_that_fails_is_said_to_differ_and_why():
         ("li_hiratani_orders", "seeds=[0]", r"seeds=\[0\]: expected a list of at least 2"),
         ("steele_angles", "patches=[1,99]", r"patches=\[1, 99\]: expected numbers from 2 to 28"),
         ("steele_angles", "inputs=[0.0,3.0]", r"inputs=\[0.0, 3.0\]: expected numbers from 0 to 1"),
+        ("lee_fig1", "widths=[64]", r"widths=\[64\]: expected a list of at least 2"),
         ("theory_checked", "widths=[64]", r"widths=\[64\]: expected a list of at least 2"),
     ],
 )
