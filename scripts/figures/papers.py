@@ -16,6 +16,7 @@ PAPERS = {
     "jacot_fig1": "Jacot, Gabriel, Hongler 2018, Fig. 1",
     "jacot_fig2": "Jacot, Gabriel, Hongler 2018, Fig. 2",
     "lee_fig1": "Lee et al. 2019, Fig. 1",
+    "lee_fig2": "Lee et al. 2019, Fig. 2",
     "lee_linearisation": "Lee et al. 2019",
     "hidekel_low_rank": "Hidekel, Raviv 2026",
     "guha_width": "Guha, Lakshman 2024",

@@ -14,6 +14,7 @@ PRESETS = (
     "jacot_fig2",
     "explain",
     "lee_fig1",
+    "lee_fig2",
     "lee_linearisation",
     "hidekel_low_rank",
     "error_budget",
@@ -125,6 +126,7 @@ def test_a_claim_that_fails_is_said_to_differ_and_why():
         ("steele_angles", "patches=[1,99]", r"patches=\[1, 99\]: expected numbers from 2 to 28"),
         ("steele_angles", "inputs=[0.0,3.0]", r"inputs=\[0.0, 3.0\]: expected numbers from 0 to 1"),
         ("lee_fig1", "widths=[64]", r"widths=\[64\]: expected a list of at least 2"),
+        ("lee_fig2", "times=[4,8,16,32]", r"times=\[4, 8, 16, 32\]: expected four, the first"),
         ("theory_checked", "widths=[64]", r"widths=\[64\]: expected a list of at least 2"),
     ],
 )
