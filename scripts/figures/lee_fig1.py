@@ -222,9 +222,9 @@ def not_closer(found: dict) -> str:
     )
     return (
         f"from width {widths[row]} to {widths[row + 1]} it changes by {change:+.1%} ± {half:.1%} "
-        f"within seeds, which {gaps.shape[1]} seeds cannot tell from a fall ({MORE_SEEDS}); over all "
-        f"widths it falls with slope {fall:.2f} ± {error:.2f}, and what is left at the largest is of the "
-        f"output weights: {parts}"
+        f"within seeds, which {gaps.shape[1]} seeds cannot tell from a fall ({MORE_SEEDS}); over "
+        f"all widths it falls with slope {fall:.2f} ± {error:.2f}, and what is left at the largest "
+        f"is of the output weights: {parts}"
     )
 
 
