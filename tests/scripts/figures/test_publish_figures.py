@@ -13,6 +13,8 @@ PRESETS = (
     "jacot_fig1",
     "jacot_fig2",
     "explain",
+    "lee_fig1",
+    "lee_fig2",
     "lee_linearisation",
     "hidekel_low_rank",
     "hidekel_methods",
@@ -132,6 +134,8 @@ def test_a_claim_that_fails_is_said_to_differ_and_why():
         ("hidekel_methods", "candidates.EWC=[{penalty: 0}]", "method.penalty=0: expected"),
         ("kirkpatrick_fig2", "compared=[8,9]", r"compared=\[8, 9\]: expected two of patches"),
         ("reactivation", "shares=[0.5]", r"shares=\[0.5\]: expected 5 numbers, one a task"),
+        ("lee_fig1", "widths=[64]", r"widths=\[64\]: expected a list of at least 2"),
+        ("lee_fig2", "times=[4,8,16,32]", r"times=\[4, 8, 16, 32\]: expected four, the first"),
         ("theory_checked", "widths=[64]", r"widths=\[64\]: expected a list of at least 2"),
     ],
 )
