@@ -18,6 +18,7 @@ PAPERS = {
     "lee_linearisation": "Lee et al. 2019",
     "hidekel_low_rank": "Hidekel, Raviv 2026",
     "guha_width": "Guha, Lakshman 2024",
+    "bennani_ogd": "Bennani et al. 2020, Farajtabar et al. 2020",
     "karakida_curves": "Karakida, Akaho 2022",
     "li_hiratani_orders": "Li, Hiratani 2025",
     "steele_angles": "Steele 2026",
