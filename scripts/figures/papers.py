@@ -21,6 +21,8 @@ PAPERS = {
     "hidekel_low_rank": "Hidekel, Raviv 2026",
     "hidekel_methods": "Hidekel, Raviv 2026, methods",
     "guha_width": "Guha, Lakshman 2024",
+    "bennani_ogd": "Bennani et al. 2020, Farajtabar et al. 2020",
+    "doan_overlap": "Doan et al. 2021",
     "karakida_curves": "Karakida, Akaho 2022",
     "li_hiratani_orders": "Li, Hiratani 2025",
     "steele_angles": "Steele 2026",
