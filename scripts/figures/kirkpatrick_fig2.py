@@ -3,7 +3,7 @@
 A: accuracy on three tasks while they are learned in turn. B: mean accuracy over the tasks so far.
 C: overlap of two tasks' Fisher information by layer, and beside it the same overlap of the
 Gauss-Newton matrices of the untrained network, whole and not diagonal, from its tangent kernel.
-Differs from the published figure: Fashion-MNIST with 4,000 images a task in place of MNIST with
+Differs from the published figure: Fashion-MNIST with 10,000 images a task in place of MNIST with
 60,000, no dropout and no early stopping (the networks have neither), one learning rate for all, and
 L2 with one centre, the parameters before the task. Penalties are chosen on a validation sequence of
 other permutations and held-out images of the train set: those of panel A by the accuracy after
