@@ -82,6 +82,16 @@ def test_make_redraws_every_figure_and_runs_every_benchmark():
     assert set(listed["BENCHMARKS"]) == {path.stem for path in benchmarks} - helpers
 
 
+@pytest.mark.parametrize("name", ["steele_angles", "trust"])
+def test_a_table_of_an_older_version_is_refused_with_the_command(run_figure, main, tmp_path, name):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / f"{name}.json").write_text('{"settings": {}}')
+    script = load_script(f"figures/{name}")
+    said = run_figure(script, "draw=true") if name in PRESETS else main(script, tmp_path, "--draw")
+    assert said.endswith(f"make it anew: python scripts/figures/{name}.py") and "\n" not in said
+    assert not (tmp_path / "figures" / f"{name}.png").exists()
+
+
 def test_without_a_stored_table_it_says_what_to_do(main, tmp_path):
     assert "run without --draw first" in main(load_script("figures/trust"), tmp_path, "--draw")
 
