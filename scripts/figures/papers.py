@@ -20,6 +20,7 @@ PAPERS = {
     "lee_linearisation": "Lee et al. 2019",
     "hidekel_low_rank": "Hidekel, Raviv 2026",
     "hidekel_methods": "Hidekel, Raviv 2026, methods",
+    "graldi_gamma0": "Graldi et al. 2025",
     "guha_width": "Guha, Lakshman 2024",
     "bennani_ogd": "Bennani et al. 2020, Farajtabar et al. 2020",
     "doan_overlap": "Doan et al. 2021",

@@ -25,6 +25,7 @@ PRESETS = (
     "li_hiratani_orders",
     "steele_angles",
     "theory_checked",
+    "graldi_gamma0",
     "width_and_training",
     "kirkpatrick_fig2",
     "reactivation",
