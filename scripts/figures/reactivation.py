@@ -149,7 +149,7 @@ def watched(settings: dict, stream: Stream, probe: Dataset, width: int, control:
 def metrics_of(K, y, every: int) -> dict[str, list[float]]:
     """Of kernels K [times, n, n], `every` steps apart, and targets y [n, c]: a number a time, of
     the velocity a number an interval."""
-    step = partial(geometry.velocity, dt=every)
+    step = partial(geometry.velocity, dt=float(every))
     found = {
         "norm": jax.vmap(lambda k: geometry.spectrum(k)[0])(K),
         "distance": jax.vmap(geometry.kernel_distance, (0, None))(K, K[0]),
