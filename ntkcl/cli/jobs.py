@@ -84,6 +84,7 @@ def _claim(request: Request, in_sweep: bool, locks: ExitStack) -> bool:
             return True
         if _track(run):
             console.print_path("logged, which was missing", run.folder, terminal)
+    lock.clear_dead(run.folder)
     if not in_sweep:
         again = "all" if before == "complete" else before
         message = f"{before} before, sweep.retry={again} makes it again"

@@ -104,6 +104,9 @@ def launch(
         if optimises:
             print("these alone: what follows depends on what they find")
         return Launch([skipped(job) for job in jobs], exit_code=0 if optimises else None)
+    for job, wanted in zip(jobs, missing, strict=True):
+        for folder in () if wanted else job.folders:
+            lock.clear_dead(folder)
     busy = [not m and job.state == "running" for job, m in zip(jobs, missing, strict=True)]
     # Those that others are making come last: their owners may yet die.
     order = [k for flags in (missing, busy) for k, flag in enumerate(flags) if flag]

@@ -8,6 +8,7 @@ give them float64.
 
 from ntkcl.dynamics import attribution
 from ntkcl.dynamics.cached import cached
+from ntkcl.dynamics.combined import Combined, combined
 from ntkcl.dynamics.prepare import Prepared, extended, prepared, prepared_by_products
 from ntkcl.dynamics.rules import (
     Rule,
@@ -42,6 +43,7 @@ from ntkcl.dynamics.steps import (
 
 __all__ = [
     "Arrow",
+    "Combined",
     "Decomposed",
     "Places",
     "Prepared",
@@ -54,6 +56,7 @@ __all__ = [
     "buffered",
     "by_columns",
     "cached",
+    "combined",
     "converged",
     "eigendecomposed",
     "extended",

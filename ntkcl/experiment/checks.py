@@ -1,5 +1,6 @@
 """Settings and data of an experiment, checked before anything is computed."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -76,6 +77,32 @@ def form_of(
         )
 
     return forecast.form_of(form, loss, optimizer, method, full, rows, by_products)
+
+
+def check_coarsen(stream: Stream, training: Training, form: str, coarsen: int) -> None:
+    """SettingError where steps cannot be taken k at a time, or 2 k to see what that changes."""
+    if coarsen == 1:
+        return
+    name, steps = f"forecast.coarsen={coarsen}", steps_of(training, stream)
+    if form != "linearised":
+        raise SettingError(f"{name}: form={form} takes no steps; expected 1, or form=linearised")
+    if training.schedule is not None and training.optimizer_state == "carry":
+        raise SettingError(
+            f"{name}: a schedule that goes on over tasks is counted in steps of training; expected "
+            "1, or training.optimizer_state=reset"
+        )
+    if any(count % (2 * coarsen) for count in steps):
+        raise SettingError(
+            f"{name}: expected 2 x {coarsen} to divide the steps of each task, {steps[0]}"
+        )
+    batch = training.batch_size or math.inf
+    for task, count in zip(stream, steps, strict=True):
+        n = len(task.train.x)
+        if count // (2 * coarsen) * batch < n:
+            most = int(count * batch // (2 * n))
+            raise SettingError(
+                f"{name}: so few batches do not see all of a task; expected at most {max(most, 1)}"
+            )
 
 
 def check_infinite(network: Network, form: str) -> None:

@@ -223,23 +223,34 @@ def _own_changes(case: _Case) -> list[np.floating]:
 
 
 def _verdict(case: _Case) -> dict:
-    """The verdict before training, its reasons, and the two R² on which it stands.
+    """The verdict before training, its reasons, and the R² on which it stands.
 
     `trial_r2` compares the predicted drift with that of the network at the predicted parameters,
-    `halved_r2` the latter with the drift of the network predicted in two halves of the steps.
+    `halved_r2` the latter with the drift of the network predicted in two halves of the steps,
+    `coarse_r2` the predicted drift with that predicted with half as many steps.
     """
     record, anchor = case.record, case.anchor
-    predicted, trial, halves = (
-        _drifts(case, changes[anchor]) for changes in (record.changes, record.trials, record.halves)
+    predicted, trial, halves, coarser = (
+        _drifts(case, changes[anchor])
+        for changes in (record.changes, record.trials, record.halves, record.coarser)
     )
     trial_r2, halved_r2 = _r2_or_diverged(trial, predicted), _r2_or_diverged(halves, trial)
+    coarse_r2 = _r2_or_diverged(coarser, predicted)
     numerics = record.numerics[anchor]
     stable = [one is not False for one in numerics["stable"]]
-    numbers = (numerics[key] for key in ("negative_mass", "condition", "limit_share"))
-    grade, reasons = metrics.verdict(trial_r2, halved_r2, stable, *numbers)
+    grade, reasons = metrics.verdict(
+        trial_r2,
+        halved_r2,
+        stable,
+        numerics["negative_mass"],
+        numerics["condition"],
+        numerics["limit_share"],
+        coarse_r2,
+    )
     return {
         "trial_r2": trial_r2,
         "halved_r2": halved_r2,
+        "coarse_r2": coarse_r2,
         "verdict": grade,
         "reasons": list(reasons),
     }

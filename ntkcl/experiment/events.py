@@ -34,6 +34,7 @@ class AnchorForecast(NamedTuple):
       does not predict parameters.
     halved [T', N, c]: the same, predicted in two halves of the steps, the second from where the
       first has led.
+    coarser [T', N, c]: changes predicted with half as many steps; NaN where all steps were taken.
     For each of these tasks, at this anchor:
     rate_times_eigenvalue: h lam_max(K_tt).
     stable: whether h is within the rule's limit (in the form "integrated", that of the kernel at
@@ -51,6 +52,7 @@ class AnchorForecast(NamedTuple):
     changes: np.ndarray
     trial: np.ndarray
     halved: np.ndarray
+    coarser: np.ndarray
     rate_times_eigenvalue: tuple[float, ...]
     stable: tuple[bool, ...]
     limit_share: tuple[float, ...]

@@ -41,6 +41,7 @@ def anchor_forecast(name, problem, anchor, outcomes, outputs, meter) -> AnchorFo
         changes=np.stack([outcome.change for outcome in outcomes]),
         trial=forecast.trial(problem, anchor, outcomes, outputs),
         halved=forecast.halved(problem, anchor, outcomes, outputs),
+        coarser=np.stack([_coarser(outcome) for outcome in outcomes]),
         rate_times_eigenvalue=tuple(r * top for r, top in zip(rates, tops_at_anchor, strict=True)),
         stable=tuple(not r > limit for r, limit in zip(rates, limits, strict=True)),
         limit_share=tuple(r / limit for r, limit in zip(rates, limits, strict=True)),
@@ -53,6 +54,12 @@ def anchor_forecast(name, problem, anchor, outcomes, outputs, meter) -> AnchorFo
     )
 
 
+def _coarser(outcome) -> np.ndarray:
+    if outcome.coarser is None:
+        return np.full_like(outcome.change, np.nan)
+    return np.where(np.isfinite(outcome.coarser), outcome.coarser, np.inf)
+
+
 def path_diagnostic(t, change, steps, meter) -> AnchorForecast:
     """What the kernels on task t's path did, `change` [N, c], in the form of a forecast."""
     changes, unknown = change[None], (float("nan"),)
@@ -63,6 +70,7 @@ def path_diagnostic(t, change, steps, meter) -> AnchorForecast:
         changes=changes,
         trial=not_applicable,
         halved=not_applicable,
+        coarser=not_applicable,
         rate_times_eigenvalue=unknown,
         stable=(True,),
         limit_share=unknown,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import forecast, kernels, methods
-from ntkcl.experiment.checks import check, check_infinite, form_of
+from ntkcl.experiment.checks import check, check_coarsen, check_infinite, form_of
 from ntkcl.experiment.events import Evaluation, Event, Measurement
 from ntkcl.experiment.forecasts import anchor_forecast, baseline_forecasts, path_diagnostic, plan
 from ntkcl.experiment.start import Initialised, initialise
@@ -74,6 +74,7 @@ def prepare(setup: Setup) -> Experiment:
     form = form_of(*trained, form) if anchors else "linearised"
     if "infinite" in anchors:
         check_infinite(network, form)
+    check_coarsen(stream, training, form, effort.coarsen)
     initialised = initialise(
         key, stream, network, loss, optimizer, training, method, effort, kernel
     )
@@ -89,7 +90,7 @@ def begin(experiment, meter) -> Generator[Event, None, tuple[Problem, Anchor]]:
     chosen = plan(initialised, experiment.training, meter)
     problem = initialised.problem.at(chosen.learning_rate)
     if initialised.effort.explain and {"init", "boundary"} & set(anchors):
-        taken = forecast.estimate(problem, theta, experiment.form)
+        taken = forecast.estimate(problem, theta, experiment.form, initialised.effort.coarsen)
         chosen = chosen._replace(estimate=taken, cost=chosen.cost.plus(meter.read()))
     yield chosen
     f = outputs(theta)

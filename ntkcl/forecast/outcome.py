@@ -18,12 +18,14 @@ class Effort(NamedTuple):
     kernels, tolerance: of the form "integrated": kernels a task at most; the error of one stride
       as a share of the task's residual.
     explain: whether what it will take is estimated, and said, before it is made.
+    coarsen: of the form "linearised": one step of k times the learning rate in place of every k.
     """
 
     krylov_order: int = 100
     kernels: int = 8
     tolerance: float = 0.05
     explain: bool = False
+    coarsen: int = 1
 
     def checked(self) -> "Effort":
         """Itself; ValueError for a number out of range."""
@@ -31,6 +33,7 @@ class Effort(NamedTuple):
         whole("forecast.kernels", self.kernels)
         finite("forecast.tolerance", self.tolerance, above=0.0)
         flag("forecast.explain", self.explain)
+        whole("forecast.coarsen", self.coarsen)
         return self
 
 
@@ -49,6 +52,7 @@ class Outcome(NamedTuple):
       be cut in two; else None.
     anchor_top: the largest eigenvalue at the anchor, where `top` is of a kernel computed on the
       way; None where they are one.
+    coarser: the same change predicted with half as many steps, [N, c]; None where all were taken.
     """
 
     change: Float[Array | np.ndarray, "N c"]
@@ -61,6 +65,7 @@ class Outcome(NamedTuple):
     smallest: float = float("nan")
     coefficients: Any = None
     anchor_top: float | None = None
+    coarser: Any = None
 
 
 def rule(problem: Problem, t: int, first: int = 0, last: int | None = None):

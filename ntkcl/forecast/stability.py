@@ -37,9 +37,9 @@ def limits(
     c = problem.tasks[0].targets.shape[1]
     f0 = np.zeros((len(problem.x), c))  # targets and outputs do not matter here
     tangent = tangent or kernels.tangent(problem.network, theta, problem.x, f0, kernel_fn)
-    places = dynamics.as_places(tangent.kernel)
 
     def top_of(t, step):
+        places = dynamics.as_places(step.kernel or tangent.kernel)
         if problem.batch_size not in (None, len(problem.tasks[t].inputs)):
             return _minibatch_top(problem, theta, places, t, step)
         if prepare is None:
@@ -56,17 +56,18 @@ def limits(
 
 
 def _step_of(problem: Problem, tangent: Tangent, t: int, f0) -> dynamics.Step:
-    """What the method trains on in task t; the task alone where it has no step in kernel space."""
+    """What the method trains on in task t; the task alone where it has no step in kernel space. In
+    the stream's kernel where the method's own, a metric, says where training ends and not how."""
     if problem.method.step is None:
         return dynamics.task_step(problem.tasks[t])
-    return problem.method.step(tangent, problem.tasks, t, [f0] * (t + 1))
+    step = problem.method.step(tangent, problem.tasks, t, [f0] * (t + 1))
+    return step._replace(kernel=None) if problem.method.converged else step
 
 
 def _prepared_top(prepare, tangent: Tangent, step: dynamics.Step) -> float:
     """The largest eigenvalue, as decomposed already: without what a projection removes, which is on
-    the safe side, and in the stream's kernel in place of a metric of the method's own. Neither is
-    decomposed already."""
-    plain = step._replace(removed=None, kernel=None)
+    the safe side and not decomposed already."""
+    plain = step._replace(removed=None)
     return float(prepare(tangent.kernel, plain, jnp.float64).decomposed.eigenvalues()[-1])
 
 

@@ -83,8 +83,8 @@ def _check_shapes(init, apply, tree, kinds, one) -> None:
     if shapes(wanted) != shapes(theta):
         path, shape = sorted(shapes(wanted).items() ^ shapes(theta).items())[0]
         raise SettingError(
-            f"kernel: theta holds the parameters of another model: {path} {shape} is in one of the "
-            "two only"
+            f"kernel: theta holds the parameters of another model, or of one for other inputs than "
+            f"{one.shape} each: {path} {shape} is in one of the two only"
         )
     f = _shape(one, apply, theta, one)
     if not hasattr(f, "shape") or len(f.shape) != 1 or f.shape[0] == 0:

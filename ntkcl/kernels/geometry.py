@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ntkcl.validation import SettingError, finite
 
-Gram = Float[Array, "..."]
+Gram = Float[Array | np.ndarray, "..."]
 Scalar = Float[Array, ""]
 
 # What centring leaves of a constant matrix is rounding, which must not be taken for a direction.
@@ -56,7 +57,7 @@ def cka(K1: Gram, K2: Gram) -> Scalar:
     return _cosine(_centred(A), _centred(B))
 
 
-def target_alignment(K: Gram, y: Float[Array, "n ..."]) -> Scalar:
+def target_alignment(K: Gram, y: Float[Array | np.ndarray, "n ..."]) -> Scalar:
     """CKA(K, y y^T): how much of the kernel points where the targets do.
 
     Arguments: K [n, n] with y [n] or [n, c], whose columns count as c targets; or a block
@@ -83,7 +84,7 @@ def relative_change(K_t: Gram, K_0: Gram) -> Scalar:
     return _ratio(jnp.linalg.norm(A - B), jnp.linalg.norm(B))
 
 
-def drift_change(K_t: Gram, K_0: Gram, alpha: Float[Array, "..."]) -> Scalar:
+def drift_change(K_t: Gram, K_0: Gram, alpha: Float[Array | np.ndarray, "..."]) -> Scalar:
     """|(K_t - K_0) alpha| / |K_0 alpha|: the part of a kernel's change that reaches the drift K_Sk
     alpha_k.
 
@@ -153,7 +154,7 @@ def spectrum(K: Gram) -> Float[Array, " N"]:
     return jnp.linalg.eigvalsh((A + A.T) / 2)[::-1]
 
 
-def participation(weights: Float[Array, " N"]) -> Scalar:
+def participation(weights: Float[Array | np.ndarray, " N"]) -> Scalar:
     """(sum w)^2 / sum w^2, how many weights there are in effect: N where all are equal, 1 for a
     single one, 0 where all are zero.
 
@@ -166,7 +167,7 @@ def participation(weights: Float[Array, " N"]) -> Scalar:
 
 
 @jax.default_matmul_precision("highest")
-def drift_modes(K_SS: Gram, drift: Float[Array, "..."]) -> Modes:
+def drift_modes(K_SS: Gram, drift: Float[Array | np.ndarray, "..."]) -> Modes:
     """In which eigenmodes of its own kernel a task drifts: K_SS = U Lam U^T, energies (u_i . d)^2 /
     |d|^2; all zero for no drift.
 

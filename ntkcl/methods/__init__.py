@@ -24,6 +24,7 @@ from ntkcl.methods.naive import naive
 from ntkcl.methods.ogd import ogd, ogd_plus, pca_ogd
 from ntkcl.methods.replay import replay
 from ntkcl.methods.si import si
+from ntkcl.methods.spectral import spectral
 from ntkcl.methods.together import together
 
 # This is also the list of methods that a configuration may name (`plan.methods`, read in
@@ -48,5 +49,6 @@ __all__ = [
     "pca_ogd",
     "replay",
     "si",
+    "spectral",
     "together",
 ]

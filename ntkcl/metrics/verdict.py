@@ -27,6 +27,7 @@ def verdict(
     negative_mass: Sequence[float],
     condition: Sequence[float],
     limit_share: Sequence[float] = (),
+    coarse_r2: float = math.nan,
 ) -> tuple[str, tuple[str, ...]]:
     """("good" | "fair" | "poor" | "unknown", reasons).
 
@@ -41,9 +42,11 @@ def verdict(
         as it would in training.
       limit_share: the learning rate over the stability limit of each task's kernel, NaN where it is
         not known. Above `NEAR` the verdict is "fair" at best.
+      coarse_r2: R2 of the predicted drift with that predicted with half as many steps; NaN where
+        the forecast took all steps of training.
     """
     remarks = _remarks(condition)
-    against = _disqualifying(stable, negative_mass)
+    against = _disqualifying(stable, negative_mass, coarse_r2)
     if against:
         return "poor", (*against, *remarks)
     near = _near_limit(limit_share)
@@ -64,11 +67,16 @@ def _signs(trial_r2: float, halved_r2: float) -> dict[str, float]:
     }
 
 
-def _disqualifying(stable: Sequence[bool], negative_mass: Sequence[float]) -> list[str]:
+def _disqualifying(
+    stable: Sequence[bool], negative_mass: Sequence[float], coarse_r2: float
+) -> list[str]:
     signs = {
         "the learning rate is over the stability limit": not all(stable),
         "the kernel has negative eigenvalues beyond rounding": any(
             mass > ROUNDING for mass in negative_mass
+        ),
+        f"half as many steps predict otherwise, R2 {coarse_r2:.2f}; lower forecast.coarsen": (
+            coarse_r2 < FAIR
         ),
     }
     return [sign for sign, holds in signs.items() if holds]

@@ -53,7 +53,7 @@ def orders(
     if against:
         raise SettingError(
             f"job=orders solves in closed form, and {against[0]}; expected others, such as "
-            "loss=squared_error optimizer=sgd"
+            "loss=squared_error optimizer=sgd method=naive"
         )
     yield from (
         every_order(problem, shared) if tasks <= exact else searched_orders(problem, shared, beam)

@@ -26,6 +26,7 @@ AGREEMENT = (
     "flip_f1",
     "trial_r2",
     "halved_r2",
+    "coarse_r2",
 )
 CAPTION = (
     "drift and loss of train inputs, accuracies of test inputs;\n"

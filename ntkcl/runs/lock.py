@@ -136,6 +136,16 @@ def claimed(folder: Path, remember: bool = True) -> Iterator[Owner | None]:
             _released(path, mine)
 
 
+def clear_dead(folder: Path) -> None:
+    """Takes away the lock that a process left which was killed between the run's last file and its
+    release: a complete run is not claimed again, which would take it over."""
+    path = beside(folder)
+    holder = owner(path)
+    if _with(path, ".lock").exists() and not (holder is not None and alive(path, holder)):
+        with contextlib.suppress(OSError):
+            _released(path, holder)
+
+
 def owner(path: Path) -> Owner | None:
     """Who the lock at `path` names, alive or not."""
     with contextlib.suppress(

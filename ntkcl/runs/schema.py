@@ -97,6 +97,8 @@ AGREEMENT = (
              "R² of the predicted drift with that of the network at the predicted parameters"),
     Quantity("halved_r2", "trial in two half predictions (R²)", "",
              "R² of that with the network predicted in two halves of the steps"),
+    Quantity("coarse_r2", "forecast by half as many steps (R²)", "",
+             "R² of the predicted drift with that of half as many steps, where it took few"),
     Quantity("verdict", "verdict before training", "", "good, fair, poor or unknown", TEXT),
     Quantity("reasons", "reasons", "", "why the verdict is not better, and remarks", TEXT),
     Quantity("forgetting_predicted", "rise of old tasks' loss, predicted", "loss",

@@ -91,8 +91,10 @@ def tfds_or_idx(
         return from_tfds(name, mean=mean, sd=sd, data_dir=data_dir, download=download)
     except _Unprepared as missing:
         if not Path(idx_dir).is_dir():
+            package = " (Debian: apt-get install dataset-fashion-mnist)"
             raise SettingError(
                 f"{missing}; nor is there a folder of IDX files at source.idx_dir={idx_dir}"
+                f"{package if name == 'fashion_mnist' else ''}"
             ) from missing
         return idx(idx_dir, mean=mean, sd=sd, classes=classes, data_dir=data_dir, sha256=sha256)
 

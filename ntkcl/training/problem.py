@@ -59,6 +59,15 @@ class Problem(NamedTuple):
         transform = optax.GradientTransformation(*(Partial(f, learning_rate) for f in halves))
         return self._replace(learning_rate=learning_rate, transform=transform)
 
+    def coarsened(self, k: int) -> "Problem":
+        """With one step of k times the learning rate in place of every k. k divides the steps of
+        every task."""
+        if k == 1:
+            return self
+        schedule = None if self.schedule is None else _every(self.schedule, k)
+        steps = tuple(steps // k for steps in self.steps)
+        return self._replace(steps=steps, schedule=schedule).at(self.learning_rate * k)
+
     def factors(self, steps: int) -> np.ndarray:
         """What the schedule multiplies a learning rate by in the first `steps` steps, [steps]."""
         if self.schedule is None:
@@ -103,6 +112,12 @@ class Anchor(NamedTuple):
         """The next `count` tasks."""
         first = len(self.history) - 1
         return range(first, first + count)
+
+
+@once
+def _every(schedule, k: int):
+    """The schedule of every k-th step."""
+    return lambda step: schedule(k * step)
 
 
 @once

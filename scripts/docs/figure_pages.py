@@ -8,6 +8,7 @@ import results_pages
 
 ROOT = Path(__file__).parents[2]
 HOME = "papers.md"
+ROWS = 30  # of a table that is shown as it is
 HEAD = """# Figures of papers, and our own
 
 Each is one command, which computes, judges its claims and draws; `size=small` shows in about a
@@ -36,9 +37,21 @@ def section(name: str, said: dict[str, str]) -> str:
         f"```sh\npython scripts/figures/{name}.py\n```\n",
         f"Source: {about['source']}. Time: {about['time']}.\n",
         f"![{title(name)}](results/figures/{name}.png)\n",
-        re.sub(r"\A# .*\n+", "", table).replace(" ± ", "\u00a0±\u00a0"),
+        folded(re.sub(r"\A# .*\n+", "", table).replace(" ± ", "\u00a0±\u00a0")),
     ]
     return "\n".join(parts)
+
+
+def folded(markdown: str) -> str:
+    """With each table of more than `ROWS` lines behind a line to click on."""
+
+    def fold(table: re.Match) -> str:
+        if table[0].count("\n") <= ROWS:
+            return table[0]
+        said = f"{table[0].count(chr(10)) - 2} rows"
+        return f'<details markdown="1"><summary>{said}</summary>\n\n{table[0]}\n</details>\n'
+
+    return re.sub(r"(?:^\|.*\n)+", fold, markdown, flags=re.M)
 
 
 def title(name: str) -> str:

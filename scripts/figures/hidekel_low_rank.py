@@ -19,7 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from publish import claims_list, increasing, joined, on_images, publish, settings_of
+from publish import (
+    claim,
+    claims_list,
+    increasing,
+    interval,
+    joined,
+    on_images,
+    publish,
+    settings_of,
+)
 
 from ntkcl import dynamics, kernels, losses, metrics, networks, optimizers, streams
 from ntkcl.cli.config import CONF
@@ -35,6 +44,7 @@ RULES = ("steps", "ridge", "converged")
 BASELINES = ("constant shift", "input cosine")
 LINEAR = "linear head"
 LARGEST_MISS = 1e-10
+CLOSE = 0.99  # Hidekel, Raviv 2026: the cosine is above
 FEW_MODES = 6  # Hidekel, Raviv 2026: 1 to 6 modes carry 50 to 90 % of the drift's energy
 SHARES = (0.5, 0.9)
 
@@ -207,42 +217,75 @@ def leading_needed(energies: np.ndarray, share: float) -> int:
 
 def judge(settings: dict, by_scenario: dict, linear: dict) -> list[dict]:
     """The claims, each with its numbers and whether they hold."""
-    claims = []
     worst = max(row["miss"]["steps"] for by_seed in linear.values() for row in by_seed.values())
-    text = (
-        f"linear head on frozen features, float64: 1 - cosine {worst:.0e} at most, "
-        f"below {LARGEST_MISS:.0e}"
-    )
-    claims.append({"claim": text, "holds": worst < LARGEST_MISS})
-    for scenario, by_width in by_scenario.items():
-        mean = [
-            float(np.mean([row["miss"]["steps"] for row in by_seed.values()]))
-            for by_seed in by_width.values()
-        ]
-        cosines = joined([1 - value for value in mean], ".4f")
-        text = (
-            f"{HEADS[scenario]}: cosine, mean of the seeds, grows with width: {cosines} "
-            f"at {joined(by_width)}"
+    claims = [
+        claim(
+            f"linear head on frozen features, float64: 1 - cosine below {LARGEST_MISS:.0e}",
+            published="down to 1e-6",
+            ours=f"{worst:.0e}",
+            holds=worst < LARGEST_MISS,
         )
-        claims.append({"claim": text, "holds": bool(all(np.diff(mean) < 0))})
-    for scenario, by_width in by_scenario.items():
-        rows = [row for by_seed in by_width.values() for row in by_seed.values()]
-        half, most = ([row["modes"][f"{share:.0%}"] for row in rows] for share in SHARES)
-        text = (
-            f"{HEADS[scenario]}: {min(half)} to {max(half)} eigenmodes of K_AA hold half of the "
-            f"drift's energy, at most {FEW_MODES} ({min(most)} to {max(most)} hold 90 %)"
-        )
-        claims.append({"claim": text, "holds": max(half) <= FEW_MODES})
-    for scenario, by_width in by_scenario.items():
-        rows = [row["miss"] for by_seed in by_width.values() for row in by_seed.values()]
-        ratios = {name: min(row[name] / row["steps"] for row in rows) for name in BASELINES}
-        factors = ", ".join(f"{name} {ratio:.1f}" for name, ratio in ratios.items())
-        text = (
-            f"{HEADS[scenario]}: at every width and seed 1 - cosine is above the forecast's "
-            f"for the baselines, {factors} times at least"
-        )
-        claims.append({"claim": text, "holds": min(ratios.values()) > 1})
+    ]
+    for of_scenario in (grows, close, few_modes, above_baselines):
+        claims += [of_scenario(HEADS[name], by_width) for name, by_width in by_scenario.items()]
     return claims
+
+
+def cosines(by_width: dict) -> list[list[float]]:
+    """Cosine of forecast and measured drift, by width: mean over seeds and half of its interval."""
+    return [
+        interval([1 - row["miss"]["steps"] for row in by_seed.values()])
+        for by_seed in by_width.values()
+    ]
+
+
+def grows(head: str, by_width: dict) -> dict:
+    """The forecast gets better with width."""
+    means = cosines(by_width)
+    return claim(
+        f"{head}: cosine of predicted and measured drift grows with width, {joined(by_width)}",
+        ours=" / ".join(f"{mean:.4f} ± {half:.4f}" for mean, half in means),
+        holds=bool(all(np.diff([mean for mean, _ in means]) > 0)),
+    )
+
+
+def close(head: str, by_width: dict) -> dict:
+    """The widest network's cosine, as published."""
+    mean, half = cosines(by_width)[-1]
+    drift = "the drift there comes through the hidden layer alone and is ten times smaller"
+    return claim(
+        f"{head}: at width {list(by_width)[-1]} the cosine is above {CLOSE}",
+        published=f"above {CLOSE}, Split-MNIST",
+        ours=f"{mean:.4f} ± {half:.4f}",
+        holds=mean > CLOSE,
+        because=drift if head == HEADS["task"] else "",
+    )
+
+
+def few_modes(head: str, by_width: dict) -> dict:
+    """Few eigenmodes of K_AA hold half of the drift's energy."""
+    rows = [row for by_seed in by_width.values() for row in by_seed.values()]
+    half, most = ([row["modes"][f"{share:.0%}"] for row in rows] for share in SHARES)
+    return claim(
+        f"{head}: at most {FEW_MODES} eigenmodes of K_AA hold half of the drift's energy",
+        published="1 to 6 hold 50 to 90 %",
+        ours=f"{min(half)} to {max(half)} hold half, {min(most)} to {max(most)} hold 90 %",
+        holds=max(half) <= FEW_MODES,
+        because="no output weight is shared, and the small drift that is left is spread over more "
+        "modes than on shared outputs",
+    )
+
+
+def above_baselines(head: str, by_width: dict) -> dict:
+    """The forecast misses less than each baseline at every width and seed."""
+    rows = [row["miss"] for by_seed in by_width.values() for row in by_seed.values()]
+    ratios = {name: min(row[name] / row["steps"] for row in rows) for name in BASELINES}
+    return claim(
+        f"{head}: at every width and seed 1 - cosine of each baseline is above the forecast's, "
+        "times at least",
+        ours=", ".join(f"{name} {ratio:.1f}" for name, ratio in ratios.items()),
+        holds=min(ratios.values()) > 1,
+    )
 
 
 def markdown(stored: dict) -> str:

@@ -20,7 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from publish import claims_list, increasing, joined, on_images, publish, settings_of
+from publish import (
+    claim,
+    claims_list,
+    increasing,
+    interval,
+    joined,
+    on_images,
+    publish,
+    settings_of,
+)
 from scipy import stats
 
 from ntkcl import dynamics, kernels, losses, networks, optimizers
@@ -204,35 +213,46 @@ def summarise(drawn: dict) -> dict:
 
 def judge(settings: dict, summary: dict) -> list[dict]:
     """The claims, each with its numbers and whether they hold."""
-    claims = []
-    width, last = (
-        str(settings["width"]),
-        settings["every"] * ((settings["steps"] - 1) // settings["every"]),
-    )
     first = max(max(row["first"]) for by_width in summary.values() for row in by_width.values())
-    claims.append(
-        {
-            "claim": f"true and linearised loss agree at step 0: relative gap {first:.0e} at most",
-            "holds": first < ROUNDING,
-        }
+    return [
+        claim(
+            "true and linearised loss agree at step 0: relative gap at most",
+            published="0",
+            ours=f"{first:.0e}",
+            holds=first < ROUNDING,
+        ),
+        *(near(settings, name, by_width) for name, by_width in summary.items()),
+        *(nearer_with_width(name, by_width) for name, by_width in summary.items()),
+    ]
+
+
+def near(settings: dict, name: str, by_width: dict) -> dict:
+    """The gap at the last stored step, of the table's width, in every seed."""
+    last = settings["every"] * ((settings["steps"] - 1) // settings["every"])
+    gap = by_width[str(settings["width"])]["last"]
+    mean, half = interval(gap)
+    return claim(
+        f"{name}: relative gap at step {last}, width {settings['width']}, below "
+        f"{LARGEST_GAP:.0%} in every seed",
+        published=f"{gaps(PUBLISHED[name])[-1]:.1%}, one draw",
+        ours=f"{mean:.1%} ± {half:.1%}, at most {max(gap):.1%}",
+        holds=max(gap) < LARGEST_GAP,
+        because="the printed number is one draw: with the notebook's kernel, averaged over "
+        "outputs, the same seeds gave 10.5%, 7.4% and 9.8%",
     )
-    for name, by_width in summary.items():
-        gap = by_width[width]["last"]
-        printed = gaps(PUBLISHED[name])[-1]
-        text = (
-            f"{name}: relative gap at step {last}, width {width}, {joined(gap, '.1%')}, "
-            f"below {LARGEST_GAP:.0%} (printed: {printed:.1%})"
-        )
-        claims.append({"claim": text, "holds": max(gap) < LARGEST_GAP})
-    for name, by_width in summary.items():
-        mean = [float(np.mean(row["mean"])) for row in by_width.values()]
-        slope = stats.linregress(np.log([int(w) for w in by_width]), np.log(mean)).slope
-        text = (
-            f"{name}: the gap over all steps, mean of the seeds, shrinks with width: "
-            f"{joined(mean, '.2%')}, slope {slope:.2f}"
-        )
-        claims.append({"claim": text, "holds": bool(all(np.diff(mean) < 0))})
-    return claims
+
+
+def nearer_with_width(name: str, by_width: dict) -> dict:
+    """The gap over all steps falls with width."""
+    mean = [interval(row["mean"]) for row in by_width.values()]
+    widths = np.log([int(width) for width in by_width])
+    slope = stats.linregress(widths, np.log([m for m, _ in mean])).slope
+    return claim(
+        f"{name}: the gap over all steps shrinks with width, {joined(by_width)}",
+        published="shrinks",
+        ours=" / ".join(f"{m:.2%} ± {half:.2%}" for m, half in mean) + f", slope {slope:.2f}",
+        holds=bool(all(np.diff([m for m, _ in mean]) < 0)),
+    )
 
 
 def markdown(stored: dict) -> str:

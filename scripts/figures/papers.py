@@ -15,12 +15,21 @@ PAPERS = {
     "theory_checked": "the theory, checked",
     "jacot_fig1": "Jacot, Gabriel, Hongler 2018, Fig. 1",
     "jacot_fig2": "Jacot, Gabriel, Hongler 2018, Fig. 2",
+    "lee_fig1": "Lee et al. 2019, Fig. 1",
+    "lee_fig2": "Lee et al. 2019, Fig. 2",
     "lee_linearisation": "Lee et al. 2019",
     "hidekel_low_rank": "Hidekel, Raviv 2026",
+    "hidekel_methods": "Hidekel, Raviv 2026, methods",
+    "graldi_gamma0": "Graldi et al. 2025",
     "guha_width": "Guha, Lakshman 2024",
+    "bennani_ogd": "Bennani et al. 2020, Farajtabar et al. 2020",
+    "doan_overlap": "Doan et al. 2021",
     "karakida_curves": "Karakida, Akaho 2022",
     "li_hiratani_orders": "Li, Hiratani 2025",
     "steele_angles": "Steele 2026",
+    "width_and_training": "Mirzadeh et al. 2022; Wenger et al. 2023",
+    "kirkpatrick_fig2": "Kirkpatrick et al. 2017, Fig. 2",
+    "reactivation": "Reactivation 2025",
 }
 BEGIN, END = "<!-- papers: made by scripts/figures/papers.py -->", "<!-- end of papers -->"
 

@@ -70,7 +70,7 @@ def publish(
     small = is_small(cfg)  # before anything is computed, or written over what is there
     root = prepare(cfg.results_dir)
     if cfg.draw:
-        show(root, name, read(root, name, "draw=true"), markdown, draw)
+        show_again(root, name, read(root, name, "draw=true"), markdown, draw)
         return
     settings, start = check(cfg), time.perf_counter()
     stored = {"settings": settings, **compute(settings)}
@@ -111,7 +111,7 @@ def publish_runs(
     given = parser.parse_args()
     root = prepare(given.results)
     if given.draw:
-        show(root, name, read(root, name, "--draw"), markdown, draw)
+        show_again(root, name, read(root, name, "--draw"), markdown, draw)
         return
     write(root, name, json.dumps(plain(gather(root)), indent=1, allow_nan=False))
     finish(root, name, markdown, draw)
@@ -153,6 +153,18 @@ def finish(
         sys.exit(1)
 
 
+def show_again(root: Path, name: str, stored: dict | list, *how) -> None:
+    """`show`; one line for a table that an older version of the script has stored."""
+    try:
+        show(root, name, stored, *how)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        table, script = root / "tables" / f"{name}.json", f"python scripts/figures/{name}.py"
+        sys.exit(
+            f"{table} does not hold what is drawn now ({type(error).__name__}: {error}); "
+            f"make it anew: {script}"
+        )
+
+
 def show(
     root: Path, name: str, stored: dict | list, markdown: Callable, draw: Callable | None
 ) -> None:
@@ -183,7 +195,7 @@ def claims_list(claims: list[dict]) -> list[str]:
 
 
 def _said(one: dict) -> str:
-    parts = [f"{one['claim']} {one['ours']}" if one.get("ours") else one["claim"]]
+    parts = [f"{one['claim'].rstrip(':')}: {one['ours']}" if one.get("ours") else one["claim"]]
     if one.get("published"):
         parts.append(f"published: {one['published']}")
     if one.get("because") and not one["holds"]:

@@ -120,6 +120,18 @@ def test_a_lock_half_written_is_nobodys(folder):
         assert holder is None
 
 
+@pytest.mark.parametrize(
+    "content, gone", [(AFAR, True), ('{"host": "any', True), (lock.me(), False)]
+)
+def test_a_lock_left_beside_a_complete_run_is_cleared_unless_its_owner_lives(folder, content, gone):
+    whole(folder)
+    path = locked(folder, AFAR if isinstance(content, str) else content, lock.DEAD + 10)
+    if isinstance(content, str):
+        path.write_text(content)
+    lock.clear_dead(folder)
+    assert path.exists() != gone and folder.exists()
+
+
 def test_the_heart_beats_while_the_block_runs(folder, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.05)
     path = lock.beside(folder).with_name("a-run.lock")
@@ -243,6 +255,7 @@ def test_the_same_command_again_makes_what_is_lacking_and_nothing_else(ntkcl, tm
     code, out, _ = ntkcl(*sweep)
     assert code == 0 and out.count("completed in") == 4 and "4 of 4 done, 0 failed, 0 left" in out
     before = files(tmp_path)
+    left = locked(tmp_path / "results" / "runs" / "main" / min(before), AFAR, lock.DEAD + 10)
     code, out, _ = ntkcl(*sweep)
     assert (
         code == 0
@@ -250,6 +263,7 @@ def test_the_same_command_again_makes_what_is_lacking_and_nothing_else(ntkcl, tm
         and "4 runs: 4 done" in out
         and files(tmp_path) == before
     )
+    assert not left.exists()  # of a process that was killed once its run was complete
     gone = sorted(before)[1]
     (tmp_path / "results" / "runs" / "main" / gone).rename(tmp_path / "gone")
     code, out, _ = ntkcl(*sweep)
@@ -280,9 +294,11 @@ def test_a_sweeps_runs_that_were_not_logged_are_logged_when_it_is_given_again(nt
 def test_a_single_run_that_is_complete_is_left_and_made_again_when_asked(ntkcl, tmp_path):
     assert ntkcl(*TINY)[0] == 0
     before = files(tmp_path)
+    left = locked(tmp_path / "results" / "runs" / "main" / min(before), AFAR, lock.DEAD + 10)
     code, out, _ = ntkcl(*TINY)
     assert (
         code == 0
+        and not left.exists()
         and "complete before, sweep.retry=all makes it again" in out
         and files(tmp_path) == before
     )

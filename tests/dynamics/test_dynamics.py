@@ -375,3 +375,26 @@ def test_removed_directions_leave_the_kernel_less_what_they_span(twice, combined
     other = dynamics.one_task(lambda some: jnp.asarray(expected[:, :, some]), f, step, rule)
     np.testing.assert_allclose(one.change, other.change, atol=1e-9)
     assert abs(other.change).max() > 0.01
+
+
+def test_combined_rows_are_those_of_the_jacobian_with_combinations_in_their_place():
+    rng = np.random.default_rng(0)
+    n, c = 8, 3
+    J, basis = rng.normal(size=(n, c, 40)), [rng.normal(size=(k, 3, c)) for k in (4, 2)]
+    block = np.einsum("iap,jbp->iajb", J, J)
+    places = dynamics.as_places(lambda inputs: block[:, :, inputs])
+    inputs = np.array([5, 6, 7]), np.array([0, 2, 3])
+    several = [dynamics.Combined(*one) for one in zip(inputs, basis, strict=True)]
+    made = dynamics.combined(places, several)
+
+    replaced = J.copy()
+    for carriers, own, u in zip(([5, 6], [0]), inputs, basis, strict=True):
+        rows = np.einsum("kqc,qcp->kp", u, J[own])
+        rows = np.pad(rows, ((0, len(carriers) * c - len(rows)), (0, 0)))
+        replaced[carriers] = rows.reshape(-1, c, J.shape[2])
+    here, there = np.array([5, 1, 6, 0]), np.array([0, 4, 5])
+    expected = np.einsum("iap,jbp->iajb", replaced[here], replaced[there])
+    np.testing.assert_allclose(made.block(here, there), expected, atol=1e-12)
+    alpha = rng.normal(size=(3, c))
+    expected = np.einsum("iap,jbp,jb->ia", J, replaced[there], alpha)
+    np.testing.assert_allclose(made.change(there, alpha), expected, atol=1e-12)

@@ -14,7 +14,9 @@ from ntkcl.training.settings import Training
 NETWORK = networks.mlp(outputs=2, width=16)
 
 
-def predicted(explain=True, sizes=(6, 8), form="auto", optimizer=optimizers.sgd, **training):
+def predicted(
+    explain=True, sizes=(6, 8), form="auto", optimizer=optimizers.sgd, coarsen=1, **training
+):
     """The plan and the forecast from the untrained network."""
     stream = random_stream(jax.random.key(0), sizes, dtype=jnp.float32)
     events = experiment.predict(
@@ -25,7 +27,7 @@ def predicted(explain=True, sizes=(6, 8), form="auto", optimizer=optimizers.sgd,
         optimizer=optimizer(),
         training=Training(**{"steps": 20} | training),
         form=form,
-        effort=forecast.Effort(explain=explain),
+        effort=forecast.Effort(explain=explain, coarsen=coarsen),
     )
     return [event for event in events if isinstance(event, (Plan, AnchorForecast))]
 
@@ -62,6 +64,8 @@ def test_a_solve_by_products_is_said_where_it_will_be_one(monkeypatch):
 def test_longer_trainings_and_more_samples_take_longer_where_they_do():
     short, long = (predicted(form="linearised", steps=s)[0].estimate for s in (100, 1000))
     assert long.seconds == pytest.approx(10 * short.seconds)
+    coarse = predicted(form="linearised", steps=1000, coarsen=5)[0].estimate
+    assert coarse.seconds == pytest.approx(0.3 * long.seconds)  # a fifth, and half of it to see
     few, many = (predicted(sizes=(n, n))[0].estimate for n in (10, 100))
     assert many.seconds > few.seconds
     same = predicted(sizes=(10, 10), steps=1000)[0].estimate

@@ -175,6 +175,41 @@ def test_the_linearised_trainer_follows_any_rule_and_method():
     )
 
 
+TRAINED = dict(optimizer=optimizers.adam(), schedule=lambda step: 1 / (1 + 0.01 * step))
+
+
+def test_steps_taken_together_are_training_with_fewer_and_longer_ones():
+    """Every second step of twice the learning rate, where the schedule stands then; and how far
+    every fourth is from it."""
+    settings = TRAINED | {"learning_rate": 0.01, "steps": 32}
+    coarse = recorded("linearised", effort=(10, 8, 0.1, False, 2), **settings)
+    np.testing.assert_array_equal(coarse.measured, recorded("linearised", **settings).measured)
+    for name, k in (("changes", 2), ("coarser", 4)):
+        fewer = settings | {
+            "learning_rate": 0.01 * k,
+            "steps": 32 // k,
+            "schedule": lambda step, k=k: 1 / (1 + 0.01 * k * step),
+        }
+        for anchor in ("init", "boundary"):
+            found, expected = getattr(coarse, name)[anchor], recorded("linearised", **fewer)
+            first = found if anchor == "init" else found[:1]  # later boundaries differ
+            own = expected.changes[anchor][: len(first)]
+            np.testing.assert_allclose(first, own, atol=1e-12)
+    assert np.isnan(recorded("linearised", **settings).coarser["init"]).all()
+
+
+@pytest.mark.parametrize(
+    ("learning_rate", "grade"), [(0.01, "unknown"), pytest.param(1.0, "poor", id="too coarse")]
+)
+def test_the_error_of_steps_taken_together_is_stated(learning_rate, grade):
+    stream = random_stream(jax.random.key(3), SIZES, d=4, c=3)
+    settings = TRAINED | {"learning_rate": learning_rate, "steps": 32}
+    run = recorded("linearised", effort=(10, 8, 0.1, False, 2), **settings)
+    compared = compare(run, "init", stream, "train", losses.squared_error())
+    assert compared["verdict"] == grade and (compared["coarse_r2"] > 0.95) == (grade == "unknown")
+    assert ("half as many steps" in " ".join(compared["reasons"])) == (grade == "poor")
+
+
 COSINE = optimizers.schedule("warmup_cosine_decay_schedule", warmup_steps=10, decay_steps=40)
 
 
@@ -339,6 +374,16 @@ def test_the_size_that_auto_goes_by_is_that_of_the_stream(monkeypatch):
         ),
         (dict(form="integrated", effort=(10, 0)), "forecast.kernels=0"),
         (dict(form="integrated", effort=(10, 1, 0.0)), "forecast.tolerance=0.0"),
+        (dict(effort=(10, 1, 0.1, False, 0)), "forecast.coarsen=0"),
+        (dict(effort=(10, 1, 0.1, False, 5)), "forecast.coarsen=5: form=closed takes no steps"),
+        (
+            dict(form="linearised", effort=(10, 1, 0.1, False, 4)),
+            "forecast.coarsen=4: expected 2 x 4 to divide the steps of each task, 30",
+        ),
+        (
+            dict(form="linearised", batch_size=2, steps=40, effort=(10, 1, 0.1, False, 10)),
+            "forecast.coarsen=10: so few batches do not see all of a task; expected at most",
+        ),
         (
             dict(form="dense"),
             "forecast.form=dense: expected auto, closed, matrix_free, simulated, linearised or "

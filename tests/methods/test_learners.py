@@ -68,6 +68,7 @@ GROWING = {
     "OGD-AVE": methods.ogd(2, "average"),
     "OGD-GTL": methods.ogd(2, "true"),
     "PCA-OGD": methods.pca_ogd(2, per_task=2),
+    "spectral": methods.spectral(modes=3),
 }
 ALL = FIXED | GROWING
 PLAIN_AT_FIRST = [name for name in ALL if name not in ("L2", "ER", "ER, random", "DER", "DER++")]

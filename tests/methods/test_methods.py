@@ -105,6 +105,7 @@ TRAINED = {
     "OGD+, average": methods.ogd_plus(3, "average"),
     "PCA-OGD": methods.pca_ogd(4, per_task=None),
     "PCA-OGD, average": methods.pca_ogd(2, 4, "average"),
+    "spectral": methods.spectral(0.1, 4, 3),
     "SI": methods.si(0.01),  # these have none, and the linearised network is trained
     "ER": methods.er(4, 3),
     "GPM": methods.gpm(0.8, 3),
@@ -148,10 +149,12 @@ OWN_HEADS = (
     "OGD-GTL",
     "OGD-AVE",
     "PCA-OGD",
+    "spectral",
 )  # where masks do something
 
 OF_EACH_KIND = (
     *("naive", "joint", "replay", "functional", "LwF", "OGD", "OGD-AVE", "PCA-OGD", "SI", "ER"),
+    "spectral",
     *("weight decay", "L2 to previous", "L2 to the start", "EWC", "EWC online"),
 )
 
@@ -166,7 +169,7 @@ def plainly(heads):
     mostly_slow(
         [(name, "shared") for name in TRAINED] + [(name, "overlapping") for name in OWN_HEADS],
         *((name, "shared") for name in OF_EACH_KIND),
-        *((name, "overlapping") for name in ("joint", "EWC", "OGD-GTL")),
+        *((name, "overlapping") for name in ("joint", "EWC", "OGD-GTL", "spectral")),
     ),
 )
 def test_the_kernel_space_step_of_a_method_is_its_training_of_the_linearised_model(name, heads):
@@ -193,6 +196,7 @@ def test_momentum_and_methods_go_together(name, rule):
 LIMITS = [("naive", rule) for rule in RULES] + [
     ("replay", "gradient descent"),
     ("weight decay", "gradient descent"),
+    ("spectral", "gradient descent"),
 ]
 
 
@@ -306,6 +310,12 @@ def test_a_twin_without_a_finite_form_is_refused_where_steps_are_finite():
         (lambda: methods.ewc(float("nan")), "method.penalty=nan"),
         (lambda: methods.ewc_diagonal(1.0, damping=-1.0), "method.damping=-1.0"),
         (lambda: methods.lwf(0), "method.weight=0"),
+        (lambda: methods.spectral(0.0), "method.strength=0.0: expected a finite number above 0"),
+        (lambda: methods.spectral(modes=0), "method.modes=0"),
+        (
+            lambda: recorded(methods.spectral(modes=15), "shared"),
+            "method.modes=15: expected fewer than the 15 rows kept of task 0",
+        ),
         (lambda: methods.ogd(outputs="none"), "method.outputs=none: expected all, average or true"),
         (lambda: methods.pca_ogd(0), "method.directions=0"),
         (

@@ -199,7 +199,8 @@ def test_a_set_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
     ):
         sources.from_tfds("mnist", mean=0.0, sd=1.0, data_dir=str(tmp_path), download=False)
     with pytest.raises(
-        ValueError, match=r"nor is there a folder of IDX files at source.idx_dir=/nowhere"
+        ValueError,
+        match=r"IDX files at source.idx_dir=/nowhere \(Debian: apt-get install",
     ):
         sources.tfds_or_idx(
             "fashion_mnist", "/nowhere", mean=0.0, sd=1.0, data_dir=str(tmp_path), download=False

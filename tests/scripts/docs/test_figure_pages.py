@@ -23,3 +23,11 @@ def test_every_preset_has_its_section(script):
 def test_a_section_is_named_by_the_scripts_first_words(script):
     assert script.title("steele_angles").startswith("Steele 2026: the smallest angle")
     assert script.title("jacot_fig2").startswith("Jacot, Gabriel, Hongler 2018, Fig. 2: ")
+
+
+def test_a_long_table_is_folded_and_a_short_one_is_not(script):
+    head, row = "| a |\n|---|\n", "| 1 |\n"
+    short, long = head + 5 * row, head + 40 * row
+    assert script.folded(f"x\n\n{short}\ny") == f"x\n\n{short}\ny"
+    text = script.folded(f"x\n\n{long}\ny")
+    assert "<summary>40 rows</summary>\n\n| a |" in text and text.endswith("</details>\n\ny")

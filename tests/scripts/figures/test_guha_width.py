@@ -50,10 +50,13 @@ def test_a_published_number_is_met_within_a_point_and_a_half(script, off, holds)
             "AF by epochs": af,
             "LA by epochs": la,
         }
-        return {"width": width} | {key: {"mean": value} for key, value in values.items()}
+        scores = {key: {"mean": value, "sd": 0.1} for key, value in values.items()}
+        return {"width": width, "seeds": 3} | scores
 
     claims = script.judge([row(32, 0.0), row(2048, 0.05)])
     assert [claim["holds"] for claim in claims] == [holds] * 5 + [True] * 3
+    backwards = script.judge([row(32, 0.0), row(2048, 0.05) | {"AA": row(32, -1)["AA"]}])
+    assert not backwards[5]["holds"] and backwards[5]["claim"] == "AA rises from width 32 to 2048"
 
 
 def test_the_committed_table_meets_what_is_published(script):

@@ -13,13 +13,22 @@ PRESETS = (
     "jacot_fig1",
     "jacot_fig2",
     "explain",
+    "lee_fig1",
+    "lee_fig2",
     "lee_linearisation",
     "hidekel_low_rank",
+    "hidekel_methods",
     "error_budget",
+    "bennani_ogd",
+    "doan_overlap",
     "karakida_curves",
     "li_hiratani_orders",
     "steele_angles",
     "theory_checked",
+    "graldi_gamma0",
+    "width_and_training",
+    "kirkpatrick_fig2",
+    "reactivation",
 )
 RUNS = ("fashion_width", "guha_width", "learners", "trust", "reached", "plans")
 WITHOUT_FIGURE = ("reached", "plans")
@@ -74,6 +83,16 @@ def test_make_redraws_every_figure_and_runs_every_benchmark():
     assert set(listed["BENCHMARKS"]) == {path.stem for path in benchmarks} - helpers
 
 
+@pytest.mark.parametrize("name", ["steele_angles", "trust"])
+def test_a_table_of_an_older_version_is_refused_with_the_command(run_figure, main, tmp_path, name):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / f"{name}.json").write_text('{"settings": {}}')
+    script = load_script(f"figures/{name}")
+    said = run_figure(script, "draw=true") if name in PRESETS else main(script, tmp_path, "--draw")
+    assert said.endswith(f"make it anew: python scripts/figures/{name}.py") and "\n" not in said
+    assert not (tmp_path / "figures" / f"{name}.png").exists()
+
+
 def test_without_a_stored_table_it_says_what_to_do(main, tmp_path):
     assert "run without --draw first" in main(load_script("figures/trust"), tmp_path, "--draw")
 
@@ -117,12 +136,21 @@ def test_a_claim_that_fails_is_said_to_differ_and_why():
         ("jacot_fig2", "size=medium", "size=medium: expected paper or small"),
         ("jacot_fig2", "widths=5", "widths=5: expected a list"),
         ("jacot_fig2", "points=[1,1]", r"points=\[1, 1\]: expected a list of at least 1 different"),
+        ("bennani_ogd", "many.memory=2000", "many.samples=1000: expected a multiple of 10, and at"),
+        ("doan_overlap", "memory=300", "memory=300, pca_samples=100, samples=200: expected them"),
         ("karakida_curves", "samples=[]", r"samples=\[\]: expected a list of at least 1"),
         ("karakida_curves", "similarities=[0.5]", r"similarities=\[0.5\]: expected a list of at"),
         ("li_hiratani_orders", "stream.tasks=2", "stream.tasks=2: expected"),
         ("li_hiratani_orders", "seeds=[0]", r"seeds=\[0\]: expected a list of at least 2"),
         ("steele_angles", "patches=[1,99]", r"patches=\[1, 99\]: expected numbers from 2 to 28"),
         ("steele_angles", "inputs=[0.0,3.0]", r"inputs=\[0.0, 3.0\]: expected numbers from 0 to 1"),
+        ("hidekel_methods", "validation_seed=1", "validation_seed=1: expected one that is not in"),
+        ("hidekel_methods", "candidates.LwF=[]", "candidates=.*: expected at least one for each"),
+        ("hidekel_methods", "candidates.EWC=[{penalty: 0}]", "method.penalty=0: expected"),
+        ("kirkpatrick_fig2", "compared=[8,9]", r"compared=\[8, 9\]: expected two of patches"),
+        ("reactivation", "shares=[0.5]", r"shares=\[0.5\]: expected 5 numbers, one a task"),
+        ("lee_fig1", "widths=[64]", r"widths=\[64\]: expected a list of at least 2"),
+        ("lee_fig2", "times=[4,8,16,32]", r"times=\[4, 8, 16, 32\]: expected four, the first"),
         ("theory_checked", "widths=[64]", r"widths=\[64\]: expected a list of at least 2"),
     ],
 )
