@@ -23,7 +23,7 @@ lint: setup
 # From the stored tables, nothing is trained; with FRESH=1 everything under conf/figure is computed
 # anew, with SIZE=small in minutes and below results/small. A claim that fails stops nothing, and is
 # named at the end. fashion_drift.png and the figures of plans need their runs and stay as they are.
-FIGURES := jacot_fig1 jacot_fig2 explain lee_linearisation hidekel_low_rank hidekel_methods error_budget karakida_curves li_hiratani_orders steele_angles theory_checked width_and_training kirkpatrick_fig2 reactivation lee_fig1 lee_fig2 bennani_ogd doan_overlap graldi_gamma0
+FIGURES := jacot_fig1 jacot_fig2 jacot_fig3 explain lee_linearisation hidekel_low_rank hidekel_methods error_budget karakida_curves li_hiratani_orders steele_angles theory_checked width_and_training kirkpatrick_fig2 reactivation lee_fig1 lee_fig2 bennani_ogd doan_overlap graldi_gamma0
 TABLES := fashion_width guha_width learners trust reached plans
 SIZE := paper
 

@@ -15,6 +15,7 @@ PAPERS = {
     "theory_checked": "the theory, checked",
     "jacot_fig1": "Jacot, Gabriel, Hongler 2018, Fig. 1",
     "jacot_fig2": "Jacot, Gabriel, Hongler 2018, Fig. 2",
+    "jacot_fig3": "Jacot, Gabriel, Hongler 2018, Fig. 3",
     "lee_fig1": "Lee et al. 2019, Fig. 1",
     "lee_fig2": "Lee et al. 2019, Fig. 2",
     "lee_linearisation": "Lee et al. 2019",

@@ -12,6 +12,7 @@ TABLES = ROOT / "results" / "tables"
 PRESETS = (
     "jacot_fig1",
     "jacot_fig2",
+    "jacot_fig3",
     "explain",
     "lee_fig1",
     "lee_fig2",
