@@ -150,6 +150,8 @@ def on_the_curve(rows: dict) -> dict:
         f"most, below {LARGEST_Z}",
         ours=joined(z, ".1f"),
         holds=max(z) < LARGEST_Z,
+        because="chance: of 30 other tens of networks of width 500, 2 are above 4.8, the largest "
+        "at 5.6, and all 300 together are within 1.9",
     )
 
 

@@ -43,7 +43,7 @@ def test_the_script_writes_table_and_figure_and_redraws_from_the_table_alone(
 
 def test_the_figure_holds_every_initialisation_and_the_limit(script, stored):
     for axis in script.draw(stored).axes:
-        assert len(axis.lines) == 3 * 10 + 1
+        assert len(axis.lines) == 2 * 10 + 1
         np.testing.assert_array_equal(axis.lines[-1].get_ydata(), stored["limit"])
 
 
@@ -56,7 +56,8 @@ def test_redrawing_without_a_table_says_what_to_do(run):
     [
         ("angles=4", "angles=4: expected an odd number"),
         ("widths=[8]", "at least 2"),
-        ("widths=[8,8]", "increasing"),
+        ("widths=[8,8]", "2 different numbers"),
+        ("widths=[8,4]", "increasing"),
         ("initialisations=1", "initialisations=1"),
         ("learning_rate=-1", "learning_rate=-1"),
     ],
@@ -96,12 +97,14 @@ def test_the_committed_table_was_made_with_the_preset(script, stored):
         assert script.check(hydra.compose("figure/jacot_fig1")) == stored["settings"]
 
 
-def test_the_committed_curves_back_every_claim(script, stored):
+def test_the_committed_curves_back_every_claim_but_the_means_of_ten(script, stored):
+    """Ten draws of width 500 that are alike: README of the results says so too."""
     limit = script.limit(stored["settings"])
     np.testing.assert_allclose(stored["limit"], limit, atol=1e-9)
     np.testing.assert_allclose(limit[[32, -1]], [0.2825, 0.0643537701], atol=1e-9)
     rows = script.summarise(stored["curves"], limit)
-    assert all(claim["holds"] for claim in script.judge(rows, limit))
+    (failed,) = (claim for claim in script.judge(rows, limit) if not claim["holds"])
+    assert failed["ours"] == "7.3 / 1.2" and failed in stored["claims"]
     for width, row in stored["summary"].items():
         assert rows[width] == pytest.approx(row, rel=1e-3)  # curves are stored with six decimals
     assert (ROOT / "results" / "tables" / "jacot_fig1.md").read_text() == script.markdown(stored)
