@@ -23,7 +23,18 @@ import numpy as np
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from publish import COLOURS, claim, claims_list, counts, interval, on_images, publish, settings_of
+from publish import (
+    COLOURS,
+    above_zero,
+    claim,
+    claims_list,
+    counts,
+    interval,
+    on_images,
+    plus_minus,
+    publish,
+    settings_of,
+)
 
 from ntkcl import experiment, losses, methods, optimizers, streams
 from ntkcl.cli.config import CONF
@@ -289,16 +300,6 @@ def transfers(stream: str, runs: dict) -> dict:
     )
 
 
-def plus_minus(values) -> str:
-    mean, half = interval(values)
-    return f"{mean:.2f} ± {half:.2f}"
-
-
-def above_zero(values) -> bool:
-    mean, half = interval(values)
-    return mean > half
-
-
 def markdown(stored: dict) -> str:
     """A row a stream and method; the claims."""
     lines = [
@@ -365,6 +366,7 @@ def draw_curves(axis, by_method: dict, key: str) -> None:
             axis.plot(tasks, predicted, color=colour, ls="--")
     axis.plot([], [], color="0.4", ls="--", label="predicted, untrained network")
     axis.set(xlabel="tasks trained")
+    axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def draw_published(axis, stored: dict) -> None:

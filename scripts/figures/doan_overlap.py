@@ -23,7 +23,18 @@ import numpy as np
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from publish import COLOURS, claim, claims_list, counts, interval, on_images, publish, settings_of
+from publish import (
+    COLOURS,
+    above_zero,
+    claim,
+    claims_list,
+    counts,
+    interval,
+    on_images,
+    plus_minus,
+    publish,
+    settings_of,
+)
 
 from ntkcl import experiment, kernels, losses, methods, metrics, optimizers, streams
 from ntkcl.cli.config import CONF
@@ -275,16 +286,6 @@ def shrinks(stored: dict, method: str) -> dict:
         ours=" / ".join(plus_minus(-less[stream], ".3f") for stream in STREAMS),
         holds=all(map(above_zero, less.values())),
     )
-
-
-def plus_minus(values, form: str) -> str:
-    mean, half = interval(values)
-    return f"{mean:{form}} ± {half:{form}}"
-
-
-def above_zero(values) -> bool:
-    mean, half = interval(values)
-    return mean > half
 
 
 def markdown(stored: dict) -> str:

@@ -212,6 +212,18 @@ def interval(values: Sequence[float]) -> list[float]:
     return [round(float(np.mean(values)), 6), round(float(half), 6)]
 
 
+def plus_minus(values: Sequence[float], form: str = ".2f") -> str:
+    """The mean and half of its 95 % interval, to be read."""
+    mean, half = interval(values)
+    return f"{mean:{form}} ± {half:{form}}"
+
+
+def above_zero(values: Sequence[float]) -> bool:
+    """Whether the 95 % interval of the mean is."""
+    mean, half = interval(values)
+    return mean > half
+
+
 def joined(values: Sequence, form: str = "") -> str:
     """Numbers by width or seed, on one line."""
     return " / ".join(format(value, form) for value in values)
