@@ -1,7 +1,7 @@
 """The linearised network is trained, by the trainer itself with any loss, rule and method.
 
-No kernel is held. It costs about one training; with k steps taken as one (`Effort.coarsen`) 1.5 / k
-of one, half a k-th of it to see what that changes.
+No kernel is held. It costs about one training; with k steps taken as one (`Effort.coarsen`) it
+takes 1.5 / k of the steps, a third of them to see what that changes.
 """
 
 import numpy as np
