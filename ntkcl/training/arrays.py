@@ -89,29 +89,25 @@ def problem_of(
             "network.parametrization=mup: how the learning rate scales is known for sgd; expected "
             "that, or ntk"
         )
-    x_new, y_new = _pair(new)
-    kind = jnp.result_type(*jax.tree.leaves(theta)) if jax.tree.leaves(theta) else jnp.float32
-    x_new = _inputs("new: x", x_new, kind)
-    old = x_new[:1] if old is None else _inputs("old", old, kind)
-    if old.shape[1:] != x_new.shape[1:] or old.dtype != x_new.dtype:
+    head, train = samples("new", new, network, theta, loss, head)
+    kind = train.y.dtype
+    old = train.x[:1] if old is None else _inputs("old", old, kind)
+    if old.shape[1:] != train.x.shape[1:] or old.dtype != train.x.dtype:
         raise SettingError(
             f"old: inputs of shape {old.shape[1:]} {old.dtype} beside new ones of shape "
-            f"{x_new.shape[1:]} {x_new.dtype}; expected the same"
+            f"{train.x.shape[1:]} {train.x.dtype}; expected the same"
         )
-    check(network, theta, x_new, old)
-    c = jax.eval_shape(network.apply, theta, x_new[0]).shape[0]
-    head = _head(head, c)
-    y_new = jnp.asarray(_targets(y_new, len(x_new), c, head, loss), kind)
-    if batch_size is not None and whole("batch_size", batch_size) > len(x_new):
+    check(network, theta, train.x, old)
+    if batch_size is not None and whole("batch_size", batch_size) > len(train.x):
         raise SettingError(
-            f"batch_size={batch_size}: expected at most {len(x_new)}, the samples of new, or None"
+            f"batch_size={batch_size}: expected at most {len(train.x)}, the samples of new, or None"
         )
-    tested = Dataset(old, jnp.zeros((len(old), c), kind))
-    stream = (Task(Dataset(x_new, y_new), tested, jnp.asarray(head, kind)),)
+    tested = Dataset(old, jnp.zeros((len(old), len(head)), kind))
+    stream = (Task(train, tested, jnp.asarray(head, kind)),)
     return Problem(
         key=jax.random.key(0) if key is None else key,
         stream=stream,
-        x=jnp.concatenate([x_new, old]),
+        x=jnp.concatenate([train.x, old]),
         tasks=task_rows(stream, loss, Rows.of(stream).train),
         network=network,
         trained=network,
@@ -125,10 +121,22 @@ def problem_of(
     ).at(learning_rate * network.rate_scale)
 
 
-def _pair(new) -> tuple[Any, Any]:
-    if not isinstance(new, tuple | list) or len(new) != 2:
-        raise SettingError(f"new: a {type(new).__name__}; expected (x, y), inputs and targets")
-    return tuple(new)  # type: ignore[return-value]
+def samples(
+    name: str, given: Any, network: Network, theta: Params, loss: Loss, head: Any = None
+) -> tuple[np.ndarray, Dataset]:
+    """The head [c] and a data set (x, y) of a network at theta, checked.
+
+    Inputs and targets in the floating type of theta, inputs of whole numbers as they are.
+    Raises ValueError that begins with `name`, as `ntkcl.forecast.change`.
+    """
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise SettingError(f"{name}: a {type(given).__name__}; expected (x, y), inputs and targets")
+    kind = jnp.result_type(*jax.tree.leaves(theta)) if jax.tree.leaves(theta) else jnp.float32
+    x = _inputs(f"{name}: x", given[0], kind)
+    check(network, theta, x)
+    c = jax.eval_shape(network.apply, theta, x[0]).shape[0]
+    head = _head(head, c)
+    return head, Dataset(x, jnp.asarray(_targets(name, given[1], len(x), c, head, loss), kind))
 
 
 def _inputs(name: str, x: Any, kind):
@@ -153,18 +161,18 @@ def _head(head, c: int) -> np.ndarray:
     return head
 
 
-def _targets(y, n: int, c: int, head: np.ndarray, loss: Loss) -> np.ndarray:
+def _targets(name: str, y, n: int, c: int, head: np.ndarray, loss: Loss) -> np.ndarray:
     """[n, c]; SettingError for labels, and for what is no target of this loss."""
-    y = _numbers("new: y", y)
+    y = _numbers(f"{name}: y", y)
     if y.shape != (n, c):
         labels = y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
         remedy = f", such as jax.nn.one_hot(y, {c})" if labels else ""
-        raise SettingError(f"new: y has shape {y.shape}; expected targets ({n}, {c}){remedy}")
-    _finite("new: y", y)
+        raise SettingError(f"{name}: y has shape {y.shape}; expected targets ({n}, {c}){remedy}")
+    _finite(f"{name}: y", y)
     if not losses.takes(loss, y, head):
         raise SettingError(
-            "new: y is no distribution over the outputs of the head; use one-hot targets for this "
-            "loss"
+            f"{name}: y is no distribution over the outputs of the head; use one-hot targets for "
+            "this loss"
         )
     return y
 

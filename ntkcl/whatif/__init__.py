@@ -1,0 +1,25 @@
+"""What if: one training and a cache answer for a hundred others.
+
+Before a network is trained further on new samples, one asks which old samples will break, and what
+spares them: a share of old samples mixed in, another learning rate, fewer epochs, some new samples
+left out. `prepare` does one such training, the base, and linearises the network along it; `ask`
+follows any other candidate through these linearisations, without training it.
+"""
+
+from ntkcl.whatif.answers import Answer, ask
+from ntkcl.whatif.cache import Cache, gradients_mib, prepare
+from ntkcl.whatif.question import Question, question, train
+from ntkcl.whatif.recipe import SCHEDULES, Recipe
+
+__all__ = [
+    "SCHEDULES",
+    "Answer",
+    "Cache",
+    "Question",
+    "Recipe",
+    "ask",
+    "gradients_mib",
+    "prepare",
+    "question",
+    "train",
+]

@@ -1,0 +1,158 @@
+"""Ask many times: what a candidate does to the old samples, without training it."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ntkcl.compilation import portable
+from ntkcl.metrics import correct, r2
+from ntkcl.validation import whole
+from ntkcl.whatif import anchors as linear
+from ntkcl.whatif.cache import Cache
+from ntkcl.whatif.follow import Base, follow, steps
+from ntkcl.whatif.question import Question
+from ntkcl.whatif.recipe import Recipe
+
+
+class Answer(NamedTuple):
+    """What a candidate would do, in each of K orders of its batches.
+
+    outputs: [K, n, c], of the old samples afterwards.
+    loss_change: [K, n], of each old sample's loss.
+    correct_before: [n], correct: [K, n], whether the old samples are classified rightly.
+    learned: [K, n'], whether the new samples are.
+    distance: [K], how far the candidate ends from the base, in lengths of the base's way.
+    coarse_r2: [K], R2 of the outputs' changes predicted by half of the anchors with these; NaN for
+      one anchor.
+    """
+
+    recipe: Recipe
+    outputs: Float[np.ndarray, "K n c"]
+    loss_change: Float[np.ndarray, "K n"]
+    correct_before: Bool[np.ndarray, " n"]
+    correct: Bool[np.ndarray, "K n"]
+    learned: Bool[np.ndarray, "K m"]
+    distance: Float[np.ndarray, " K"]
+    coarse_r2: Float[np.ndarray, " K"]
+
+    @property
+    def retained(self) -> float:
+        """Accuracy on the old samples afterwards over that before, the mean over orders."""
+        return float(self.correct.mean() / max(self.correct_before.mean(), 1e-12))
+
+    @property
+    def lost(self) -> Float[np.ndarray, " K"]:
+        """Accuracy on the old samples that is lost, by order."""
+        return self.correct_before.mean() - self.correct.mean(1)
+
+    @property
+    def at_risk(self) -> np.ndarray:
+        """Places of the old samples, the largest rise of the loss first."""
+        return np.argsort(-self.loss_change.mean(0), kind="stable")
+
+
+def ask(cache: Cache, recipe: Recipe, orders: int = 1) -> Answer:
+    """What a candidate would do to the old samples.
+
+    Its training is followed through the linearisations along the base, with its own samples,
+    batches, learning rate and optimizer.
+
+    Arguments:
+      recipe: of the candidate, such as `cache.recipe._replace(share=0.1)`.
+      orders: K, as many orders of its batches, the seeds `recipe.order` and those after it: what a
+        second training would differ by.
+    Raises ValueError as `Recipe.checked`.
+    """
+    recipe.checked(*cache.asked.sizes)
+    seeds = range(recipe.order, recipe.order + whole("whatif.orders", orders))
+    batches = [recipe._replace(order=seed).batches(*cache.asked.sizes) for seed in seeds]
+    m = _anchors(cache.base)
+    taken = jax.tree.map(lambda *leaves: np.stack(leaves), *(steps(one, m) for one in batches))
+    old, new, distance = _answered(cache, recipe, cache.base, taken)
+    coarse = np.full(len(batches), np.nan)
+    if m > 1:
+        halved = cache.base._replace(anchors=linear.every(cache.base.anchors, 2))
+        other, _, _ = _answered(cache, recipe, halved, taken)
+        coarse = np.array(
+            [
+                r2((a - cache.before).ravel(), (b - cache.before).ravel())
+                for a, b in zip(old, other, strict=True)
+            ]
+        )
+    return _answer(cache, recipe, old, new, distance, coarse)
+
+
+def _answer(cache, recipe, old, new, distance, coarse) -> Answer:
+    asked = cache.asked
+    head, y = np.asarray(asked.head), np.asarray(asked.old.y)
+    rise = np.stack([losses_of(asked, one) for one in old]) - losses_of(asked, cache.before)
+    return Answer(
+        recipe=recipe,
+        outputs=old,
+        loss_change=rise,
+        correct_before=correct(cache.before, y, head),
+        correct=np.stack([correct(one, y, head) for one in old]),
+        learned=np.stack([correct(one, np.asarray(asked.new.y), head) for one in new]),
+        distance=distance,
+        coarse_r2=coarse,
+    )
+
+
+def losses_of(asked: Question, outputs: np.ndarray) -> Float[np.ndarray, " n"]:
+    """The loss of each old sample at outputs [n, c]."""
+    y, head = np.asarray(asked.old.y, np.float64), np.asarray(asked.head, np.float64)
+    return np.asarray(jax.vmap(asked.loss.value, (0, 0, None))(outputs, y, head))
+
+
+def _answered(cache: Cache, recipe: Recipe, base: Base, taken):
+    """Outputs of old and of new samples [K, n, c], and distances [K]."""
+    transform = portable(recipe.transform(cache.asked.sizes[0]))
+    given = base, transform, cache.samples, taken, cache.old, cache.new
+    return tuple(np.asarray(part, np.float64) for part in _mapped(*given, loss=cache.asked.loss))
+
+
+@partial(jax.jit, static_argnames="loss")
+def _mapped(base, transform, samples, taken, old, f_new, *, loss):
+    start, end = (_at(base.reached, place) for place in (0, -1))
+    last, fresh = _anchors(base) - 1, jnp.arange(len(f_new))
+
+    def one(taken):
+        theta = follow(base, transform, samples, taken, loss=loss)
+        read = partial(_read, base.anchors, last, fresh)
+        # Of the new samples no gradients are kept at the very end: those of the last anchor.
+        learned = f_new + read(theta) - read(end)
+        kept = _read(old, 0, jnp.arange(old.count), theta)
+        return kept, learned, _norm(theta, end) / (_norm(start, end) + 1e-30)
+
+    return jax.lax.map(one, taken)
+
+
+def _at(thetas, place):
+    return jax.tree.map(lambda leaf: leaf[place], thetas)
+
+
+def _read(anchors, s, rows, theta):
+    """Outputs [n, c] of samples, linearised at anchor s, at theta."""
+    one = partial(_one, anchors, s, theta)
+    return jax.lax.map(one, rows, batch_size=linear.ROWS)
+
+
+def _one(anchors, s, theta, row):
+    return anchors.at(s, row[None], theta)[0][0]
+
+
+def _norm(a, b):
+    return jnp.sqrt(
+        sum(
+            jnp.sum((p - q) ** 2)
+            for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        )
+    )
+
+
+def _anchors(base: Base) -> int:
+    return jax.tree.leaves(base.wrong)[0].shape[0] - 1

@@ -1,0 +1,118 @@
+"""Pay once: one training of the new samples, and the network linearised along it."""
+
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ntkcl import networks
+from ntkcl.compilation import portable
+from ntkcl.validation import SettingError, finite, one_of, whole
+from ntkcl.whatif import anchors as linear
+from ntkcl.whatif.follow import Base, Samples, along, cuts_of, steps
+from ntkcl.whatif.question import Question, train
+from ntkcl.whatif.recipe import Recipe
+
+MIB = 2**20
+KEEP = ("auto", "gradients", "passes")
+
+
+class Cache(NamedTuple):
+    """What `prepare` has paid for.
+
+    asked: the network and its samples.  recipe: of the base training.
+    base: the base training, linearised along its way on all samples that are trained on.
+    old: the network linearised at the base's end, on the old samples.
+    new: outputs [n', c] of the new samples at the base's end.
+    before: outputs [n, c] of the old samples as the network stands.
+    seconds: of the base training and of the linearisations, compilation included.
+    mib: that are kept.
+    """
+
+    asked: Question
+    recipe: Recipe
+    base: Base
+    old: linear.Anchors
+    new: Float[Array, "n2 c"]
+    before: Float[np.ndarray, "n c"]
+    seconds: dict[str, float]
+    mib: float
+
+    @property
+    def samples(self) -> Samples:
+        """What candidates are trained on."""
+        y = self.asked.rows.y
+        return Samples(y, jnp.ones(len(y), y.dtype), self.asked.head)
+
+
+def prepare(
+    asked: Question,
+    recipe: Recipe,
+    *,
+    anchors: int = 4,
+    keep: str = "auto",
+    budget_mib: float | int = 2048,
+) -> Cache:
+    """The base training, and the network linearised at so many points of its way.
+
+    Arguments:
+      asked: of `whatif.question`.
+      recipe: of the base: near the candidates that will be asked for, the share of replay in the
+        middle of theirs, the learning rate the largest of theirs.
+      anchors: m, at equal distances along the base, the first where it begins.
+      keep: "gradients" keeps those of all samples at all anchors, so that answers need no pass
+        through the network; "passes" keeps none; "auto" keeps them where they fit the budget.
+      budget_mib: for gradients.
+    Cost: a training, and with gradients (1 + c) passes of each sample at each anchor.
+    Raises ValueError as `Recipe.checked`, and for gradients that do not fit the budget.
+    """
+    recipe.checked(*asked.sizes)
+    total = recipe.steps(asked.sizes[0])
+    if whole("whatif.anchors", anchors) > total:
+        raise SettingError(f"whatif.anchors={anchors}: expected at most {total}, the steps")
+    linearise = _linearise(asked, anchors, keep, budget_mib)
+    clock = time.perf_counter()
+    thetas = train(asked, recipe, cuts_of(total, anchors)[:-1].tolist())
+    seconds = {"train": time.perf_counter() - clock}
+    clock, apply = time.perf_counter(), asked.network.apply
+    taken = steps(recipe.batches(*asked.sizes), anchors)
+    rows, end = asked.rows, thetas[-1:]
+    y = rows.y
+    base = along(
+        linearise(apply, thetas[:-1], rows.x),
+        portable(recipe.transform(asked.sizes[0])),
+        Samples(y, jnp.ones(len(y), y.dtype), asked.head),
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *thetas),
+        taken,
+        loss=asked.loss,
+    )
+    old, new = linearise(apply, end, asked.old.x), networks.forward(apply, end[0], asked.new.x)
+    before = networks.forward(apply, asked.theta, asked.old.x)
+    made = jax.block_until_ready((base, old))
+    seconds["linearise"] = time.perf_counter() - clock
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(made)) / MIB
+    return Cache(asked, recipe, base, old, new, np.asarray(before, np.float64), seconds, held)
+
+
+def _linearise(asked: Question, anchors: int, keep: str, budget_mib: float):
+    one_of("whatif.keep", keep, KEEP)
+    finite("whatif.budget_mib", budget_mib, above=0.0)
+    needed = gradients_mib(asked, anchors)
+    if keep == "gradients" and needed > budget_mib:
+        raise SettingError(
+            f"whatif.budget_mib={budget_mib:g}: the gradients at {anchors} anchors take "
+            f"{needed:,.0f} MiB; use fewer anchors or samples, or keep=passes"
+        )
+    kept = keep == "gradients" or (keep == "auto" and needed <= budget_mib)
+    return linear.gradients if kept else linear.passes
+
+
+def gradients_mib(asked: Question, anchors: int) -> float:
+    """MiB of the gradients of all samples that are trained on, at all anchors, and of the old ones
+    at the end."""
+    leaves = jax.tree.leaves(asked.theta)
+    each = len(asked.head) * sum(leaf.size for leaf in leaves) * leaves[0].dtype.itemsize
+    return (anchors * sum(asked.sizes) + len(asked.old.x)) * each / MIB
