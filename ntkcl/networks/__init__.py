@@ -5,6 +5,7 @@ on the generic path: any `apply(theta, x) -> [c]` for one x can be given to
 `ntkcl.kernels.contraction`.
 """
 
+from ntkcl.networks.adapt import adapt
 from ntkcl.networks.cnn import CNN, cnn
 from ntkcl.networks.layers import Conv, Dense
 from ntkcl.networks.lenet import LeNet, lenet
@@ -17,6 +18,6 @@ from ntkcl.networks.vit import ViT, vit
 
 __all__ = [
     "CNN", "MLP", "Conv", "Dense", "Layers", "LeNet", "ResNet", "ViT",
-    "centred", "cnn", "computed_in", "forward", "lenet", "linearised", "mlp", "network", "resnet",
-    "taps", "vit",
+    "adapt", "centred", "cnn", "computed_in", "forward", "lenet", "linearised", "mlp", "network",
+    "resnet", "taps", "vit",
 ]  # fmt: skip

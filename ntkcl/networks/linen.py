@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import errors
 from flax import linen as nn
+from flax.core import unfreeze
+from flax.traverse_util import flatten_dict
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
@@ -43,6 +45,8 @@ def network(
     collections that `constants` lacks.
     """
     constants = constants or {}
+    # Arguments of programs, like theta, and not written into them.
+    held = jax.tree.map(jnp.asarray, constants)
 
     def init(key, x):
         variables = _initial(module, key, x[None] if batched else x)
@@ -54,7 +58,7 @@ def network(
             )
         return variables.get("params", {})
 
-    def on_module(theta, x):
+    def on_module(constants, theta, x):
         try:
             return module.apply({"params": theta} | constants, x)
         except errors.ModifyScopeVariableError as error:
@@ -64,12 +68,13 @@ def network(
                 "use use_running_average=True and networks.network(constants=...)"
             ) from error
 
-    def apply(theta, x):
-        return on_module(theta, x[None])[0] if batched else on_module(theta, x)
+    def on_one(constants, theta, x):
+        return on_module(constants, theta, x[None])[0]
 
-    return Network(
-        init, apply, taps(apply), centred, on_module if batched else None, rate_scale, infinite
-    )
+    on_batch = Partial(on_module, held)
+    apply = Partial(on_one, held) if batched else on_batch
+    together = on_batch if batched else None
+    return Network(init, apply, taps(apply), centred, together, rate_scale, infinite)
 
 
 @partial(jax.jit, static_argnums=0)  # op by op, a deep network is hundreds of small compilations
@@ -85,8 +90,9 @@ def taps(apply: Apply) -> Taps:
     own trace (not inside `nn.scan`, `jax.checkpoint`, ...), and its parameters are used by nothing
     else. It may run several times.
 
-    theta is the module's own "params": a nest of dictionaries of arrays. Raises ValueError for
-    boxed ones (`nn.with_partitioning`).
+    theta is the module's own "params", or a part of them where `apply` holds the others: a nest of
+    dictionaries of arrays. A layer is seen if all of its parameters are in theta. Raises ValueError
+    for boxed ones (`nn.with_partitioning`).
     """
 
     return Taps(partial(_survey, apply), partial(_read, apply))
@@ -178,6 +184,8 @@ def _intercepted(apply, on_call):
             # Another root: inside a lifted transformation, or a clone of ours.
             if context.method_name != "__call__" or scope.root is not root:
                 return call(*args, **kwargs)
+            if not _holds(theta, context.module):
+                return call(*args, **kwargs)
             phi = features(context.module, *args, *kwargs.values())
             if phi is None:
                 return call(*args, **kwargs)
@@ -187,6 +195,13 @@ def _intercepted(apply, on_call):
             return apply(theta, x)
 
     return intercepted
+
+
+def _holds(theta, module) -> bool:
+    """Whether all parameters of a module that runs are in theta; in another model's are others."""
+    own = flatten_dict(theta)
+    held = {path[len(module.path) :] for path in own if path[: len(module.path)] == module.path}
+    return held == set(flatten_dict(unfreeze(module.variables.get("params", {}))))
 
 
 def _layer(theta, path):
