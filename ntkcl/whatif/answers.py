@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float
 from ntkcl.compilation import portable
 from ntkcl.metrics import correct, r2
 from ntkcl.validation import whole
-from ntkcl.whatif import anchors as linear
 from ntkcl.whatif.cache import Cache
 from ntkcl.whatif.follow import Base, follow, steps
 from ntkcl.whatif.question import Question
@@ -26,8 +25,8 @@ class Answer(NamedTuple):
     correct_before: [n], correct: [K, n], whether the old samples are classified rightly.
     learned: [K, n'], whether the new samples are.
     distance: [K], how far the candidate ends from the base, in lengths of the base's way.
-    coarse_r2: [K], R2 of the outputs' changes predicted by half of the anchors with these; NaN for
-      one anchor.
+    coarse_r2: R2 of the outputs' changes in the first order with what half of the anchors predict;
+      NaN for one anchor.
     """
 
     recipe: Recipe
@@ -37,7 +36,7 @@ class Answer(NamedTuple):
     correct: Bool[np.ndarray, "K n"]
     learned: Bool[np.ndarray, "K m"]
     distance: Float[np.ndarray, " K"]
-    coarse_r2: Float[np.ndarray, " K"]
+    coarse_r2: float
 
     @property
     def retained(self) -> float:
@@ -72,17 +71,12 @@ def ask(cache: Cache, recipe: Recipe, orders: int = 1) -> Answer:
     batches = [recipe._replace(order=seed).batches(*cache.asked.sizes) for seed in seeds]
     m = _anchors(cache.base)
     taken = jax.tree.map(lambda *leaves: np.stack(leaves), *(steps(one, m) for one in batches))
-    old, new, distance = _answered(cache, recipe, cache.base, taken)
-    coarse = np.full(len(batches), np.nan)
+    old, new, distance = _answered(cache, recipe, taken)
+    coarse = float("nan")
     if m > 1:
-        halved = cache.base._replace(anchors=linear.every(cache.base.anchors, 2))
-        other, _, _ = _answered(cache, recipe, halved, taken)
-        coarse = np.array(
-            [
-                r2((a - cache.before).ravel(), (b - cache.before).ravel())
-                for a, b in zip(old, other, strict=True)
-            ]
-        )
+        halved = jax.tree.map(lambda leaf: leaf[None], steps(batches[0], m, every=2))
+        other, _, _ = _answered(cache, recipe, halved)
+        coarse = r2((old[0] - cache.before).ravel(), (other[0] - cache.before).ravel())
     return _answer(cache, recipe, old, new, distance, coarse)
 
 
@@ -108,41 +102,30 @@ def losses_of(asked: Question, outputs: np.ndarray) -> Float[np.ndarray, " n"]:
     return np.asarray(jax.vmap(asked.loss.value, (0, 0, None))(outputs, y, head))
 
 
-def _answered(cache: Cache, recipe: Recipe, base: Base, taken):
+def _answered(cache: Cache, recipe: Recipe, taken):
     """Outputs of old and of new samples [K, n, c], and distances [K]."""
     transform = portable(recipe.transform(cache.asked.sizes[0]))
-    given = base, transform, cache.samples, taken, cache.old, cache.new
+    given = cache.base, transform, cache.samples, taken, cache.old, cache.before, cache.new
     return tuple(np.asarray(part, np.float64) for part in _mapped(*given, loss=cache.asked.loss))
 
 
 @partial(jax.jit, static_argnames="loss")
-def _mapped(base, transform, samples, taken, old, f_new, *, loss):
+def _mapped(base, transform, samples, taken, old, f_old, f_new, *, loss):
     start, end = (_at(base.reached, place) for place in (0, -1))
-    last, fresh = _anchors(base) - 1, jnp.arange(len(f_new))
+    last, fresh = _anchors(base) - 1, len(f_new)
 
     def one(taken):
         theta = follow(base, transform, samples, taken, loss=loss)
-        read = partial(_read, base.anchors, last, fresh)
         # Of the new samples no gradients are kept at the very end: those of the last anchor.
-        learned = f_new + read(theta) - read(end)
-        kept = _read(old, 0, jnp.arange(old.count), theta)
-        return kept, learned, _norm(theta, end) / (_norm(start, end) + 1e-30)
+        moved, still = (base.anchors.outputs(last, at, fresh) for at in (theta, end))
+        kept = old.outputs(0, theta, len(f_old))
+        return kept, f_new + moved - still, _norm(theta, end) / (_norm(start, end) + 1e-30)
 
     return jax.lax.map(one, taken)
 
 
 def _at(thetas, place):
     return jax.tree.map(lambda leaf: leaf[place], thetas)
-
-
-def _read(anchors, s, rows, theta):
-    """Outputs [n, c] of samples, linearised at anchor s, at theta."""
-    one = partial(_one, anchors, s, theta)
-    return jax.lax.map(one, rows, batch_size=linear.ROWS)
-
-
-def _one(anchors, s, theta, row):
-    return anchors.at(s, row[None], theta)[0][0]
 
 
 def _norm(a, b):

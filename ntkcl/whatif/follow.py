@@ -28,12 +28,13 @@ class Samples(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """The steps of a training: batches [S, b], the anchor of each [S], and whether it is the first
-    of its anchor's [S]."""
+    """The steps of a training: batches [S, b]; the part of the base that each belongs to [S], and
+    whether it is the first of it [S]; the anchor at which it is linearised [S]."""
 
     batches: Any
-    anchor: Any
+    part: Any
     first: Any
+    anchor: Any
 
 
 class Base(NamedTuple):
@@ -50,16 +51,17 @@ class Base(NamedTuple):
     wrong: Params
 
 
-def steps(batches: np.ndarray, anchors: int) -> Steps:
-    """Shared out among the anchors, in order, as evenly as can be."""
-    cuts = cuts_of(len(batches), anchors)
-    anchor = np.searchsorted(cuts[1:], np.arange(len(batches)), side="right")
-    return Steps(batches, anchor, np.append(True, np.diff(anchor) > 0))
+def steps(batches: np.ndarray, parts: int, every: int = 1) -> Steps:
+    """Shared out among the parts, in order, as evenly as can be, linearised at `every` so many of
+    the anchors alone."""
+    cuts = cuts_of(len(batches), parts)
+    part = np.searchsorted(cuts[1:], np.arange(len(batches)), side="right")
+    return Steps(batches, part, np.append(True, np.diff(part) > 0), part // every * every)
 
 
-def cuts_of(steps: int, anchors: int) -> np.ndarray:
-    """[anchors + 1], the step at which each anchor's part begins, and the end."""
-    return np.arange(anchors + 1) * steps // anchors
+def cuts_of(steps: int, parts: int) -> np.ndarray:
+    """[parts + 1], the step at which each part begins, and the end."""
+    return np.arange(parts + 1) * steps // parts
 
 
 @partial(jax.jit, static_argnames="loss")
@@ -77,8 +79,8 @@ def follow(
 
     def step(carry, given):
         theta, state, begun = carry
-        rows, s, first = given
-        theta = _corrected(base, theta, begun, s, first)
+        rows, part, first, s = given
+        theta = _corrected(base, theta, begun, part, first)
         begun = jax.tree.map(lambda a, b: jnp.where(first, a, b), theta, begun)
         return (*_advance(base.anchors, transform, samples, loss, theta, state, rows, s), begun), ()
 
@@ -117,8 +119,8 @@ def along(
 
     def step(carry, given):
         theta, state, wrong = carry
-        rows, s, first = given
-        theta, wrong = arrived(theta, wrong, s, first)
+        rows, part, first, s = given
+        theta, wrong = arrived(theta, wrong, part, first)
         return (*_advance(anchors, transform, samples, loss, theta, state, rows, s), wrong), ()
 
     theta = _at(reached, 0)
