@@ -8,18 +8,26 @@ follows any other candidate through these linearisations, without training it.
 
 from ntkcl.whatif.answers import Answer, ask
 from ntkcl.whatif.cache import Cache, gradients_mib, prepare
+from ntkcl.whatif.price import Price, price
 from ntkcl.whatif.question import Question, question, train
 from ntkcl.whatif.recipe import SCHEDULES, Recipe
+from ntkcl.whatif.recommend import drop, influence, replay, share
 
 __all__ = [
     "SCHEDULES",
     "Answer",
     "Cache",
+    "Price",
     "Question",
     "Recipe",
     "ask",
+    "drop",
     "gradients_mib",
+    "influence",
     "prepare",
+    "price",
     "question",
+    "replay",
+    "share",
     "train",
 ]

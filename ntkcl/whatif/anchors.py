@@ -84,8 +84,8 @@ Anchors = Passes | Gradients
 
 @jax.jit
 @jax.default_matmul_precision("highest")
-def _rows(apply, theta, x):
-    """Outputs [r, c] and gradients [r, c, p]."""
+def rows_of(apply, theta, x):
+    """Outputs [r, c] and gradients [r, c, p] of samples."""
     flat, unravel = ravel_pytree(theta)
 
     def one(x):
@@ -111,7 +111,7 @@ def _at_anchor(apply, theta, x):
     shape."""
     edge = min(ROWS, len(x))
     starts = [min(at, len(x) - edge) for at in range(0, len(x), edge)]
-    f, J = zip(*(_rows(apply, theta, x[at : at + edge]) for at in starts), strict=True)
+    f, J = zip(*(rows_of(apply, theta, x[at : at + edge]) for at in starts), strict=True)
     fresh = len(x) - starts[-1] if len(starts) == 1 else len(x) - edge * (len(starts) - 1)
     return tuple(
         np.concatenate([*map(np.asarray, part[:-1]), np.asarray(part[-1])[-fresh:]])

@@ -12,7 +12,7 @@ from ntkcl.compilation import portable
 from ntkcl.metrics import correct, r2
 from ntkcl.validation import whole
 from ntkcl.whatif.cache import Cache
-from ntkcl.whatif.follow import Base, follow, steps
+from ntkcl.whatif.follow import Base, Steps, follow, steps
 from ntkcl.whatif.question import Question
 from ntkcl.whatif.recipe import Recipe
 
@@ -66,18 +66,23 @@ def ask(cache: Cache, recipe: Recipe, orders: int = 1) -> Answer:
         second training would differ by.
     Raises ValueError as `Recipe.checked`.
     """
-    recipe.checked(*cache.asked.sizes)
-    seeds = range(recipe.order, recipe.order + whole("whatif.orders", orders))
-    batches = [recipe._replace(order=seed).batches(*cache.asked.sizes) for seed in seeds]
-    m = _anchors(cache.base)
-    taken = jax.tree.map(lambda *leaves: np.stack(leaves), *(steps(one, m) for one in batches))
+    taken, m = taken_of(cache, recipe, orders), _anchors(cache.base)
     old, new, distance = _answered(cache, recipe, taken)
     coarse = float("nan")
     if m > 1:
-        halved = jax.tree.map(lambda leaf: leaf[None], steps(batches[0], m, every=2))
+        halved = taken_of(cache, recipe, 1, every=2)
         other, _, _ = _answered(cache, recipe, halved)
         coarse = r2((old[0] - cache.before).ravel(), (other[0] - cache.before).ravel())
     return _answer(cache, recipe, old, new, distance, coarse)
+
+
+def taken_of(cache: Cache, recipe: Recipe, orders: int, every: int = 1) -> Steps:
+    """The steps of a candidate in so many orders, leaves [K, S, ...]."""
+    recipe.checked(*cache.asked.sizes)
+    seeds = range(recipe.order, recipe.order + whole("whatif.orders", orders))
+    batches = (recipe._replace(order=seed).batches(*cache.asked.sizes) for seed in seeds)
+    each = [steps(one, _anchors(cache.base), every) for one in batches]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
 
 def _answer(cache, recipe, old, new, distance, coarse) -> Answer:
@@ -98,8 +103,8 @@ def _answer(cache, recipe, old, new, distance, coarse) -> Answer:
 
 def losses_of(asked: Question, outputs: np.ndarray) -> Float[np.ndarray, " n"]:
     """The loss of each old sample at outputs [n, c]."""
-    y, head = np.asarray(asked.old.y, np.float64), np.asarray(asked.head, np.float64)
-    return np.asarray(jax.vmap(asked.loss.value, (0, 0, None))(outputs, y, head))
+    each = jax.vmap(asked.loss.value, (0, 0, None))
+    return np.asarray(each(jnp.asarray(outputs), asked.old.y, asked.head), np.float64)
 
 
 def _answered(cache: Cache, recipe: Recipe, taken):

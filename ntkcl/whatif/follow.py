@@ -85,13 +85,15 @@ def follow(
         return (*_advance(base.anchors, transform, samples, loss, theta, state, rows, s), begun), ()
 
     theta = _at(base.reached, 0)
+    step = jax.checkpoint(step)  # a derivative through all steps keeps no slice of gradients
     theta, _, begun = jax.lax.scan(step, (theta, transform.init(theta), theta), tuple(taken))[0]
     return _corrected(base, theta, begun, jax.tree.leaves(base.reached)[0].shape[0] - 1, True)
 
 
 def _corrected(base, theta, begun, s, arrives):
     """theta where part s begins, `begun` being where the one before began."""
-    way = jax.tree.map(lambda leaf: leaf[s] - leaf[s - 1], base.reached)
+    followed = jax.tree.map(jnp.subtract, base.reached, base.wrong)
+    way = jax.tree.map(lambda end, start: end[s] - start[s - 1], followed, base.reached)
     gone = jax.tree.map(jnp.subtract, theta, begun)
     share = jnp.clip(optax.tree.vdot(way, gone) / (optax.tree.vdot(way, way) + 1e-30), 0, 1)
     share = jnp.where(arrives & (s > 0), share, 0)

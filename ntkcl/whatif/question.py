@@ -69,32 +69,55 @@ def question(
         )
     mask, fresh = samples("new", new, network, theta, loss, head)
     given = {"old": old, "pool": (fresh.x[:1], fresh.y[:1]) if pool is None else pool}
-    sets = {name: samples(name, one, network, theta, loss, head)[1] for name, one in given.items()}
-    for name, one in sets.items():
-        if one.x.shape[1:] != fresh.x.shape[1:] or one.x.dtype != fresh.x.dtype:
-            raise SettingError(
-                f"{name}: inputs of shape {one.x.shape[1:]} {one.x.dtype} beside new ones of shape "
-                f"{fresh.x.shape[1:]} {fresh.x.dtype}; expected the same"
-            )
+    sets = {}
+    for name, one in given.items():
+        _same_inputs(name, one, fresh.x)
+        sets[name] = samples(name, one, network, theta, loss, head)[1]
     if pool is None:
         sets["pool"] = Dataset(fresh.x[:0], fresh.y[:0])
     return Question(network, theta, loss, jnp.asarray(mask, fresh.y.dtype), new=fresh, **sets)
+
+
+def _same_inputs(name: str, given: Any, new: Any) -> None:
+    if not isinstance(given, tuple | list) or len(given) != 2 or np.ndim(given[0]) == 0:
+        return  # `samples` says it
+    shape = np.shape(given[0])[1:]
+    if shape != new.shape[1:]:
+        raise SettingError(
+            f"{name}: inputs of shape {shape} beside new ones of shape {new.shape[1:]}; expected "
+            "the same"
+        )
 
 
 def train(asked: Question, recipe: Recipe, cuts: Sequence[int] = ()) -> list[Params]:
     """The network itself trained, as a candidate: its parameters after each of `cuts` steps, in
     order, and at the end."""
     recipe.checked(*asked.sizes)
-    order, transform = recipe.batches(*asked.sizes), recipe.transform(asked.sizes[0])
-    state, rows, wanted = loop.at_rest(asked.theta, transform), asked.rows, {0: asked.theta}
-    given = portable(asked.network.apply), portable(transform)
-    for k, batch in enumerate(order):
-        state = _step(state, rows, asked.head, batch[None], *given, asked.loss)
+    state, rows, wanted = start(asked, recipe), asked.rows, {0: asked.theta}
+    for k, batch in enumerate(recipe.batches(*asked.sizes)):
+        state = step(asked, rows, recipe, state, batch)
         wanted |= {k + 1: state.theta} if k + 1 in cuts else {}
     return [wanted[cut] for cut in cuts] + [jax.block_until_ready(state.theta)]
 
 
-def _step(state, rows, head, batch, apply, transform, loss):
-    """A step outside of loops, so that candidates of all lengths share a program."""
-    given = dict(apply=apply, transform=transform, loss=loss, count=1, method=None)
-    return loop.advance(state, rows, head, np.asarray(batch), **given)[0]
+def start(asked: Question, recipe: Recipe) -> loop.State:
+    """Where a candidate begins."""
+    return loop.at_rest(asked.theta, recipe.transform(asked.sizes[0]))
+
+
+def step(
+    asked: Question, rows: Dataset, recipe: Recipe, state: loop.State, batch: np.ndarray
+) -> loop.State:
+    """One step, on the samples `batch` [b] of `rows`; outside of loops, so that candidates of all
+    lengths share a program."""
+    return loop.advance(
+        state,
+        rows,
+        asked.head,
+        batch[None],
+        apply=portable(asked.network.apply),
+        transform=portable(recipe.transform(asked.sizes[0])),
+        loss=asked.loss,
+        count=1,
+        method=None,
+    )[0]

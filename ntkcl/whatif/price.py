@@ -1,0 +1,93 @@
+"""What a cache will cost, and after how many questions it has paid, told before it is made."""
+
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntkcl.compilation import portable
+from ntkcl.whatif import anchors as linear
+from ntkcl.whatif.cache import gradients_mib
+from ntkcl.whatif.question import Question, start, step
+from ntkcl.whatif.recipe import Recipe
+
+MIB = 2**20
+TIMED = 3  # steps, and chunks of gradients, whose median is taken
+# Gradients are cut from memory and multiplied at 5.2 GB a second on 2 cores: 36 steps of 16 samples
+# x 2 outputs x 74,498 parameters in .065 s.
+READ = 5e9
+PASSES = 1.5  # trainings, of an answer that goes through the network
+
+
+class Price(NamedTuple):
+    """Seconds without compilation, and MiB.
+
+    train: one training.  prepare: the base training and the linearisations.  answer: one order of
+    one candidate, and half of that once more for its check.
+    mib: of the gradients that are kept; 0 where none are.
+    """
+
+    train: float
+    prepare: float
+    answer: float
+    mib: float
+
+    @property
+    def pays_from(self) -> float:
+        """Questions from which on the cache costs less than training each candidate; infinite
+        where it never does."""
+        saved = self.train - self.answer
+        return float(np.ceil(self.prepare / saved)) if saved > 0 else float("inf")
+
+    def __str__(self):
+        what = f"gradients of {self.mib:,.0f} MiB" if self.mib else "no gradients kept"
+        costs = (
+            f"a training takes about {self.train:.2g} s; the base and its linearisations "
+            f"{self.prepare:.2g} s, {what}; an answer {self.answer:.2g} s"
+        )
+        if self.pays_from == float("inf"):
+            return f"{costs}: train the candidates themselves, it costs less"
+        return f"{costs}: it pays from {self.pays_from:.0f} questions on"
+
+
+def price(
+    asked: Question, recipe: Recipe, *, anchors: int = 4, budget_mib: float | int = 2048
+) -> Price:
+    """Measured on a few steps of the training, and on the gradients of a few samples."""
+    recipe.checked(*asked.sizes)
+    steps, mib = recipe.steps(asked.sizes[0]), gradients_mib(asked, anchors)
+    train = steps * _step_seconds(asked, recipe)
+    if mib > budget_mib:
+        return Price(train, train, 2 * PASSES * train, 0.0)
+    chunks = (anchors * sum(asked.sizes) + len(asked.old.x)) / linear.ROWS
+    per_sample = mib * MIB / (chunks * linear.ROWS)
+    # Each sample of a step is read to cut it, to predict its output, and to pull its gradient back.
+    answer = 2 * (steps * recipe.batch_size + len(asked.old.x)) * per_sample / READ
+    return Price(train, train + chunks * _chunk_seconds(asked), answer, mib)
+
+
+def _step_seconds(asked, recipe) -> float:
+    state, rows, batches = start(asked, recipe), asked.rows, recipe.batches(*asked.sizes)
+
+    def one():
+        jax.block_until_ready(step(asked, rows, recipe, state, batches[0]))
+
+    return _median(one)
+
+
+def _chunk_seconds(asked) -> float:
+    x = jnp.resize(asked.old.x, (linear.ROWS, *asked.old.x.shape[1:]))
+    apply = portable(asked.network.apply)
+    return _median(lambda: jax.block_until_ready(linear.rows_of(apply, asked.theta, x)))
+
+
+def _median(call) -> float:
+    call()  # compiled
+    times = []
+    for _ in range(TIMED):
+        clock = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - clock)
+    return float(np.median(times))

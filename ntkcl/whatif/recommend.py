@@ -1,0 +1,113 @@
+"""What spares the old samples: a share of replay, the samples to replay, new samples to leave out.
+
+The last two come from one derivative. With w_i the weight of training sample i in its batches,
+
+    influence_i = d/dw_i mean loss of the old samples after the candidate's training,
+
+taken through all its steps along the base, the optimizer's state included. A replayed sample with
+the most negative influence keeps most; a new sample with the most positive one costs most.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import Partial
+from jaxtyping import Float, Int
+
+from ntkcl.compilation import portable
+from ntkcl.validation import SettingError, finite, whole
+from ntkcl.whatif.answers import Answer, ask, taken_of
+from ntkcl.whatif.cache import Cache
+from ntkcl.whatif.follow import follow
+from ntkcl.whatif.recipe import Recipe
+
+SHARES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5)
+ORDERS = 4  # over which influences are averaged: a sample is drawn in some steps of each
+ROUNDS = 4  # in which samples to replay are chosen: later ones see what the earlier ones keep
+# In place of a smaller gradient, at which the root of Adam's second moment has no derivative. Beside
+# Adam's eps of 1e-8 it moves nothing.
+TINY = 1e-12
+
+
+def share(
+    cache: Cache,
+    recipe: Recipe,
+    *,
+    retention: float = 0.95,
+    shares: Sequence[float] = SHARES,
+    orders: int = ORDERS,
+) -> tuple[Answer | None, list[Answer]]:
+    """The smallest share of replay after which `retention` of the accuracy on old samples is left.
+
+    Returns: the answer for that share, None where no share keeps so much, and the answers for all
+      of `shares`, in their order.
+    """
+    finite("whatif.retention", retention, above=0.0)
+    answers = [ask(cache, recipe._replace(share=one), orders) for one in sorted(shares)]
+    enough = (answer for answer in answers if answer.retained >= retention)
+    return next(enough, None), answers
+
+
+def drop(cache: Cache, recipe: Recipe, k: int) -> Int[np.ndarray, " k"]:
+    """Places of the k new samples that cost most: without which the old ones' mean loss is
+    least."""
+    new, _ = cache.asked.sizes
+    if whole("whatif.drop", k) >= new:
+        raise SettingError(f"whatif.drop={k}: expected fewer than the {new} new samples")
+    return np.sort(np.argsort(-influence(cache, recipe)[:new], kind="stable")[:k])
+
+
+def replay(cache: Cache, recipe: Recipe, k: int) -> Int[np.ndarray, " k"]:
+    """Places, in the pool, of the k samples whose replay keeps most, for `recipe._replace(
+    replayed=...)`: chosen in rounds, each given those of the rounds before."""
+    new, pool = cache.asked.sizes
+    if whole("whatif.replay", k) > pool:
+        raise SettingError(f"whatif.replay={k}: expected at most {pool}, the samples of the pool")
+    recipe = recipe._replace(replayed=None).checked(new, pool)
+    if not recipe.share:
+        raise SettingError("whatif.share=0: nothing is replayed; expected a share above 0")
+    chosen = np.zeros(0, int)
+    for part in np.array_split(np.arange(k), min(ROUNDS, k)):
+        # Those chosen so far stand for the whole pool, each so many times as heavy.
+        weights = np.ones(new + pool)
+        if len(chosen):
+            weights[new:] = 0
+            weights[new + chosen] = pool / len(chosen)
+        worth = -influence(cache, recipe, weights)[new:]
+        worth[chosen] = -np.inf
+        chosen = np.append(chosen, np.argsort(-worth, kind="stable")[: len(part)])
+    return np.sort(chosen)
+
+
+def influence(
+    cache: Cache, recipe: Recipe, weights=None, orders: int = ORDERS
+) -> Float[np.ndarray, " R"]:
+    """d mean loss of the old samples / d weight, of each new sample and then of the pool's, where
+    the weights are those given [R], or 1; the mean over orders of the batches."""
+    samples = cache.samples
+    if weights is not None:
+        samples = samples._replace(weights=jnp.asarray(weights, samples.y.dtype))
+    plain = portable(recipe.checked(*cache.asked.sizes).transform(cache.asked.sizes[0]))
+    nudged = optax.GradientTransformation(plain.init, Partial(_nudged, plain.update))
+    given = cache.base, nudged, samples, taken_of(cache, recipe, orders), cache.old
+    return np.asarray(_influence(*given, cache.asked.old.y, loss=cache.asked.loss), np.float64)
+
+
+def _nudged(update, gradient, *given):
+    return update(jax.tree.map(lambda g: jnp.where(jnp.abs(g) < TINY, TINY, g), gradient), *given)
+
+
+@partial(jax.jit, static_argnames="loss")
+def _influence(base, transform, samples, taken, old, y, *, loss):
+    def mean_loss(weights, taken):
+        weighted = samples._replace(weights=weights)
+        theta = follow(base, transform, weighted, taken, loss=loss)
+        f = old.outputs(0, theta, len(y))
+        return jnp.mean(jax.vmap(loss.value, (0, 0, None))(f, y, samples.head))
+
+    each = jax.lax.map(partial(jax.grad(mean_loss), samples.weights), taken)
+    return each.mean(0)

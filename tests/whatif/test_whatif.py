@@ -1,0 +1,258 @@
+"""Laws of what-if answers: what they say is what training does, where it must be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import mostly_slow
+
+from ntkcl import losses, networks, optimizers, whatif
+from ntkcl.types import Network
+from ntkcl.validation import SettingError
+from ntkcl.whatif.answers import losses_of
+
+CLASSES, FEATURES = 3, 5
+BASE = whatif.Recipe(0.1, epochs=2, batch_size=4, share=0.25)
+RULES = {
+    "gradient descent": BASE,
+    "momentum": BASE._replace(optimizer=optimizers.sgd(momentum=0.9), schedule="linear"),
+    "adam, clipped": BASE._replace(
+        optimizer=optimizers.adam(), learning_rate=0.02, clip=0.5, schedule="cosine"
+    ),
+    "decay of weights": BASE._replace(
+        optimizer=optimizers.by_name("adamw", {"weight_decay": 0.1}), learning_rate=0.02
+    ),
+}
+CANDIDATES = {
+    "another order": dict(order=7),
+    "nothing replayed": dict(share=0.0),
+    "half the rate, longer": dict(learning_rate=0.01, epochs=3),
+    "samples left out and replayed": dict(left_out=[0, 3], replayed=[1, 2]),
+}
+
+
+@pytest.fixture(autouse=True)
+def in_float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def drawn(key, n):
+    x = np.random.default_rng(key).normal(size=(n, FEATURES))
+    return x, np.eye(CLASSES)[np.random.default_rng(key + 1).integers(0, CLASSES, n)]
+
+
+def linear_model():
+    apply = lambda theta, x: theta["w"] @ x + theta["b"]  # noqa: E731
+    theta = {"w": jnp.asarray(drawn(9, CLASSES)[0]), "b": jnp.zeros(CLASSES)}
+    return Network(None, apply), theta
+
+
+def asked(network=None, theta=None, loss=None):
+    if network is None:
+        network, theta = linear_model()
+    return whatif.question(
+        network,
+        theta,
+        drawn(0, 6),
+        drawn(2, 12),
+        pool=drawn(4, 8),
+        loss=loss or losses.cross_entropy(),
+    )
+
+
+def mlp():
+    network = networks.mlp(outputs=CLASSES, width=6, depth=1, activation="tanh", centred=False)
+    return network, network.init(jax.random.key(0), jnp.zeros(FEATURES, float))
+
+
+def trained_outputs(question, recipe):
+    theta = whatif.train(question, recipe)[-1]
+    return np.asarray(networks.forward(question.network.apply, theta, question.old.x))
+
+
+@pytest.mark.parametrize("rule", mostly_slow(RULES, "adam, clipped"))
+def test_answers_for_a_linear_model_are_what_training_does(rule):
+    question = asked()
+    cache = whatif.prepare(question, RULES[rule], anchors=2)
+    for change in CANDIDATES.values():
+        candidate = RULES[rule]._replace(**change)
+        answer = whatif.ask(cache, candidate)
+        np.testing.assert_allclose(
+            answer.outputs[0], trained_outputs(question, candidate), atol=1e-9
+        )
+
+
+def test_squared_error_too():
+    question = asked(loss=losses.squared_error())
+    cache = whatif.prepare(question, BASE, anchors=1)
+    candidate = BASE._replace(share=0.5, order=3)
+    answer = whatif.ask(cache, candidate)
+    np.testing.assert_allclose(answer.outputs[0], trained_outputs(question, candidate), atol=1e-9)
+
+
+@pytest.mark.parametrize("keep", ["gradients", "passes"])
+def test_the_base_itself_is_answered_by_its_own_outcome(keep):
+    question = asked(*mlp())
+    cache = whatif.prepare(question, BASE, anchors=3, keep=keep)
+    answer = whatif.ask(cache, BASE)
+    np.testing.assert_allclose(answer.outputs[0], trained_outputs(question, BASE), atol=1e-9)
+    assert answer.distance[0] < 1e-9
+
+
+def test_kept_gradients_and_passes_through_the_network_give_the_same_answers():
+    question, candidate = asked(*mlp()), BASE._replace(share=0.5, order=5)
+    kept, passed = (
+        whatif.ask(whatif.prepare(question, BASE, anchors=3, keep=keep), candidate, orders=2)
+        for keep in ("gradients", "passes")
+    )
+    np.testing.assert_allclose(kept.outputs, passed.outputs, atol=1e-9)
+    np.testing.assert_allclose(kept.coarse_r2, passed.coarse_r2, atol=1e-9)
+    np.testing.assert_array_equal(kept.learned, passed.learned)
+
+
+def test_more_anchors_come_nearer_to_training():
+    question, base = asked(*mlp()), BASE._replace(learning_rate=2.0, epochs=8)
+    candidates = [base._replace(share=share, order=5) for share in (0.0, 0.5)]
+    true = [trained_outputs(question, candidate) for candidate in candidates]
+
+    def error(anchors):
+        cache = whatif.prepare(question, base, anchors=anchors)
+        answers = [whatif.ask(cache, candidate).outputs[0] for candidate in candidates]
+        return np.abs(np.array(answers) - true).mean()
+
+    assert error(4) < 0.8 * error(1)
+
+
+def test_answers_from_kept_gradients_touch_no_network():
+    network, theta = mlp()
+    alive = [True]
+
+    def apply(theta, x):
+        assert alive[0], "the network was used"
+        return network.apply(theta, x)
+
+    question = asked(Network(None, apply), theta)
+    cache = whatif.prepare(question, BASE, anchors=2, keep="gradients")
+    alive[0] = False
+    candidate = BASE._replace(batch_size=3, share=0.1)  # of shapes not compiled before
+    assert np.isfinite(whatif.ask(cache, candidate).outputs).all()
+    with pytest.raises(AssertionError, match="the network was used"):
+        whatif.train(question._replace(new=question.old), candidate)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.3])
+def test_batches_hold_their_share_of_old_samples_and_draw_all_before_any_twice(share):
+    recipe = whatif.Recipe(0.1, epochs=5, batch_size=16, share=share, left_out=[3, 4])
+    batches = recipe.batches(100, 40)
+    assert batches.shape == (31, 16)  # ceil(5 x 98 / 16)
+    old = batches >= 100
+    assert old.sum() == int(round(31 * 16 * share, 9))
+    assert old.sum(1).max() - old.sum(1).min() <= 1
+    counts = np.bincount(batches[~old], minlength=100)
+    assert not counts[[3, 4]].any()
+    kept = np.delete(counts, [3, 4])
+    assert kept.max() - kept.min() <= 1
+
+
+def test_influence_is_the_derivative_of_the_old_loss():
+    question = asked(*mlp())
+    recipe = RULES["adam, clipped"]
+    cache = whatif.prepare(question, recipe, anchors=2)
+    influences = whatif.influence(cache, recipe, orders=1)
+
+    def loss(weights):
+        bent = question._replace(loss=question.loss)
+        heavier = cache._replace(asked=bent)
+        samples = cache.samples._replace(weights=jnp.asarray(weights))
+        taken = whatif.answers.taken_of(heavier, recipe, 1)
+        one = jax.tree.map(lambda leaf: leaf[0], taken)
+        transform = recipe.transform(question.sizes[0])
+        theta = whatif.follow.follow(
+            cache.base, whatif.cache.portable(transform), samples, one, loss=question.loss
+        )
+        return losses_of(question, cache.old.outputs(0, theta, 6)).mean()
+
+    for place in (0, 5, 13):
+        step = 1e-5 * np.eye(20)[place]
+        slope = (loss(1 + step) - loss(1 - step)) / 2e-5
+        np.testing.assert_allclose(influences[place], slope, rtol=1e-4, atol=1e-9)
+
+
+def test_dropped_samples_are_those_that_are_labelled_against_the_old_ones():
+    network, theta = linear_model()
+    old = drawn(0, 30)
+    right = np.eye(CLASSES)[np.asarray(old[0] @ np.asarray(theta["w"]).T).argmax(1)]
+    wrong = right.copy()
+    wrong[:5] = np.roll(wrong[:5], 1, axis=1)
+    question = whatif.question(network, theta, (old[0], right), (old[0], wrong))
+    recipe = BASE._replace(share=0.0)
+    cache = whatif.prepare(question, recipe, anchors=1)
+    assert set(whatif.drop(cache, recipe, 5)) == set(range(5))
+
+
+def test_the_recommended_share_is_the_smallest_that_keeps_enough():
+    cache = whatif.prepare(asked(), BASE, anchors=1)
+    choice, answers = whatif.share(cache, BASE, retention=0.5, shares=(0.5, 0.0), orders=1)
+    assert [answer.recipe.share for answer in answers] == [0.0, 0.5]
+    enough = [answer for answer in answers if answer.retained >= 0.5]
+    assert choice is (enough[0] if enough else None)
+    assert whatif.share(cache, BASE, retention=99.0, shares=(0.0,), orders=1)[0] is None
+
+
+def test_replayed_samples_are_chosen_once_each():
+    cache = whatif.prepare(asked(*mlp()), BASE, anchors=1)
+    chosen = whatif.replay(cache, BASE, 5)
+    assert len(set(chosen)) == 5 and set(chosen) <= set(range(8))
+
+
+def test_the_price_says_what_fits():
+    question = asked()
+    kept = whatif.price(question, BASE, anchors=2)
+    # 2 anchors x 20 samples and 6 old ones, 3 outputs, 18 parameters of 8 bytes
+    assert kept.mib == pytest.approx(46 * 3 * 18 * 8 / 2**20)
+    none = whatif.price(question, BASE, anchors=2, budget_mib=1e-3)
+    assert none.mib == 0 and none.pays_from == float("inf")
+    assert "train the candidates themselves" in str(none)
+
+
+BAD = {
+    "whatif.anchors=7: expected at most 6": lambda q: whatif.prepare(q, BASE, anchors=7),
+    "whatif.anchors=0: expected a whole number": lambda q: whatif.prepare(q, BASE, anchors=0),
+    "use fewer anchors or samples, or keep=passes": lambda q: whatif.prepare(
+        q, BASE, keep="gradients", budget_mib=1e-3
+    ),
+    "whatif.share=1.5: expected a number from 0": lambda q: whatif.train(
+        q, BASE._replace(share=1.5)
+    ),
+    "whatif.left_out: places from 0 to 12": lambda q: whatif.train(
+        q, BASE._replace(left_out=[0, 12])
+    ),
+    "whatif.left_out: all 12 new samples": lambda q: whatif.train(
+        q, BASE._replace(left_out=range(12))
+    ),
+    "whatif.replayed: places from 8 to 8": lambda q: whatif.train(q, BASE._replace(replayed=[8])),
+    "whatif.schedule=wavy: expected": lambda q: whatif.train(q, BASE._replace(schedule="wavy")),
+    "whatif.optimizer='adam': expected one such as": lambda q: whatif.train(
+        q, BASE._replace(optimizer="adam")
+    ),
+    "there are no old samples to replay": lambda q: whatif.train(
+        q._replace(pool=q.pool._replace(x=q.pool.x[:0], y=q.pool.y[:0])), BASE
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_settings_are_one_line(message):
+    with pytest.raises(SettingError) as error:
+        BAD[message](asked())
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_old_and_new_samples_of_unlike_shapes_are_refused():
+    network, theta = linear_model()
+    x, y = drawn(0, 6)
+    with pytest.raises(SettingError, match="old: inputs of shape"):
+        whatif.question(network, theta, (x[:, :4], y), drawn(2, 12))
+    with pytest.raises(SettingError, match="pool: y has shape"):
+        whatif.question(network, theta, (x, y), drawn(2, 12), pool=(x, y.argmax(1)))
