@@ -75,9 +75,9 @@ def learned(stream, network, recipe, key, name) -> Cell:
     return Cell(name, asked, recipe)
 
 
-def scratch(quick: bool, _):
+def scratch(quick: bool, count: int, _):
     """Cells from scratch."""
-    seeds = range(1 if quick else 3)
+    seeds = range(count)
     for stream, of_stream in list(STREAMS.items())[: 1 if quick else None]:
         for kind, of_network in list(NETWORKS.items())[: 1 if quick else None]:
             for rule, (optimizer, rate) in RULES.items():
@@ -93,10 +93,10 @@ def scratch(quick: bool, _):
                     yield learned(named["stream"], named["network"], recipe, named["key"], name)
 
 
-def text(quick: bool, table):
+def text(quick: bool, count: int, table):
     """Cells of MiniLM: pairs of sections, a head of two outputs that they share."""
     optimizer = optimizers.by_name("adamw", {"weight_decay": 0.01})
-    for seed in range(1 if quick else 3):
+    for seed in range(count):
         for one, two in list(zip(PAIRS, PAIRS[1:] + PAIRS[:1], strict=True))[
             : 1 if quick else None
         ]:
@@ -261,8 +261,11 @@ def main() -> None:
     options = parser(__doc__, quick=True)
     options.add_argument("--case", choices=("scratch", "text"), default="scratch")
     options.add_argument("--table", type=Path, help="of texts, for --case text")
+    options.add_argument("--seeds", type=int, default=3, help="of each cell (3)")
     given = options.parse_args()
-    cells = {"scratch": scratch, "text": text}[given.case](given.quick, given.table)
+    cells = {"scratch": scratch, "text": text}[given.case](
+        given.quick, 1 if given.quick else given.seeds, given.table
+    )
     rows = [row for cell in cells for row in rows_of(cell, ANCHORS[given.case])]
     facts = {"command": command("whatif", options, given), "machine": with_jax()}
     stored = facts | {"summary": summarise(rows), "rows": rows}
