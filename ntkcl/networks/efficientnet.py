@@ -58,7 +58,8 @@ class Depthwise(nn.Module):
         x = jnp.pad(x, (*padding, (0, 0)))
         # A sum of shifted images: XLA's grouped convolutions are slow on a CPU.
         return sum(
-            x[i : i + (h - 1) * s + 1 : s, j : j + (w - 1) * s + 1 : s] * kernel[i, j]
+            x[i : i + (h - 1) * s + 1 : s, j : j + (w - 1) * s + 1 : s]
+            * kernel[i : i + 1, j : j + 1]
             for i in range(k)
             for j in range(k)
         )

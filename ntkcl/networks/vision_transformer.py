@@ -168,9 +168,14 @@ def vit_b16(
       that are no square image of whole patches.
     Source: Dosovitskiy et al. 2021.
     """
-    for name, value, of in (("heads", heads, width), ("patch", patch, side)):
-        if whole("network.width or side", of) % whole(f"network.{name}", value):
-            raise SettingError(f"network.{name}={value}: expected a divisor of {of}")
+    for name, value, of, whole_of in (
+        ("heads", heads, "width", width),
+        ("patch", patch, "side", side),
+    ):
+        if whole(f"network.{of}", whole_of) % whole(f"network.{name}", value):
+            raise SettingError(
+                f"network.{name}={value}: expected a divisor of network.{of}={whole_of}"
+            )
     if weights is None:
         raise SettingError(
             "network.weights=null: no package carries these weights; expected the path of an npz "
