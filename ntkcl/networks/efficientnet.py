@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -162,7 +162,7 @@ def efficientnet_lite0(
     trainable: str = "head",
     targets: str = "project",
     upsample: int = 1,
-    **adaptation: float | int | str | bool,
+    **adaptation: Any,
 ) -> Network:
     """EfficientNet-Lite0 with the weights of ImageNet, and a new head.
 

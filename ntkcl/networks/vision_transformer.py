@@ -1,6 +1,7 @@
 """The vision transformer as published, pretrained; `ntkcl.networks.vit` is one from scratch."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +146,7 @@ def vit_b16(
     patch: int = 16,
     side: int = 224,
     upsample: int = 1,
-    **adaptation: float | int | str | bool,
+    **adaptation: Any,
 ) -> Network:
     """A pretrained vision transformer, B/16 or one of another size, and a new head.
 
