@@ -7,6 +7,7 @@ on the generic path: any `apply(theta, x) -> [c]` for one x can be given to
 
 from ntkcl.networks.adapt import adapt
 from ntkcl.networks.cnn import CNN, cnn
+from ntkcl.networks.features import features, precomputed
 from ntkcl.networks.layers import Conv, Dense
 from ntkcl.networks.lenet import LeNet, lenet
 from ntkcl.networks.linearised import linearised
@@ -18,6 +19,6 @@ from ntkcl.networks.vit import ViT, vit
 
 __all__ = [
     "CNN", "MLP", "Conv", "Dense", "Layers", "LeNet", "ResNet", "ViT",
-    "adapt", "centred", "cnn", "computed_in", "forward", "lenet", "linearised", "mlp", "network",
-    "resnet", "taps", "vit",
+    "adapt", "centred", "cnn", "computed_in", "features", "forward", "lenet", "linearised", "mlp",
+    "network", "precomputed", "resnet", "taps", "vit",
 ]  # fmt: skip
