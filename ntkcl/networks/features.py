@@ -17,6 +17,7 @@ from jax.tree_util import Partial
 
 from ntkcl.compilation import one_of, portable
 from ntkcl.types import Network, Stream, Taps
+from ntkcl.validation import SettingError
 
 CHUNK = 256  # inputs at a time, which bounds the memory of their activations
 
@@ -59,7 +60,9 @@ def features(network: Network, one: Any) -> tuple[Callable[[Any], Any], Network]
     exact up to 2^24 in float32. Where nothing comes before what is trained, the identity and the
     network.
     """
-    theta = jax.eval_shape(network.init, jax.random.key(0), one)
+    if (init := network.init) is None:
+        raise SettingError("features: this network has no init; expected one of networks.adapt")
+    theta = jax.eval_shape(init, jax.random.key(0), one)
     apply = portable(network.apply)
     owners = {path[:n] for path in _paths(theta) for n in range(len(path))}
     try:
@@ -71,7 +74,7 @@ def features(network: Network, one: Any) -> tuple[Callable[[Any], Any], Network]
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), theta)
     survey, read = (None, None) if network.taps is None else map(portable, network.taps)
     return Partial(_Feature(plan), apply, nothing), network._replace(
-        init=lambda key, _: network.init(key, jnp.zeros(one.shape, one.dtype)),
+        init=lambda key, _: init(key, jnp.zeros(one.shape, one.dtype)),
         apply=Partial(_Rest(plan), apply),
         taps=survey and Taps(Partial(_Survey(plan), survey), Partial(_Read(plan), read)),
         batched=None,
@@ -119,7 +122,7 @@ class _Plan(NamedTuple):
 
     def recorded(self, apply, theta, x):
         """The outputs, and all array arguments of the calls in turn."""
-        seen: list = []
+        seen = []
 
         def visit(arrays):
             seen.extend(arrays)

@@ -446,3 +446,14 @@ def test_a_network_that_is_trained_from_its_first_layer_on_keeps_its_inputs():
     network, _ = adapted("all")
     assert networks.features(network, X[0])[1] is network
     assert networks.precomputed(network, STREAM) == (network, STREAM)
+
+
+@pytest.mark.slow
+def test_trainings_side_by_side_share_what_is_frozen():
+    network = adapted("head")[0]
+    setup = dict(loss=losses.squared_error(), optimizer=optimizers.sgd(), training=Training(9))
+    setup |= dict(stream=STREAM, network=network, method=methods.naive(), anchors=["boundary"])
+    runs = [dict(key=jax.random.key(seed), **setup) for seed in range(2)]
+    for run, events in zip(runs, experiment.run_seeds(runs), strict=True):
+        alone = list(experiment.run(**run))[-1].outputs
+        np.testing.assert_allclose(events[-1].outputs, alone, rtol=1e-9)
