@@ -169,7 +169,7 @@ class _Tensor(NamedTuple):
 def _unpickled(file):
     """What a pickle holds, tensors as `_Tensor`: of all the functions that pickles may call, it may
     call those below, which keep their arguments."""
-    allowed: dict = {("collections", "OrderedDict"): OrderedDict}
+    allowed = {("collections", "OrderedDict"): OrderedDict}
     allowed |= {("torch", name): name for name in STORAGES}
     # New functions for each pickle, which may set attributes of what it is given.
     for name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
