@@ -1,6 +1,7 @@
 """The vision transformer as published, pretrained; `ntkcl.networks.vit` is one from scratch."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from ntkcl.networks.adapt import adapt
 from ntkcl.networks.layers import attention, rgb
 from ntkcl.networks.weights import Layout, load
 from ntkcl.types import Network
-from ntkcl.validation import SettingError, text, whole
+from ntkcl.validation import SettingError, divisor, text, whole
 
 
 class Block(nn.Module):
@@ -145,7 +146,7 @@ def vit_b16(
     patch: int = 16,
     side: int = 224,
     upsample: int = 1,
-    **adaptation: float | int | str | bool,
+    **adaptation: Any,
 ) -> Network:
     """A pretrained vision transformer, B/16 or one of another size, and a new head.
 
@@ -168,9 +169,6 @@ def vit_b16(
       that are no square image of whole patches.
     Source: Dosovitskiy et al. 2021.
     """
-    for name, value, of in (("heads", heads, width), ("patch", patch, side)):
-        if whole("network.width or side", of) % whole(f"network.{name}", value):
-            raise SettingError(f"network.{name}={value}: expected a divisor of {of}")
     if weights is None:
         raise SettingError(
             "network.weights=null: no package carries these weights; expected the path of an npz "
@@ -180,9 +178,9 @@ def vit_b16(
         outputs=whole("network.outputs", outputs),
         width=width,
         depth=whole("network.depth", depth),
-        heads=heads,
+        heads=divisor("network.heads", heads, "network.width", width),
         expansion=whole("network.expansion", expansion),
-        patch=patch,
+        patch=divisor("network.patch", patch, "network.side", side),
         side=side,
         upsample=whole("network.upsample", upsample),
     )
