@@ -76,6 +76,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.out.suffix not in (".csv", ".parquet"):
         parser.error(f"{given.out}: expected a file ending in .csv or .parquet")
+    if given.per_section is not None and given.per_section < 1:
+        parser.error(f"--per-section {given.per_section}: expected at least 1")
     table = pd.DataFrame(
         chosen(list(rows(_index(given.records))), given.sections, given.per_section, given.seed)
     )

@@ -78,8 +78,9 @@ def _words(folder: Path, ids: np.ndarray) -> list[str]:
     from ntkcl.sources.tokens import decoded  # with TFDS, which takes a second to import
 
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text("utf8"))
-        return decoded(ids, config["source"]["tokenizer"])
+        source = yaml.safe_load((folder / "config.yaml").read_text("utf8"))["source"]
+        ours = source["_target_"].startswith("ntkcl.sources.")  # null is left out of their settings
+        return decoded(ids, source.get("tokenizer") if ours else source["tokenizer"])
     except UNKNOWN:
         return [" ".join(str(i) for i in one if i) for one in ids]
 
