@@ -24,7 +24,7 @@ def table(
     text: str = "text",
     label: str = "label",
     split: str | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str | int] | None = None,
     tokenizer: str | None = None,
     length: int = 64,
     test_fraction: float = 0.2,
@@ -107,7 +107,7 @@ def _read(path: str) -> Any:
         ) from error
 
 
-def _classes(origin: str, names: list[str], classes: Sequence[str] | None) -> dict[str, int]:
+def _classes(origin: str, names: list[str], classes: Sequence[str | int] | None) -> dict[str, int]:
     """{name of a label: its output}."""
     found = set(names)
     whole = all(name.removeprefix("-").isdecimal() for name in found)

@@ -55,7 +55,7 @@ def from_tfds(
     with _quiet():
         if not builder.is_prepared():
             _prepare(name, builder, download)
-    if _is_text(builder.info.features.get(_keys(builder)[0])):
+    if _is_text(builder.info.features[_keys(builder)[0]]):
         return _read_texts(builder, (train_split, test_split), tokenizer, length)
     return source(_read(builder, train_split), _read(builder, test_split), mean, sd)
 
