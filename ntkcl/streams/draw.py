@@ -100,8 +100,9 @@ def _balanced(dataset, classes, per_class, before, seed, name):
             used += " (stream.same_images=true reuses them)" if before else ""
             asked = "null" if per_class is None else per_class
             used += f"; use at most {len(left)}" if len(left) else ""
+            what = "texts" if are_tokens(dataset.x) else "images"
             raise SettingError(
-                f"stream.{name}_per_class={asked}: class {k} has {len(own)} images in the {name} "
+                f"stream.{name}_per_class={asked}: class {k} has {len(own)} {what} in the {name} "
                 f"set{used}"
             )
         chosen.append(left if per_class is None else left[:per_class])

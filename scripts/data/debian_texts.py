@@ -22,18 +22,14 @@ from typing import NamedTuple
 import pandas as pd
 
 # Pairs of topics that a model of texts tells apart, and that are far from other pairs.
-SECTIONS = [
-    "games",
-    "science",
-    "sound",
-    "graphics",
-    "python",
-    "perl",
-    "admin",
-    "net",
-    "editors",
-    "math",
-]
+PAIRS = (
+    ("games", "science"),
+    ("sound", "graphics"),
+    ("python", "perl"),
+    ("admin", "net"),
+    ("editors", "math"),
+)
+SECTIONS = [section for pair in PAIRS for section in pair]
 ADDED = re.compile(
     r"\s*[(\[-]+\s*(documentation|development|common|data|debug|transitional).*$", re.I
 )

@@ -16,7 +16,7 @@ from ntkcl import experiment, losses, methods, networks, optimizers, sources, st
 from ntkcl.cli.parts import _in
 from ntkcl.experiment import record
 from ntkcl.training.settings import Training
-from ntkcl.types import Dataset, Rows
+from ntkcl.types import Rows
 
 DEBIAN = ROOT / "tests" / "data" / "debian_texts.csv"
 LOSS = losses.squared_error()
@@ -87,9 +87,8 @@ def test_a_model_of_texts_that_is_linear_is_forecast_exactly(case, source):
 def trained_by_cosines(made, stream):
     """Gradient descent with a kernel that counts the words that two texts share."""
     rows = Rows.of(stream)
-    texts = [
-        Counter(x[x != 0].tolist()) for part in zip(*stream, strict=True) for x in all_of(part)
-    ]
+    inputs = [x for part in ("train", "test") for task in stream for x in getattr(task, part).x]
+    texts = [Counter(x[x != 0].tolist()) for x in map(np.asarray, inputs)]
     shared = np.array([[sum(a[w] * b[w] for w in a) for b in texts] for a in texts], float)
     K = shared / np.sqrt(np.outer(np.diag(shared), np.diag(shared)))
     f, changes = made.measured[0].copy(), []
@@ -99,10 +98,6 @@ def trained_by_cosines(made, stream):
             f = f + made.plan.learning_rate / y.size * K[:, own] @ (y - f[own])
         changes.append(f - before)
     return changes
-
-
-def all_of(part):
-    return [np.asarray(x) for data in part if isinstance(data, Dataset) for x in data.x]
 
 
 METHODS = {

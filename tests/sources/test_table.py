@@ -122,7 +122,7 @@ def test_what_is_wrong_with_a_table_is_named(tmp_path, tokenizer, change, settin
 
 def test_missing_values_and_numbers_of_a_typed_table_are_named(tmp_path, tokenizer):
     lacking = ROWS | {"label": [1.0, None, 2.0, 2.0, 1.0, None]}
-    with pytest.raises(ValueError, match="2 of 6 rows have no label .* first is row 1"):
+    with pytest.raises(ValueError, match=r"2 of 6 rows have no label .* first is row 1"):
         load(tmp_path, tokenizer, "parquet", lacking)
     with pytest.raises(ValueError, match="expected texts in column 'text', found int 3"):
         load(tmp_path, tokenizer, "parquet", ROWS | {"text": [3] * 6})
@@ -181,6 +181,8 @@ def test_streams_split_token_ids_and_transform_none(tmp_path, tokenizer):
     (task,) = streams.split(source, **sizes)
     assert task.train.x.dtype == task.test.x.dtype == np.int32 and task.train.y.dtype == float
     assert sorted(task.train.x.tolist()) == sorted(IDS[:4])
+    with pytest.raises(ValueError, match=r"class 0 has 2 texts in the train set; use at most 2"):
+        streams.split(source, tasks=1, train_per_class=3, test_per_class=1)
     of = {"of": lambda source: streams.split(source, **sizes)}
     for name, settings in {"rotated": {}, "permuted": {}, "mixture": of}.items():
         with pytest.raises(ValueError, match=f"stream={name}: inputs are token ids, no pixels"):
