@@ -83,8 +83,8 @@ def real(x):
     """One input of real numbers; ValueError for token ids."""
     if are_tokens(x):
         raise SettingError(
-            f"network: inputs are token ids ({x.dtype}), and this network takes pixels; expected one "
-            "that embeds tokens, such as network=minilm"
+            f"network: inputs are token ids ({x.dtype}), and this network takes pixels; expected "
+            "one that embeds tokens, such as network=minilm"
         )
     return x
 
