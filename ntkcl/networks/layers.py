@@ -99,3 +99,24 @@ def image(x):
             "network=mlp"
         )
     return x if x.ndim == 3 else x[..., None]
+
+
+def rgb(x, upsample: int = 1):
+    """One image [h, w, 3] as models of ImageNet take it: grey is repeated, and each side is made
+    `upsample` times as long, bilinearly. ValueError for anything else."""
+    x = image(x)
+    if x.shape[-1] not in (1, 3):
+        raise SettingError(
+            f"network: an input has shape {x.shape}; expected an image of 1 or 3 channels"
+        )
+    h, w = (upsample * side for side in x.shape[:2])
+    return jax.image.resize(jnp.broadcast_to(x, (*x.shape[:2], 3)), (h, w, 3), "linear")
+
+
+def attention(q, k, v, mask=None):
+    """sum_s softmax_s(q_t.k_s / sqrt(d)) v_s of each head, q, k and v [tokens, heads, d]; the
+    tokens s where `mask` is not set take no part."""
+    score = jnp.einsum("thd,shd->hts", q, k) / q.shape[-1] ** 0.5
+    if mask is not None:
+        score = jnp.where(mask, score, jnp.finfo(score.dtype).min)
+    return jnp.einsum("hts,shd->thd", jax.nn.softmax(score), v)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import errors
 from flax import linen as nn
+from flax.core import unfreeze
+from flax.traverse_util import flatten_dict
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
@@ -43,6 +45,8 @@ def network(
     collections that `constants` lacks.
     """
     constants = constants or {}
+    # Arguments of programs, like theta, and not written into them.
+    held = jax.tree.map(jnp.asarray, constants)
 
     def init(key, x):
         variables = _initial(module, key, x[None] if batched else x)
@@ -54,7 +58,7 @@ def network(
             )
         return variables.get("params", {})
 
-    def on_module(theta, x):
+    def on_module(constants, theta, x):
         try:
             return module.apply({"params": theta} | constants, x)
         except errors.ModifyScopeVariableError as error:
@@ -64,12 +68,13 @@ def network(
                 "use use_running_average=True and networks.network(constants=...)"
             ) from error
 
-    def apply(theta, x):
-        return on_module(theta, x[None])[0] if batched else on_module(theta, x)
+    def on_one(constants, theta, x):
+        return on_module(constants, theta, x[None])[0]
 
-    return Network(
-        init, apply, taps(apply), centred, on_module if batched else None, rate_scale, infinite
-    )
+    on_batch = Partial(on_module, held)
+    apply = Partial(on_one, held) if batched else on_batch
+    together = on_batch if batched else None
+    return Network(init, apply, taps(apply), centred, together, rate_scale, infinite)
 
 
 @partial(jax.jit, static_argnums=0)  # op by op, a deep network is hundreds of small compilations
@@ -85,11 +90,13 @@ def taps(apply: Apply) -> Taps:
     own trace (not inside `nn.scan`, `jax.checkpoint`, ...), and its parameters are used by nothing
     else. It may run several times.
 
-    theta is the module's own "params": a nest of dictionaries of arrays. Raises ValueError for
-    boxed ones (`nn.with_partitioning`).
+    theta is the module's own "params", or a part of them where `apply` holds the others: a nest of
+    dictionaries of arrays. A layer is seen if all of its parameters are in theta. Raises ValueError
+    for boxed ones (`nn.with_partitioning`).
     """
 
-    return Taps(partial(_survey, apply), partial(_read, apply))
+    apply = portable(apply)
+    return Taps(Partial(_survey, apply), Partial(_read, apply))
 
 
 def _survey(apply, theta, x) -> Survey:
@@ -115,7 +122,7 @@ def _called(apply, theta, x, paths) -> tuple[list, set]:
     """The layers that are called, and the paths of the parameters that are read outside of them."""
     calls: list[tuple[str, ...]] = []
 
-    def cut(theta, own, x):
+    def cut(theta, own, x, apply):
         """The model with the candidates' parameters taken from `own`: what still reads `theta` lies
         outside of them."""
 
@@ -126,7 +133,7 @@ def _called(apply, theta, x, paths) -> tuple[list, set]:
 
         return _intercepted(apply, on_call)(theta, x)
 
-    jaxpr = jax.make_jaxpr(cut)(theta, theta, x).jaxpr
+    jaxpr = jax.make_jaxpr(cut)(theta, theta, x, apply).jaxpr
     read = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
     outside = {path for path, v in zip(paths, jaxpr.invars, strict=False) if id(v) in read}
     return list(dict.fromkeys(calls)), outside
@@ -135,11 +142,11 @@ def _called(apply, theta, x, paths) -> tuple[list, set]:
 def _in_own_trace(apply, theta, x, layers) -> bool:
     """Whether the layers run in the model's own trace: what is read off them can then be used."""
 
-    def used(theta, x):
+    def used(apply, theta, x):
         return jax.tree.map(lambda a: a * 1, _read(apply, layers, theta, {}, x))
 
     try:
-        consts = jax.make_jaxpr(used)(theta, x).consts
+        consts = jax.make_jaxpr(used)(apply, theta, x).consts
     except jax.errors.UnexpectedTracerError:  # one runs inside a jax.vmap, ... of the model's own
         return False
     # Inside of a jax.checkpoint, jax.jit, ... likewise, but nothing is raised.
@@ -178,6 +185,8 @@ def _intercepted(apply, on_call):
             # Another root: inside a lifted transformation, or a clone of ours.
             if context.method_name != "__call__" or scope.root is not root:
                 return call(*args, **kwargs)
+            if not _holds(theta, context.module):
+                return call(*args, **kwargs)
             phi = features(context.module, *args, *kwargs.values())
             if phi is None:
                 return call(*args, **kwargs)
@@ -187,6 +196,13 @@ def _intercepted(apply, on_call):
             return apply(theta, x)
 
     return intercepted
+
+
+def _holds(theta, module) -> bool:
+    """Whether all parameters of a module that runs are in theta; in another model's are others."""
+    own = flatten_dict(theta)
+    held = {path[len(module.path) :] for path in own if path[: len(module.path)] == module.path}
+    return held == set(flatten_dict(unfreeze(module.variables.get("params", {}))))
 
 
 def _layer(theta, path):
