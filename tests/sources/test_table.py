@@ -58,6 +58,10 @@ def test_classes_are_sorted_or_those_asked_for(tmp_path, tokenizer):
     for kind in WRITERS:
         source = load(tmp_path, tokenizer, kind, numbers, split="part")
         assert source.train.y.argmax(1).tolist() == [2, 1, 1, 2]  # 2, 9, 10
+    words = ROWS | {"label": ["NA", "null", "null", "NA", "9", "9"]}  # and nothing is missing
+    for kind in WRITERS:
+        source = load(tmp_path, tokenizer, kind, words, split="part")
+        assert source.train.y.argmax(1).tolist() == [1, 2, 2, 1]  # 9, NA, null
     some = load(tmp_path, tokenizer, rows=numbers, split="part", classes=[10, 2])
     np.testing.assert_array_equal(some.train.x, [IDS[0], IDS[3]])
     assert some.train.y.argmax(1).tolist() == [0, 0] and some.test.y.argmax(1).tolist() == [1, 1]
