@@ -28,6 +28,13 @@ def whole(name: str, value, least: int = 1) -> int:
     return int(value)
 
 
+def divisor(name: str, value, of: str, total) -> int:
+    """A whole number that divides another setting, `of` = `total`, or ValueError."""
+    if whole(of, total) % whole(name, value):
+        raise SettingError(f"{name}={value}: expected a divisor of {of}={total}")
+    return int(value)
+
+
 def seed(name: str, value) -> int:
     """A seed that every generator in use accepts, or ValueError."""
     if (

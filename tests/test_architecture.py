@@ -19,6 +19,7 @@ FLOORS = [
 NEIGHBOURS: set[tuple[str, str]] = set()
 DOORS = {
     "flax": {"networks"},
+    "safetensors": {"networks"},
     "hydra": {"cli"},
     "omegaconf": {"cli", "runs"},
     "wandb": {"reporting"},

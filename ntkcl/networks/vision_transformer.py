@@ -14,7 +14,7 @@ from ntkcl.networks.adapt import adapt
 from ntkcl.networks.layers import attention, rgb
 from ntkcl.networks.weights import Layout, load
 from ntkcl.types import Network
-from ntkcl.validation import SettingError, text, whole
+from ntkcl.validation import SettingError, divisor, text, whole
 
 
 class Block(nn.Module):
@@ -169,14 +169,6 @@ def vit_b16(
       that are no square image of whole patches.
     Source: Dosovitskiy et al. 2021.
     """
-    for name, value, of, whole_of in (
-        ("heads", heads, "width", width),
-        ("patch", patch, "side", side),
-    ):
-        if whole(f"network.{of}", whole_of) % whole(f"network.{name}", value):
-            raise SettingError(
-                f"network.{name}={value}: expected a divisor of network.{of}={whole_of}"
-            )
     if weights is None:
         raise SettingError(
             "network.weights=null: no package carries these weights; expected the path of an npz "
@@ -186,9 +178,9 @@ def vit_b16(
         outputs=whole("network.outputs", outputs),
         width=width,
         depth=whole("network.depth", depth),
-        heads=heads,
+        heads=divisor("network.heads", heads, "network.width", width),
         expansion=whole("network.expansion", expansion),
-        patch=patch,
+        patch=divisor("network.patch", patch, "network.side", side),
         side=side,
         upsample=whole("network.upsample", upsample),
     )

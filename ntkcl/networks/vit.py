@@ -9,7 +9,7 @@ from ntkcl.networks.constructor import construct
 from ntkcl.networks.layers import ACTIVATIONS, Dense, image
 from ntkcl.networks.parametrization import BASE_WIDTH, Layers
 from ntkcl.types import Network
-from ntkcl.validation import SettingError, finite, whole
+from ntkcl.validation import SettingError, divisor, finite, whole
 
 
 class ViT(nn.Module):
@@ -107,8 +107,6 @@ def vit(
       divide.
     Source: Dosovitskiy et al. 2021; scores in mup: Yang, Hu et al. 2021 (Tensor Programs V).
     """
-    if whole("network.width", width) % whole("network.heads", heads):
-        raise SettingError(f"network.heads={heads}: expected a divisor of network.width={width}")
     return construct(
         ViT,
         outputs=outputs,
@@ -118,7 +116,7 @@ def vit(
         scaling=common,
         depth=whole("network.depth", depth),
         patch=whole("network.patch", patch),
-        heads=heads,
+        heads=divisor("network.heads", heads, "network.width", width),
         expansion=whole("network.expansion", expansion),
         position_std=finite("network.position_std", position_std, least=0.0),
     )

@@ -9,6 +9,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -168,7 +169,7 @@ class _Tensor(NamedTuple):
 def _unpickled(file):
     """What a pickle holds, tensors as `_Tensor`: of all the functions that pickles may call, it may
     call those below, which keep their arguments."""
-    allowed: dict = {("collections", "OrderedDict"): OrderedDict}
+    allowed = {("collections", "OrderedDict"): OrderedDict}
     allowed |= {("torch", name): name for name in STORAGES}
     # New functions for each pickle, which may set attributes of what it is given.
     for name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
@@ -262,18 +263,10 @@ def load(
     for name, leaf in shapes.items():
         if name[-2] == "head":
             variables[name] = head[name[-1]](jax.random.key(0), leaf.shape, jnp.float32)
-            continue
-        key, moved = layout.place(name[1:])
-        if key not in arrays:
-            raise SettingError(f"{said} it has no {key}; expected the layout of {layout.of}")
-        array = _moved(arrays[key], moved)
-        if array.shape != leaf.shape:
-            raise SettingError(
-                f"{said} {key} gives {'/'.join(name[1:])} the shape {array.shape}; expected "
-                f"{leaf.shape}"
-            )
-        used.add(key)
-        variables[name] = jnp.asarray(array)
+        else:
+            key, array = _fitted(said, arrays, layout, name[1:], leaf.shape)
+            variables[name] = jnp.asarray(array)
+            used.add(key)
     left = sorted(key for key in arrays if key not in used and not layout.ignored(key))
     if left:
         raise SettingError(
@@ -283,8 +276,16 @@ def load(
     return unflatten_dict(variables)
 
 
-def _moved(array, moved):
-    try:
-        return moved(array)
-    except (ValueError, IndexError):  # of another number of axes
-        return array
+def _fitted(said, arrays, layout, path, shape) -> tuple[str, np.ndarray]:
+    """The key and the array of a parameter."""
+    key, moved = layout.place(path)
+    if key not in arrays:
+        raise SettingError(f"{said} it has no {key}; expected the layout of {layout.of}")
+    array = arrays[key]
+    with suppress(ValueError, IndexError):  # of another number of axes
+        array = moved(array)
+    if array.shape != shape:
+        raise SettingError(
+            f"{said} {key} gives {'/'.join(path)} the shape {array.shape}; expected {shape}"
+        )
+    return key, array

@@ -177,15 +177,17 @@ def advance(
     return ended, value[None]
 
 
-@partial(jax.jit, static_argnames=("loss", "count", "method"))
-def _advance_vmapped(each, *, loss, count, method):
-    """`advance` mapped over the first axis of all arrays of `each`, its six arguments."""
+@partial(jax.jit, static_argnames=("axes", "loss", "count", "method"))
+def _advance_vmapped(each, apply, *, axes, loss, count, method):
+    """`advance` mapped over the first axis of all arrays of `each`, its other five arguments, and
+    of those of `apply` whose entry in `axes` is 0, not None."""
 
-    def one(state, dataset, head, order, apply, transform):
+    def one(each, apply):
+        *arguments, transform = each
         bound = dict(apply=apply, transform=transform, loss=loss, count=count, method=method)
-        return advance(state, dataset, head, order, **bound)
+        return advance(*arguments, **bound)
 
-    return jax.vmap(one)(*each)
+    return jax.vmap(one, (0, jax.tree.unflatten(jax.tree.structure(apply), axes)))(each, apply)
 
 
 def train(
@@ -222,26 +224,36 @@ def train_vmapped(
     own key, state, dataset, head, network and rule, up to rounding.
 
     Networks and rules may differ in the arrays they are bound to (`ntkcl.compilation`), and all
-    arrays have the same shapes. What `method` does while training may depend on its memory alone.
+    arrays have the same shapes. An array that all networks hold, such as frozen weights, is not
+    copied for each. What `method` does while training may depend on its memory alone.
     """
     n, dtype = len(datasets[0].x), jax.tree.leaves(states[0].theta)[0].dtype
     orders = [None if batch_size is None else batches(key, n, batch_size, steps) for key in keys]
-    bound = ([portable(one) for one in given] for given in (applies, transforms))
+    applies, transforms = ([portable(one) for one in given] for given in (applies, transforms))
 
     def stacked(*leaves):
         return jnp.stack(
             [jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf for leaf in leaves]
         )
 
-    each = [list(parts) for parts in zip(states, datasets, heads, orders, *bound, strict=True)]
-    leaves, tree = jax.tree.flatten(
-        _advance_vmapped(jax.tree.map(stacked, *each), loss=loss, count=steps, method=method)
-    )
+    def joined(*leaves):
+        return leaves[0] if _is_one(leaves) else stacked(*leaves)
+
+    each = [list(parts) for parts in zip(states, datasets, heads, orders, transforms, strict=True)]
+    columns = map(jax.tree.leaves, applies)
+    axes = tuple(None if _is_one(own) else 0 for own in zip(*columns, strict=True))
+    arguments = jax.tree.map(stacked, *each), jax.tree.map(joined, *applies)
+    settings = dict(axes=axes, loss=loss, count=steps, method=method)
+    leaves, tree = jax.tree.flatten(_advance_vmapped(*arguments, **settings))
     ended = (jax.tree.unflatten(tree, own) for own in zip(*leaves, strict=True))
     return [
         Fit(steps, _with_memory(method, at, start), losses)
         for (at, losses), start in zip(ended, states, strict=True)
     ]
+
+
+def _is_one(arrays) -> bool:
+    return all(array is arrays[0] for array in arrays)
 
 
 @partial(jax.jit, static_argnums=0)
