@@ -55,7 +55,7 @@ def tokenised(
             f"{texts[where][:40]!r}; expected a tokenizer to which id 0 is padding, as BERT's"
         )
     if not used.any(1).all():
-        none = texts[np.argmin(used.any(1))][:40]
+        none = texts[int(np.argmin(used.any(1)))][:40]
         raise SettingError(f"source.tokenizer={tokenizer}: the text {none!r} has no token in it")
     cut = sum(bool(one.overflowing) for one in encoded)
     if cut:
