@@ -59,6 +59,7 @@ def test_every_node_composes_and_its_target_exists(node):
         *{
             "idx": ["source.idx_dir=somewhere"],
             "npz": ["source.path=somewhere"],
+            "table": ["source.path=somewhere"],
             "vit_b16": ["network.weights=somewhere"],
         }.get(name, []),
     )

@@ -124,8 +124,9 @@ def _worst_by_layers(taps, theta, x, weights):
 
 def _worst_of(kernel, theta, x, weights):
     def one(row):
-        x, root = row[0], jnp.sqrt(row[1]).astype(row[0].dtype)
+        x, weights = row
         gram = kernel.gram(kernel.factors(theta, x[None]))[0, :, 0]
+        root = jnp.sqrt(weights).astype(gram.dtype)
         return jnp.linalg.eigvalsh(root[:, None] * gram * root[None])[-1]
 
     return jnp.max(jax.lax.map(one, (x, weights)))
