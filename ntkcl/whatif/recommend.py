@@ -28,8 +28,8 @@ from ntkcl.whatif.recipe import Recipe
 SHARES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5)
 ORDERS = 4  # over which influences are averaged: a sample is drawn in some steps of each
 ROUNDS = 4  # in which samples to replay are chosen: later ones see what the earlier ones keep
-# In place of a smaller gradient: the root of Adam's second moment has no derivative at 0. Beside its
-# eps of 1e-8 it moves nothing.
+# In place of a smaller gradient, since the root of Adam's second moment has no derivative at 0.
+# Beside its eps of 1e-8 it moves nothing.
 TINY = 1e-12
 
 
