@@ -100,7 +100,9 @@ def _compile(kernel, theta, x, rows, columns, symmetric, devices) -> Tile:
         return jax.jit(f)
 
     theta = jax.tree.map(lambda leaf: spec(leaf, WHOLE), theta)
-    (held,) = jax.device_put(kernel.factors.args, sharding(WHOLE))
+    (held,) = kernel.factors.args
+    # Other processes' devices take copies of what every process holds, not another's array.
+    held = jax.device_put(held if single else jax.tree.map(np.asarray, held), sharding(WHOLE))
     shared_factors = share(kernel.factors.func, (WHOLE, WHOLE, ROWS), split)
 
     def side(n):

@@ -83,7 +83,7 @@ def adapt(
         started = {path: whole_theta[path] for path in trained}
         if std is not None:
             started |= _fresh(jax.random.fold_in(key, 0), {p: started[p] for p in fresh}, std)
-        pairs = _pairs(base.apply, unflatten_dict(whole_theta), x, layers, rank)
+        pairs = _pairs(base.apply, whole_theta, x, layers, rank)
         return unflatten_dict(started | _drawn(jax.random.fold_in(key, 1), pairs))
 
     together = base.batched and Partial(run, portable(base.batched), frozen)
@@ -187,7 +187,7 @@ def _shown(paths) -> str:
     return ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
 
 
-def _pairs(apply, theta, x, layers, rank) -> dict:
+def _pairs(apply, whole_theta, x, layers, rank) -> dict:
     """{path: the layers of A and B, and the shape of what they are given}, by a trial run."""
     pairs = {}
 
@@ -195,21 +195,27 @@ def _pairs(apply, theta, x, layers, rank) -> dict:
         layer = context.module
         if context.method_name == "__call__" and layer.path in layers:
             given = [*args, *kwargs.values()][0]
-            pair, kind = _pair(layer, rank, None), jax.ShapeDtypeStruct(given.shape, given.dtype)
-            _check_rank(layer, rank)
-            pairs[layer.path] = (*pair, kind)
+            pair = _pair(layer, rank, None)
+            _check_layer(layer, rank, whole_theta[*layer.path, "kernel"].size)
+            pairs[layer.path] = (*pair, jax.ShapeDtypeStruct(given.shape, given.dtype))
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
-        jax.eval_shape(lambda: apply(theta, x))
+        jax.eval_shape(lambda: apply(unflatten_dict(whole_theta), x))
     return pairs
 
 
-def _check_rank(layer: nn.Module, rank: int) -> None:
+def _check_layer(layer: nn.Module, rank: int, size: int) -> None:
+    """SettingError for a layer with a kernel of so many numbers that cannot have this rank."""
+    name, own = "/".join(layer.path), layer.variables["params"]["kernel"].size
+    if own != size:
+        raise SettingError(
+            f"network.targets: {name} is several layers, run by nn.scan or nn.vmap; expected "
+            "layers that are called one by one, or network.trainable=all or a pattern"
+        )
     outputs = math.prod(layer.features) if isinstance(layer.features, tuple) else layer.features
-    most = min(outputs, layer.variables["params"]["kernel"].size // outputs)
+    most = min(outputs, own // outputs)
     if rank > most:
-        name = "/".join(layer.path)
         raise SettingError(
             f"network.rank={rank}: expected at most {most}, the rank of {name}, or other targets"
         )

@@ -265,6 +265,25 @@ def test_what_cannot_be_trained_is_said_in_one_line(settings, reported):
     assert "\n" not in str(raised.value)
 
 
+def test_layers_of_a_scan_are_no_targets():
+    class Scanned(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            several = dict(variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+            x, _ = nn.scan(Row, **several)(name="rows")(x, None)
+            return nn.Dense(2, name="head")(x)
+
+    class Row(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return nn.Dense(4, name="query")(x), None
+
+    x = jnp.ones(4)
+    network = networks.adapt(Scanned(), pretrained(Scanned(), x), trainable="lora", rank=1)
+    with pytest.raises(ValueError, match=r"network.targets: rows/query is several layers"):
+        network.init(jax.random.key(0), x)
+
+
 def test_a_target_of_another_kind_is_refused():
     class Depthwise(nn.Module):
         @nn.compact
