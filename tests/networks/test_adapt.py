@@ -102,6 +102,8 @@ def adapted(trainable, **settings):
 def test_theta_holds_what_is_trained_alone_and_starts_from_the_pretrained_model(trainable):
     network, theta = adapted(trainable, head_std=None)
     assert paths(theta) == PARTS[trainable]
+    trained = [path for path in paths(theta) if "lora" not in path]
+    assert len(jax.tree.leaves(network.apply)) == len(jax.tree.leaves(THETA)) - len(trained)
     np.testing.assert_allclose(outputs(network, theta), outputs(BASE, THETA), rtol=1e-12)
 
 
