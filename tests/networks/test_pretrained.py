@@ -59,6 +59,13 @@ def test_bert_is_that_of_transformers_and_padding_takes_no_part():
     same(headed(minilm(), np.eye(8), np.zeros(8))(ref["x"]), ref["f"])
 
 
+def named(value):
+    """The name of a case: the same in every process, as those that share the work compare."""
+    if callable(value):
+        return value.__name__
+    return f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else str(value)
+
+
 @pytest.mark.parametrize("side", [16, 24])
 def test_the_vision_transformer_is_the_published_one_at_its_size_and_at_another(side):
     head = [weights.read(VIT)[f"head/{leaf}"] for leaf in ("kernel", "bias")]
@@ -115,7 +122,7 @@ def test_low_rank_terms_stand_beside_queries_and_values(make, x):
         (minilm, dict(outputs=0), "network.outputs=0: expected"),
         (vit, dict(upsample=0), "network.upsample=0: expected"),
     ],
-    ids=str,
+    ids=named,
 )  # fmt: skip
 def test_weights_of_another_model_and_bad_settings_are_said_in_a_line(make, settings, told):
     with pytest.raises(ValueError, match=told) as reported:
@@ -147,7 +154,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
         (vit, np.ones((16, 20), np.float32), "patch=4: an image has 16 x 20 pixels; expected a"),
         (vit, np.ones((18, 18), np.float32), "patch=4: an image has 18 x 18 pixels"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_inputs_of_another_kind_are_said_in_a_line(make, x, told):
     network = make()

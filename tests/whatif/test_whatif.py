@@ -206,6 +206,20 @@ def test_replayed_samples_are_chosen_once_each():
     assert len(set(chosen)) == 5 and set(chosen) <= set(range(8))
 
 
+def test_the_verdict_goes_by_signs_that_need_no_training():
+    question = asked(*mlp())
+    cache = whatif.prepare(question, BASE, anchors=2)
+    near = whatif.ask(cache, BASE._replace(order=1))
+    assert near.verdict == ("good", ())
+    grade, (reason,) = whatif.ask(cache, BASE._replace(epochs=8.0)).verdict
+    assert grade == "poor" and "of the base's way from the base" in reason
+    grade, (reason,) = near._replace(coarse_r2=0.94).verdict
+    assert grade == "poor" and "half of the anchors predict otherwise, R2 0.94" in reason
+    assert near._replace(outputs=near.outputs * np.nan).verdict[0] == "poor"
+    alone = whatif.ask(whatif.prepare(question, BASE, anchors=1), BASE._replace(order=1))
+    assert alone.verdict[0] == "unknown"
+
+
 def test_the_price_says_what_fits():
     question = asked()
     kept = whatif.price(question, BASE, anchors=2)
