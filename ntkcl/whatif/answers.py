@@ -16,7 +16,6 @@ from ntkcl.whatif.follow import Base, Steps, follow, steps
 from ntkcl.whatif.question import Question
 from ntkcl.whatif.recipe import Recipe
 
-
 # Of 110 candidates of networks trained from scratch (`scripts/bench/whatif.py`, seed 0), the R2 of
 # the outputs' changes was below .8 in 20. All of them were below the one or above the other, and so
 # were all 11 of 100 candidates of another seed. Two in three of all candidates are within both.
