@@ -227,15 +227,20 @@ def _verdict(case: _Case) -> dict:
 
     `trial_r2` compares the predicted drift with that of the network at the predicted parameters,
     `halved_r2` the latter with the drift of the network predicted in two halves of the steps,
-    `coarse_r2` the predicted drift with that predicted with half as many steps.
+    `coarse_r2` the predicted drift with that predicted with half as many steps, `segments_r2` with
+    that by half as many segments, or by two where it was one.
     """
     record, anchor = case.record, case.anchor
-    predicted, trial, halves, coarser = (
-        _drifts(case, changes[anchor])
-        for changes in (record.changes, record.trials, record.halves, record.coarser)
+    predicted, trial, halves, coarser, resegmented = (
+        _drifts(case, getattr(record, kind)[anchor])
+        for kind in ("changes", "trials", "halves", "coarser", "resegmented")
     )
     trial_r2, halved_r2 = _r2_or_diverged(trial, predicted), _r2_or_diverged(halves, trial)
     coarse_r2 = _r2_or_diverged(coarser, predicted)
+    # Of the fewer segments with the more.
+    more = max(record.numerics[anchor]["kernels"]) > 1
+    pair = (predicted, resegmented) if more else (resegmented, predicted)
+    segments_r2 = _r2_or_diverged(*pair)
     numerics = record.numerics[anchor]
     stable = [one is not False for one in numerics["stable"]]
     grade, reasons = metrics.verdict(
@@ -246,11 +251,13 @@ def _verdict(case: _Case) -> dict:
         numerics["condition"],
         numerics["limit_share"],
         coarse_r2,
+        segments_r2,
     )
     return {
         "trial_r2": trial_r2,
         "halved_r2": halved_r2,
         "coarse_r2": coarse_r2,
+        "segments_r2": segments_r2,
         "verdict": grade,
         "reasons": list(reasons),
     }

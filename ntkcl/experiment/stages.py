@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import forecast, kernels, methods
-from ntkcl.experiment.checks import check, check_coarsen, check_infinite, form_of
+from ntkcl.experiment.checks import check, check_coarsen, check_infinite, check_segments, form_of
 from ntkcl.experiment.events import Evaluation, Event, Measurement
 from ntkcl.experiment.forecasts import anchor_forecast, baseline_forecasts, path_diagnostic, plan
 from ntkcl.experiment.start import Initialised, initialise
@@ -71,10 +71,11 @@ def prepare(setup: Setup) -> Experiment:
     key, stream, network, loss, optimizer, training, method, anchors, form, effort, kernel = setup
     check(stream, loss, training, anchors)
     trained = stream, network, loss, optimizer, training, method
-    form = form_of(*trained, form) if anchors else "linearised"
+    form = form_of(*trained, form, effort.checked().segments) if anchors else "linearised"
     if "infinite" in anchors:
         check_infinite(network, form)
     check_coarsen(stream, training, form, effort.coarsen)
+    check_segments(stream, training, form, effort)
     initialised = initialise(
         key, stream, network, loss, optimizer, training, method, effort, kernel
     )

@@ -99,6 +99,8 @@ AGREEMENT = (
              "R² of that with the network predicted in two halves of the steps"),
     Quantity("coarse_r2", "forecast by half as many steps (R²)", "",
              "R² of the predicted drift with that of half as many steps, where it took few"),
+    Quantity("segments_r2", "forecast by half as many segments (R²)", "",
+             "R² of the predicted drift with that of half as many segments, or of two"),
     Quantity("verdict", "verdict before training", "", "good, fair, poor or unknown", TEXT),
     Quantity("reasons", "reasons", "", "why the verdict is not better, and remarks", TEXT),
     Quantity("forgetting_predicted", "rise of old tasks' loss, predicted", "loss",

@@ -49,7 +49,7 @@ GROUPS = ("method", "stream", "source", "network", "loss", "optimizer")  # chose
 UNHASHED_DEFAULTS: dict[str, dict[str, Any]] = {
     "stream": {"interpolation": "bilinear"},
     "network": {"parametrization": "ntk", "init": "normal", "gamma0": 1.0},
-    "forecast": {"coarsen": 1},
+    "forecast": {"coarsen": 1, "segments": 1},
     "training": {
         "epochs": None,
         "optimizer_state": "reset",

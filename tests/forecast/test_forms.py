@@ -385,6 +385,20 @@ def test_the_size_that_auto_goes_by_is_that_of_the_stream(monkeypatch):
             "forecast.coarsen=10: so few batches do not see all of a task; expected at most",
         ),
         (
+            dict(effort=(10, 1, 0.1, False, 1, 0)),
+            "forecast.segments=0: expected a whole number of at least 1, or auto",
+        ),
+        (dict(effort=(10, 1, 0.1, False, 1, "all")), "forecast.segments=all: expected a whole"),
+        (
+            dict(form="closed", effort=(10, 1, 0.1, False, 1, 4)),
+            "forecast.segments=4: form=closed linearises once; expected 1, or form=linearised or "
+            "auto",
+        ),
+        (
+            dict(effort=(10, 1, 0.1, False, 1, 31)),
+            "forecast.segments=31: expected at most 30, the steps of a task, or auto",
+        ),
+        (
             dict(form="dense"),
             "forecast.form=dense: expected auto, closed, matrix_free, simulated, linearised or "
             "integrated",
