@@ -237,10 +237,8 @@ def _verdict(case: _Case) -> dict:
     )
     trial_r2, halved_r2 = _r2_or_diverged(trial, predicted), _r2_or_diverged(halves, trial)
     coarse_r2 = _r2_or_diverged(coarser, predicted)
-    # Of the fewer segments with the more.
-    more = max(record.numerics[anchor]["kernels"]) > 1
-    pair = (predicted, resegmented) if more else (resegmented, predicted)
-    segments_r2 = _r2_or_diverged(*pair)
+    anew = max(record.numerics[anchor]["kernels"]) > 1
+    segments_r2 = _segments_r2(predicted, resegmented, anew)
     numerics = record.numerics[anchor]
     stable = [one is not False for one in numerics["stable"]]
     grade, reasons = metrics.verdict(
@@ -278,6 +276,16 @@ def _r2_or_diverged(moved: np.ndarray, predicted: np.ndarray) -> float:
         return float("-inf")
     finite = len(moved) and np.isfinite(moved).all() and np.isfinite(predicted).all()
     return metrics.r2(moved, predicted) if finite else NAN
+
+
+def _segments_r2(predicted: np.ndarray, resegmented: np.ndarray, anew: bool) -> float:
+    """R² of the drift by fewer segments with that by more; -inf where one of them diverged, NaN
+    without. `predicted` has more of them where it linearises anew, else fewer."""
+    if not len(predicted) or np.isnan(resegmented).any():
+        return NAN
+    if not (np.isfinite(predicted).all() and np.isfinite(resegmented).all()):
+        return float("-inf")
+    return metrics.r2(*((predicted, resegmented) if anew else (resegmented, predicted)))
 
 
 def _forgetting(pairs: list[_Pair]) -> dict:

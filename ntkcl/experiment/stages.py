@@ -86,12 +86,12 @@ def begin(experiment, meter) -> Generator[Event, None, tuple[Problem, Anchor]]:
     """Everything before the first task; returns the problem at its learning rate, and the anchor
     at theta_0."""
     initialised, anchors = experiment.initialised, experiment.anchors
-    theta, outputs = initialised.theta, initialised.outputs
+    theta, outputs, effort = initialised.theta, initialised.outputs, initialised.effort
     meter.read()  # what `initialised.cost` holds already
     chosen = plan(initialised, experiment.training, meter)
     problem = initialised.problem.at(chosen.learning_rate)
-    if initialised.effort.explain and {"init", "boundary"} & set(anchors):
-        taken = forecast.estimate(problem, theta, experiment.form, initialised.effort.coarsen)
+    if effort.explain and {"init", "boundary"} & set(anchors):
+        taken = forecast.estimate(problem, theta, experiment.form, effort.coarsen, effort.segments)
         chosen = chosen._replace(estimate=taken, cost=chosen.cost.plus(meter.read()))
     yield chosen
     f = outputs(theta)

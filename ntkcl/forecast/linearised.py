@@ -1,7 +1,8 @@
 """The linearised network is trained, by the trainer itself with any loss, rule and method.
 
-No kernel is held. It costs about one training; with k steps taken as one (`Effort.coarsen`) it
-takes 1.5 / k of the steps, a third of them to see what that changes.
+No kernel is held. It costs about one training, and as much again to see what linearising more or
+less often changes; with k steps taken as one (`Effort.coarsen`) it takes 1 / k of the steps, and
+half as many more to see what that changes.
 
 With m segments a task (`Effort.segments`) the network is linearised anew, m times a task, at the
 parameters to which the forecast has come, and the network's own outputs are read there. One segment

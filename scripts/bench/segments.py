@@ -26,7 +26,6 @@ from publish import command, parser, publish, stem, with_jax
 from ntkcl import experiment, forecast, metrics
 from ntkcl.cli.config import CONF, resolve
 from ntkcl.experiment.scores import sample_losses
-from ntkcl.metrics.verdict import verdict
 from ntkcl.training.problem import Anchor, Problem, carried_optimizer_state, consolidate, train
 from ntkcl.types import Rows
 
@@ -182,7 +181,9 @@ def graded(rows: list[dict]) -> list[dict]:
             r2, sign = (float("-inf") if row[key][m] is None else row[key][m] for key in SIGNS)
             grade, _ = metrics.verdict(NAN, NAN, [True], [NAN], [NAN], segments_r2=sign)
             came = {key: row["forgetting"][key] for key in (m, "train", "rerun")}
-            made.append({"segments": m, "verdict": grade, "r2": r2, "forgetting": missed(*came.values())})
+            made.append(
+                {"segments": m, "verdict": grade, "r2": r2, "forgetting": missed(*came.values())}
+            )
     return made
 
 

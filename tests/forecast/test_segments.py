@@ -9,7 +9,7 @@ import optax
 import pytest
 from cases import linear, quadratic_features, random_stream
 
-from ntkcl import experiment, forecast, kernels, losses, methods, networks, optimizers
+from ntkcl import experiment, forecast, kernels, losses, methods, metrics, networks, optimizers
 from ntkcl.training.problem import Anchor, batch_order, carried_optimizer_state, consolidate, train
 from ntkcl.training.settings import Training
 from ntkcl.types import Dataset
@@ -151,3 +151,14 @@ def test_segments_of_longer_steps_are_training_with_longer_steps():
     longer = fewer[0].at(2 * RATE), *fewer[1:]
     made = changes(begun(), segments=STEPS // 2, coarsen=2)
     np.testing.assert_allclose(made, measured(longer), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("segments_r2", "grade"), [(0.99, "good"), (0.96, "fair"), (0.94, "poor"), (-np.inf, "poor")]
+)
+def test_a_forecast_that_segments_change_is_not_trusted(segments_r2, grade):
+    unknown = [float("nan")]
+    found, reasons = metrics.verdict(
+        *unknown * 2, [True], unknown, unknown, segments_r2=segments_r2
+    )
+    assert found == grade and ("raise forecast.segments" in " ".join(reasons)) == (grade != "good")
