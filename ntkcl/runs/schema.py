@@ -122,7 +122,7 @@ NUMERICS = (
              "in sum |lam|; rounding if small", PER_TASK),
     Quantity("condition", "condition number", "", "lam_max / lam_min", PER_TASK),
     Quantity("smallest_eigenvalue", "smallest eigenvalue", "", "lam_min(K_tt)", PER_TASK),
-    Quantity("kernels", "kernels computed", "", "by the form `integrated`", PER_TASK),
+    Quantity("kernels", "kernels computed", "", "by the form `integrated`; segments", PER_TASK),
     Quantity("gradients", "gradients computed", "", "by the form `integrated`", PER_TASK),
 )  # fmt: skip
 REFERENCES = (

@@ -26,6 +26,7 @@ from publish import command, parser, publish, stem, with_jax
 from ntkcl import experiment, forecast, metrics
 from ntkcl.cli.config import CONF, resolve
 from ntkcl.experiment.scores import sample_losses
+from ntkcl.forecast.linearised import AGREED
 from ntkcl.training.problem import Anchor, Problem, carried_optimizer_state, consolidate, train
 from ntkcl.types import Rows
 
@@ -52,6 +53,7 @@ RATES = {
     ("adam", "ntk"): 0.01,
 }
 SOURCES = ("digits", "fashion_mnist")
+GRADES = ("good", "fair", "poor", "unknown")
 SIGNS, NAN = ("r2", "segments_r2"), float("nan")
 EACH = "loss=cross_entropy training.batch_size=20 training.steps=null training.epochs=5 "
 EACH += "stream.tasks=3 stream.test_per_class=10 network.centred=false training.allow_unstable=true"
@@ -146,7 +148,7 @@ def numbers(problem: Problem, history: np.ndarray, tasks: list[Ahead]) -> dict:
             f = history[s + 1][rows[s]]
             before, after = (sample_losses(one, y, head, problem.loss) for one in (f, f + drift))
             rise.append(float(np.mean(after - before)))
-        return float(np.mean(rise))
+        return float(np.mean(rise)) if np.isfinite(rise).all() else None
 
     def r2(measured, predicted):
         flat = [
@@ -173,29 +175,38 @@ def numbers(problem: Problem, history: np.ndarray, tasks: list[Ahead]) -> dict:
     }
 
 
+def chosen(row: dict) -> str:
+    """The segments that "auto" would take, of those up to 8."""
+    return next((m for m, r2 in row["all_r2"].items() if r2 and r2 >= AGREED), str(SEGMENTS[-1]))
+
+
 def graded(rows: list[dict]) -> list[dict]:
     """Of each cell and number of segments: the verdict from before training, and what came."""
     made = []
-    for row in rows:
-        for m in map(str, SEGMENTS):
-            r2, sign = (float("-inf") if row[key][m] is None else row[key][m] for key in SIGNS)
-            grade, _ = metrics.verdict(NAN, NAN, [True], [NAN], [NAN], segments_r2=sign)
-            came = {key: row["forgetting"][key] for key in (m, "train", "rerun")}
-            made.append(
-                {"segments": m, "verdict": grade, "r2": r2, "forgetting": missed(*came.values())}
-            )
+    for row, name in itertools.product(rows, (*map(str, SEGMENTS), "auto")):
+        m = chosen(row) if name == "auto" else name
+        r2, sign = (float("-inf") if row[key][m] is None else row[key][m] for key in SIGNS)
+        grade, _ = metrics.verdict(NAN, NAN, [True], [NAN], [NAN], segments_r2=sign)
+        off = missed(*(row["forgetting"][key] for key in (m, "train", "rerun")))
+        made.append({"segments": name, "verdict": grade, "r2": r2, "forgetting": off})
     return made
 
 
-def missed(predicted: float, measured: float, again: float) -> float:
-    """Error of the predicted forgetting as a share of the measured, as far as it is more than a
-    re-run's."""
+def missed(predicted: float | None, measured: float, again: float) -> float:
+    """Error of the predicted forgetting as a share of the measured; 0 if it is at most a re-run's,
+    infinite for a forecast that diverged."""
+    if predicted is None:
+        return float("inf")
     error = abs(predicted - measured)
     return 0.0 if error <= abs(again - measured) else error / abs(measured)
 
 
 def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def share_of(seconds: dict, m: str) -> str:
+    return number(seconds[m] / seconds["train"])
 
 
 def table(head: list[str], lines: list[list[str]]) -> list[str]:
@@ -209,13 +220,13 @@ def markdown(stored: dict) -> str:
         names = [row[key] for key in ("network", "stream", "rule", "scaling", "source")]
         r2 = [number(row["r2"][str(m)]) for m in (*SEGMENTS, "rerun")]
         rises = [number(row["forgetting"][key]) for key in ("train", "1", "4", "8", "rerun")]
-        times = [number(row["seconds"][m] / row["seconds"]["train"]) for m in ("1", "4", "8")]
+        times = [share_of(row["seconds"], m) for m in ("1", "4", "8")]
         each.append([*names, number(row["limit_share"]), *r2, ", ".join(rises), ", ".join(times)])
     heads = ["network", "stream", "rule", "scaling", "data", "rate / limit"]
     heads += [*(f"R2, {m}" for m in SEGMENTS), "re-run"]
     heads += ["forgetting: measured, by 1, 4, 8, re-run", "seconds over training: 1, 4, 8"]
     verdicts = []
-    for m, grade in itertools.product(map(str, SEGMENTS), ("good", "fair", "poor", "unknown")):
+    for m, grade in itertools.product((*map(str, SEGMENTS), "auto"), GRADES):
         same = [one for one in made if (one["segments"], one["verdict"]) == (m, grade)]
         if same:
             r2 = [one["r2"] for one in same]
