@@ -53,6 +53,7 @@ RATES = {
     ("adam", "ntk"): 0.01,
 }
 SOURCES = ("digits", "fashion_mnist")
+SUMMED = ["segments", "median R2", "R2 >= .8", "R2 >= .9", "forgetting within .25"]
 GRADES = ("good", "fair", "poor", "unknown")
 SIGNS, NAN = ("r2", "segments_r2"), float("nan")
 EACH = "loss=cross_entropy training.batch_size=20 training.steps=null training.epochs=5 "
@@ -192,6 +193,18 @@ def graded(rows: list[dict]) -> list[dict]:
     return made
 
 
+def summed(rows: list[dict], made: list[dict]) -> list[list[str]]:
+    """For each number of segments, and for the re-run, how all cells did."""
+    lines = []
+    for name in (*map(str, SEGMENTS), "auto", "re-run"):
+        same = [one for one in made if one["segments"] == name]
+        r2 = [one["r2"] for one in same] or [row["r2"]["rerun"] for row in rows]
+        near = [str(sum(one["forgetting"] <= 0.25 for one in same))] if same else ["-"]
+        counts = [str(sum(one >= least for one in r2)) for least in (0.8, 0.9)]
+        lines.append([name, number(float(np.median(r2))), *counts, *near])
+    return lines
+
+
 def missed(predicted: float | None, measured: float, again: float) -> float:
     """Error of the predicted forgetting as a share of the measured; 0 if it is at most a re-run's,
     infinite for a forecast that diverged."""
@@ -206,7 +219,7 @@ def number(value: float | None) -> str:
 
 
 def share_of(seconds: dict, m: str) -> str:
-    return number(seconds[m] / seconds["train"])
+    return number(seconds[m] / seconds["train"] if seconds else None)
 
 
 def table(head: list[str], lines: list[list[str]]) -> list[str]:
@@ -244,6 +257,8 @@ def markdown(stored: dict) -> str:
             *table(heads, each),
             "",
             "From boundaries, of the drift of old train images. Seconds without compilation.",
+            "",
+            *table(SUMMED, summed(rows, made)),
             "",
             *table([*columns, "forgetting off by more than .3"], verdicts),
             "",
