@@ -119,7 +119,7 @@ def check_segments(stream: Stream, training: Training, form: str, effort: Effort
             f"{name}: form={form} linearises once; expected 1, or form=linearised or auto"
         )
     most = min(steps_of(training, stream)) // effort.coarsen
-    if segments != "auto" and segments > most:
+    if not isinstance(segments, str) and segments > most:
         raise SettingError(f"{name}: expected at most {most}, the steps of a task, or auto")
 
 

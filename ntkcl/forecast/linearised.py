@@ -34,12 +34,13 @@ def linearised(kernel_fn, effort: Effort):
     anew in every segment."""
 
     def forecast(problem: Problem, anchor: Anchor, count: int) -> list[Outcome]:
-        k, m = effort.coarsen, effort.segments
+        k, segments = effort.coarsen, effort.segments
         fine, coarse = (
             cache(partial(_in_segments, problem.coarsened(each), anchor, count))
             for each in (k, 2 * k)
         )
-        m = _enough(fine, min(problem.steps) // k) if m == "auto" else m
+        most = min(problem.steps) // k
+        m = _enough(fine, most) if isinstance(segments, str) else segments
         outcomes = [
             one._replace(kernels=m, resegmented=partial(_change, fine, m // 2 or 2, place))
             for place, one in enumerate(fine(m))

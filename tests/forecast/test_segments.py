@@ -23,6 +23,7 @@ STREAM = tuple(
 CURVED = networks.mlp(outputs=2, width=4, activation="tanh", b_std=0.3, centred=False)
 LINEAR = linear(quadratic_features, 2)
 CROSS_ENTROPY, ADAM = losses.cross_entropy(), optimizers.adam()
+PLAIN = dict(loss=losses.squared_error(), optimizer=optimizers.sgd())
 
 
 def begun(
@@ -64,10 +65,10 @@ def measured(begin):
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param(dict(loss=losses.squared_error(), optimizer=optimizers.sgd()), id="sgd"),
         pytest.param(dict(optimizer=optimizers.sgd(0.9), batch_size=3), id="momentum, batches"),
         pytest.param(dict(batch_size=3, optimizer_state="carry"), id="adam, batches, carried on"),
         pytest.param(dict(method=methods.replay(2)), id="replay"),
+        pytest.param(PLAIN, id="sgd", marks=pytest.mark.slow),
         pytest.param(dict(method=methods.si(0.3)), id="si, which observes", marks=pytest.mark.slow),
         pytest.param(dict(method=methods.ewc_diagonal(0.3)), id="ewc", marks=pytest.mark.slow),
     ],
