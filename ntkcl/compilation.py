@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.tree_util import Partial
 
@@ -94,9 +95,17 @@ def convolves(apply: Callable[..., Any], theta: Any, one: Any) -> bool:
     """Whether a function of one input has convolutions that are better kept out of loops: XLA on a
     CPU brings their dimensions into the order that it is fast in outside of loops alone, and their
     derivatives within one take up to forty times as long. one: an input, or its shape and type."""
-    return jax.default_backend() == "cpu" and "conv_general_dilated" in str(
-        jax.make_jaxpr(apply)(theta, one)
-    )
+    if jax.default_backend() != "cpu":
+        return False
+    leaves, tree = jax.tree.flatten((portable(apply), theta, one))
+    return _convolves(tree, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
+
+
+@lru_cache(maxsize=64)  # to trace a network takes as long as many steps of a small one
+def _convolves(tree, shapes) -> bool:
+    given = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
+    traced = jax.make_jaxpr(lambda apply, theta, one: apply(theta, one))(*given)
+    return "conv_general_dilated" in str(traced)
 
 
 def activations(apply: Callable[..., Any], theta: Any, one: Any) -> int:

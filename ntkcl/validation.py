@@ -21,10 +21,11 @@ class SettingError(ValueError):
     work. The command prints it as it is and exits with code 2."""
 
 
-def whole(name: str, value, least: int = 1) -> int:
-    """A whole number of at least `least`, or ValueError."""
+def whole(name: str, value, least: int = 1, or_else: str = "") -> int:
+    """A whole number of at least `least`, or ValueError, which names what else there is."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise SettingError(f"{name}={value}: expected a whole number of at least {least}")
+        other = f", or {or_else}" if or_else else ""
+        raise SettingError(f"{name}={value}: expected a whole number of at least {least}{other}")
     return int(value)
 
 

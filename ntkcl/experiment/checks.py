@@ -9,6 +9,7 @@ import numpy as np
 from ntkcl import forecast, losses
 from ntkcl.compilation import convolves
 from ntkcl.experiment.events import ANCHORS
+from ntkcl.forecast import Effort
 from ntkcl.training.settings import Training, check_training, devices_of, full_batches, steps_of
 from ntkcl.types import Loss, Method, Network, Optimizer, Stream
 from ntkcl.validation import SettingError, one_of, whole
@@ -57,8 +58,11 @@ def form_of(
     training: Training,
     method: Method,
     form: str,
+    segments: int | str = 1,
 ) -> str:
     """Which of `forecast.FORMS` predicts this training; SettingError for one that cannot."""
+    if form == "auto" and segments != 1:
+        return "linearised"
     if training.optimizer_state == "carry":
         if form not in ("auto", "linearised"):
             raise SettingError(
@@ -103,6 +107,20 @@ def check_coarsen(stream: Stream, training: Training, form: str, coarsen: int) -
             raise SettingError(
                 f"{name}: so few batches do not see all of a task; expected at most {max(most, 1)}"
             )
+
+
+def check_segments(stream: Stream, training: Training, form: str, effort: Effort) -> None:
+    """SettingError where a task cannot be forecast in so many segments."""
+    segments, name = effort.segments, f"forecast.segments={effort.segments}"
+    if segments == 1:
+        return
+    if form != "linearised":
+        raise SettingError(
+            f"{name}: form={form} linearises once; expected 1, or form=linearised or auto"
+        )
+    most = min(steps_of(training, stream)) // effort.coarsen
+    if not isinstance(segments, str) and segments > most:
+        raise SettingError(f"{name}: expected at most {most}, the steps of a task, or auto")
 
 
 def check_infinite(network: Network, form: str) -> None:

@@ -227,15 +227,18 @@ def _verdict(case: _Case) -> dict:
 
     `trial_r2` compares the predicted drift with that of the network at the predicted parameters,
     `halved_r2` the latter with the drift of the network predicted in two halves of the steps,
-    `coarse_r2` the predicted drift with that predicted with half as many steps.
+    `coarse_r2` the predicted drift with that predicted with half as many steps, `segments_r2` with
+    that by half as many segments, or by two where it was one.
     """
     record, anchor = case.record, case.anchor
-    predicted, trial, halves, coarser = (
-        _drifts(case, changes[anchor])
-        for changes in (record.changes, record.trials, record.halves, record.coarser)
+    predicted, trial, halves, coarser, resegmented = (
+        _drifts(case, getattr(record, kind)[anchor])
+        for kind in ("changes", "trials", "halves", "coarser", "resegmented")
     )
     trial_r2, halved_r2 = _r2_or_diverged(trial, predicted), _r2_or_diverged(halves, trial)
     coarse_r2 = _r2_or_diverged(coarser, predicted)
+    anew = max(record.numerics[anchor]["kernels"]) > 1
+    segments_r2 = _segments_r2(predicted, resegmented, anew)
     numerics = record.numerics[anchor]
     stable = [one is not False for one in numerics["stable"]]
     grade, reasons = metrics.verdict(
@@ -246,11 +249,13 @@ def _verdict(case: _Case) -> dict:
         numerics["condition"],
         numerics["limit_share"],
         coarse_r2,
+        segments_r2,
     )
     return {
         "trial_r2": trial_r2,
         "halved_r2": halved_r2,
         "coarse_r2": coarse_r2,
+        "segments_r2": segments_r2,
         "verdict": grade,
         "reasons": list(reasons),
     }
@@ -271,6 +276,16 @@ def _r2_or_diverged(moved: np.ndarray, predicted: np.ndarray) -> float:
         return float("-inf")
     finite = len(moved) and np.isfinite(moved).all() and np.isfinite(predicted).all()
     return metrics.r2(moved, predicted) if finite else NAN
+
+
+def _segments_r2(predicted: np.ndarray, resegmented: np.ndarray, anew: bool) -> float:
+    """R² of the drift by fewer segments with that by more; -inf where one of them diverged, NaN
+    without. `predicted` has more of them where it linearises anew, else fewer."""
+    if not len(predicted) or np.isnan(resegmented).any():
+        return NAN
+    if not (np.isfinite(predicted).all() and np.isfinite(resegmented).all()):
+        return float("-inf")
+    return metrics.r2(*((predicted, resegmented) if anew else (resegmented, predicted)))
 
 
 def _forgetting(pairs: list[_Pair]) -> dict:

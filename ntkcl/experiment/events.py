@@ -35,6 +35,8 @@ class AnchorForecast(NamedTuple):
     halved [T', N, c]: the same, predicted in two halves of the steps, the second from where the
       first has led.
     coarser [T', N, c]: changes predicted with half as many steps; NaN where all steps were taken.
+    resegmented [T', N, c]: changes predicted by half as many segments, by two where it was one; NaN
+      where no network is trained.
     For each of these tasks, at this anchor:
     rate_times_eigenvalue: h lam_max(K_tt).
     stable: whether h is within the rule's limit (in the form "integrated", that of the kernel at
@@ -44,7 +46,8 @@ class AnchorForecast(NamedTuple):
       kernel if it is not.
     condition, smallest_eigenvalue: lam_max / lam_min and lam_min, infinite and 0 for a singular
       kernel.
-    kernels, gradients: how many of them the form "integrated" computed.
+    kernels, gradients: how many of them the form "integrated" computed; kernels is the number of
+      segments in the form "linearised".
     """
 
     anchor: str
@@ -53,6 +56,7 @@ class AnchorForecast(NamedTuple):
     trial: np.ndarray
     halved: np.ndarray
     coarser: np.ndarray
+    resegmented: np.ndarray
     rate_times_eigenvalue: tuple[float, ...]
     stable: tuple[bool, ...]
     limit_share: tuple[float, ...]

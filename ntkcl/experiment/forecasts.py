@@ -41,7 +41,10 @@ def anchor_forecast(name, problem, anchor, outcomes, outputs, meter) -> AnchorFo
         changes=np.stack([outcome.change for outcome in outcomes]),
         trial=forecast.trial(problem, anchor, outcomes, outputs),
         halved=forecast.halved(problem, anchor, outcomes, outputs),
-        coarser=np.stack([_coarser(outcome) for outcome in outcomes]),
+        coarser=_checks(outcomes, [outcome.coarser for outcome in outcomes]),
+        resegmented=_checks(
+            outcomes, [outcome.resegmented and outcome.resegmented() for outcome in outcomes]
+        ),
         rate_times_eigenvalue=tuple(r * top for r, top in zip(rates, tops_at_anchor, strict=True)),
         stable=tuple(not r > limit for r, limit in zip(rates, limits, strict=True)),
         limit_share=tuple(r / limit for r, limit in zip(rates, limits, strict=True)),
@@ -54,10 +57,16 @@ def anchor_forecast(name, problem, anchor, outcomes, outputs, meter) -> AnchorFo
     )
 
 
-def _coarser(outcome) -> np.ndarray:
-    if outcome.coarser is None:
-        return np.full_like(outcome.change, np.nan)
-    return np.where(np.isfinite(outcome.coarser), outcome.coarser, np.inf)
+def _checks(outcomes, changes) -> np.ndarray:
+    """The same changes, forecast in another way: NaN where there was none, infinite where it
+    diverged."""
+    missing = np.full_like(outcomes[0].change, np.nan)
+    return np.stack(
+        [
+            missing if change is None else np.where(np.isfinite(change), change, np.inf)
+            for change in changes
+        ]
+    )
 
 
 def path_diagnostic(t, change, steps, meter) -> AnchorForecast:
@@ -71,6 +80,7 @@ def path_diagnostic(t, change, steps, meter) -> AnchorForecast:
         trial=not_applicable,
         halved=not_applicable,
         coarser=not_applicable,
+        resegmented=not_applicable,
         rate_times_eigenvalue=unknown,
         stable=(True,),
         limit_share=unknown,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import forecast, kernels, methods
-from ntkcl.experiment.checks import check, check_coarsen, check_infinite, form_of
+from ntkcl.experiment.checks import check, check_coarsen, check_infinite, check_segments, form_of
 from ntkcl.experiment.events import Evaluation, Event, Measurement
 from ntkcl.experiment.forecasts import anchor_forecast, baseline_forecasts, path_diagnostic, plan
 from ntkcl.experiment.start import Initialised, initialise
@@ -71,10 +71,11 @@ def prepare(setup: Setup) -> Experiment:
     key, stream, network, loss, optimizer, training, method, anchors, form, effort, kernel = setup
     check(stream, loss, training, anchors)
     trained = stream, network, loss, optimizer, training, method
-    form = form_of(*trained, form) if anchors else "linearised"
+    form = form_of(*trained, form, effort.checked().segments) if anchors else "linearised"
     if "infinite" in anchors:
         check_infinite(network, form)
     check_coarsen(stream, training, form, effort.coarsen)
+    check_segments(stream, training, form, effort)
     initialised = initialise(
         key, stream, network, loss, optimizer, training, method, effort, kernel
     )
@@ -85,12 +86,12 @@ def begin(experiment, meter) -> Generator[Event, None, tuple[Problem, Anchor]]:
     """Everything before the first task; returns the problem at its learning rate, and the anchor
     at theta_0."""
     initialised, anchors = experiment.initialised, experiment.anchors
-    theta, outputs = initialised.theta, initialised.outputs
+    theta, outputs, effort = initialised.theta, initialised.outputs, initialised.effort
     meter.read()  # what `initialised.cost` holds already
     chosen = plan(initialised, experiment.training, meter)
     problem = initialised.problem.at(chosen.learning_rate)
-    if initialised.effort.explain and {"init", "boundary"} & set(anchors):
-        taken = forecast.estimate(problem, theta, experiment.form, initialised.effort.coarsen)
+    if effort.explain and {"init", "boundary"} & set(anchors):
+        taken = forecast.estimate(problem, theta, experiment.form, effort.coarsen, effort.segments)
         chosen = chosen._replace(estimate=taken, cost=chosen.cost.plus(meter.read()))
     yield chosen
     f = outputs(theta)

@@ -40,14 +40,16 @@ class Estimate(NamedTuple):
         return f"forecast by form={self.form}: {self.how}; {cost} once it is compiled"
 
 
-def estimate(problem: Problem, theta: Params, form: str, coarsen: int = 1) -> Estimate:
+def estimate(
+    problem: Problem, theta: Params, form: str, coarsen: int = 1, segments: int | str = 1
+) -> Estimate:
     """From the shapes of the tasks and the network, and this machine's rate of a matrix product.
 
     Of a method's rows and directions of old tasks nothing is counted. The forms `matrix_free` and
     `integrated` take what the rule or the network asks for, and are estimated as `closed`.
     """
     if form == "linearised":
-        return _trained(problem, theta, coarsen)
+        return _trained(problem, theta, coarsen, segments)
     rows = [task.inputs.size * int(np.count_nonzero(task.head)) for task in problem.tasks]
     places = kernels.tangent(problem.network, theta, problem.x, None, None).kernel
     most, largest = max(rows), int(np.argmax(rows))
@@ -93,15 +95,17 @@ def _solved(problem: Problem, rows, form: str) -> tuple[float, str]:
     return seconds, "Lanczos by products with the matrix"
 
 
-def _trained(problem: Problem, theta: Params, coarsen: int) -> Estimate:
-    """Of the linearised network, by the trainer itself: with steps taken together once more, with
-    half as many."""
-    share = 1 if coarsen == 1 else 1.5 / coarsen
+def _trained(problem: Problem, theta: Params, coarsen: int, segments: int | str) -> Estimate:
+    """Of the linearised network, by the trainer itself: again with another number of segments, with
+    all that "auto" may try; and with steps taken together once more, with half as many."""
+    share = ((5 if segments == "auto" else 2) + (coarsen > 1) / 2) / coarsen
     seconds = sum(
         share * steps * (STEP + STEP_PASSES * _pass_seconds(problem, theta, batch))
         for steps, batch in zip(problem.steps, _batches(problem), strict=True)
     )
     how = f"the linearised network is trained, {max(problem.steps) // coarsen:,} steps a task"
+    if segments != 1:
+        how += f", in {'up to 16' if segments == 'auto' else segments} segments"
     held = _activations(problem, theta) * jnp.result_type(*jax.tree.leaves(theta)).itemsize
     return _estimate(problem, "linearised", how, seconds, held)
 

@@ -1,45 +1,97 @@
 """The linearised network is trained, by the trainer itself with any loss, rule and method.
 
-No kernel is held. It costs about one training; with k steps taken as one (`Effort.coarsen`) it
-takes 1.5 / k of the steps, a third of them to see what that changes.
+No kernel is held. It costs about one training, and as much again to see what linearising more or
+less often changes; with k steps taken as one (`Effort.coarsen`) it takes 1 / k of the steps, and
+half as many more to see what that changes.
+
+With m segments a task (`Effort.segments`) the network is linearised anew, m times a task, at the
+parameters to which the forecast has come, and the network's own outputs are read there. One segment
+keeps the anchor's linearisation for all tasks ahead; as many segments as steps are training itself.
 """
+
+from collections.abc import Callable
+from functools import cache, partial
 
 import numpy as np
 
-from ntkcl import networks
+from ntkcl import metrics, networks
 from ntkcl.forecast.outcome import Effort, Outcome
 from ntkcl.training.problem import (
     Anchor,
     Problem,
     carried_optimizer_state,
     consolidate,
-    train,
+    train_in_segments,
 )
-from ntkcl.types import Network
+from ntkcl.types import Network, Params
+
+MOST = 16  # segments a task that "auto" goes up to
+AGREED = 0.95  # R2 of the changes by m segments with those by 2m, with which it is content
 
 
 def linearised(kernel_fn, effort: Effort):
-    """`(problem, anchor, count) -> outcomes`, by training the network linearised at the anchor."""
+    """`(problem, anchor, count) -> outcomes`, by training the network linearised at the anchor, or
+    anew in every segment."""
 
     def forecast(problem: Problem, anchor: Anchor, count: int) -> list[Outcome]:
-        network, k = networks.linearised(problem.network, anchor.theta), effort.coarsen
-        outcomes = train_model(problem.coarsened(k), network, anchor, count)
+        k, segments = effort.coarsen, effort.segments
+        fine, coarse = (
+            cache(partial(_in_segments, problem.coarsened(each), anchor, count))
+            for each in (k, 2 * k)
+        )
+        most = min(problem.steps) // k
+        m = _enough(fine, most) if isinstance(segments, str) else segments
+        outcomes = [
+            one._replace(kernels=m, resegmented=partial(_change, fine, m // 2 or 2, place))
+            for place, one in enumerate(fine(m))
+        ]
         if k == 1:
             return outcomes
-        coarser = train_model(problem.coarsened(2 * k), network, anchor, count)
         return [
-            one._replace(coarser=two.change) for one, two in zip(outcomes, coarser, strict=True)
+            one._replace(coarser=two.change) for one, two in zip(outcomes, coarse(m), strict=True)
         ]
 
     return forecast
 
 
-def train_model(problem: Problem, network: Network, anchor: Anchor, count: int) -> list[Outcome]:
-    """The next `count` tasks, by training this network in place of the problem's."""
+def _enough(trained: Callable[[int], list[Outcome]], most: int) -> int:
+    """Twice as many segments, from 2 on, until those predict what half of them did."""
+    m = 1
+    while 2 * m <= min(MOST, most):
+        m *= 2
+        more, fewer = (np.ravel([one.change for one in trained(n)]) for n in (m, m // 2))
+        if np.isfinite(more).all() and metrics.r2(more, fewer) >= AGREED:
+            break
+    return m
+
+
+def _change(trained, count, place):
+    return trained(count)[place].change
+
+
+def _in_segments(problem: Problem, anchor: Anchor, count: int, m: int) -> list[Outcome]:
+    if m == 1:  # by halves all the same: they are the program of the two segments that check it
+        network = networks.linearised(problem.network, anchor.theta)
+        return train_model(problem, network, anchor, count, lambda theta: network, 2)
+    anew = partial(networks.linearised, problem.network)
+    return train_model(problem, problem.network, anchor, count, anew, m)
+
+
+def train_model(
+    problem: Problem,
+    network: Network,
+    anchor: Anchor,
+    count: int,
+    network_at: Callable[[Params], Network] | None = None,
+    segments: int = 1,
+) -> list[Outcome]:
+    """The next `count` tasks, by training this network in place of the problem's; or, in so many
+    segments a task, `network_at(theta)`, and reading this one where they end."""
     theta, memory, state = anchor.theta, anchor.memory, anchor.optimizer_state
     f, outcomes = networks.forward(network.apply, theta, problem.x), []
+    network_at = network_at or (lambda theta: network)
     for t in anchor.ahead(count):
-        fitted = train(problem, t, network, theta, memory, state)
+        fitted = train_in_segments(problem, t, network_at, theta, memory, state, segments)
         if t + 1 in anchor.ahead(count):
             memory = consolidate(problem, t, network, fitted)
         theta, state = fitted.theta, carried_optimizer_state(problem, fitted)

@@ -18,7 +18,9 @@ class Effort(NamedTuple):
     kernels, tolerance: of the form "integrated": kernels a task at most; the error of one stride
       as a share of the task's residual.
     explain: whether what it will take is estimated, and said, before it is made.
-    coarsen: of the form "linearised": one step of k times the learning rate in place of every k.
+    coarsen, segments: of the form "linearised": one step of k times the learning rate in place of
+      every k; how often a task the network is linearised, or "auto", until twice as often predicts
+      the same.
     """
 
     krylov_order: int = 100
@@ -26,6 +28,7 @@ class Effort(NamedTuple):
     tolerance: float = 0.05
     explain: bool = False
     coarsen: int = 1
+    segments: int | str = 1
 
     def checked(self) -> "Effort":
         """Itself; ValueError for a number out of range."""
@@ -34,6 +37,8 @@ class Effort(NamedTuple):
         finite("forecast.tolerance", self.tolerance, above=0.0)
         flag("forecast.explain", self.explain)
         whole("forecast.coarsen", self.coarsen)
+        if self.segments != "auto":
+            whole("forecast.segments", self.segments, or_else="auto")
         return self
 
 
@@ -53,6 +58,8 @@ class Outcome(NamedTuple):
     anchor_top: the largest eigenvalue at the anchor, where `top` is of a kernel computed on the
       way; None where they are one.
     coarser: the same change predicted with half as many steps, [N, c]; None where all were taken.
+    resegmented: `resegmented()` is the same change by half as many segments, by two where it was
+      one, [N, c]; a function, since it costs as much again. None where no network is trained.
     """
 
     change: Float[Array | np.ndarray, "N c"]
@@ -66,6 +73,7 @@ class Outcome(NamedTuple):
     coefficients: Any = None
     anchor_top: float | None = None
     coarser: Any = None
+    resegmented: Any = None
 
 
 def rule(problem: Problem, t: int, first: int = 0, last: int | None = None):

@@ -27,6 +27,7 @@ AGREEMENT = (
     "trial_r2",
     "halved_r2",
     "coarse_r2",
+    "segments_r2",
 )
 CAPTION = (
     "drift and loss of train inputs, accuracies of test inputs;\n"

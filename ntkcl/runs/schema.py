@@ -99,6 +99,8 @@ AGREEMENT = (
              "R² of that with the network predicted in two halves of the steps"),
     Quantity("coarse_r2", "forecast by half as many steps (R²)", "",
              "R² of the predicted drift with that of half as many steps, where it took few"),
+    Quantity("segments_r2", "forecast by half as many segments (R²)", "",
+             "R² of the predicted drift with that of half as many segments, or of two"),
     Quantity("verdict", "verdict before training", "", "good, fair, poor or unknown", TEXT),
     Quantity("reasons", "reasons", "", "why the verdict is not better, and remarks", TEXT),
     Quantity("forgetting_predicted", "rise of old tasks' loss, predicted", "loss",
@@ -120,7 +122,7 @@ NUMERICS = (
              "in sum |lam|; rounding if small", PER_TASK),
     Quantity("condition", "condition number", "", "lam_max / lam_min", PER_TASK),
     Quantity("smallest_eigenvalue", "smallest eigenvalue", "", "lam_min(K_tt)", PER_TASK),
-    Quantity("kernels", "kernels computed", "", "by the form `integrated`", PER_TASK),
+    Quantity("kernels", "kernels computed", "", "by the form `integrated`; segments", PER_TASK),
     Quantity("gradients", "gradients computed", "", "by the form `integrated`", PER_TASK),
 )  # fmt: skip
 REFERENCES = (

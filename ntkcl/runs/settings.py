@@ -50,7 +50,7 @@ UNHASHED_DEFAULTS: dict[str, dict[str, Any]] = {
     "source": {"tokenizer": None, "length": 64},
     "stream": {"interpolation": "bilinear"},
     "network": {"parametrization": "ntk", "init": "normal", "gamma0": 1.0},
-    "forecast": {"coarsen": 1},
+    "forecast": {"coarsen": 1, "segments": 1},
     "training": {
         "epochs": None,
         "optimizer_state": "reset",

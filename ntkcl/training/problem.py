@@ -2,10 +2,11 @@
 
 A `Problem` holds everything that decides a training but the network's parameters: stream, network,
 loss, optimizer, method, steps. It knows nothing of forecasts. An `Anchor` is a network on its way
-through the stream. `train`, `segments` and `train_seeds` train one task from an anchor.
+through the stream. `train`, `segments`, `train_in_segments` and `train_seeds` train one task.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -199,6 +200,28 @@ def train(
     return fitted
 
 
+def train_in_segments(
+    problem: Problem,
+    t: int,
+    network_at: Callable[[Params], Network],
+    theta: Params,
+    memory: Any,
+    optimizer_state: Any,
+    count: int,
+) -> loop.Fit:
+    """As `train`, its steps in `count` parts that are as even as can be: in each it trains
+    `network_at(theta)`, theta being where the parts before have come to."""
+    network, steps = network_at(theta), problem.steps[t]
+    state = _initial_state(problem, t, network, theta, memory, optimizer_state)
+    at = loop.Fit(0, state, jnp.zeros(0))
+    for end in sorted({steps * (k + 1) // count for k in range(count)} - {0}):
+        network = network_at(at.theta) if at.step else network
+        # Nobody reads the losses, and to append to them would be a program for each length.
+        at = at._replace(losses=jnp.zeros(0))
+        at = next(_segments(problem, t, network, state, end - at.step, partial(_resumed, at)))
+    return at
+
+
 def train_seeds(problems: Sequence[Problem], t: int, anchors: Sequence[Anchor]) -> list[loop.Fit]:
     """Task t of several problems that differ in their seeds alone, each from its own anchor.
 
@@ -246,6 +269,10 @@ def consolidate(problem: Problem, t: int, network: Network, fitted: loop.Fit) ->
 def carried_optimizer_state(problem: Problem, fitted: loop.Fit) -> Any:
     """The optimizer's state that the next task continues with; None begins at rest."""
     return fitted.state.optimizer if problem.carry else None
+
+
+def _resumed(fitted, state):
+    return fitted
 
 
 def _segments(problem, t, network, state, every=None, resume=None):

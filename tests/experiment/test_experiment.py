@@ -31,11 +31,13 @@ def events(
     anchors=("init", "boundary"),
     form="auto",
     infinite=None,
+    segments=1,
     **training,
 ):
     settings = Training(**(dict(steps=25) | training))
     network = network._replace(infinite=infinite) if infinite else network
-    recorded = dict(anchors=anchors, form=form)
+    effort = forecast.Effort(segments=segments)
+    recorded = dict(anchors=anchors, form=form, effort=effort)
     return experiment.run(
         jax.random.key(key), stream, network, LOSS, optimizers.sgd(), settings, **recorded
     )
@@ -180,9 +182,10 @@ def test_the_path_is_what_training_did_up_to_the_square_of_its_steps():
         {},
         dict(batch_size=3),
         dict(form="linearised"),
+        dict(segments=3),
         dict(anchors=("infinite", "init", "boundary"), infinite=lambda x1, x2: x1 @ x2.T),
     ],
-    ids=["closed", "batches", "linearised", "infinite"],
+    ids=["closed", "batches", "linearised", "segments", "infinite"],
 )
 def test_every_forecast_is_made_before_the_training_it_predicts(settings, monkeypatch):
     """Poison: from the first training on, the trainer gets shuffled NaN-free garbage. No forecast

@@ -199,14 +199,15 @@ def test_steps_taken_together_are_training_with_fewer_and_longer_ones():
 
 
 @pytest.mark.parametrize(
-    ("learning_rate", "grade"), [(0.01, "unknown"), pytest.param(1.0, "poor", id="too coarse")]
+    ("learning_rate", "grade"), [(0.01, "good"), pytest.param(1.0, "poor", id="too coarse")]
 )
 def test_the_error_of_steps_taken_together_is_stated(learning_rate, grade):
     stream = random_stream(jax.random.key(3), SIZES, d=4, c=3)
     settings = TRAINED | {"learning_rate": learning_rate, "steps": 32}
     run = recorded("linearised", effort=(10, 8, 0.1, False, 2), **settings)
     compared = compare(run, "init", stream, "train", losses.squared_error())
-    assert compared["verdict"] == grade and (compared["coarse_r2"] > 0.95) == (grade == "unknown")
+    assert compared["verdict"] == grade and (compared["coarse_r2"] > 0.95) == (grade == "good")
+    assert compared["segments_r2"] > 1 - 1e-12  # the model is linear in its parameters
     assert ("half as many steps" in " ".join(compared["reasons"])) == (grade == "poor")
 
 
@@ -383,6 +384,20 @@ def test_the_size_that_auto_goes_by_is_that_of_the_stream(monkeypatch):
         (
             dict(form="linearised", batch_size=2, steps=40, effort=(10, 1, 0.1, False, 10)),
             "forecast.coarsen=10: so few batches do not see all of a task; expected at most",
+        ),
+        (
+            dict(effort=(10, 1, 0.1, False, 1, 0)),
+            "forecast.segments=0: expected a whole number of at least 1, or auto",
+        ),
+        (dict(effort=(10, 1, 0.1, False, 1, "all")), "forecast.segments=all: expected a whole"),
+        (
+            dict(form="closed", effort=(10, 1, 0.1, False, 1, 4)),
+            "forecast.segments=4: form=closed linearises once; expected 1, or form=linearised or "
+            "auto",
+        ),
+        (
+            dict(effort=(10, 1, 0.1, False, 1, 31)),
+            "forecast.segments=31: expected at most 30, the steps of a task, or auto",
         ),
         (
             dict(form="dense"),
