@@ -237,8 +237,7 @@ def _verdict(case: _Case) -> dict:
     )
     trial_r2, halved_r2 = _r2_or_diverged(trial, predicted), _r2_or_diverged(halves, trial)
     coarse_r2 = _r2_or_diverged(coarser, predicted)
-    anew = max(record.numerics[anchor]["kernels"]) > 1
-    segments_r2 = _segments_r2(predicted, resegmented, anew)
+    segments_r2 = _segments_r2(predicted, resegmented)
     numerics = record.numerics[anchor]
     stable = [one is not False for one in numerics["stable"]]
     grade, reasons = metrics.verdict(
@@ -278,14 +277,14 @@ def _r2_or_diverged(moved: np.ndarray, predicted: np.ndarray) -> float:
     return metrics.r2(moved, predicted) if finite else NAN
 
 
-def _segments_r2(predicted: np.ndarray, resegmented: np.ndarray, anew: bool) -> float:
-    """R² of the drift by fewer segments with that by more; -inf where one of them diverged, NaN
-    without. `predicted` has more of them where it linearises anew, else fewer."""
+def _segments_r2(predicted: np.ndarray, resegmented: np.ndarray) -> float:
+    """R² of the drift by fewer segments with the predicted one, by more; -inf where one of them
+    diverged, NaN without."""
     if not len(predicted) or np.isnan(resegmented).any():
         return NAN
     if not (np.isfinite(predicted).all() and np.isfinite(resegmented).all()):
         return float("-inf")
-    return metrics.r2(*((predicted, resegmented) if anew else (resegmented, predicted)))
+    return metrics.r2(predicted, resegmented)
 
 
 def _forgetting(pairs: list[_Pair]) -> dict:

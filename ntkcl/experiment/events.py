@@ -35,8 +35,7 @@ class AnchorForecast(NamedTuple):
     halved [T', N, c]: the same, predicted in two halves of the steps, the second from where the
       first has led.
     coarser [T', N, c]: changes predicted with half as many steps; NaN where all steps were taken.
-    resegmented [T', N, c]: changes predicted by half as many segments, by two where it was one; NaN
-      where no network is trained.
+    resegmented [T', N, c]: changes predicted by half as many segments; NaN where there was one.
     For each of these tasks, at this anchor:
     rate_times_eigenvalue: h lam_max(K_tt).
     stable: whether h is within the rule's limit (in the form "integrated", that of the kernel at

@@ -41,8 +41,11 @@ def linearised(kernel_fn, effort: Effort):
         )
         most = min(problem.steps) // k
         m = _enough(fine, most) if isinstance(segments, str) else segments
+        # A second forecast to check the first: who linearises once has not asked for its price.
         outcomes = [
-            one._replace(kernels=m, resegmented=partial(_change, fine, m // 2 or 2, place))
+            one._replace(
+                kernels=m, resegmented=partial(_change, fine, m // 2, place) if m > 1 else None
+            )
             for place, one in enumerate(fine(m))
         ]
         if k == 1:
@@ -70,9 +73,9 @@ def _change(trained, count, place):
 
 
 def _in_segments(problem: Problem, anchor: Anchor, count: int, m: int) -> list[Outcome]:
-    if m == 1:  # by halves all the same: they are the program of the two segments that check it
+    if m == 1:
         network = networks.linearised(problem.network, anchor.theta)
-        return train_model(problem, network, anchor, count, lambda theta: network, 2)
+        return train_model(problem, network, anchor, count)
     anew = partial(networks.linearised, problem.network)
     return train_model(problem, problem.network, anchor, count, anew, m)
 

@@ -58,8 +58,8 @@ class Outcome(NamedTuple):
     anchor_top: the largest eigenvalue at the anchor, where `top` is of a kernel computed on the
       way; None where they are one.
     coarser: the same change predicted with half as many steps, [N, c]; None where all were taken.
-    resegmented: `resegmented()` is the same change by half as many segments, by two where it was
-      one, [N, c]; a function, since it costs as much again. None where no network is trained.
+    resegmented: `resegmented()` is the same change by half as many segments, [N, c]; a
+      function, since it costs as much again. None for a single one.
     """
 
     change: Float[Array | np.ndarray, "N c"]

@@ -51,8 +51,8 @@ def verdict(
         not known. Above `NEAR` the verdict is "fair" at best.
       coarse_r2: R2 of the predicted drift with that predicted with half as many steps; NaN where
         the forecast took all steps of training.
-      segments_r2: R2 of the drift predicted by m segments with that by half as many, or of that by
-        two with that by one; NaN where the forecast trains no network.
+      segments_r2: R2 of the drift predicted by m segments with that by half as many; NaN where the
+        forecast linearises once.
     """
     remarks = _remarks(condition)
     against = _disqualifying(stable, negative_mass, coarse_r2)
@@ -81,7 +81,7 @@ class _Sign(NamedTuple):
 def _signs(trial_r2: float, halved_r2: float, segments_r2: float) -> list[_Sign]:
     fails = "the linearisation fails at the predicted parameters, R2 of the true outputs there"
     elsewhere = "two strides of half the steps end elsewhere than one, R2"
-    otherwise = "linearising anew half or twice as often predicts otherwise, R2"
+    otherwise = "linearising anew half as often predicts otherwise, R2"
     otherwise += f" {segments_r2:.2f}; raise forecast.segments"
     return [
         _Sign(trial_r2, f"{fails} {trial_r2:.2f}"),

@@ -100,7 +100,7 @@ AGREEMENT = (
     Quantity("coarse_r2", "forecast by half as many steps (R²)", "",
              "R² of the predicted drift with that of half as many steps, where it took few"),
     Quantity("segments_r2", "forecast by half as many segments (R²)", "",
-             "R² of the predicted drift with that of half as many segments, or of two"),
+             "R² of the predicted drift with that of half as many segments"),
     Quantity("verdict", "verdict before training", "", "good, fair, poor or unknown", TEXT),
     Quantity("reasons", "reasons", "", "why the verdict is not better, and remarks", TEXT),
     Quantity("forgetting_predicted", "rise of old tasks' loss, predicted", "loss",

@@ -149,7 +149,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
         (minilm, np.ones(4, np.float32), r"float32 of shape \(4,\); expected one text"),
         (minilm, np.ones(13, np.int32), "network.positions=12: a text has 13 tokens"),
         (minilm, np.array([1, 30], np.int32), "network.vocabulary=30: a token has the id 30"),
-        (vit, np.ones(4, np.int32), r"shape \(4,\); expected one image"),
+        (vit, np.ones(4, np.int32), "inputs are token ids .* this network takes pixels"),
         (vit, np.ones((16, 16, 2), np.float32), r"shape \(16, 16, 2\); .* 1 or 3 channels"),
         (vit, np.ones((16, 20), np.float32), "patch=4: an image has 16 x 20 pixels; expected a"),
         (vit, np.ones((18, 18), np.float32), "patch=4: an image has 18 x 18 pixels"),
