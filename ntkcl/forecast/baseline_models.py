@@ -13,9 +13,13 @@ from ntkcl.forecast.linearised import train_model
 from ntkcl.metrics import baselines
 from ntkcl.training.problem import Anchor, Problem
 from ntkcl.types import Network, Params
+from ntkcl.validation import are_tokens
 
 SUBSAMPLE = 64
 """Train inputs of a task, at most, by which its kernel is compared with those of other tasks."""
+
+WORDS = 1024
+"""Columns of the counts of token ids."""
 
 # What a method raises that refuses the model, or looks for parameters by names it does not have.
 NO_LINEAR_MODEL = (ValueError, TypeError, LookupError, AttributeError)
@@ -31,7 +35,7 @@ def input_cosine(problem: Problem, f0: Float[Array, "N c"]) -> tuple[np.ndarray,
     grow without bound, and say so. NaN, and one line that says why, for a method that cannot train
     such a model, whose parameters are W alone (gpm: it has no layers); else "" beside the changes.
     """
-    x = _inputs_beside(problem.x, f0)
+    x = _inputs_beside(_features(problem), f0)
     stream = tuple(
         task._replace(train=task.train._replace(x=np.asarray(x)[rows.inputs]))
         for task, rows in zip(problem.stream, problem.tasks, strict=True)
@@ -47,6 +51,19 @@ def input_cosine(problem: Problem, f0: Float[Array, "N c"]) -> tuple[np.ndarray,
         remark = f"input_cosine: the method does not train a linear model ({why})"
         return np.full((len(stream), *f0.shape), np.nan), remark
     return np.stack([outcome.change for outcome in outcomes]), ""
+
+
+def _features(problem: Problem):
+    """The inputs [N, ...]; of token ids how often each occurs, of length sqrt(n_0), so that the
+    kernel is the cosine of two texts. Ids share `WORDS` places: a vocabulary is much larger than a
+    text."""
+    if not are_tokens(problem.x):
+        return problem.x
+    ids = np.asarray(problem.x).reshape(len(problem.x), -1)
+    counts = np.zeros((len(ids), WORDS), problem.dtype)
+    np.add.at(counts, (np.arange(len(ids))[:, None], ids % WORDS), ids != 0)  # 0 is padding
+    length = np.linalg.norm(counts, axis=1, keepdims=True)
+    return counts * WORDS**0.5 / np.maximum(length, 1)
 
 
 @jax.jit

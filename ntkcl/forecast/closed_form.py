@@ -70,7 +70,7 @@ def solved(problem: Problem, anchor: Anchor, ahead, tangent, prepare) -> list[Ou
     step_functions, rules = [step(t) for t in ahead], [rule(problem, t) for t in ahead]
     f = anchor.history[-1]
     solves = dynamics.sequence(tangent.kernel, f, step_functions, rules, prepare)
-    rounding = np.finfo(problem.x.dtype).eps
+    rounding = np.finfo(problem.dtype).eps
     return [_outcome(one, solve, rounding) for one, solve in zip(steps, solves, strict=True)]
 
 

@@ -120,7 +120,7 @@ def _task_functions(problem: Problem, kernel_fn, effort: Effort, t: int, forward
 
     def stride(theta, r, kernel, first, length):
         alpha = kernel.coefficients(rule(problem, t, first, first + length), r)
-        return jax.tree.map(jnp.add, theta, pull(theta, x, alpha.astype(problem.x.dtype)))
+        return jax.tree.map(jnp.add, theta, pull(theta, x, alpha.astype(problem.dtype)))
 
     return _TaskFunctions(residual, decomposed, stride, problem.steps[t])
 

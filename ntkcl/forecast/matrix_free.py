@@ -20,12 +20,12 @@ def matrix_free(kernel_fn, effort: Effort):
         for t in anchor.ahead(count):
             task = problem.tasks[t]
             x_t, g = problem.inputs(task.inputs), rule(problem, t)
-            head = jnp.asarray(task.head, problem.x.dtype)[None]
+            head = jnp.asarray(task.head, problem.dtype)[None]
 
             def matvec(v, x_t=x_t, head=head):
                 return head * product(anchor.theta, x_t, None, head * v)
 
-            residual = head * (task.targets - f[task.inputs]).astype(problem.x.dtype)
+            residual = head * (task.targets - f[task.inputs]).astype(problem.dtype)
             alpha = kernels.krylov.filtered(matvec, g, order=effort.krylov_order)(residual)
             change = product(anchor.theta, problem.x, x_t, alpha).astype(f.dtype)
             outcomes.append(Outcome(change, float("nan"), float("nan"), pull=(task.inputs, alpha)))

@@ -83,7 +83,7 @@ def _moved(
         own = problem.tasks[t].inputs
         for k, stride in enumerate(strides):
             along, inputs, alpha = stride(theta, f[own] if k == 0 else f)
-            alpha = np.asarray(alpha, problem.x.dtype)
+            alpha = np.asarray(alpha, problem.dtype)
             theta = _sum(theta, pull_back(along, problem.inputs(inputs), alpha))
             # On the way no more is read than the next stride asks for.
             f = outputs(theta) if k == len(strides) - 1 else outputs(theta, own)

@@ -1,16 +1,14 @@
 """The largest stable learning rate, from the kernel of the untrained network."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import dynamics, kernels
-from ntkcl.compilation import once, portable
+from ntkcl.compilation import portable
 from ntkcl.forecast.gram_solvers import largest_at
 from ntkcl.training.problem import Problem
-from ntkcl.types import Network, Params, Tangent
+from ntkcl.types import Network, Params, Tangent, Taps
 from ntkcl.validation import SettingError
 
 
@@ -111,7 +109,7 @@ def _worst(problem, theta, inputs, weights) -> float:
     # Neither holds a Jacobian of all parameters, which would take a hundred times as long.
     if network.taps is None:
         return float(_worst_by_products(portable(network.apply), *rows))
-    return float(_worst_by_layers(network.taps)(*rows))
+    return float(_worst_by_layers(Taps(*map(portable, network.taps)), *rows))
 
 
 @jax.jit
@@ -119,15 +117,16 @@ def _worst_by_products(apply, theta, x, weights):
     return _worst_of(kernels.vector_products(apply), theta, x, weights)
 
 
-@once
-def _worst_by_layers(taps):
-    return jax.jit(partial(_worst_of, kernels.structured(Network(None, None, taps))))
+@jax.jit
+def _worst_by_layers(taps, theta, x, weights):
+    return _worst_of(kernels.structured(Network(None, None, taps)), theta, x, weights)
 
 
 def _worst_of(kernel, theta, x, weights):
     def one(row):
-        x, root = row[0], jnp.sqrt(row[1]).astype(row[0].dtype)
+        x, weights = row
         gram = kernel.gram(kernel.factors(theta, x[None]))[0, :, 0]
+        root = jnp.sqrt(weights).astype(gram.dtype)
         return jnp.linalg.eigvalsh(root[:, None] * gram * root[None])[-1]
 
     return jnp.max(jax.lax.map(one, (x, weights)))

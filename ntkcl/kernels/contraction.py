@@ -6,6 +6,7 @@ It works for any model, and every faster form is tested against it.
 import jax
 import jax.numpy as jnp
 
+from ntkcl.compilation import portable
 from ntkcl.kernels.kernel import Factors, Kernel, Work, factored, forward_work, network_of
 from ntkcl.types import Apply, Network
 
@@ -22,8 +23,8 @@ def contraction(model: Network | Apply) -> Kernel:
     """
     network = network_of(model)
 
-    def factors(theta, x):
-        jacobian = jax.vmap(jax.jacrev(network.apply), (None, 0))(theta, x)
+    def factors(apply, theta, x):
+        jacobian = jax.vmap(jax.jacrev(apply), (None, 0))(theta, x)
         leaves = [j for j in jax.tree.leaves(jacobian) if j.size]
         return Factors([j.reshape(*j.shape[:2], -1) for j in leaves], ())
 
@@ -34,7 +35,7 @@ def contraction(model: Network | Apply) -> Kernel:
         forward, c, p = forward_work(network, theta, x)
         return Work((1 + 2 * c) * forward, c**2 * p)
 
-    return factored("contraction", network, factors, pair, work)
+    return factored("contraction", network, portable(network.apply), factors, pair, work)
 
 
 def signals_gram(u, v):

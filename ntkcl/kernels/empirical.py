@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
-from ntkcl.compilation import convolves, once
+from ntkcl.compilation import convolves, lowered, once
 from ntkcl.kernels.checks import check
 from ntkcl.kernels.contraction import contraction
 from ntkcl.kernels.kernel import Kernel, network_of
@@ -229,7 +229,7 @@ def pass_seconds(model: Network | Apply, theta, n: int, one, *, in_loop: bool = 
 def _pass_work(apply, tree, kinds, one) -> tuple[float, bool]:
     """Multiply-adds of one forward pass, and whether convolutions are among them."""
     theta = jax.tree.unflatten(tree, kinds)
-    counted = jax.jit(apply).lower(theta, one).cost_analysis() or {}
+    counted = lowered(apply, theta, one).cost_analysis() or {}
     work = counted.get("flops", 2 * sum(kind.size for kind in kinds)) / 2
     return work, convolves(apply, theta, one)
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
-from ntkcl.compilation import one_of
+from ntkcl.compilation import lowered, one_of
 from ntkcl.kernels.checks import check
 from ntkcl.types import Apply, Network
 
@@ -55,7 +56,7 @@ class Kernel(NamedTuple):
 
     name: str
     model: Network
-    factors: Any  # jitted (theta, x) -> Factors
+    factors: Partial  # of a jitted (held, theta, x) -> Factors, to what the model holds
     gram: Any  # jitted (a, b=None) -> [n1, c, n2, c]
     work: Callable[[Any, Any], Work]
 
@@ -80,32 +81,33 @@ def one_by_one(batched: Callable[[Any, Any], Any]) -> Network:
 
 
 def factored(
-    name: str, model: Network, factors: Callable, pair: Callable, work: Callable
+    name: str, model: Network, held: Any, factors: Callable, pair: Callable, work: Callable
 ) -> Kernel:
-    """A `Kernel` of `factors(theta, x) -> Factors` and `pair(a, b) -> [m1, c, m2, c]`, both jitted,
-    at the highest matmul precision.
+    """A `Kernel` of `factors(held, theta, x) -> Factors` and `pair(a, b) -> [m1, c, m2, c]`, both
+    jitted, at the highest matmul precision; `held`, the functions of the model that factors use,
+    `ntkcl.compilation.portable`.
 
     An accelerator's default precision (TF32, bfloat16) would cost four digits.
     """
 
     @jax.jit
     @jax.default_matmul_precision("highest")
-    def kernel_factors(theta, x):
-        return factors(theta, x)
+    def kernel_factors(held, theta, x):
+        return factors(held, theta, x)
 
     @jax.jit
     @jax.default_matmul_precision("highest")
     def gram(a, b=None):
         return by_tiles(pair, a, b)
 
-    return Kernel(name, model, kernel_factors, gram, work)
+    return Kernel(name, model, Partial(kernel_factors, held), gram, work)
 
 
 def forward_work(model: Network, theta, x) -> tuple[float, int, int]:
     """Multiply-adds of one forward pass (as XLA counts them), outputs c, and parameters p."""
     p = sum(leaf.size for leaf in jax.tree.leaves(theta))
     one = one_of(x)
-    counted = jax.jit(model.apply).lower(theta, one).cost_analysis() or {}
+    counted = lowered(model.apply, theta, one).cost_analysis() or {}
     return counted.get("flops", 2 * p) / 2, jax.eval_shape(model.apply, theta, one).shape[0], p
 
 

@@ -27,16 +27,18 @@ ENTRY = re.compile(r"\[(\d+), (\d+), (\d+), (\d+), (\d+)\]")
 
 
 def key(kernel: Kernel, theta, x1, x2=None) -> str:
-    """SHA-256 of the compiled program's text (constants of the model included), theta, x1 and x2,
-    each with shape and type.
+    """SHA-256 of the compiled program's text (constants of the model included), what the model
+    holds beside theta, theta, x1 and x2, each with shape and type.
 
     The program is that of the kernel itself, so a model, an implementation or a version of this
     library that computes otherwise has another key.
     """
-    one = jax.eval_shape(kernel.factors, theta, x1[:1])
-    digest = hashlib.sha256(kernel.factors.lower(theta, x1[:1]).as_text().encode())
+    factors: Any = kernel.factors.func
+    held = kernel.factors.args
+    one = factors.eval_shape(*held, theta, x1[:1])
+    digest = hashlib.sha256(factors.lower(*held, theta, x1[:1]).as_text().encode())
     digest.update(kernel.gram.lower(one, one).as_text().encode())
-    for side in (theta, x1, x2):
+    for side in (held, theta, x1, x2):
         for path, leaf in jax.tree.leaves_with_path(side):
             array = np.asarray(leaf)
             digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype};".encode())

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ntkcl.compilation import portable
 from ntkcl.kernels.checks import check
 from ntkcl.kernels.commuting import commutes
 from ntkcl.kernels.kernel import Factors, Kernel, Work, factored, forward_work, network_of
@@ -50,14 +51,14 @@ def structured(network: Any) -> Kernel:
     def pair(a, b):
         return sum(by_layer(a, b).values())
 
-    factors = layer_factors(network)
+    taps = taps_of(network)
 
     def work(theta, x):
         forward, c, _ = forward_work(network, theta, x)
-        terms = jax.eval_shape(factors, theta, x[:1]).samples.values()
+        terms = jax.eval_shape(factors, taps, theta, x[:1]).samples.values()
         return Work((1 + c) * forward, sum(term.work(c) for term in terms))
 
-    return factored("structured", network, factors, pair, work)
+    return factored("structured", network, taps, factors, pair, work)
 
 
 def layers(network: Any) -> Callable[..., dict[str, Any]]:
@@ -67,7 +68,7 @@ def layers(network: Any) -> Callable[..., dict[str, Any]]:
     Leaves outside of affine layers come together under "rest". There are no tiles: this is for
     blocks that fit into memory several times.
     """
-    factors = structured(network).factors
+    factors_of = structured(network).factors
 
     @jax.jit
     @jax.default_matmul_precision("highest")
@@ -76,8 +77,8 @@ def layers(network: Any) -> Callable[..., dict[str, Any]]:
 
     def kernels_fn(theta, x1, x2=None):
         check(network, theta, x1, x2)
-        a = factors(theta, x1)
-        return split(a, a if x2 is None else factors(theta, x2))
+        a = factors_of(theta, x1)
+        return split(a, a if x2 is None else factors_of(theta, x2))
 
     return kernels_fn
 
@@ -89,8 +90,8 @@ def by_layer(a: Factors, b: Factors) -> dict[str, Any]:
     }
 
 
-def layer_factors(network: Any) -> Callable[[Params, Any], Factors]:
-    """`factors(theta, x) -> Factors({layer: its term}, {readout: [c, c]})`."""
+def taps_of(network: Any) -> Taps:
+    """Those of a network, `ntkcl.compilation.portable`; ValueError where it has none."""
     taps = network_of(network).taps
     if taps is None:
         raise SettingError(
@@ -98,21 +99,23 @@ def layer_factors(network: Any) -> Callable[[Params, Any], Factors]:
             "kernels.vector_products"
         )
 
-    def factors(theta, x):
-        tapped = _tapped(taps, theta, x[0])
-        forms = _forms(tapped, x)
+    return Taps(*map(portable, taps))
 
-        def one_sample(one):
-            phi, delta, jacobian = _derivatives(tapped, one)
-            terms = {_name(layer): form(phi[layer], delta[layer]) for layer, form in forms.items()}
-            if jacobian:
-                terms["rest"] = GradientTerm(jnp.concatenate(jacobian, -1))
-            readouts = [layer for layer, form in forms.items() if form is readout]
-            return terms, {_name(layer): shared_gram(delta[layer]) for layer in readouts}
 
-        return Factors(*jax.vmap(one_sample, out_axes=(0, None))(x))
+def factors(taps: Taps, theta: Params, x: Any) -> Factors:
+    """Factors({layer: its term}, {readout: [c, c]})."""
+    tapped = _tapped(taps, theta, x[0])
+    forms = _forms(tapped, x)
 
-    return factors
+    def one_sample(one):
+        phi, delta, jacobian = _derivatives(tapped, one)
+        terms = {_name(layer): form(phi[layer], delta[layer]) for layer, form in forms.items()}
+        if jacobian:
+            terms["rest"] = GradientTerm(jnp.concatenate(jacobian, -1))
+        readouts = [layer for layer, form in forms.items() if form is readout]
+        return terms, {_name(layer): shared_gram(delta[layer]) for layer in readouts}
+
+    return Factors(*jax.vmap(one_sample, out_axes=(0, None))(x))
 
 
 class _Tapped(NamedTuple):

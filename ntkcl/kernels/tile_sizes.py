@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -99,15 +100,16 @@ def _compile(kernel, theta, x, rows, columns, symmetric, devices) -> Tile:
         return jax.jit(f)
 
     theta = jax.tree.map(lambda leaf: spec(leaf, WHOLE), theta)
-    shared_factors = share(kernel.factors, (WHOLE, ROWS), split)
+    (held,) = jax.device_put(kernel.factors.args, sharding(WHOLE))
+    shared_factors = share(kernel.factors.func, (WHOLE, WHOLE, ROWS), split)
 
     def side(n):
         samples = spec(jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), ROWS)
-        lowered = shared_factors.lower(theta, samples)
+        lowered = shared_factors.lower(held, theta, samples)
         # Of this very trace: which form a layer takes is read off the program.
         out = zip(lowered.out_info, split, strict=True)
         parts = (jax.tree.map(lambda leaf, p=p: spec(leaf, p), part) for part, p in out)
-        return lowered.compile(), Factors(*parts)
+        return partial(lowered.compile(), held), Factors(*parts)
 
     f, a = side(rows)
     g, b = (f, a) if rows == columns else side(columns)
@@ -135,7 +137,7 @@ def shardings(devices) -> Callable[[PartitionSpec], Any]:
 def _work_mib(row_factors, column_factors, grams) -> float:
     """Two sides of factors; beside them first a side in the making, then the block in work, the
     block, and its mirror image."""
-    sides = [compiled.memory_analysis() for compiled in (row_factors, column_factors)]
+    sides = [bound.func.memory_analysis() for bound in (row_factors, column_factors)]
     blocks = [compiled.memory_analysis() for compiled in grams]
     making = max(cost.temp_size_in_bytes for cost in sides)
     multiplying = max(cost.temp_size_in_bytes for cost in blocks)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from ntkcl.compilation import portable
 from ntkcl.kernels.kernel import Factors, Kernel, Work, factored, forward_work, network_of
 from ntkcl.types import Apply, Network
 
@@ -20,20 +21,20 @@ def vector_products(model: Network | Apply) -> Kernel:
     """
     network = network_of(model)
 
-    def factors(theta, x):
-        return Factors(x, theta)
+    def factors(apply, theta, x):
+        return Factors(x, (apply, theta))
 
     def pair(a, b):
-        theta = a.shared
+        apply, theta = a.shared
 
         def columns(x):
-            f, pull = jax.vjp(lambda theta: network.apply(theta, x), theta)
+            f, pull = jax.vjp(lambda theta: apply(theta, x), theta)
 
             def column(e):
                 (gradient,) = pull(e)
 
                 def along(x):
-                    return jax.jvp(lambda theta: network.apply(theta, x), (theta,), (gradient,))[1]
+                    return jax.jvp(lambda theta: apply(theta, x), (theta,), (gradient,))[1]
 
                 return jax.vmap(along)(a.samples)
 
@@ -47,4 +48,4 @@ def vector_products(model: Network | Apply) -> Kernel:
         # A pass with tangents; the products at x2 are shared by all of x1.
         return Work(0.0, 2 * c * forward)
 
-    return factored("vector_products", network, factors, pair, work)
+    return factored("vector_products", network, portable(network.apply), factors, pair, work)

@@ -91,8 +91,7 @@ def _diagonal_fisher(apply, theta, data, head, *, softmax, labels, batch):
         return mean_over(partial(_over_all_labels, model, apply, theta), theta, (x,))
     n, groups = len(x), -(-len(x) // batch)
     filled = jnp.arange(groups * batch) % n  # the last group may be smaller
-    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else y.dtype
-    counts = (jnp.arange(groups * batch) < n).astype(dtype)
+    counts = (jnp.arange(groups * batch) < n).astype(jnp.result_type(*jax.tree.leaves(theta)))
     samples = jax.tree.map(lambda a: a[filled], (x, y, jax.random.split(key, n)))
     grouped = jax.tree.map(lambda a: a.reshape(groups, batch, *a.shape[1:]), (*samples, counts))
     return mean_over(partial(_squared_mean, model, labels, apply, theta), theta, grouped)

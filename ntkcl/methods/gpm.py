@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import validation
-from ntkcl.compilation import once
+from ntkcl.compilation import once, portable
 from ntkcl.methods.custom import custom
 from ntkcl.methods.memory import draw_memory, mean_over
 from ntkcl.types import Method
@@ -117,7 +117,7 @@ def gpm(
         t = int(memory.tasks)
         x = task.train.x[draw_memory(seed, t, len(task.train.x), per_task)]
         layers = _survey(network, theta, x[0]).layers
-        grams = _mean_grams(network.taps.read, layers, theta, x)
+        grams = _mean_grams(portable(network.taps.read), layers, theta, x)
         wanted = thresholds.after(t, layers)
         grown = {
             layer: _by_products(
@@ -181,7 +181,7 @@ def _grams(read, layers, theta, x):
     }
 
 
-@partial(jax.jit, static_argnames=("read", "layers"))
+@partial(jax.jit, static_argnames="layers")
 def _mean_grams(read, layers, theta, x):
     grams = partial(_grams, read, layers, theta)
     return mean_over(grams, jax.eval_shape(grams, x[0]), x)

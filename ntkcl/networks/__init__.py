@@ -6,7 +6,9 @@ on the generic path: any `apply(theta, x) -> [c]` for one x can be given to
 """
 
 from ntkcl.networks.adapt import adapt
+from ntkcl.networks.bert import BERT, minilm
 from ntkcl.networks.cnn import CNN, cnn
+from ntkcl.networks.efficientnet import EfficientNetLite, efficientnet_lite0
 from ntkcl.networks.layers import Conv, Dense
 from ntkcl.networks.lenet import LeNet, lenet
 from ntkcl.networks.linearised import linearised
@@ -14,10 +16,11 @@ from ntkcl.networks.linen import centred, computed_in, forward, network, taps
 from ntkcl.networks.mlp import MLP, mlp
 from ntkcl.networks.parametrization import Layers
 from ntkcl.networks.resnet import ResNet, resnet
+from ntkcl.networks.vision_transformer import VisionTransformer, vit_b16
 from ntkcl.networks.vit import ViT, vit
 
 __all__ = [
-    "CNN", "MLP", "Conv", "Dense", "Layers", "LeNet", "ResNet", "ViT",
-    "adapt", "centred", "cnn", "computed_in", "forward", "lenet", "linearised", "mlp", "network",
-    "resnet", "taps", "vit",
+    "BERT", "CNN", "MLP", "Conv", "Dense", "EfficientNetLite", "Layers", "LeNet", "ResNet", "ViT",
+    "VisionTransformer", "adapt", "centred", "cnn", "computed_in", "efficientnet_lite0", "forward",
+    "lenet", "linearised", "minilm", "mlp", "network", "resnet", "taps", "vit", "vit_b16",
 ]  # fmt: skip

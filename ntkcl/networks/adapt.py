@@ -4,6 +4,7 @@ Kernels, methods and forecasts see theta alone, so theta holds what is trained a
 other parameters are carried by `apply`, as arguments of the programs that call it.
 """
 
+import math
 import re
 from typing import NamedTuple
 
@@ -68,8 +69,8 @@ def adapt(
     Source: Hu et al. 2022 (LoRA); head and A as BERT's and PEFT's defaults.
     """
     base = module
-    if not isinstance(module, Network):
-        base = network(module, constants=constants, batched=batched, centred=centred)
+    if isinstance(base, nn.Module):
+        base = network(base, constants=constants, batched=batched, centred=centred)
     whole_theta = jax.tree.map(jnp.asarray, flatten_dict(unfreeze(nn.unbox(theta))))
     trained, fresh = _chosen(whole_theta, trainable, head)
     layers = _targets(whole_theta, targets, fresh) if trainable == "lora" else []
@@ -123,14 +124,12 @@ def _pair(layer: nn.Module, rank: int, parent: nn.Module | None) -> tuple[nn.Mod
         return nn.Dense(**into), nn.Dense(**out)
     if isinstance(layer, Conv):
         window = (layer.kernel_size, layer.kernel_size)
-        return nn.Conv(
-            kernel_size=window, strides=layer.strides, padding=layer.padding, **into
-        ), nn.Dense(**out)
+        down = nn.Conv(kernel_size=window, strides=layer.strides, padding=layer.padding, **into)
+        return down, nn.Dense(**out)
     if isinstance(layer, nn.DenseGeneral) and not layer.batch_dims:
         return layer.clone(**into), nn.DenseGeneral(**out)
-    if isinstance(layer, nn.Dense) or (
-        isinstance(layer, nn.Conv) and layer.feature_group_count == 1
-    ):
+    ungrouped = isinstance(layer, nn.Conv) and layer.feature_group_count == 1
+    if isinstance(layer, nn.Dense) or ungrouped:
         return layer.clone(**into), nn.Dense(**out)
     raise SettingError(
         f"network.targets: {'/'.join(layer.path)} is a {type(layer).__name__}; expected patterns "
@@ -195,13 +194,25 @@ def _pairs(apply, theta, x, layers, rank) -> dict:
     def note(call, args, kwargs, context):
         layer = context.module
         if context.method_name == "__call__" and layer.path in layers:
-            (given,) = (*args, *kwargs.values())
-            pairs[layer.path] = (*_pair(layer, rank, None), given.shape, given.dtype)
+            given = [*args, *kwargs.values()][0]
+            pair, kind = _pair(layer, rank, None), jax.ShapeDtypeStruct(given.shape, given.dtype)
+            _check_rank(layer, rank)
+            pairs[layer.path] = (*pair, kind)
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
         jax.eval_shape(lambda: apply(theta, x))
     return pairs
+
+
+def _check_rank(layer: nn.Module, rank: int) -> None:
+    outputs = math.prod(layer.features) if isinstance(layer.features, tuple) else layer.features
+    most = min(outputs, layer.variables["params"]["kernel"].size // outputs)
+    if rank > most:
+        name = "/".join(layer.path)
+        raise SettingError(
+            f"network.rank={rank}: expected at most {most}, the rank of {name}, or other targets"
+        )
 
 
 def _drawn(key, pairs) -> dict:
@@ -210,8 +221,10 @@ def _drawn(key, pairs) -> dict:
     @jax.jit  # op by op, each would be compiled on its own
     def draw(key):
         leaves = {}
-        for i, (path, (down, up, shape, dtype)) in enumerate(sorted(pairs.items())):
-            y, a = down.init_with_output(jax.random.fold_in(key, i), jnp.zeros(shape, dtype))
+        for i, path in enumerate(sorted(pairs)):
+            down, up, kind = pairs[path]
+            zeros = jnp.zeros(kind.shape, kind.dtype)
+            y, a = down.init_with_output(jax.random.fold_in(key, i), zeros)
             leaves[*path, DOWN, "kernel"] = a["params"]["kernel"]
             leaves[*path, UP, "kernel"] = up.init(key, y)["params"]["kernel"]
         return leaves

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,7 @@ def minilm(
     expansion: int = 4,
     vocabulary: int = 30522,
     positions: int = 512,
-    **adaptation: float | int | str | bool,
+    **adaptation: Any,
 ) -> Network:
     """A pretrained encoder of texts, all-MiniLM-L6-v2 or a BERT of another size, and a new head.
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,8 @@ class Depthwise(nn.Module):
         x = jnp.pad(x, (*padding, (0, 0)))
         # A sum of shifted images: XLA's grouped convolutions are slow on a CPU.
         return sum(
-            x[i : i + (h - 1) * s + 1 : s, j : j + (w - 1) * s + 1 : s] * kernel[i, j]
+            x[i : i + (h - 1) * s + 1 : s, j : j + (w - 1) * s + 1 : s]
+            * kernel[i : i + 1, j : j + 1]
             for i in range(k)
             for j in range(k)
         )
@@ -161,7 +162,7 @@ def efficientnet_lite0(
     trainable: str = "head",
     targets: str = "project",
     upsample: int = 1,
-    **adaptation: float | int | str | bool,
+    **adaptation: Any,
 ) -> Network:
     """EfficientNet-Lite0 with the weights of ImageNet, and a new head.
 

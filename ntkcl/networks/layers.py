@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ntkcl.networks.parametrization import Layers, terms
-from ntkcl.validation import SettingError
+from ntkcl.validation import SettingError, are_tokens
 
 ACTIVATIONS = {"relu": jax.nn.relu, "erf": jax.lax.erf, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
 
@@ -79,9 +79,20 @@ def _shifted(z, shift, layer, init):
     return z + shift * b.reshape((1,) * (z.ndim - 1) + b.shape)
 
 
+def real(x):
+    """One input of real numbers; ValueError for token ids."""
+    if are_tokens(x):
+        raise SettingError(
+            f"network: inputs are token ids ({x.dtype}), and this network takes pixels; expected "
+            "one that embeds tokens, such as network=minilm"
+        )
+    return x
+
+
 def image(x):
     """One image [h, w, c], of one channel where it comes as [h, w]; ValueError for anything
     else."""
+    real(x)
     if x.ndim not in (2, 3) or 0 in x.shape:
         raise SettingError(
             f"network: an input has shape {x.shape}; expected one image [h, w] or [h, w, c], or "

@@ -23,7 +23,7 @@ def linearised(network: Network, theta0: Params) -> Network:
     return Network(
         init=lambda key, x: theta0,
         apply=apply,
-        taps=_taps(network, apply, theta0),
+        taps=network.taps and _taps(network, apply, theta0),
         centred=network.centred,
     )
 
@@ -37,12 +37,15 @@ def _expanded(apply, theta0, theta, x):
 def _taps(network, apply, theta0):
     """Those of the network at theta_0, wherever theta is: what the parameters multiply, and what
     their signals are, does not move."""
-    if network.taps is None:
-        return None
+    survey, read = map(portable, network.taps)
+    start = portable(network.apply)
+    return Taps(Partial(_survey, survey, theta0), Partial(_read, read, start, apply, theta0))
 
-    def read(layers, theta, probes, x):
-        f, phi, z = network.taps.read(layers, theta0, probes, x)
-        moved = apply(theta, x) - network.apply(theta0, x)
-        return f + moved, phi, z
 
-    return Taps(lambda theta, x: network.taps.survey(theta0, x), read)
+def _survey(survey, theta0, theta, x):
+    return survey(theta0, x)
+
+
+def _read(read, start, apply, theta0, layers, theta, probes, x):
+    f, phi, z = read(layers, theta0, probes, x)
+    return f + apply(theta, x) - start(theta0, x), phi, z

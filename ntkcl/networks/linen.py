@@ -95,7 +95,8 @@ def taps(apply: Apply) -> Taps:
     for boxed ones (`nn.with_partitioning`).
     """
 
-    return Taps(partial(_survey, apply), partial(_read, apply))
+    apply = portable(apply)
+    return Taps(Partial(_survey, apply), Partial(_read, apply))
 
 
 def _survey(apply, theta, x) -> Survey:
@@ -121,7 +122,7 @@ def _called(apply, theta, x, paths) -> tuple[list, set]:
     """The layers that are called, and the paths of the parameters that are read outside of them."""
     calls: list[tuple[str, ...]] = []
 
-    def cut(theta, own, x):
+    def cut(theta, own, x, apply):
         """The model with the candidates' parameters taken from `own`: what still reads `theta` lies
         outside of them."""
 
@@ -132,7 +133,7 @@ def _called(apply, theta, x, paths) -> tuple[list, set]:
 
         return _intercepted(apply, on_call)(theta, x)
 
-    jaxpr = jax.make_jaxpr(cut)(theta, theta, x).jaxpr
+    jaxpr = jax.make_jaxpr(cut)(theta, theta, x, apply).jaxpr
     read = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
     outside = {path for path, v in zip(paths, jaxpr.invars, strict=False) if id(v) in read}
     return list(dict.fromkeys(calls)), outside
@@ -141,11 +142,11 @@ def _called(apply, theta, x, paths) -> tuple[list, set]:
 def _in_own_trace(apply, theta, x, layers) -> bool:
     """Whether the layers run in the model's own trace: what is read off them can then be used."""
 
-    def used(theta, x):
+    def used(apply, theta, x):
         return jax.tree.map(lambda a: a * 1, _read(apply, layers, theta, {}, x))
 
     try:
-        consts = jax.make_jaxpr(used)(theta, x).consts
+        consts = jax.make_jaxpr(used)(apply, theta, x).consts
     except jax.errors.UnexpectedTracerError:  # one runs inside a jax.vmap, ... of the model's own
         return False
     # Inside of a jax.checkpoint, jax.jit, ... likewise, but nothing is raised.

@@ -8,7 +8,7 @@ from flax import linen as nn
 from ntkcl import kernels
 from ntkcl.compilation import once
 from ntkcl.networks.constructor import construct
-from ntkcl.networks.layers import ACTIVATIONS, Dense
+from ntkcl.networks.layers import ACTIVATIONS, Dense, real
 from ntkcl.networks.parametrization import Layers
 from ntkcl.types import Network
 from ntkcl.validation import whole
@@ -27,7 +27,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = jnp.ravel(x)
+        x = jnp.ravel(real(x))
         for layer in range(self.depth):
             z = Dense(self.width, self.layers, name=f"hidden_{layer}")(x)
             x = ACTIVATIONS[self.activation](z)

@@ -1,6 +1,7 @@
 """The vision transformer as published, pretrained; `ntkcl.networks.vit` is one from scratch."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +146,7 @@ def vit_b16(
     patch: int = 16,
     side: int = 224,
     upsample: int = 1,
-    **adaptation: float | int | str | bool,
+    **adaptation: Any,
 ) -> Network:
     """A pretrained vision transformer, B/16 or one of another size, and a new head.
 
@@ -168,9 +169,14 @@ def vit_b16(
       that are no square image of whole patches.
     Source: Dosovitskiy et al. 2021.
     """
-    for name, value, of in (("heads", heads, width), ("patch", patch, side)):
-        if whole("network.width or side", of) % whole(f"network.{name}", value):
-            raise SettingError(f"network.{name}={value}: expected a divisor of {of}")
+    for name, value, of, whole_of in (
+        ("heads", heads, "width", width),
+        ("patch", patch, "side", side),
+    ):
+        if whole(f"network.{of}", whole_of) % whole(f"network.{name}", value):
+            raise SettingError(
+                f"network.{name}={value}: expected a divisor of network.{of}={whole_of}"
+            )
     if weights is None:
         raise SettingError(
             "network.weights=null: no package carries these weights; expected the path of an npz "

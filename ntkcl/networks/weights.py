@@ -249,17 +249,19 @@ def load(
 
     Arguments:
       one: the shape and type of one input.
-      layout: where the file has them. The layer "head" is the module's own, and 0.
+      layout: where the file has them. The layer "head" is not in files: its kernel is one draw from
+        N(0, 0.02^2), its biases 0.
 
     Raises ValueError for an array that is missing or of another shape, and for what is left over:
       the file is of another model, or of one of another size.
     """
     shapes = flatten_dict(jax.eval_shape(module.init, jax.random.key(0), one))
     arrays = {layout.renamed(key): array for key, array in read(path).items()}
+    head = dict(kernel=nn.initializers.normal(0.02), bias=nn.initializers.zeros)
     said, used, variables = f"network.weights={path}:", set(), {}
     for name, leaf in shapes.items():
         if name[-2] == "head":
-            variables[name] = jnp.zeros(leaf.shape, jnp.float32)
+            variables[name] = head[name[-1]](jax.random.key(0), leaf.shape, jnp.float32)
             continue
         key, moved = layout.place(name[1:])
         if key not in arrays:

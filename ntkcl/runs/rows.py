@@ -8,8 +8,9 @@ import pandas as pd
 from ntkcl.experiment.record import Record, curves
 from ntkcl.experiment.scores import PARTS, sample_losses, score_matrices
 from ntkcl.types import Loss, Rows, Stream
+from ntkcl.validation import are_tokens
 
-FORGOTTEN = 24  # samples of each run that are stored as images for the report
+FORGOTTEN = 24  # samples of each run whose inputs are stored for the report
 
 
 def rows(record: Record, stream: Stream, loss: Loss, coordinates: dict) -> pd.DataFrame:
@@ -70,7 +71,7 @@ def arrays(record: Record, stream: Stream, loss: Loss) -> dict[str, np.ndarray]:
     """
     inputs = Rows.of(stream)
     targets = [task.train.y for task in stream] + [task.test.y for task in stream]
-    rows, images = forgotten(record, stream, loss)
+    rows, inputs_forgotten = forgotten(record, stream, loss)
     return {
         "measured": record.measured,
         **{f"changes_{anchor}": values for anchor, values in record.changes.items()},
@@ -80,7 +81,7 @@ def arrays(record: Record, stream: Stream, loss: Loss) -> dict[str, np.ndarray]:
         "start_train": np.array([own.start for own in inputs.train]),
         "start_test": np.array([own.start for own in inputs.test]),
         "forgotten": rows,
-        "forgotten_x": images,
+        "forgotten_x": inputs_forgotten,
     }
 
 
@@ -88,8 +89,8 @@ def forgotten(record: Record, stream: Stream, loss: Loss) -> tuple[np.ndarray, n
     """The `FORGOTTEN` test inputs of old tasks whose loss rose most, the largest rise first.
 
     The rise is from just after the input's task to the end of the stream.
-    Returns: their rows among the N [k], and the inputs [k, *shape] in float32. k is 0 where there
-      is no old task, or training diverged.
+    Returns: their rows among the N [k], and the inputs [k, *shape] in float32, token ids as they
+      are. k is 0 where there is no old task, or training diverged.
     """
     rises, rows, inputs = [], [], []
     for s, own in enumerate(Rows.of(stream).test[:-1]):
@@ -101,7 +102,8 @@ def forgotten(record: Record, stream: Stream, loss: Loss) -> tuple[np.ndarray, n
             )
             rises.append(after - before)
             rows.append(np.arange(own.start, own.stop))
-            inputs.append(np.asarray(test.x, np.float32))
+            x = np.asarray(test.x)
+            inputs.append(x if are_tokens(x) else np.asarray(x, np.float32))
     if not rises:
         return np.empty(0, int), np.empty((0, *stream[0].test.x.shape[1:]), np.float32)
     order = np.argsort(-np.concatenate(rises), kind="stable")[:FORGOTTEN]

@@ -47,6 +47,7 @@ GROUPS = ("method", "stream", "source", "network", "loss", "optimizer")  # chose
 # Settings that runs once had no other value of are not hashed at that value, so that older runs
 # keep their names.
 UNHASHED_DEFAULTS: dict[str, dict[str, Any]] = {
+    "source": {"tokenizer": None, "length": 64},
     "stream": {"interpolation": "bilinear"},
     "network": {"parametrization": "ntk", "init": "normal", "gamma0": 1.0},
     "forecast": {"coarsen": 1},

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from ntkcl import validation
-from ntkcl.sources.checks import dataset, source
+from ntkcl.sources.checks import dataset, held_out, source
 from ntkcl.types import Source
-from ntkcl.validation import SettingError, finite, text, whole
+from ntkcl.validation import SettingError, fraction, text, whole
 
 APART = ("x_train", "y_train", "x_test", "y_test")
 TOGETHER = ("x", "y")
@@ -43,16 +43,12 @@ def npz(
       value.
     """
     arrays, names = _read(text("source.path", path))
-    share = finite("source.test_fraction", test_fraction)
-    if not 0 < share < 1:
-        raise SettingError(
-            f"source.test_fraction={test_fraction}: expected a number between 0 and 1"
-        )
+    share = fraction("source.test_fraction", test_fraction)
     validation.seed("source.seed", seed)
     parts, count = _numbered(path, _pairs(path, arrays, names, classes), classes)
     if "" in parts:
         x, labels = parts[""]
-        test = _chosen(path, labels, share, seed)
+        test = held_out(f"source.path={path}", labels, share, seed)
         parts = {"_train": (x[~test], labels[~test]), "_test": (x[test], labels[test])}
     shapes = {x.shape[1:] for x, _ in parts.values()}
     if len(shapes) > 1:
@@ -173,18 +169,3 @@ def _labels(path, name, y, classes) -> tuple[np.ndarray, int | None]:
             f"{where}: label {flat[bad[0]]} of image {bad[0]}; expected whole numbers from 0"
         )
     return flat.astype(int), None
-
-
-def _chosen(path, labels, share, seed) -> np.ndarray:
-    """Which images are the test set's: of each class that there is, a share drawn by the seed."""
-    test = np.zeros(len(labels), bool)
-    rng = np.random.default_rng(seed)
-    for k in np.unique(labels):
-        own = rng.permutation(np.flatnonzero(labels == k))
-        if len(own) == 1:
-            raise SettingError(
-                f"source.path={path}: class {k} has one image; a split into train and test set "
-                "needs two of each class"
-            )
-        test[own[: int(np.clip(round(share * len(own)), 1, len(own) - 1))]] = True
-    return test

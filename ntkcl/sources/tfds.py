@@ -1,7 +1,7 @@
 """Any TFDS name, and a folder of IDX files as a TFDS dataset of ours. The one door to TFDS.
 
-TFDS is read through array_record, without TensorFlow; only preparing its stock image sets needs the
-extra `data`.
+TFDS is read through array_record, without TensorFlow; only preparing its stock sets needs the extra
+`data`.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from ntkcl.sources.checks import dataset, source
+from ntkcl.sources.tokens import tokenised
 from ntkcl.types import Dataset, Source
 from ntkcl.validation import SettingError, flag, text
 
@@ -32,16 +33,20 @@ def from_tfds(
     test_split: str = "test",
     data_dir: str | None = None,
     download: bool = True,
+    tokenizer: str | None = None,
+    length: int = 64,
 ) -> Source:
-    """Any labelled image set of TensorFlow Datasets, by name.
+    """Any labelled set of images or texts of TensorFlow Datasets, by name.
 
     Arguments:
-      name: `mnist`, `cifar10`, ...; with a config or version as TFDS writes them.
+      name: `mnist`, `cifar10`, `ag_news_subset`, ...; with a config or version as TFDS writes them.
+      mean, sd: of a pixel; of no use to texts.
       train_split, test_split: TFDS split expressions.
       data_dir: where prepared sets lie; null is TFDS's own default (TFDS_DATA_DIR or
         ~/tensorflow_datasets).
       download: whether a set that is not prepared may be downloaded and prepared, which needs the
         extra `data`.
+      tokenizer, length: of texts, as of `ntkcl.sources.tokens.tokenised`.
     Raises ValueError for an unknown name or split, and for a set that is not prepared and cannot
       be.
     """
@@ -50,6 +55,8 @@ def from_tfds(
     with _quiet():
         if not builder.is_prepared():
             _prepare(name, builder, download)
+    if _is_text(builder.info.features[_keys(builder)[0]]):
+        return _read_texts(builder, (train_split, test_split), tokenizer, length)
     return source(_read(builder, train_split), _read(builder, test_split), mean, sd)
 
 
@@ -102,7 +109,56 @@ def _prepare(name, builder, download):
 
 
 def _read(builder, split) -> Dataset:
-    """One split as arrays, read in one call: iterating takes three times as long."""
+    """One split of images as arrays."""
+    (image, label), records = _keys(builder), _records(builder, split)
+    name, shapes = builder.info.full_name, {np.shape(record[image]) for record in records}
+    if len(shapes) != 1:
+        raise SettingError(
+            f"{name}: images of one shape are needed, but {split} has {len(shapes)} shapes"
+        )
+    x = np.stack([record[image] for record in records])
+    y = np.array([record[label] for record in records])
+    scale = 255.0 if x.dtype == np.uint8 else 1.0
+    classes = builder.info.features[label].num_classes
+    return dataset(x / np.float32(scale), y, classes, f"{name} {split}")
+
+
+def _read_texts(builder, splits, tokenizer, length) -> Source:
+    """The train and the test split of texts as token ids, tokenised at once: what is cut is told
+    once."""
+    text, label = _keys(builder)
+    parts = [_records(builder, split) for split in splits]
+    texts = [bytes(record[text]).decode("utf8") for records in parts for record in records]
+    x = tokenised(texts, tokenizer=tokenizer, length=length)
+    classes, name = builder.info.features[label].num_classes, builder.info.full_name
+    train, test = (
+        dataset(ids, np.array([record[label] for record in records]), classes, f"{name} {split}")
+        for ids, records, split in zip(np.split(x, [len(parts[0])]), parts, splits, strict=True)
+    )
+    return source(train, test, 0.0, 1.0)
+
+
+def _keys(builder) -> tuple[str, str]:
+    """The names of input and label; SettingError where these are no images or texts with class
+    labels."""
+    features = dict(builder.info.features)
+    names = builder.info.supervised_keys or ("text" if "text" in features else "image", "label")
+    kind, labels = (features.get(name) for name in names)
+    pictures = len(getattr(kind, "shape", ())) in (2, 3)
+    if not isinstance(labels, tfds.features.ClassLabel) or not (pictures or _is_text(kind)):
+        raise SettingError(
+            f"{builder.info.full_name}: expected images or texts with class labels, but its "
+            f"features are {', '.join(features)}"
+        )
+    return names
+
+
+def _is_text(feature) -> bool:
+    return isinstance(feature, tfds.features.Text)
+
+
+def _records(builder, split):
+    """One split, read in one call: iterating takes three times as long."""
     name = builder.info.full_name
     try:
         with _quiet():
@@ -110,13 +166,6 @@ def _read(builder, split) -> Dataset:
     except (KeyError, ValueError) as error:
         known = ", ".join(builder.info.splits)
         raise SettingError(f"{name}: cannot read split {split!r}; it has {known}") from error
-    image, label = builder.info.supervised_keys or ("image", "label")
-    features = dict(builder.info.features)
-    labelled = isinstance(features.get(label), tfds.features.ClassLabel)
-    if not labelled or len(getattr(features.get(image), "shape", ())) not in (2, 3):
-        raise SettingError(
-            f"{name}: expected images with class labels, but its features are {', '.join(features)}"
-        )
     promised = builder.info.splits[split].num_examples
     try:
         records = data.__getitems__(range(len(data)))
@@ -129,15 +178,7 @@ def _read(builder, split) -> Dataset:
             f"{builder.data_dir}: {split} holds {len(records)} examples, {promised} are promised; "
             f"{REMAKE}"
         )
-    shapes = {np.shape(record[image]) for record in records}
-    if len(shapes) != 1:
-        raise SettingError(
-            f"{name}: images of one shape are needed, but {split} has {len(shapes)} shapes"
-        )
-    x = np.stack([record[image] for record in records])
-    y = np.array([record[label] for record in records])
-    scale = 255.0 if x.dtype == np.uint8 else 1.0
-    return dataset(x / np.float32(scale), y, features[label].num_classes, f"{name} {split}")
+    return records
 
 
 def _folder(data_dir):

@@ -4,7 +4,8 @@ without images.
 Tasks made of images hold `train_per_class` and `test_per_class` of each of their classes, drawn by
 `seed` alone; train and test images come from the source's own two sets and never meet. With
 `same_images` every task transforms the same draw (the usual benchmark); otherwise the tasks' draws
-are disjoint. Pixels are standardised last, so what a transformation leaves empty is black.
+are disjoint. Pixels are standardised last, so what a transformation leaves empty is black. Texts
+are split alone, their token ids as they are.
 """
 
 from ntkcl.streams.mixture import mixture

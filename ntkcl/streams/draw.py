@@ -8,7 +8,7 @@ import numpy as np
 
 from ntkcl import validation
 from ntkcl.types import Dataset, Source, Stream, Task
-from ntkcl.validation import SettingError, flag, whole
+from ntkcl.validation import SettingError, are_tokens, flag, whole
 
 # For all tasks, or one number a task; None is all images that there are.
 PerClass = int | Sequence[int | None] | None
@@ -100,14 +100,25 @@ def _balanced(dataset, classes, per_class, before, seed, name):
             used += " (stream.same_images=true reuses them)" if before else ""
             asked = "null" if per_class is None else per_class
             used += f"; use at most {len(left)}" if len(left) else ""
+            what = "texts" if are_tokens(dataset.x) else "images"
             raise SettingError(
-                f"stream.{name}_per_class={asked}: class {k} has {len(own)} images in the {name} "
+                f"stream.{name}_per_class={asked}: class {k} has {len(own)} {what} in the {name} "
                 f"set{used}"
             )
         chosen.append(left if per_class is None else left[:per_class])
     index = np.concatenate(chosen)
-    return Dataset(dataset.x[index].astype(np.float64), dataset.y[index].astype(np.float64))
+    x, y = (part[index] for part in dataset)
+    return Dataset(x if are_tokens(x) else x.astype(np.float64), y.astype(np.float64))
 
 
 def standardised(x, source: Source):
-    return (x - source.mean) / source.sd
+    """(x - mean) / sd; token ids as they are."""
+    return x if are_tokens(x) else (x - source.mean) / source.sd
+
+
+def check_pixels(stream: str, x) -> None:
+    """SettingError for inputs that a stream cannot transform."""
+    if are_tokens(x):
+        raise SettingError(
+            f"stream={stream}: inputs are token ids, no pixels to transform; expected stream=split"
+        )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ntkcl.streams import draw
 from ntkcl.types import Dataset, Source, Stream
 from ntkcl.validation import SettingError, finite
 
@@ -25,6 +26,7 @@ def mixture(source: Source, *, of: Callable[[Source], Stream], share: float = 0.
             f"stream.of={of}: expected the settings of a stream, such as stream@stream.of=rotated"
         )
     first, *others = of(source)
+    draw.check_pixels("mixture", first.train.x)
 
     def mixed(t, name):
         theirs, own = getattr(first, name), getattr(others[t - 1], name)

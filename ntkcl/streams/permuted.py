@@ -23,6 +23,7 @@ def permuted(
     `first_identity` leaves task 0 unshuffled (OGD+ and others; in GEM it is shuffled too). Channels
     move together. Of vectors [d] the entries are shuffled, all of them.
     """
+    draw.check_pixels("permuted", source.train.x)
     sizes = draw.sizes(whole("stream.tasks", tasks), **images)  # type: ignore[arg-type]
     shape = source.train.x.shape[1:]
     if len(shape) == 1 and patch is not None:

@@ -32,6 +32,7 @@ def rotated(
     Image.rotate, which torchvision calls for PIL images. Raises ValueError for images that are not
     square, and where the number of angles is not the number of tasks.
     """
+    draw.check_pixels("rotated", source.train.x)
     sizes = draw.sizes(whole("stream.tasks", tasks), **images)  # type: ignore[arg-type]
     if angles is not None and (isinstance(angles, str) or not isinstance(angles, Sequence)):
         raise SettingError(

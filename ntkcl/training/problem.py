@@ -19,6 +19,7 @@ from ntkcl.compilation import convolves, once, one_of
 from ntkcl.training import loop
 from ntkcl.training.settings import full_batches
 from ntkcl.types import Key, Loss, Method, Network, Optimizer, Params, Stream, TaskRows
+from ntkcl.validation import are_tokens
 
 
 class Problem(NamedTuple):
@@ -77,6 +78,11 @@ class Problem(NamedTuple):
     def inputs(self, places) -> np.ndarray:
         """x[places], cut by NumPy: XLA would compile each cut for each shape."""
         return np.asarray(self.x)[places]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The floating type of inputs, or of targets where inputs are token ids."""
+        return self.stream[0].train.y.dtype if are_tokens(self.x) else self.x.dtype
 
     @property
     def extremes(self) -> tuple[float, float]:

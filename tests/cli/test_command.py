@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -598,6 +599,13 @@ CNN = (
     "training.steps=5",
     "forecast.anchors=[infinite]",
 )
+
+
+def test_our_own_warnings_are_one_line_and_those_of_others_say_where_they_come_from():
+    shown = warnings.formatwarning("of ours", UserWarning, files.__file__, 7)
+    assert shown == "ntkcl: of ours\n"
+    for place, kind in ((np.__file__, UserWarning), (files.__file__, DeprecationWarning)):
+        assert warnings.formatwarning("b", kind, place, 7).startswith(f"{place}:7: ")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The section with the test inputs that were forgotten most, as images."""
+"""The section with the test inputs that were forgotten most, as images or texts."""
 
 import base64
 import io
@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from PIL import Image
 
 from ntkcl.reporting.html.section import section
+from ntkcl.validation import SettingError, are_tokens
+
+# What is raised where there is no such setting, file or package: ids at least tell texts apart.
+UNKNOWN = (SettingError, OSError, yaml.YAMLError, LookupError, TypeError)
 
 
 def samples(
@@ -17,18 +22,15 @@ def samples(
 ) -> dict[str, Any] | None:
     """The inputs forgotten most: their class, what they were taken for, how far outputs moved.
 
-    `summary` and `arrays` are those of the run in `folder`. None where inputs are no images, or
-    nothing was forgotten.
+    `summary` and `arrays` are those of the run in `folder`. None where inputs are neither images
+    nor texts, or nothing was forgotten.
     """
     rows = arrays.get("forgotten", ())
-    images = _images(arrays["forgotten_x"]) if len(rows) else None
-    if images is None:
+    shown = _shown(folder, arrays["forgotten_x"]) if len(rows) else None
+    if shown is None:
         return None
     anchor = next((a for a in ("init", "boundary") if a in summary["forecast"]), None)
-    entries = [
-        {"image": image} | _texts(int(row), arrays, anchor)
-        for row, image in zip(rows, images, strict=True)
-    ]
+    entries = [one | _texts(int(row), arrays, anchor) for row, one in zip(rows, shown, strict=True)]
     note = (
         f"Test inputs of old tasks whose loss rose most, in {folder.name}: the class, the answers "
         "just after the task and at the end, and how far an output moved at most."
@@ -60,6 +62,27 @@ def answer(f: np.ndarray, head: np.ndarray) -> str:
     if head.sum() == 1:
         return f"{np.sign(f[head][0]):+.0f}"
     return str(int(np.argmax(np.where(head, f, -np.inf))))
+
+
+def _shown(folder: Path, inputs: np.ndarray) -> list[dict[str, str]] | None:
+    """What stands for each input, an image or its words."""
+    if inputs.ndim == 2 and are_tokens(inputs):
+        return [{"words": words} for words in _words(folder, inputs)]
+    images = _images(inputs)
+    return None if images is None else [{"image": image} for image in images]
+
+
+def _words(folder: Path, ids: np.ndarray) -> list[str]:
+    """Texts [k] by the tokenizer that the run's configuration names; where it is not at hand, their
+    ids."""
+    from ntkcl.sources.tokens import decoded  # with TFDS, which takes a second to import
+
+    try:
+        source = yaml.safe_load((folder / "config.yaml").read_text("utf8"))["source"]
+        ours = source["_target_"].startswith("ntkcl.sources.")  # null is left out of their settings
+        return decoded(ids, source.get("tokenizer") if ours else source["tokenizer"])
+    except UNKNOWN:
+        return [" ".join(str(i) for i in one if i) for one in ids]
 
 
 def _images(inputs: np.ndarray) -> list[str] | None:
