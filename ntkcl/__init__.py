@@ -9,6 +9,7 @@ other (`tests/test_architecture.py`).
     reporting     what a person looks at: terminal, tables, figures, HTML, Weights & Biases
     runs          runs on disk: identity, lock, status, files, checkpoints
     planning      orders, methods, buffers, learning rates ranked without training
+    whatif        what the next training would do to old samples: one training answers for many
     experiment    forecast, train, measure: events, record, scores, comparison
     forecast      what training will do to a network, in one of several forms
     training      the training loop, the problem that is trained, its settings

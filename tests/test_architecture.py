@@ -11,7 +11,7 @@ FLOORS = [
     {"training"},
     {"forecast"},
     {"experiment"},
-    {"runs", "planning"},
+    {"runs", "planning", "whatif"},
     {"reporting"},
     {"cli"},
     {"__main__"},

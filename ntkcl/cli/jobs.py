@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ntkcl import compilation, experiment, planning
+from ntkcl import compilation, experiment, planning, whatif
 from ntkcl.cli import ahead, config, objective
 from ntkcl.cli.config import Request
 from ntkcl.cli.overrides import typed
@@ -26,7 +26,7 @@ from ntkcl.resources import Cost, Meter
 from ntkcl.runs import files, lock, machine, reference_cache
 from ntkcl.runs import rows as run_rows
 from ntkcl.runs.identity import RUN_JOBS, Run
-from ntkcl.runs.summary import summarise
+from ntkcl.runs.summary import environment, summarise
 from ntkcl.types import Stream
 from ntkcl.validation import SettingError
 
@@ -273,22 +273,33 @@ def _make_plan(requests: Sequence[Request], in_sweep: bool) -> None:
     from ntkcl.reporting import figures
 
     terminal, meter, (request,) = console.terminal(quiet=in_sweep), Meter(), requests
-    run, work, grid = request.run, _work(request), request.grid()
+    run, work = request.run, _work(request)
     say = console.printer(terminal)
     if not in_sweep:
         console.show_settings(_description(work), terminal)
     stage = files.staged(run.folder, run.config)
     with stage as folder, np.errstate(over="ignore", invalid="ignore"):
         with console.waiting(f"job={run.job}", terminal):
-            ranking, summary = planning.plan(run.job, work.parts, request.plan, grid, say)
+            rows, summary, arrays = _planned(work, say)
         summary["seconds"] = {"total": meter.read().seconds} | summary["seconds"]
-        files.save_figures(folder, {run.job: figures.ranking(ranking.rows, summary)})
-        files.write_plan(folder, run.config, summary, ranking.rows, run.labels)
-    final_table.show_ranking(ranking.rows, summary, terminal)
-    line = f"{len(ranking.rows)} candidates in {summary['seconds']['total']:.1f} s"
+        summary["environment"] = environment()
+        files.save_figures(folder, figures.plan(rows, summary, arrays))
+        files.write_plan(folder, run.config, summary, rows, run.labels, arrays)
+    final_table.show_plan(rows, summary, terminal)
+    line = f"{len(rows)} candidates in {summary['seconds']['total']:.1f} s"
     console.print_path(line, run.folder, console.terminal())
     console.print_path("figures", run.folder / "figures", terminal)
+    console.print_path("report", report_command(run), terminal)
     _track(run)
+
+
+def _planned(work: Work, say: Callable[[str], None]) -> tuple[Sequence[dict], dict, dict]:
+    """A row for each candidate, the summary, and arrays."""
+    request, job = work.request, work.run.job
+    if job == whatif.JOB:
+        return whatif.answers(work.parts, request.plan, say)
+    ranking, summary = planning.plan(job, work.parts, request.plan, request.grid(), say)
+    return ranking.rows, summary, {}
 
 
 def _track(run: Run) -> bool:
