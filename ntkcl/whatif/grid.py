@@ -73,7 +73,7 @@ def answered(cache: Cache, recipe: Recipe, orders: int) -> tuple[dict[str, float
     """
     clock = time.perf_counter()
     answer = ask(cache, recipe, orders)
-    after, sure = answer.correct.mean(1), np.isfinite(answer.outputs).all()
+    after = answer.correct.mean(1)
     low, high = np.quantile(after, BAND)
     row = {
         "accuracy_before": float(answer.correct_before.mean()),
@@ -87,10 +87,9 @@ def answered(cache: Cache, recipe: Recipe, orders: int) -> tuple[dict[str, float
         "distance": float(answer.distance.mean()),
         "coarse_r2": float(answer.coarse_r2.mean()),
     }
-    known = (
-        row if sure else dict.fromkeys(row, np.nan) | {"accuracy_before": row["accuracy_before"]}
-    )
-    return known | {"seconds": time.perf_counter() - clock}, answer
+    if not np.isfinite(answer.outputs).all():
+        row |= dict.fromkeys([key for key in row if key != "accuracy_before"], np.nan)
+    return row | {"seconds": time.perf_counter() - clock}, answer
 
 
 def places_to_verify(rows: Sequence[dict], count: int) -> list[int]:

@@ -47,46 +47,43 @@ def answers(
       say: called with a line for each phase.
     Raises ValueError for settings out of range, before anything is trained.
     """
-    _check(named, settings)
-    meter, initialised = Meter(), experiment.initialise(**named)
-    recipe = _recipe(initialised, named["training"], settings)
-    listed = [settings[key] for key in ("shares", "rates", "epochs")]
-    candidates = grid.candidates(recipe, *listed)
-    base = grid.base_of(recipe, *listed[1:], settings["base_share"])
-    stream = named["stream"]
-    sizes = len(stream[-1].train.x), sum(len(task.train.x) for task in stream[:-1])
-    for _, one in [*candidates, ({}, base)]:
-        one.checked(*sizes)
-    grid.check_verify(settings["verify"], len(candidates))
-    theta = _trained(initialised.problem.at(recipe.learning_rate), initialised.theta)
-    seconds = {"tasks_before": meter.read().seconds}
-    asked = _asked(initialised, theta)
-    cache = prepare(
-        asked, base, **{key: settings[key] for key in ("anchors", "keep", "budget_mib")}
-    )
-    seconds |= {"base": cache.seconds["train"], "linearise": cache.seconds["linearise"]}
+    cache, candidates, seconds = _prepared(named, settings)
     kept = "gradients" if isinstance(cache.old, Gradients) else "passes"
     say(f"base trained in {seconds['base']:.1f} s, {kept} kept: {cache.mib:,.0f} MiB")
     given = [grid.answered(cache, one, settings["orders"]) for _, one in candidates]
     rows = [at | row for (at, _), (row, _) in zip(candidates, given, strict=True)]
     seconds["answers"] = sum(row["seconds"] for row in rows)
     say(f"{len(rows)} candidates answered for in {seconds['answers']:.1f} s")
-    arrays = _arrays(asked, stream, cache, [answer for _, answer in given])
-    if settings["verify"] is not None:
-        for place in grid.places_to_verify(rows, settings["verify"]):
-            columns, rise = grid.measured(cache, candidates[place][1], given[place][1])
-            rows[place] |= columns
-            arrays["loss_change_measured"][place] = rise
-            say(f"trained candidate {place + 1}")
-        seconds["verify"] = sum(row.get("seconds_measured", 0.0) for row in rows)
-    summary = {
-        "job": JOB,
-        "candidates": len(rows),
-        "base": _named(base),
-        "orders": settings["orders"],
-    }
-    summary |= {"kept": kept, "mib": cache.mib, "seconds": seconds}
+    arrays = _arrays(cache, named["stream"], [answer for _, answer in given])
+    for place in grid.places_to_verify(rows, settings["verify"] or 0):
+        columns, rise = grid.measured(cache, candidates[place][1], given[place][1])
+        rows[place] |= columns
+        arrays["loss_change_measured"][place] = rise
+        say(f"trained candidate {place + 1}")
+    seconds["verify"] = sum(row.get("seconds_measured", 0.0) for row in rows)
+    summary = {"job": JOB, "candidates": len(rows), "base": _named(cache.recipe)}
+    summary |= {"orders": settings["orders"], "kept": kept, "mib": cache.mib, "seconds": seconds}
     return Answers(tuple(rows), summary | grid.agreement(rows), arrays)
+
+
+def _prepared(named: Mapping[str, Any], settings: Mapping[str, Any]):
+    """The cache of the base, the candidates, and the seconds that the cache has taken."""
+    _check(named, settings)
+    meter, initialised = Meter(), experiment.initialise(**named)
+    recipe = _recipe(initialised, named["training"], settings)
+    factors = settings["rates"], settings["epochs"]
+    candidates = grid.candidates(recipe, settings["shares"], *factors)
+    grid.check_verify(settings["verify"], len(candidates))
+    base = grid.base_of(recipe, *factors, settings["base_share"])
+    *before, last = named["stream"]
+    for one in (base, *(one for _, one in candidates)):
+        one.checked(len(last.train.x), sum(len(task.train.x) for task in before))
+    theta = _trained(initialised.problem.at(recipe.learning_rate), initialised.theta)
+    seconds = {"tasks_before": meter.read().seconds}
+    memory = {key: settings[key] for key in ("anchors", "keep", "budget_mib")}
+    cache = prepare(_asked(initialised.problem, theta), base, **memory)
+    spent = {"base": cache.seconds["train"], "linearise": cache.seconds["linearise"]}
+    return cache, candidates, seconds | spent
 
 
 def _check(named: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -158,32 +155,28 @@ def _trained(problem: task_by_task.Problem, theta: Params) -> Params:
     return theta
 
 
-def _asked(initialised: Initialised, theta: Params) -> Question:
-    problem = initialised.problem
+def _asked(problem: task_by_task.Problem, theta: Params) -> Question:
     *before, last = problem.stream
     old, pool = (
         Dataset(*(np.concatenate(part) for part in zip(*sets, strict=True)))
         for sets in ([task.test for task in before], [task.train for task in before])
     )
-    return question(
-        problem.network, theta, old, last.train, pool=pool, loss=problem.loss, head=last.head
-    )
+    given = {"pool": pool, "loss": problem.loss, "head": last.head}
+    return question(problem.network, theta, old, last.train, **given)
 
 
 def _named(base: Recipe) -> dict[str, float]:
     return {key: getattr(base, key) for key in ("share", "learning_rate", "epochs", "batch_size")}
 
 
-def _arrays(
-    asked: Question, stream: Stream, cache: Cache, given: list[Answer]
-) -> dict[str, np.ndarray]:
+def _arrays(cache: Cache, stream: Stream, given: list[Answer]) -> dict[str, np.ndarray]:
     """By candidate and old sample, and the samples at risk in the first candidate."""
-    first, y = given[0], np.asarray(asked.old.y)
+    asked, first = cache.asked, given[0]
     rise = np.stack([answer.loss_change.mean(0) for answer in given])
     worst = first.at_risk[:AT_RISK]
     return {
         "task": np.repeat(np.arange(len(stream) - 1), [len(task.test.x) for task in stream[:-1]]),
-        "targets": y,
+        "targets": np.asarray(asked.old.y),
         "head": np.asarray(asked.head),
         "before": cache.before,
         "after": np.stack([answer.outputs.mean(0) for answer in given]),

@@ -27,11 +27,13 @@ def samples(
     nor texts, or nothing was forgotten.
     """
     rows = arrays.get("forgotten", ())
-    shown = shown(folder, arrays["forgotten_x"]) if len(rows) else None
-    if shown is None:
+    inputs = shown(folder, arrays["forgotten_x"]) if len(rows) else None
+    if inputs is None:
         return None
     anchor = next((a for a in ("init", "boundary") if a in summary["forecast"]), None)
-    entries = [one | _texts(int(row), arrays, anchor) for row, one in zip(rows, shown, strict=True)]
+    entries = [
+        one | _texts(int(row), arrays, anchor) for row, one in zip(rows, inputs, strict=True)
+    ]
     note = (
         f"Test inputs of old tasks whose loss rose most, in {folder.name}: the class, the answers "
         "just after the task and at the end, and how far an output moved at most."
