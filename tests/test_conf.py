@@ -115,6 +115,15 @@ def test_settings_that_there_have_not_always_been_leave_older_runs_their_names()
     assert resolve(compose("training.devices=all")).id == resolve(cfg).id
 
 
+@pytest.mark.parametrize("job, own", [("run", ""), ("orders", "plan"), ("whatif", "whatif")])
+def test_a_job_is_another_by_the_settings_of_its_own_plan_alone(job, own):
+    cfg = compose(f"job={job}")
+    for group in ("plan", "whatif"):
+        other = cfg.copy()
+        other[group].verify = 3
+        assert (resolve(other).id != resolve(cfg).id) == (group == own), group
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_says_its_claim_command_expectation_and_time(preset):
     header = (CONF / "experiment" / f"{preset}.yaml").read_text()
@@ -197,7 +206,7 @@ def test_every_preset_of_two_sizes_runs_in_its_small_one(ntkcl, tmp_path, preset
         for p in (tmp_path / "results").glob(f"*/{preset}_small/*/summary.json")
     ]
     said = re.search(r"size=small: (\d+)", (CONF / "experiment" / f"{preset}.yaml").read_text())
-    if preset == "orders":
+    if preset in ("orders", "whatif_digits"):
         assert [one["candidates"] for one in summaries] == [int(said.group(1))]
     else:
         assert [one["status"] for one in summaries] == ["completed"] * int(said.group(1))

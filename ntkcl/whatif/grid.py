@@ -22,13 +22,13 @@ MEASURED = ("accuracy_after", "lost", "retained", "accuracy_new", "loss_rise")
 
 
 def candidates(
-    recipe: Recipe, shares: Sequence, rates: Sequence, epochs: Sequence
+    recipe: Recipe, shares: Any, rates: Any, epochs: Any
 ) -> list[tuple[dict[str, float], Recipe]]:
     """Every combination, in other orders of its batches than the recipe's.
 
     Arguments:
       recipe: what is the same for all.
-      shares: of old samples.  rates, epochs: times those of the recipe.
+      shares: a list, of old samples.  rates, epochs: lists, times those of the recipe.
     Returns: coordinates, a column each, and the recipe.
     """
     _check(shares, rates, epochs)
@@ -56,7 +56,7 @@ def _check(shares, rates, epochs) -> None:
                 finite(f"whatif.{name}", value, above=0.0)
 
 
-def base_of(recipe: Recipe, rates: Sequence[float], epochs: Sequence[float], part: float) -> Recipe:
+def base_of(recipe: Recipe, rates: Sequence, epochs: Sequence, part: float | int) -> Recipe:
     """The base of a grid: at the largest of its rates and epochs, since candidates are followed
     better at less than the base's than at more."""
     return recipe._replace(

@@ -82,6 +82,7 @@ def _prepared(named: Mapping[str, Any], settings: Mapping[str, Any]):
     seconds = {"tasks_before": meter.read().seconds}
     memory = {key: settings[key] for key in ("anchors", "keep", "budget_mib")}
     cache = prepare(_asked(initialised.problem, theta), base, **memory)
+    _finite(grid.end_of(cache), base.learning_rate, "the base")
     spent = {"base": cache.seconds["train"], "linearise": cache.seconds["linearise"]}
     return cache, candidates, seconds | spent
 
@@ -147,12 +148,16 @@ def _trained(problem: task_by_task.Problem, theta: Params) -> Params:
     """theta after all tasks but the last."""
     for t in range(len(problem.stream) - 1):
         theta = task_by_task.train(problem, t, problem.trained, theta, ()).theta
-    if not all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(theta)):
-        raise SettingError(
-            f"training.learning_rate={problem.learning_rate:g}: training diverged before the last "
-            "task; use a smaller one"
-        )
-    return theta
+    return _finite(theta, problem.learning_rate, "training on the tasks before the last")
+
+
+def _finite(theta: Params, learning_rate: float, what: str) -> Params:
+    if all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(theta)):
+        return theta
+    raise SettingError(
+        f"training.learning_rate: {what} diverged at {learning_rate:g}; use a smaller one, or "
+        "smaller whatif.rates"
+    )
 
 
 def _asked(problem: task_by_task.Problem, theta: Params) -> Question:

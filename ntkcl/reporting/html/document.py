@@ -40,7 +40,8 @@ def page(
     gathered = table.gather(runs) if gathered is None else gathered
     body = run.sections(runs[0]) if len(runs) == 1 else sweep.sections(runs, gathered, skip)
     sections = [*_failed(failures), *body, _configuration(gathered), _environment(runs)]
-    return _rendered(title, _subtitle(gathered, failures), sections)
+    plotly = jinja2.utils.markupsafe.Markup(get_plotlyjs())
+    return _rendered(title, _subtitle(gathered, failures), sections, plotly)
 
 
 def plan_page(folder: Path) -> str:
@@ -56,14 +57,16 @@ def plan_page(folder: Path) -> str:
     return _rendered(folder.name, f"{summary['candidates']} candidates", sections)
 
 
-def _rendered(title: str, subtitle: str, sections: Sequence[Mapping | None]) -> str:
+def _rendered(
+    title: str, subtitle: str, sections: Sequence[Mapping | None], plotly: str = ""
+) -> str:
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
     ).get_template("page.html")
     return template.render(
         title=title,
         subtitle=subtitle,
-        plotly=jinja2.utils.markupsafe.Markup(get_plotlyjs()),
+        plotly=plotly,
         sections=[one for one in sections if one is not None],
         footer=f"ntkcl, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
     )
