@@ -168,7 +168,9 @@ def _against_share(axis: Axes, name: str, rows, shares, colour, label: str) -> N
         axis.fill_between(places, low, high, alpha=0.2, lw=0, **colour)
     measured = [row.get(f"{name}_measured", np.nan) for row in rows]
     if np.isfinite(measured).any():
-        rings = dict(mfc="none", ms=8, label=f"{label}, measured".removeprefix("predicted, "))
+        rings: dict[str, Any] = dict(
+            mfc="none", ms=8, label=f"{label}, measured".removeprefix("predicted, ")
+        )
         axis.plot(places, measured, "o", **rings, **colour)
 
 

@@ -26,7 +26,8 @@ def sections(folder: Path) -> Iterator[dict[str, Any] | None]:
         yield section("Candidates", note, rows=texts(table), plots=_figures(folder))
         return
     given = table.to_dict("records")
-    note = f"{'; '.join(answers.remarks(given, summary))}. {answers.MEANING}"
+    said = "; ".join(answers.remarks(given, summary))
+    note = f"{said[0].upper()}{said[1:]}. {answers.MEANING}"
     yield section("Answers", note, rows=answers.texts(given))
     note = "Bands: where 90 % of the simulated orders of batches end. Rings: measured."
     drawn = _figures(folder, "retention")
@@ -45,25 +46,38 @@ def _figures(folder: Path, name: str = "*") -> list[Any]:
 
 
 def _at_risk(folder: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
-    """The old samples whose loss rises most in the first candidate; None for inputs that cannot be
-    shown."""
+    """The old samples whose loss rises most in the first candidate, images or a table of texts;
+    None for inputs that cannot be shown."""
     inputs = shown(folder, arrays["at_risk_x"])
     if inputs is None:
         return None
-    entries = [
-        one | _below(int(row), arrays) for row, one in zip(arrays["at_risk"], inputs, strict=True)
-    ]
+    facts = [_facts(int(row), arrays) for row in arrays["at_risk"]]
     note = (
         "Old samples whose loss would rise most in the first candidate: the class, the answers "
         "before and after, and the rise of the loss."
     )
-    return section("Most at risk", note, samples=entries)
+    pairs = zip(inputs, facts, strict=True)
+    if "words" in inputs[0]:
+        return section(
+            "Most at risk", note, rows=[{"text": one["words"]} | of for one, of in pairs]
+        )
+    return section("Most at risk", note, samples=[one | _caption(of) for one, of in pairs])
 
 
-def _below(row: int, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """What stands below one old sample."""
+def _facts(row: int, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Of one old sample."""
     head, sides = arrays["head"].astype(bool), (arrays["before"][row], arrays["after"][0, row])
     before, after = (answer(f, head) for f in sides)
-    label = answer(arrays["targets"][row], head)
-    text = f"task {arrays['task'][row]}: {label}, taken for {before}, then {after}"
-    return {"text": text, "more": f"loss {arrays['loss_change'][0, row]:+.2f}"}
+    return {
+        "task": str(arrays["task"][row]),
+        "class": answer(arrays["targets"][row], head),
+        "before": before,
+        "after": after,
+        "rise of loss": f"{arrays['loss_change'][0, row]:+.2f}",
+    }
+
+
+def _caption(of: Mapping[str, str]) -> dict[str, str]:
+    """What stands below the image of one old sample."""
+    text = f"task {of['task']}: {of['class']}, taken for {of['before']}, then {of['after']}"
+    return {"text": text, "more": f"loss {of['rise of loss']}"}
