@@ -171,6 +171,7 @@ def test_every_preset_passes_the_checks_and_its_parts_are_made(preset, which):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*were cut")  # texts, to the few positions of tiny weights
 @pytest.mark.skipif(
     not FASHION.is_dir(),
     reason="the Debian package dataset-fashion-mnist is not installed (.ci/run installs it)",

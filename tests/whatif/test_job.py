@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from cases import linear, quadratic_features, random_stream
 
-from ntkcl import forecast, kernels, losses, methods, optimizers, whatif
-from ntkcl.metrics import correct
+from ntkcl import forecast, kernels, losses, methods, networks, optimizers, whatif
+from ntkcl.metrics import correct, r2
 from ntkcl.runs import files
 from ntkcl.training.settings import Training
 from ntkcl.whatif import grid, job
@@ -131,6 +131,30 @@ def test_the_base_is_the_largest_and_candidates_are_in_other_orders():
     assert (one.share, one.learning_rate, one.epochs) == (0.1, 0.1, 6.0)
     base = grid.base_of(recipe, [0.5, 1.0], [1.0, 3.0], 0.2)
     assert (base.share, base.learning_rate, base.epochs, base.order) == (0.2, 0.1, 6.0, 4)
+
+
+def test_copying_the_base_explains_nothing_of_the_change_from_it(monkeypatch):
+    kept = []
+    prepare = job.prepare
+    monkeypatch.setattr(job, "prepare", lambda *a, **k: kept.append(prepare(*a, **k)) or kept[-1])
+    answers(shares=[0], rates=[1.0])
+    (cache,) = kept
+    recipe = cache.recipe._replace(share=0.5, order=1)
+    answer = grid.answered(cache, recipe, 1)[1]
+    (theta,) = whatif.train(cache.asked, cache.recipe)
+    (candidate,) = whatif.train(cache.asked, recipe)
+    base, true = (np.asarray(networks.forward(NETWORK.apply, at, cache.asked.old.x))
+                  for at in (theta, candidate))  # fmt: skip
+    columns, rise = grid.measured(cache, recipe, answer._replace(outputs=base[None]))
+    assert columns["r2_from_base"] <= 1e-9
+    changes = ((outputs - cache.before).ravel() for outputs in (true, base))
+    assert columns["r2_change"] == pytest.approx(r2(*changes))
+    targets = np.asarray(cache.asked.old.y)
+    risen = ((true - targets) ** 2 - (cache.before - targets) ** 2).mean(1) / 2
+    np.testing.assert_allclose(rise, risen)
+    right = correct(true, targets, np.ones(2)).mean()
+    assert columns["accuracy_after_measured"] == right
+    assert columns["loss_rise_measured"] == pytest.approx(risen.mean())
 
 
 def test_extremes_and_evenly_spread_ones_are_trained():
