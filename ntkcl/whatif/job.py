@@ -25,6 +25,7 @@ from ntkcl.whatif.question import Question, question
 from ntkcl.whatif.recipe import Recipe
 
 JOB = "whatif"
+"""What the setting `job` is for these questions."""
 AT_RISK = 24  # old samples whose inputs are kept to be shown
 
 
