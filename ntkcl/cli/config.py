@@ -168,7 +168,7 @@ def _check_top_level(cfg: DictConfig) -> None:
             f"experiment_name={cfg.experiment_name}: expected a plain name without slashes, not "
             "beginning with a dot"
         )
-    for group in ("kernel", "checkpoints", "forecast", "tracking", "sweep"):
+    for group in ("kernel", "checkpoints", "forecast", "tracking", "sweep", "whatif"):
         if not OmegaConf.is_dict(cfg[group]):
             raise SettingError(f"{group}={cfg[group]}: expected the settings of that group")
     one_of("size", cfg.size, ("full", "small"))
@@ -234,11 +234,7 @@ def _check_references(cfg: DictConfig) -> None:
 
 
 def _check_plan(cfg: DictConfig) -> None:
-    if one_of("job", cfg.job, (*RUN_JOBS, *planning.JOBS, whatif.JOB)) == "run":
-        return
-    if cfg.job == whatif.JOB:
-        if not OmegaConf.is_dict(cfg.whatif):
-            raise SettingError(f"whatif={cfg.whatif}: expected the settings of conf/config.yaml")
+    if one_of("job", cfg.job, (*RUN_JOBS, *planning.JOBS, whatif.JOB)) in ("run", whatif.JOB):
         return
     if cfg.job == "forecast":
         if not _anchors(cfg):

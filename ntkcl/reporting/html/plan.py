@@ -15,6 +15,7 @@ from ntkcl.reporting.html.section import section
 from ntkcl.runs import stored
 from ntkcl.runs.files import load_plan
 
+LABELS = ("experiment", "run", "name", "width", "seed")  # the same for all candidates
 AT_RISK = ("task", "targets", "head", "before", "after", "loss_change", "at_risk", "at_risk_x")
 
 
@@ -23,7 +24,8 @@ def sections(folder: Path) -> Iterator[dict[str, Any] | None]:
     summary, table = load_plan(folder)
     if summary["job"] != "whatif":
         note = f"By predicted {summary['score']} on {summary['part']} inputs, the best first."
-        yield section("Candidates", note, rows=texts(table), plots=_figures(folder))
+        rows = texts(table.drop(columns=[*LABELS]))
+        yield section("Candidates", note, rows=rows, plots=_figures(folder))
         return
     given = table.to_dict("records")
     said = "; ".join(answers.remarks(given, summary))
