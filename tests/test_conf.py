@@ -14,7 +14,7 @@ import hydra
 import jax.numpy as jnp
 import pytest
 import yaml
-from cases import ROOT, mostly_slow, tiny_source
+from cases import ROOT, mostly_slow, tiny_source, word_tokenizer
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -115,6 +115,15 @@ def test_settings_that_there_have_not_always_been_leave_older_runs_their_names()
     assert resolve(compose("training.devices=all")).id == resolve(cfg).id
 
 
+@pytest.mark.parametrize("job, own", [("run", ""), ("orders", "plan"), ("whatif", "whatif")])
+def test_a_job_is_another_by_the_settings_of_its_own_plan_alone(job, own):
+    cfg = compose(f"job={job}")
+    for group in ("plan", "whatif"):
+        other = cfg.copy()
+        other[group].verify = 3
+        assert (resolve(other).id != resolve(cfg).id) == (group == own), group
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_says_its_claim_command_expectation_and_time(preset):
     header = (CONF / "experiment" / f"{preset}.yaml").read_text()
@@ -132,17 +141,37 @@ def of_a_sweep(preset, which, *overrides):
         return hydra.compose("config", [*chosen, *values])
 
 
+def minilm_of_tests():
+    """Weights that are read in no time."""
+    return tuple(f"network.{key}={value}" for key, value in PRETRAINED["minilm"].items())
+
+
+def small_network_and_data(preset, tmp_path, prepared):
+    """Overrides that make a preset's network and data small."""
+    if preset == "whatif_text":
+        words = "game data library tool for the of and a in to"
+        tokenizer = word_tokenizer(tmp_path / "tokenizer.json", words.split())
+        table = f"source.path={ROOT}/tests/data/debian_texts.csv"
+        return (*minilm_of_tests(), table, f"source.tokenizer={tokenizer}", "source.length=12")
+    data = ("source.download=false", f"source.data_dir={prepared}")
+    if preset == "whatif_vision":
+        return ("network.trainable=head", "network.upsample=1", *data)
+    return ("network.width=8", *data)
+
+
 @pytest.mark.parametrize("which", [0, -1], ids=["first", "last"])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_passes_the_checks_and_its_parts_are_made(preset, which):
     for size in ("full", "small") if preset in SIZED else ("full",):
-        cfg = of_a_sweep(preset, which, f"size={size}")
+        tiny = minilm_of_tests() if preset == "whatif_text" else ()
+        cfg = of_a_sweep(preset, which, f"size={size}", *tiny)
         config.resolve(cfg)
         assert parts.without_data(parts.nodes(cfg))["network"](outputs=2).apply
         assert cfg.experiment_name == preset + ("_small" if size == "small" else "")
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*were cut")  # texts, to the few positions of tiny weights
 @pytest.mark.skipif(
     not FASHION.is_dir(),
     reason="the Debian package dataset-fashion-mnist is not installed (.ci/run installs it)",
@@ -150,7 +179,7 @@ def test_every_preset_passes_the_checks_and_its_parts_are_made(preset, which):
 @pytest.mark.parametrize("preset", [p for p in PRESETS if p not in SIZED])
 def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, prepared, preset):
     small = (
-        "network.width=8",
+        *small_network_and_data(preset, tmp_path, prepared),
         "seed=0",
         "seeds=[]",
         "training.steps=3",
@@ -166,13 +195,13 @@ def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, prepared, preset):
             "plan.methods.l2={penalty: [0.1, 1], centre: previous}",
             "plan.methods.replay={per_task: 2, weight: 1}",
         )
+    if preset.startswith("whatif"):
+        small += tuple(f"whatif.{one}" for one in ("anchors=2", "verify=2", "shares=[0,0.2]"))
     if preset == "trust":
         small += ("stream=permuted",)  # of the three that it sweeps over
     code, _, err = ntkcl(
         f"experiment={preset}",
         *small,
-        "source.download=false",
-        f"source.data_dir={prepared}",
         "tracking=disabled",
     )
     assert (code, err) == (0, "")
@@ -185,7 +214,11 @@ def test_every_preset_runs_a_few_steps(ntkcl, tmp_path, prepared, preset):
         assert files.load(folder)[0]["status"] == "completed"
     else:
         summary, candidates = files.load_plan(folder)
-        assert summary["verified"] == len(candidates) == {"orders": 2, "methods": 4}[summary["job"]]
+        assert (
+            summary["verified"]
+            == len(candidates)
+            == {"orders": 2, "methods": 4}.get(summary["job"], 2)
+        )
 
 
 @pytest.mark.parametrize("preset", mostly_slow(SIZED, "smoke"))
@@ -197,7 +230,7 @@ def test_every_preset_of_two_sizes_runs_in_its_small_one(ntkcl, tmp_path, preset
         for p in (tmp_path / "results").glob(f"*/{preset}_small/*/summary.json")
     ]
     said = re.search(r"size=small: (\d+)", (CONF / "experiment" / f"{preset}.yaml").read_text())
-    if preset == "orders":
+    if preset in ("orders", "whatif_digits"):
         assert [one["candidates"] for one in summaries] == [int(said.group(1))]
     else:
         assert [one["status"] for one in summaries] == ["completed"] * int(said.group(1))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from ntkcl import planning, validation
+from ntkcl import planning, validation, whatif
 from ntkcl.cli import parts
 from ntkcl.experiment import references
 from ntkcl.experiment.events import AHEAD, ANCHORS
@@ -106,7 +106,8 @@ def resolve(cfg: DictConfig) -> Job:
 
 def _request(cfg: DictConfig) -> Request:
     run = identity.resolve(cfg)
-    plan = {} if cfg.job in RUN_JOBS else OmegaConf.to_container(cfg.plan, resolve=True)
+    group = cfg.whatif if cfg.job == whatif.JOB else cfg.plan
+    plan = {} if cfg.job in RUN_JOBS else OmegaConf.to_container(group, resolve=True)
     return Request(
         run=run,
         nodes=parts.nodes(cfg),
@@ -167,7 +168,7 @@ def _check_top_level(cfg: DictConfig) -> None:
             f"experiment_name={cfg.experiment_name}: expected a plain name without slashes, not "
             "beginning with a dot"
         )
-    for group in ("kernel", "checkpoints", "forecast", "tracking", "sweep"):
+    for group in ("kernel", "checkpoints", "forecast", "tracking", "sweep", "whatif"):
         if not OmegaConf.is_dict(cfg[group]):
             raise SettingError(f"{group}={cfg[group]}: expected the settings of that group")
     one_of("size", cfg.size, ("full", "small"))
@@ -233,7 +234,7 @@ def _check_references(cfg: DictConfig) -> None:
 
 
 def _check_plan(cfg: DictConfig) -> None:
-    if one_of("job", cfg.job, (*RUN_JOBS, *planning.JOBS)) == "run":
+    if one_of("job", cfg.job, (*RUN_JOBS, *planning.JOBS, whatif.JOB)) in ("run", whatif.JOB):
         return
     if cfg.job == "forecast":
         if not _anchors(cfg):

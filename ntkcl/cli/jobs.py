@@ -1,12 +1,10 @@
 """One job of the command: runs, or a plan, from a configuration to folders."""
 
-import math
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,20 +12,20 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ntkcl import compilation, experiment, planning
+from ntkcl import compilation, experiment, planning, whatif
 from ntkcl.cli import ahead, config, objective
 from ntkcl.cli.config import Request
 from ntkcl.cli.overrides import typed
+from ntkcl.cli.work import Work, build, description, inputs
 from ntkcl.experiment import record
 from ntkcl.experiment.events import Baselines, Event
 from ntkcl.experiment.record import Record
 from ntkcl.reporting import console, final_table
-from ntkcl.resources import Cost, Meter
+from ntkcl.resources import Meter
 from ntkcl.runs import files, lock, machine, reference_cache
 from ntkcl.runs import rows as run_rows
 from ntkcl.runs.identity import RUN_JOBS, Run
-from ntkcl.runs.summary import summarise
-from ntkcl.types import Stream
+from ntkcl.runs.summary import environment, summarise
 from ntkcl.validation import SettingError
 
 # What only some commands need is imported where they do: W&B, matplotlib, plotly, orbax.
@@ -98,33 +96,12 @@ def _holds(run: Run) -> bool:
     return stored.is_file() and stored.read_text() == run.config
 
 
-class Work(NamedTuple):
-    """A run that is being made: the request, the parts it names, what building them cost."""
-
-    request: Request
-    parts: dict[str, Any]
-    setup: Cost
-
-    @property
-    def run(self) -> Run:
-        return self.request.run
-
-    @property
-    def stream(self) -> Stream:
-        return self.parts["stream"]
-
-
-def _work(request: Request) -> Work:
-    meter = Meter()
-    return Work(request, request.build(), meter.read())
-
-
 def _make_runs(requests: Sequence[Request], in_sweep: bool) -> None:
     """One run, or several that differ in their seeds and are trained as one. Each of a sweep's is
     one line."""
-    terminal, works = console.terminal(quiet=in_sweep), [_work(one) for one in requests]
+    terminal, works = console.terminal(quiet=in_sweep), [build(one) for one in requests]
     if not in_sweep:
-        console.show_settings(_description(works[0]), terminal)
+        console.show_settings(description(works[0]), terminal)
     drawn = {"auto": not in_sweep}.get(requests[0].figures, requests[0].figures == "true")
     ahead.imported([FIGURES] * drawn + [WANDB] * (works[0].run.tracking.mode != "disabled"))
     with ExitStack() as all_stages, np.errstate(over="ignore", invalid="ignore"):
@@ -180,7 +157,7 @@ def _events(works: Sequence[Work], terminal) -> Iterator[Iterable[Event]]:
     else:
         events = experiment.predict(**arguments[0])
     stream, anchors = work.stream, work.request.anchors
-    yield console.progress(events, anchors, len(stream), _inputs(stream), terminal, trains)
+    yield console.progress(events, anchors, len(stream), inputs(stream), terminal, trains)
 
 
 def _announced(events: Iterable[Event], work: Work, terminal) -> Iterator[Event]:
@@ -202,37 +179,6 @@ def _checkpointer(work: Work, terminal):
 
     run = work.run
     return checkpoints.checkpointer(run.checkpoints, run.id, every, console.printer(terminal))
-
-
-def _inputs(stream: Stream) -> int:
-    return sum(len(task.train.x) + len(task.test.x) for task in stream)
-
-
-def _description(work: Work) -> dict[str, str]:
-    """What is run: the data and tasks, the network, how it is trained, the method."""
-    run, stream, network = work.run, work.stream, work.parts["network"]
-    choices = run.choices
-    shape = f" of width {run.width}" if run.width is not None else ""
-    with suppress(Exception):  # of a network of one's own that only takes numbers; it is but a line
-        one = compilation.one_of(stream[0].train.x)
-        theta = jax.eval_shape(network.init, work.parts["key"], one)
-        shape += f", {sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(theta)):,} parameters"
-    data = f"{work.request.source}, {len(stream)} tasks ({choices['stream']})"
-    learner = f"{choices['loss']}, {choices['optimizer']}"
-    return {
-        "data": f"{data}, {_inputs(stream):,} inputs",
-        "network": f"{choices['network']}{shape}",
-        "training": f"{learner}, {_steps(work)}" if run.job in RUN_JOBS else learner,
-        "method": choices["method"],
-    }
-
-
-def _steps(work: Work) -> str:
-    """How long each task is trained, on what batches."""
-    training = work.parts["training"]
-    length = f"{training.steps} steps" if training.epochs is None else f"{training.epochs:g} epochs"
-    batch = "full batches" if training.batch_size is None else f"batches of {training.batch_size}"
-    return f"{length} a task, {batch}"
 
 
 def _write(work: Work, folder: Path, events: Iterable[Event], drawn: bool, terminal) -> dict:
@@ -273,22 +219,33 @@ def _make_plan(requests: Sequence[Request], in_sweep: bool) -> None:
     from ntkcl.reporting import figures
 
     terminal, meter, (request,) = console.terminal(quiet=in_sweep), Meter(), requests
-    run, work, grid = request.run, _work(request), request.grid()
+    run, work = request.run, build(request)
     say = console.printer(terminal)
     if not in_sweep:
-        console.show_settings(_description(work), terminal)
+        console.show_settings(description(work), terminal)
     stage = files.staged(run.folder, run.config)
     with stage as folder, np.errstate(over="ignore", invalid="ignore"):
         with console.waiting(f"job={run.job}", terminal):
-            ranking, summary = planning.plan(run.job, work.parts, request.plan, grid, say)
+            rows, summary, arrays = _planned(work, say)
         summary["seconds"] = {"total": meter.read().seconds} | summary["seconds"]
-        files.save_figures(folder, {run.job: figures.ranking(ranking.rows, summary)})
-        files.write_plan(folder, run.config, summary, ranking.rows, run.labels)
-    final_table.show_ranking(ranking.rows, summary, terminal)
-    line = f"{len(ranking.rows)} candidates in {summary['seconds']['total']:.1f} s"
+        summary["environment"] = environment()
+        files.save_figures(folder, figures.plan(rows, summary, arrays))
+        files.write_plan(folder, run.config, summary, rows, run.labels, arrays)
+    final_table.show_plan(rows, summary, terminal)
+    line = f"{len(rows)} candidates in {summary['seconds']['total']:.1f} s"
     console.print_path(line, run.folder, console.terminal())
     console.print_path("figures", run.folder / "figures", terminal)
+    console.print_path("report", report_command(run), terminal)
     _track(run)
+
+
+def _planned(work: Work, say: Callable[[str], None]) -> tuple[Sequence[dict], dict, dict]:
+    """A row for each candidate, the summary, and arrays."""
+    request, job = work.request, work.run.job
+    if job == whatif.JOB:
+        return whatif.answers(work.parts, request.plan, say)
+    ranking, summary = planning.plan(job, work.parts, request.plan, request.grid(), say)
+    return ranking.rows, summary, {}
 
 
 def _track(run: Run) -> bool:

@@ -39,24 +39,9 @@ def table_of(cfg: DictConfig) -> None:
 
 
 def report_of(cfg: DictConfig) -> None:
-    """`ntkcl report`: one self-contained page of a run or a sweep."""
-    from ntkcl.reporting.html import page
-
+    """`ntkcl report`: one self-contained page of a run, a plan or a sweep."""
     _check(cfg)
-    if cfg.run is not None:
-        folders = [Path(cfg.run)]
-        if not (folders[0] / "summary.json").is_file():
-            raise SettingError(
-                f"run={cfg.run}: expected the folder of a complete run, which holds summary.json"
-            )
-        title, failed, gathered = folders[0].name, [], table.gather(folders)
-    else:
-        experiments = _experiments(cfg)
-        folders, gathered = table.read(table.folders(cfg.results_dir, experiments), _skipped)
-        title = ", ".join(experiments) or "all runs"
-        failed = failures(Path(cfg.results_dir), experiments)
-        kept = table.select(gathered, cfg.where)
-        folders, gathered = [folders[k] for k in kept.index], kept.reset_index(drop=True)
+    title, what, text = _of_sweep(cfg) if cfg.run is None else _of_folder(cfg.run)
     out = (
         Path(cfg.out)
         if cfg.out is not None
@@ -65,8 +50,35 @@ def report_of(cfg: DictConfig) -> None:
         / f"{title.replace(', ', '+').replace(' ', '_')}.html"
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(folders, title, failed, gathered, _skipped))
-    print(f"{len(folders)} runs -> {out}")
+    out.write_text(text)
+    print(f"{what} -> {out}")
+
+
+def _of_folder(run: str) -> tuple[str, str, str]:
+    """The title, what it is, and the page of one run or plan."""
+    from ntkcl.reporting.html import page, plan_page
+
+    folder = Path(run)
+    if not (folder / "summary.json").is_file():
+        raise SettingError(
+            f"run={run}: expected the folder of a complete run, which holds summary.json"
+        )
+    if (folder / "candidates.parquet").is_file():
+        return folder.name, "1 plan", plan_page(folder)
+    return folder.name, "1 runs", page([folder], folder.name, skip=_skipped)
+
+
+def _of_sweep(cfg: DictConfig) -> tuple[str, str, str]:
+    """The title, what it is, and the page of the runs of some experiments."""
+    from ntkcl.reporting.html import page
+
+    experiments = _experiments(cfg)
+    folders, gathered = table.read(table.folders(cfg.results_dir, experiments), _skipped)
+    title = ", ".join(experiments) or "all runs"
+    failed = failures(Path(cfg.results_dir), experiments)
+    kept = table.select(gathered, cfg.where)
+    folders, gathered = [folders[k] for k in kept.index], kept.reset_index(drop=True)
+    return title, f"{len(folders)} runs", page(folders, title, failed, gathered, _skipped)
 
 
 def dashboard_of(cfg: DictConfig) -> None:

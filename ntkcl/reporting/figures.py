@@ -1,4 +1,5 @@
-"""Figures of a run and of a plan, by matplotlib: drift, R matrices, forgetting, rankings."""
+"""Figures of a run and of a plan, by matplotlib: drift, R matrices, forgetting, rankings,
+retention."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntkcl.experiment.record import Record
+from ntkcl.reporting.answers import percent
+from ntkcl.reporting.pictures import pictures
 from ntkcl.types import Rows, Stream
 
 LABELS = {
@@ -115,6 +118,80 @@ def forgetting(summary: dict, anchors: Sequence[str]) -> Figure:
     axis.set_ylabel("forgetting (rise of the train loss)")
     axis.legend(fontsize=8)
     return figure
+
+
+def plan(
+    rows: Sequence[Mapping], summary: Mapping, arrays: Mapping[str, np.ndarray]
+) -> dict[str, Figure]:
+    """Every figure that a plan has data for, by name."""
+    if summary["job"] != "whatif":
+        return {summary["job"]: ranking(rows, summary)}
+    figures = {"retention": retention(rows)}
+    if (images := pictures(arrays["at_risk_x"])) is not None:
+        figures["at_risk"] = at_risk(images, arrays)
+    return figures
+
+
+def retention(rows: Sequence[Mapping]) -> Figure:
+    """Accuracy on old and on new samples against the share of old samples that are replayed.
+
+    A line for each learning rate and length, its band the 5th to 95th percentile over orders of
+    the batches; rings are measured.
+    """
+    figure = Figure(figsize=(9.2, 4.0), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    shares = sorted({row["share"] for row in rows})
+    pairs = list(dict.fromkeys((row["learning_rate"], row["epochs"]) for row in rows))
+    for k, pair in enumerate(pairs):
+        own = sorted(
+            (row for row in rows if (row["learning_rate"], row["epochs"]) == pair),
+            key=lambda row: row["share"],
+        )
+        label = "predicted" if len(pairs) == 1 else "rate {:.3g}, {:.3g} epochs".format(*pair)
+        for axis, name in zip(axes, ("accuracy_after", "accuracy_new"), strict=True):
+            _against_share(axis, name, own, shares, dict(color=f"C{k}"), label)
+    axes[0].axhline(rows[0]["accuracy_before"], ls="--", label="before", **LINE)
+    axes[0].set_ylabel("accuracy")
+    for axis, what in zip(axes, ("old", "new"), strict=True):
+        axis.set_title(f"on {what} samples", fontsize=10)
+        axis.set_xlabel("share of old samples in the training")
+        axis.set_xticks(range(len(shares)), [percent(share) for share in shares])
+    axes[0].legend(fontsize=8)
+    return figure
+
+
+def _against_share(axis: Axes, name: str, rows, shares, colour, label: str) -> None:
+    places = [shares.index(row["share"]) for row in rows]
+    axis.plot(places, [row[name] for row in rows], ".-", label=label, **colour)
+    if f"{name}_low" in rows[0]:
+        low, high = ([row[f"{name}_{end}"] for row in rows] for end in ("low", "high"))
+        axis.fill_between(places, low, high, alpha=0.2, lw=0, **colour)
+    measured = [row.get(f"{name}_measured", np.nan) for row in rows]
+    if np.isfinite(measured).any():
+        rings: dict[str, Any] = dict(
+            mfc="none", ms=8, label=f"{label}, measured".removeprefix("predicted, ")
+        )
+        axis.plot(places, measured, "o", **rings, **colour)
+
+
+def at_risk(images: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Figure:
+    """The old samples whose loss rises most in the first candidate, with their class and the
+    rise."""
+    columns, worst = 8, arrays["at_risk"]
+    lines = -(-len(images) // columns)
+    figure = Figure(figsize=(1.15 * columns, 1.5 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, row in zip(axes.flat, images, worst, strict=False):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+        rise = arrays["loss_change"][0, row]
+        axis.set_title(f"{_class(arrays['targets'][row])}: {rise:+.2f}", fontsize=9)
+    return figure
+
+
+def _class(target: np.ndarray) -> str:
+    return f"class {np.argmax(target)}" if len(target) > 1 else f"{target[0]:+.0f}"
 
 
 def ranking(rows: Sequence[Mapping], summary: Mapping) -> Figure:

@@ -6,10 +6,12 @@ Their labels come from `ntkcl.runs.schema`.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from ntkcl import metrics
+from ntkcl.reporting import answers
 from ntkcl.runs import schema
 
 # Rows of the table at the end, by key.
@@ -205,6 +207,26 @@ def _words(name: str) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.4f}"
+
+
+def show_plan(rows: Sequence[Mapping], summary: Mapping, terminal: Console) -> None:
+    """The candidates of a plan, and how right it was about those that were trained."""
+    show = show_answers if summary["job"] == "whatif" else show_ranking
+    show(rows, summary, terminal)
+
+
+def show_answers(rows: Sequence[Mapping], summary: Mapping, terminal: Console) -> None:
+    """Every candidate of job=whatif, in the order in which they were asked for."""
+    texts = answers.texts(rows, answers.BRIEF)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    for heading in texts[0]:
+        whole = [*heading.split(), *(row[heading] for row in texts)]
+        table.add_column(heading, justify="right", width=max(map(len, whole)))
+    for row in texts:
+        table.add_row(*row.values())
+    terminal.print(table)
+    for line in answers.remarks(rows, summary):
+        terminal.print(line, markup=False, highlight=False)
 
 
 def show_ranking(rows: Sequence[Mapping], summary: Mapping, terminal: Console) -> None:

@@ -47,10 +47,17 @@ def write(
 
 
 def write_plan(
-    folder: Path, config: str, summary: dict, candidates: Sequence[dict], coordinates: dict
+    folder: Path,
+    config: str,
+    summary: dict,
+    candidates: Sequence[dict],
+    coordinates: dict,
+    named: Mapping[str, np.ndarray],
 ) -> None:
-    """The three files of a plan: `config.yaml`, `summary.json`, and `candidates.parquet`, a row
-    each, best predicted first."""
+    """The files of a plan: `config.yaml`, `summary.json`, `candidates.parquet`, a row each, and
+    `arrays.npz` where there are any."""
+    if named:
+        np.savez_compressed(folder / "arrays.npz", **named)  # type: ignore[arg-type]
     (folder / "config.yaml").write_text(config)
     pd.DataFrame([coordinates | row for row in candidates]).to_parquet(
         folder / "candidates.parquet", index=False

@@ -26,6 +26,12 @@ class Tracking(NamedTuple):
 
 RUN_JOBS = ("run", "forecast")
 """The jobs that make a run, whole or its forecasts alone; the others make plans."""
+FOREIGN = {
+    "run": ("job", "plan", "whatif"),
+    "forecast": ("plan", "whatif"),
+    "whatif": ("plan",),
+}
+"""Settings that do not make such a job this one; of the other plans `whatif`."""
 
 
 class Run(NamedTuple):
@@ -115,11 +121,9 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
     resolved: dict[str, Any] = dict(
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[arg-type]
     )
-    of_plans = {"run": ("job", "plan"), "forecast": ("plan",)}.get(cfg.job, ())
+    foreign = FOREIGN.get(cfg.job, ("whatif",))
     kept = {
-        key: value
-        for key, value in resolved.items()
-        if SETTINGS[key].hashed and key not in of_plans
+        key: value for key, value in resolved.items() if SETTINGS[key].hashed and key not in foreign
     }
     for group, value in kept.items():
         left_out, defaults = SETTINGS[group].not_hashed, UNHASHED_DEFAULTS.get(group, {})

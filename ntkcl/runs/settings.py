@@ -28,8 +28,9 @@ SETTINGS = {
     "method": Setting(of_references=False),
     "forecast": Setting(of_references=False, not_hashed=("explain",)),
     "experiment_name": Setting(of_references=False),
-    "job": Setting(of_references=False),  # of a plan; a run's hash leaves out `job` and `plan`
+    "job": Setting(of_references=False),  # of a plan; see `ntkcl.runs.identity.FOREIGN`
     "plan": Setting(of_references=False),
+    "whatif": Setting(of_references=False),
     "kernel": Setting(hashed=False),
     "checkpoints": Setting(hashed=False),
     "references": Setting(hashed=False),

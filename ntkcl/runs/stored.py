@@ -9,7 +9,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def _mapping(path, read) -> dict:
     return dict(content)
 
 
-def arrays(folder: Path) -> dict[str, np.ndarray]:
+def arrays(folder: Path, needed: Sequence[str] = ARRAYS) -> dict[str, np.ndarray]:
     """The arrays of `arrays.npz`, by name; Damaged where they cannot be read without pickles,
     or one is lacking."""
 
@@ -77,7 +77,7 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
                 return dict(stored)
 
     named = _read(folder / "arrays.npz", read)
-    if lacking := [name for name in ARRAYS if name not in named]:
+    if lacking := [name for name in needed if name not in named]:
         raise Damaged(folder / "arrays.npz", f"lacks {', '.join(lacking)}")
     return named
 

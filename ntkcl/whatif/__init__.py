@@ -3,24 +3,31 @@
 Before a network is trained further on new samples, one asks which old samples will break, and what
 spares them: a share of old samples mixed in, another learning rate, fewer epochs, some new samples
 left out. `prepare` does one such training, the base, and linearises the network along it; `ask`
-follows any other candidate through these linearisations, without training it.
+follows any other candidate through these linearisations, without training it. `answers` does so
+for a grid of candidates of the last task of a stream: the command's job=whatif.
 """
 
 from ntkcl.whatif.answers import Answer, ask
 from ntkcl.whatif.cache import Cache, gradients_mib, prepare
+from ntkcl.whatif.grid import candidates
+from ntkcl.whatif.job import JOB, Answers, answers
 from ntkcl.whatif.price import Price, price
 from ntkcl.whatif.question import Question, question, train
 from ntkcl.whatif.recipe import SCHEDULES, Recipe
 from ntkcl.whatif.recommend import drop, influence, replay, share
 
 __all__ = [
+    "JOB",
     "SCHEDULES",
     "Answer",
+    "Answers",
     "Cache",
     "Price",
     "Question",
     "Recipe",
+    "answers",
     "ask",
+    "candidates",
     "drop",
     "gradients_mib",
     "influence",

@@ -97,7 +97,7 @@ def prepare(
     return Cache(asked, recipe, base, old, new, np.asarray(before, np.float64), seconds, held)
 
 
-def _linearise(asked: Question, anchors: int, keep: str, budget_mib: float):
+def _linearise(asked: Question, anchors: int, keep: str, budget_mib: float | int):
     one_of("whatif.keep", keep, KEEP)
     finite("whatif.budget_mib", budget_mib, above=0.0)
     needed = gradients_mib(asked, anchors)

@@ -94,7 +94,8 @@ class Recipe(NamedTuple):
 
     def steps(self, new: int) -> int:
         """S, where `new` samples are new."""
-        return math.ceil(self.epochs * len(self.kept(new)) / self.batch_size)
+        # Rounded: a number of steps given as epochs stays that number.
+        return math.ceil(round(self.epochs * len(self.kept(new)) / self.batch_size, 9))
 
     def batches(self, new: int, pool: int) -> Int[np.ndarray, "S b"]:
         """The samples of each step, as places among the new samples and then those that may be

@@ -28,6 +28,7 @@ MODULES = (
     "optimizers",
     "training",
     "planning",
+    "whatif",
     "types",
 )
 FACELESS = {"training": ("problem", "loop", "settings")}  # packages whose face exports nothing

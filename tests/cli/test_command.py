@@ -313,6 +313,8 @@ BAD = {
     ),
     "a setting of a plan that comes twice": (["job=replay", "+plan.replay.seed=1"], "seed"),
     "a plan without one of its settings": (["job=lr", "~plan.lr.steps"], "steps"),
+    "no settings of what if": (["job=whatif", "whatif=null"], "whatif=None"),
+    "what if of a centred network": (["job=whatif", *PLAIN], "expected network.centred=false"),
     "no settings of a plan": (["job=orders", "plan.orders=null"], "plan.orders=None"),
     "no grid": (["job=methods", "plan.methods=null"], "plan.methods=None"),
     "a number for a method's settings": (["job=methods", "plan.methods.l2=3"], "plan.methods.l2=3"),

@@ -1,8 +1,8 @@
-"""The report: a self-contained page of a run or a sweep, drawn from the files of its runs.
+"""The report: a self-contained page of a run, a plan or a sweep, drawn from files of theirs.
 
 The one door to plotly and jinja.
 """
 
-from ntkcl.reporting.html.document import page
+from ntkcl.reporting.html.document import page, plan_page
 
-__all__ = ["page"]
+__all__ = ["page", "plan_page"]

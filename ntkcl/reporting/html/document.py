@@ -11,9 +11,11 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from ntkcl.reporting import columns, table
-from ntkcl.reporting.html import run, sweep
+from ntkcl.reporting.html import plan, run, sweep
 from ntkcl.reporting.html.section import section
+from ntkcl.runs import stored
 from ntkcl.runs.files import read_summary
+from ntkcl.runs.identity import flat
 
 VALUES = 12  # of a setting are listed
 
@@ -38,13 +40,33 @@ def page(
     gathered = table.gather(runs) if gathered is None else gathered
     body = run.sections(runs[0]) if len(runs) == 1 else sweep.sections(runs, gathered, skip)
     sections = [*_failed(failures), *body, _configuration(gathered), _environment(runs)]
+    plotly = jinja2.utils.markupsafe.Markup(get_plotlyjs())
+    return _rendered(title, _subtitle(gathered, failures), sections, plotly)
+
+
+def plan_page(folder: Path) -> str:
+    """The HTML of a plan's report, as `page`."""
+    summary, settings = stored.summary(folder), flat(stored.settings(folder))
+    environment = summary.get("environment", {"": "not recorded by this schema"})
+    rows = [{"setting": name, "value": str(value)} for name, value in settings.items()]
+    sections = [
+        *plan.sections(folder),
+        section("Configuration", "The settings of this plan.", rows=rows),
+        section("Environment", "Where the plan was made.", rows=_facts(environment)),
+    ]
+    return _rendered(folder.name, f"{summary['candidates']} candidates", sections)
+
+
+def _rendered(
+    title: str, subtitle: str, sections: Sequence[Mapping | None], plotly: str = ""
+) -> str:
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
     ).get_template("page.html")
     return template.render(
         title=title,
-        subtitle=_subtitle(gathered, failures),
-        plotly=jinja2.utils.markupsafe.Markup(get_plotlyjs()),
+        subtitle=subtitle,
+        plotly=plotly,
         sections=[one for one in sections if one is not None],
         footer=f"ntkcl, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
     )
@@ -81,5 +103,9 @@ def _environment(runs: Sequence[Path]) -> dict[str, Any]:
     for k, text in enumerate(sorted(texts)):
         place = {"": str(k + 1)} if len(texts) > 1 else {}
         environment = json.loads(text) or {"": "not recorded by this schema"}
-        rows += [place | {"what": key, "value": str(value)} for key, value in environment.items()]
+        rows += [place | one for one in _facts(environment)]
     return section("Environment", "Where the runs were made.", rows=rows)
+
+
+def _facts(environment: Mapping) -> list[dict[str, str]]:
+    return [{"what": key, "value": str(value)} for key, value in environment.items()]

@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from ntkcl.reporting.html.section import section
+from ntkcl.reporting.pictures import pictures
 from ntkcl.validation import SettingError, are_tokens
 
 # What is raised where there is no such setting, file or package: ids at least tell texts apart.
@@ -26,11 +27,13 @@ def samples(
     nor texts, or nothing was forgotten.
     """
     rows = arrays.get("forgotten", ())
-    shown = _shown(folder, arrays["forgotten_x"]) if len(rows) else None
-    if shown is None:
+    inputs = shown(folder, arrays["forgotten_x"]) if len(rows) else None
+    if inputs is None:
         return None
     anchor = next((a for a in ("init", "boundary") if a in summary["forecast"]), None)
-    entries = [one | _texts(int(row), arrays, anchor) for row, one in zip(rows, shown, strict=True)]
+    entries = [
+        one | _texts(int(row), arrays, anchor) for row, one in zip(rows, inputs, strict=True)
+    ]
     note = (
         f"Test inputs of old tasks whose loss rose most, in {folder.name}: the class, the answers "
         "just after the task and at the end, and how far an output moved at most."
@@ -64,12 +67,12 @@ def answer(f: np.ndarray, head: np.ndarray) -> str:
     return str(int(np.argmax(np.where(head, f, -np.inf))))
 
 
-def _shown(folder: Path, inputs: np.ndarray) -> list[dict[str, str]] | None:
+def shown(folder: Path, inputs: np.ndarray) -> list[dict[str, str]] | None:
     """What stands for each input, an image or its words."""
     if inputs.ndim == 2 and are_tokens(inputs):
         return [{"words": words} for words in _words(folder, inputs)]
-    images = _images(inputs)
-    return None if images is None else [{"image": image} for image in images]
+    images = pictures(inputs)
+    return None if images is None else [{"image": _png(image)} for image in images]
 
 
 def _words(folder: Path, ids: np.ndarray) -> list[str]:
@@ -85,20 +88,8 @@ def _words(folder: Path, ids: np.ndarray) -> list[str]:
         return [" ".join(str(i) for i in one if i) for one in ids]
 
 
-def _images(inputs: np.ndarray) -> list[str] | None:
-    """PNG data addresses of inputs [k, h, w] or [k, h, w, 1 or 3]; None of any other shape."""
-    if inputs.ndim == 3 or (inputs.ndim == 4 and inputs.shape[3] == 3):
-        pictures = inputs
-    elif inputs.ndim == 4 and inputs.shape[3] == 1:
-        pictures = inputs[..., 0]
-    else:
-        return None
-    low, high = float(pictures.min()), float(pictures.max())
-    scaled = np.clip((pictures - low) / ((high - low) or 1) * 255, 0, 255).astype(np.uint8)
-    return [_png(one) for one in scaled]
-
-
 def _png(pixels: np.ndarray) -> str:
+    """The data address of pixels in [0, 1]."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
+    Image.fromarray((255 * pixels).astype(np.uint8)).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,79 @@
+"""The answers of job=whatif in words and numbers, as the terminal and the report show them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+COORDINATES = {"share": "share of old", "learning_rate": "learning rate", "epochs": "epochs"}
+COLUMNS = {
+    "accuracy_after": "old, after",
+    "band": "5 to 95 %",
+    "retained": "retained",
+    "accuracy_new": "new, after",
+    "loss_rise": "rise of loss",
+    "distance": "distance",
+    "coarse_r2": "R² halved",
+    "accuracy_after_measured": "old, measured",
+    "accuracy_new_measured": "new, measured",
+    "r2_change": "R² of the change",
+    "r2_from_base": "R² from the base",
+}
+BRIEF = ("accuracy_after", "band", "accuracy_new", "distance", "coarse_r2",
+         "accuracy_after_measured")  # fmt: skip
+"""What a terminal has room for."""
+MEANING = (
+    "Accuracy on old and on new samples after each candidate, the mean over simulated orders of "
+    "its batches, and where 90 % of the orders end. retained: of the accuracy before. distance: "
+    "from the end of the base, in lengths of its way; answers are best near it. R² halved: of the "
+    "outputs' changes predicted with half of the anchors, against all; far below 1, add anchors "
+    "or train it. measured: trained, once, after all answers were given."
+)
+
+
+def texts(rows: Sequence[Mapping], columns: Sequence[str] = tuple(COLUMNS)) -> list[dict[str, str]]:
+    """A row a candidate: what tells it from the others, and those columns that any of them has."""
+    apart = [key for key in COORDINATES if key == "share" or len({row[key] for row in rows}) > 1]
+    numbers = [{key: _text(key, row) for key in columns} for row in rows]
+    there = [key for key in columns if any(one[key] for one in numbers)]
+    return [
+        {COORDINATES[key]: _coordinate(key, row[key]) for key in apart}
+        | {COLUMNS[key]: one[key] for key in there}
+        for row, one in zip(rows, numbers, strict=True)
+    ]
+
+
+def remarks(rows: Sequence[Mapping], summary: Mapping) -> Iterator[str]:
+    """The base, and how right the answers were where some were trained."""
+    base = summary["base"]
+    yield f"accuracy on old samples before: {rows[0]['accuracy_before']:.3f}"
+    yield (
+        f"one training answers, the base: share {percent(base['share'])}, learning rate "
+        f"{base['learning_rate']:.4g}, {base['epochs']:.4g} epochs"
+    )
+    if summary["verified"]:
+        error, spearman, covered = (
+            f"{summary[key]:.3f}" if _is_number(summary[key]) else "-"
+            for key in ("lost_error", "spearman", "covered")
+        )
+        yield (
+            f"{summary['verified']} trained, {summary['diverged']} diverged: mean error of the "
+            f"accuracy lost {error}, Spearman {spearman}, share within the band {covered}"
+        )
+
+
+def percent(share: float) -> str:
+    """A share in percent."""
+    return f"{100 * share:g} %"
+
+
+def _is_number(value) -> bool:
+    return value is not None and value == value
+
+
+def _coordinate(key: str, value: float) -> str:
+    return percent(value) if key == "share" else f"{value:.3g}"
+
+
+def _text(key: str, row: Mapping) -> str:
+    if key == "band":
+        low, high = (row[f"accuracy_after_{end}"] for end in ("low", "high"))
+        return f"{low:.2f}-{high:.2f}" if _is_number(low) else ""
+    return f"{row[key]:.3f}" if _is_number(row.get(key)) else ""

@@ -1,0 +1,180 @@
+"""A grid of candidates: an answer for each, and some of them trained to see how right they were."""
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ntkcl import networks
+from ntkcl.metrics import correct, r2, spearman
+from ntkcl.validation import SettingError, finite, share, whole
+from ntkcl.whatif.answers import Answer, ask, losses_of
+from ntkcl.whatif.cache import Cache
+from ntkcl.whatif.question import train
+from ntkcl.whatif.recipe import Recipe
+
+BAND = 0.05, 0.95  # quantiles over orders of the batches
+MEASURED = ("accuracy_after", "lost", "retained", "accuracy_new", "loss_rise")
+"""Columns of an answer that a training has, too, as `<column>_measured`."""
+
+
+def candidates(
+    recipe: Recipe, shares: Any, rates: Any, epochs: Any
+) -> list[tuple[dict[str, float], Recipe]]:
+    """Every combination, in other orders of its batches than the recipe's.
+
+    Arguments:
+      recipe: what is the same for all.
+      shares: a list, of old samples.  rates, epochs: lists, times those of the recipe.
+    Returns: coordinates, a column each, and the recipe.
+    """
+    _check(shares, rates, epochs)
+    made = []
+    for factor, passes, part in itertools.product(rates, epochs, shares):
+        one = recipe._replace(
+            share=part,
+            learning_rate=recipe.learning_rate * factor,
+            epochs=recipe.epochs * passes,
+            order=recipe.order + 1,
+        )
+        settings = {"learning_rate": one.learning_rate, "epochs": one.epochs}
+        made.append(({"share": float(part), "rate": float(factor)} | settings, one))
+    return made
+
+
+def _check(shares, rates, epochs) -> None:
+    for name, values in {"shares": shares, "rates": rates, "epochs": epochs}.items():
+        if not isinstance(values, list | tuple) or not values:
+            raise SettingError(f"whatif.{name}={values}: expected a list of at least one number")
+        for value in values:
+            if name == "shares":
+                share("whatif.shares", value)
+            else:
+                finite(f"whatif.{name}", value, above=0.0)
+
+
+def base_of(recipe: Recipe, rates: Sequence, epochs: Sequence, part: float | int) -> Recipe:
+    """The base of a grid: at the largest of its rates and epochs, since candidates are followed
+    better at less than the base's than at more."""
+    return recipe._replace(
+        share=part,
+        learning_rate=recipe.learning_rate * max(rates),
+        epochs=recipe.epochs * max(epochs),
+    )
+
+
+def answered(cache: Cache, recipe: Recipe, orders: int) -> tuple[dict[str, float], Answer]:
+    """The columns of a candidate's answer, means over orders, and the answer.
+
+    accuracy_after_low, accuracy_after_high: the 5th and 95th percentile over orders.
+    """
+    clock = time.perf_counter()
+    answer = ask(cache, recipe, orders)
+    after = answer.correct.mean(1)
+    low, high = np.quantile(after, BAND)
+    row = {
+        "accuracy_before": float(answer.correct_before.mean()),
+        "accuracy_after": float(after.mean()),
+        "accuracy_after_low": float(low),
+        "accuracy_after_high": float(high),
+        "lost": float(answer.lost.mean()),
+        "retained": answer.retained,
+        "accuracy_new": float(answer.learned.mean()),
+        "loss_rise": float(answer.loss_change.mean()),
+        "distance": float(answer.distance.mean()),
+        "coarse_r2": float(answer.coarse_r2.mean()),
+    }
+    return row | {"seconds": time.perf_counter() - clock}, answer
+
+
+def places_to_verify(rows: Sequence[dict], count: int) -> list[int]:
+    """The candidates that lose least and most accuracy, and those spread evenly between them."""
+    order = np.argsort([row["lost"] for row in rows], kind="stable")
+    return sorted(order[np.linspace(0, len(rows) - 1, count).round().astype(int)].tolist())
+
+
+def check_verify(verify: Any, count: int) -> None:
+    """ValueError for more candidates to train than there are."""
+    if verify is not None and whole("whatif.verify", verify) > count:
+        raise SettingError(f"whatif.verify={verify}: expected at most {count}, the candidates")
+
+
+def measured(cache: Cache, recipe: Recipe, answer: Answer) -> tuple[dict[str, float], np.ndarray]:
+    """A candidate trained, in the first of its answer's orders: its columns, and the change of each
+    old sample's loss [n].
+
+    r2_change: R2 of the predicted change of the old samples' outputs.
+    r2_from_base: R2 of what they differ by from those that the base has ended with.
+    All are NaN where the training has diverged.
+    """
+    asked, clock = cache.asked, time.perf_counter()
+    theta = train(asked, recipe)[-1]
+    seconds = time.perf_counter() - clock
+    old, new = (_outputs(asked, theta, part.x) for part in (asked.old, asked.new))
+    rise = losses_of(asked, old) - losses_of(asked, cache.before)
+    names = [*(f"{name}_measured" for name in MEASURED), "r2_change", "r2_from_base"]
+    if not np.isfinite(old).all():
+        values = [np.nan] * len(names)
+    else:
+        values = [*_scores(answer, asked, old, new, rise), *_agreement(cache, answer, old)]
+    return dict(zip(names, values, strict=True)) | {"seconds_measured": seconds}, rise
+
+
+def _scores(answer, asked, old, new, rise) -> Iterator[float]:
+    head, before = np.asarray(asked.head), answer.correct_before.mean()
+    after, learned = (
+        correct(f, np.asarray(part.y), head).mean()
+        for f, part in ((old, asked.old), (new, asked.new))
+    )
+    values = after, before - after, after / max(before, 1e-12), learned, rise.mean()
+    return map(float, values)
+
+
+def _agreement(cache, answer, old) -> Iterator[float]:
+    active = np.asarray(cache.asked.head) > 0
+    at_base = _outputs(cache.asked, end_of(cache), cache.asked.old.x)
+    for origin in (cache.before, at_base):
+        yield r2(*((f - origin)[:, active].ravel() for f in (old, answer.outputs[0])))
+
+
+def end_of(cache: Cache):
+    """The parameters that the base has ended with."""
+    return jax.tree.map(lambda leaf: leaf[-1], cache.base.reached)
+
+
+def _outputs(asked, theta, x) -> np.ndarray:
+    return np.asarray(networks.forward(asked.network.apply, theta, x), np.float64)
+
+
+def agreement(rows: Sequence[dict]) -> dict[str, float | int]:
+    """How right the answers were, over the candidates that were trained.
+
+    Returns:
+      verified, diverged: how many were trained, and how many diverged; those count in no number.
+      lost_error: the mean error of the accuracy lost.
+      spearman: the rank correlation of predicted with measured accuracy lost.
+      covered: the part whose accuracy lay in the band over orders.
+      r2_change, r2_from_base: medians.
+    """
+    trained = [row for row in rows if "lost_measured" in row]
+    came = [row for row in trained if np.isfinite(row["lost_measured"] - row["lost"])]
+    counts: dict[str, float | int] = {
+        "verified": len(trained),
+        "diverged": sum(not np.isfinite(row["lost_measured"]) for row in trained),
+    }
+    names = "lost_error", "spearman", "covered", "r2_change", "r2_from_base"
+    if not came:
+        return counts | dict.fromkeys(names, float("nan"))
+    said, was = (np.array([row[name] for row in came]) for name in ("lost", "lost_measured"))
+    inside = [
+        row["accuracy_after_low"] - 1e-9
+        <= row["accuracy_after_measured"]
+        <= row["accuracy_after_high"] + 1e-9
+        for row in came
+    ]
+    medians = (float(np.nanmedian([row[name] for row in came])) for name in names[3:])
+    values = float(np.abs(said - was).mean()), spearman(was, said), float(np.mean(inside))
+    return counts | dict(zip(names, (*values, *medians), strict=True))

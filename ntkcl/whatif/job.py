@@ -1,0 +1,193 @@
+"""job=whatif: the last task of a stream is what a network may be trained on next.
+
+The network is trained on the tasks before it. Their test samples are the old ones, their train
+samples may be replayed, and the candidates of the settings `whatif` are answered for.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ntkcl import experiment, forecast, methods
+from ntkcl.experiment.start import Initialised
+from ntkcl.resources import Meter
+from ntkcl.training import problem as task_by_task
+from ntkcl.training.settings import Training, rate
+from ntkcl.types import Dataset, Params, Stream
+from ntkcl.validation import SettingError, share, whole
+from ntkcl.whatif import grid
+from ntkcl.whatif.anchors import Gradients
+from ntkcl.whatif.answers import Answer
+from ntkcl.whatif.cache import Cache, prepare
+from ntkcl.whatif.question import Question, question
+from ntkcl.whatif.recipe import Recipe
+
+JOB = "whatif"
+"""What the setting `job` is for these questions."""
+AT_RISK = 24  # old samples whose inputs are kept to be shown
+
+
+class Answers(NamedTuple):
+    """A row for each candidate, in the order of the grid, the summary, and arrays by old sample."""
+
+    rows: tuple[dict, ...]
+    summary: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+def answers(
+    named: Mapping[str, Any], settings: Mapping[str, Any], say: Callable[[str], None]
+) -> Answers:
+    """What each candidate would do to the tasks before the last one.
+
+    Arguments:
+      named: the arguments of `experiment.initialise`.
+      settings: `whatif` of conf/config.yaml.
+      say: called with a line for each phase.
+    Raises ValueError for settings out of range, before anything is trained.
+    """
+    cache, candidates, seconds = _prepared(named, settings)
+    kept = "gradients" if isinstance(cache.old, Gradients) else "passes"
+    say(f"base trained in {seconds['base']:.1f} s, {kept} kept: {cache.mib:,.0f} MiB")
+    given = [grid.answered(cache, one, settings["orders"]) for _, one in candidates]
+    rows = [at | row for (at, _), (row, _) in zip(candidates, given, strict=True)]
+    seconds["answers"] = sum(row["seconds"] for row in rows)
+    say(f"{len(rows)} candidates answered for in {seconds['answers']:.1f} s")
+    arrays = _arrays(cache, named["stream"], [answer for _, answer in given])
+    for place in grid.places_to_verify(rows, settings["verify"] or 0):
+        columns, rise = grid.measured(cache, candidates[place][1], given[place][1])
+        rows[place] |= columns
+        arrays["loss_change_measured"][place] = rise
+        say(f"trained candidate {place + 1}")
+    seconds["verify"] = sum(row.get("seconds_measured", 0.0) for row in rows)
+    summary = {"job": JOB, "candidates": len(rows), "base": _named(cache.recipe)}
+    summary |= {"orders": settings["orders"], "kept": kept, "mib": cache.mib, "seconds": seconds}
+    return Answers(tuple(rows), summary | grid.agreement(rows), arrays)
+
+
+def _prepared(named: Mapping[str, Any], settings: Mapping[str, Any]):
+    """The cache of the base, the candidates, and the seconds that the cache has taken."""
+    _check(named, settings)
+    meter, initialised = Meter(), experiment.initialise(**named)
+    recipe = _recipe(initialised, named["training"], settings)
+    factors = settings["rates"], settings["epochs"]
+    candidates = grid.candidates(recipe, settings["shares"], *factors)
+    grid.check_verify(settings["verify"], len(candidates))
+    base = grid.base_of(recipe, *factors, settings["base_share"])
+    *before, last = named["stream"]
+    for one in (base, *(one for _, one in candidates)):
+        one.checked(len(last.train.x), sum(len(task.train.x) for task in before))
+    theta = _trained(initialised.problem.at(recipe.learning_rate), initialised.theta)
+    seconds = {"tasks_before": meter.read().seconds}
+    memory = {key: settings[key] for key in ("anchors", "keep", "budget_mib")}
+    cache = prepare(_asked(initialised.problem, theta), base, **memory)
+    _finite(grid.end_of(cache), base.learning_rate, "the base")
+    spent = {"base": cache.seconds["train"], "linearise": cache.seconds["linearise"]}
+    return cache, candidates, seconds | spent
+
+
+def _check(named: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """ValueError for what is known before anything is computed."""
+    stream, training = named["stream"], named["training"]
+    if len(stream) < 2:
+        raise SettingError(
+            f"stream.tasks={len(stream)}: job=whatif expected at least 2 tasks, the last of which "
+            "is new"
+        )
+    experiment.check(stream, named["loss"], training, ())
+    share("whatif.base_share", settings["base_share"])
+    whole("whatif.orders", settings["orders"])
+    if any((np.asarray(task.head) != np.asarray(stream[0].head)).any() for task in stream):
+        raise SettingError(
+            "stream: its tasks have heads of their own, and job=whatif asks about one head; "
+            "expected stream.scenario=class or domain"
+        )
+    if not methods.is_naive(named["method"]):
+        raise SettingError(
+            "method: job=whatif replays by whatif.shares and knows no other method; expected "
+            "method=naive"
+        )
+    if named["network"].centred:
+        raise SettingError(
+            "network.centred=true: job=whatif asks about the network itself; expected "
+            "network.centred=false"
+        )
+    plain = {"optimizer_state": "reset", "schedule": None, "compute": None}
+    for name, value in plain.items():
+        if getattr(training, name) != value:
+            instead = " and whatif.schedule" if name == "schedule" else ""
+            raise SettingError(
+                f"training.{name}: job=whatif trains every task from rest, as its candidates are; "
+                f"expected {value or 'null'}{instead}"
+            )
+
+
+def _recipe(initialised: Initialised, training: Training, settings: Mapping[str, Any]) -> Recipe:
+    """The last task as a run would train it."""
+    problem, last = initialised.problem, initialised.problem.stream[-1]
+    size = len(last.train.x)
+    batch = training.batch_size or size
+    # A given rate is taken as it is: the limit would be that of a network that is not trained yet.
+    needed = training.learning_rate is None or problem.network.rate_scale != 1
+    limit = np.inf
+    if needed:
+        limit = forecast.limit(problem, initialised.theta, initialised.kernel_fn)
+    return Recipe(
+        learning_rate=rate(training, limit, problem.network.rate_scale),
+        epochs=training.epochs or problem.steps[-1] * batch / size,
+        batch_size=batch,
+        optimizer=problem.optimizer,
+        schedule=settings["schedule"],
+        clip=settings["clip"],
+        order=settings["seed"],
+    )
+
+
+def _trained(problem: task_by_task.Problem, theta: Params) -> Params:
+    """theta after all tasks but the last."""
+    for t in range(len(problem.stream) - 1):
+        theta = task_by_task.train(problem, t, problem.trained, theta, ()).theta
+    return _finite(theta, problem.learning_rate, "training on the tasks before the last")
+
+
+def _finite(theta: Params, learning_rate: float, what: str) -> Params:
+    if all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(theta)):
+        return theta
+    raise SettingError(
+        f"training.learning_rate: {what} diverged at {learning_rate:g}; use a smaller one, or "
+        "smaller whatif.rates"
+    )
+
+
+def _asked(problem: task_by_task.Problem, theta: Params) -> Question:
+    *before, last = problem.stream
+    old, pool = (
+        Dataset(*(np.concatenate(part) for part in zip(*sets, strict=True)))
+        for sets in ([task.test for task in before], [task.train for task in before])
+    )
+    given = {"pool": pool, "loss": problem.loss, "head": last.head}
+    return question(problem.network, theta, old, last.train, **given)
+
+
+def _named(base: Recipe) -> dict[str, float]:
+    return {key: getattr(base, key) for key in ("share", "learning_rate", "epochs", "batch_size")}
+
+
+def _arrays(cache: Cache, stream: Stream, given: list[Answer]) -> dict[str, np.ndarray]:
+    """By candidate and old sample, and the samples at risk in the first candidate."""
+    asked, first = cache.asked, given[0]
+    rise = np.stack([answer.loss_change.mean(0) for answer in given])
+    worst = first.at_risk[:AT_RISK]
+    return {
+        "task": np.repeat(np.arange(len(stream) - 1), [len(task.test.x) for task in stream[:-1]]),
+        "targets": np.asarray(asked.old.y),
+        "head": np.asarray(asked.head),
+        "before": cache.before,
+        "after": np.stack([answer.outputs.mean(0) for answer in given]),
+        "loss_change": rise,
+        "loss_change_measured": np.full_like(rise, np.nan),
+        "at_risk": worst,
+        "at_risk_x": np.asarray(asked.old.x)[worst],
+    }
