@@ -243,7 +243,7 @@ def _planned(work: Work, say: Callable[[str], None]) -> tuple[Sequence[dict], di
     """A row for each candidate, the summary, and arrays."""
     request, job = work.request, work.run.job
     if job == whatif.JOB:
-        return whatif.answers(work.parts, request.plan, say)
+        return whatif.run_job(work.parts, request.plan, say)
     ranking, summary = planning.plan(job, work.parts, request.plan, request.grid(), say)
     return ranking.rows, summary, {}
 

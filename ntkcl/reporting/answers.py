@@ -11,20 +11,22 @@ COLUMNS = {
     "loss_rise": "rise of loss",
     "distance": "distance",
     "coarse_r2": "R² halved",
+    "verdict": "verdict",
     "accuracy_after_measured": "old, measured",
     "accuracy_new_measured": "new, measured",
     "r2_change": "R² of the change",
     "r2_from_base": "R² from the base",
 }
-BRIEF = ("accuracy_after", "band", "accuracy_new", "distance", "coarse_r2",
+BRIEF = ("accuracy_after", "band", "accuracy_new", "distance", "coarse_r2", "verdict",
          "accuracy_after_measured")  # fmt: skip
 """What a terminal has room for."""
 MEANING = (
     "Accuracy on old and on new samples after each candidate, the mean over simulated orders of "
     "its batches, and where 90 % of the orders end. retained: of the accuracy before. distance: "
     "from the end of the base, in lengths of its way; answers are best near it. R² halved: of the "
-    "outputs' changes predicted with half of the anchors, against all; far below 1, add anchors "
-    "or train it. measured: trained, once, after all answers were given."
+    "outputs' changes predicted with half of the anchors, against all; verdict: poor below "
+    ".95 of that, or above .9 of the distance: add anchors, take a base nearer to it, or train it. "
+    "measured: trained, once, after all answers were given."
 )
 
 
@@ -76,4 +78,6 @@ def _text(key: str, row: Mapping) -> str:
     if key == "band":
         low, high = (row[f"accuracy_after_{end}"] for end in ("low", "high"))
         return f"{low:.2f}-{high:.2f}" if _is_number(low) else ""
+    if key == "verdict":
+        return row.get(key, "")
     return f"{row[key]:.3f}" if _is_number(row.get(key)) else ""

@@ -10,7 +10,7 @@ for a grid of candidates of the last task of a stream: the command's job=whatif.
 from ntkcl.whatif.answers import Answer, ask
 from ntkcl.whatif.cache import Cache, gradients_mib, prepare
 from ntkcl.whatif.grid import candidates
-from ntkcl.whatif.job import JOB, Answers, answers
+from ntkcl.whatif.job import JOB, Answers, run_job
 from ntkcl.whatif.price import Price, price
 from ntkcl.whatif.question import Question, question, train
 from ntkcl.whatif.recipe import SCHEDULES, Recipe
@@ -25,7 +25,6 @@ __all__ = [
     "Price",
     "Question",
     "Recipe",
-    "answers",
     "ask",
     "candidates",
     "drop",
@@ -35,6 +34,7 @@ __all__ = [
     "price",
     "question",
     "replay",
+    "run_job",
     "share",
     "train",
 ]

@@ -66,7 +66,7 @@ def base_of(recipe: Recipe, rates: Sequence, epochs: Sequence, part: float | int
     )
 
 
-def answered(cache: Cache, recipe: Recipe, orders: int) -> tuple[dict[str, float], Answer]:
+def answered(cache: Cache, recipe: Recipe, orders: int) -> tuple[dict[str, Any], Answer]:
     """The columns of a candidate's answer, means over orders, and the answer.
 
     accuracy_after_low, accuracy_after_high: the 5th and 95th percentile over orders.
@@ -85,7 +85,8 @@ def answered(cache: Cache, recipe: Recipe, orders: int) -> tuple[dict[str, float
         "accuracy_new": float(answer.learned.mean()),
         "loss_rise": float(answer.loss_change.mean()),
         "distance": float(answer.distance.mean()),
-        "coarse_r2": float(answer.coarse_r2.mean()),
+        "coarse_r2": answer.coarse_r2,
+        "verdict": answer.verdict[0],
     }
     return row | {"seconds": time.perf_counter() - clock}, answer
 

@@ -37,7 +37,7 @@ class Answers(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-def answers(
+def run_job(
     named: Mapping[str, Any], settings: Mapping[str, Any], say: Callable[[str], None]
 ) -> Answers:
     """What each candidate would do to the tasks before the last one.

@@ -9,15 +9,12 @@ import numpy as np
 
 from ntkcl.compilation import portable
 from ntkcl.whatif import anchors as linear
-from ntkcl.whatif.cache import gradients_mib
+from ntkcl.whatif.cache import READ, gradients_mib, reads_faster
 from ntkcl.whatif.question import Question, start, step
 from ntkcl.whatif.recipe import Recipe
 
 MIB = 2**20
 TIMED = 3  # steps, and chunks of gradients, whose median is taken
-# Gradients are cut from memory and multiplied at 5.2 GB a second on 2 cores: 36 steps of 16 samples
-# x 2 outputs x 74,498 parameters in .065 s.
-READ = 5e9
 PASSES = 1.5  # trainings, of an answer that goes through the network
 
 
@@ -59,7 +56,7 @@ def price(
     recipe.checked(*asked.sizes)
     steps, mib = recipe.steps(asked.sizes[0]), gradients_mib(asked, anchors)
     train = steps * _step_seconds(asked, recipe)
-    if mib > budget_mib:
+    if mib > budget_mib or not reads_faster(asked):
         return Price(train, train, 2 * PASSES * train, 0.0)
     chunks = (anchors * sum(asked.sizes) + len(asked.old.x)) / linear.ROWS
     per_sample = mib * MIB / (chunks * linear.ROWS)

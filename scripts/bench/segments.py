@@ -256,7 +256,8 @@ def markdown(stored: dict) -> str:
             "",
             *table(heads, each),
             "",
-            "From boundaries, of the drift of old train images. Processor seconds, without compilation.",
+            "From boundaries, of the drift of old train images. "
+            "Processor seconds, without compilation.",
             "",
             *table(SUMMED, summed(rows, made)),
             "",

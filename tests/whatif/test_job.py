@@ -48,7 +48,7 @@ def named(stream=STREAM, network=NETWORK, method=None, loss=None, **training):
 
 
 def answers(given=None, **settings):
-    return whatif.answers(given or named(), SETTINGS | settings, lambda line: None)
+    return whatif.run_job(given or named(), SETTINGS | settings, lambda line: None)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Laws of what-if answers: what they say is what training does, where it must be."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from cases import mostly_slow
 from ntkcl import losses, networks, optimizers, whatif
 from ntkcl.types import Network
 from ntkcl.validation import SettingError
-from ntkcl.whatif.answers import losses_of
+from ntkcl.whatif.answers import losses_of, taken_of
 
 CLASSES, FEATURES = 3, 5
 BASE = whatif.Recipe(0.1, epochs=2, batch_size=4, share=0.25)
@@ -74,7 +76,7 @@ def trained_outputs(question, recipe):
 @pytest.mark.parametrize("rule", mostly_slow(RULES, "adam, clipped"))
 def test_answers_for_a_linear_model_are_what_training_does(rule):
     question = asked()
-    cache = whatif.prepare(question, RULES[rule], anchors=2)
+    cache = whatif.prepare(question, RULES[rule], anchors=2, keep="gradients")
     for change in CANDIDATES.values():
         candidate = RULES[rule]._replace(**change)
         answer = whatif.ask(cache, candidate)
@@ -165,7 +167,7 @@ def test_influence_is_the_derivative_of_the_old_loss():
         bent = question._replace(loss=question.loss)
         heavier = cache._replace(asked=bent)
         samples = cache.samples._replace(weights=jnp.asarray(weights))
-        taken = whatif.answers.taken_of(heavier, recipe, 1)
+        taken = taken_of(heavier, recipe, 1)
         one = jax.tree.map(lambda leaf: leaf[0], taken)
         transform = recipe.transform(question.sizes[0])
         theta = whatif.follow.follow(
@@ -220,8 +222,12 @@ def test_the_verdict_goes_by_signs_that_need_no_training():
     assert alone.verdict[0] == "unknown"
 
 
-def test_the_price_says_what_fits():
+def test_the_price_says_what_fits(monkeypatch):
     question = asked()
+    unworthy = whatif.price(question, BASE, anchors=2)  # so small a model is passed sooner
+    assert unworthy.mib == 0
+    module = sys.modules["ntkcl.whatif.price"]
+    monkeypatch.setattr(module, "reads_faster", lambda asked: True)
     kept = whatif.price(question, BASE, anchors=2)
     # 2 anchors x 20 samples and 6 old ones, 3 outputs, 18 parameters of 8 bytes
     assert kept.mib == pytest.approx(46 * 3 * 18 * 8 / 2**20)
