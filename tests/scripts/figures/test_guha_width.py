@@ -82,3 +82,40 @@ def test_forecast_at_as_many_units_as_pixels_is_that_of_infinite_width_for_the_c
     tests = slice(sum(sizes), None)
     np.testing.assert_allclose(found[1:, tests], expected[1:, tests], atol=1e-5)
     assert np.abs(expected[-1]).max() > 0.1
+
+def test_the_committed_table_follows_from_its_runs_and_says_what_is_met(script, stored):
+    assert script.store(stored["runs"]) == stored
+    assert (ROOT / "results" / "tables" / "guha_width.md").read_text() == script.markdown(stored)
+    widths = {
+        series: [row["width"] for row in script.of(stored["table"], series)]
+        for series in (script.ALL, script.SOME, script.CONTROL, script.FORECAST, script.LIMIT)
+    }
+    assert list(widths.values()) == [
+        [32, 128, 512, 2048],
+        [32, 512, 2048, 4096, 8192],
+        [32, 512, 2048],
+        [32, 512, 2048, 4096, 8192],
+        [None],
+    ]
+    failed = [claim["claim"] for claim in stored["claims"] if not claim["holds"]]
+    assert [text.split(" within")[0] for text in failed] == FAILED
+
+
+ENDS = {"all images": (32, 2048), "10,000 images": (2048, 8192), "NTK parametrization": (32, 2048)}
+ENDS["forecast"] = ENDS["10,000 images"]
+OFF = {"all images": 5.0, "forecast": 50.0, "forecast of the control": -50.0}
+
+
+def broken(row):
+    """The same score with the ends of its series exchanged, and off the published and forecast."""
+    ends = dict([ENDS.get(row["series"], (0, 0)), ENDS.get(row["series"], (0, 0))[::-1]])
+    off = OFF.get(row["series"], 0.0)
+    scores = {key: value + off for key, value in row.items() if key[:2] in ("AA", "AF", "LA", "JA")}
+    return row | scores | {"width": ends.get(row["width"], row["width"])}
+
+
+def test_broken_numbers_break_every_claim(script, stored):
+    claims = script.store([broken(row) for row in stored["runs"]])["claims"]
+    assert len(claims) == len(stored["claims"])
+    for before, after in zip(stored["claims"], claims, strict=True):
+        assert not (before["holds"] and after["holds"]), before["claim"]
