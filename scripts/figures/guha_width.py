@@ -236,6 +236,8 @@ def met(rows: list[dict], key: str) -> dict:
             "counted as the mean over a task's epochs, as an earlier script of the authors' "
             f"repository does, ours is off by {largest:.1f} points at most"
         )
+    if key == "JA":
+        because = JOINT
     return claim(
         f"{key} within {WITHIN} points of the published, at widths "
         + ", ".join(str(row["width"]) for row in rows),
@@ -244,6 +246,13 @@ def met(rows: list[dict], key: str) -> dict:
         holds=max(map(abs, off(rows, key))) <= WITHIN,
         because=because,
     )
+
+
+JOINT = (
+    "neither script of the repository trains joint networks. The mean over five epochs of the "
+    "union, as LA is counted there, was 78.6 / 80.1 / 80.7 at widths 32, 128, 512 and seed 0, in a "
+    "trial outside of this script"
+)
 
 
 def published(width: int, key: str) -> float:
@@ -287,8 +296,8 @@ def with_width(runs: list[dict], series: str, key: str, ends: tuple[int, int]) -
 
 
 FALLS = {
-    (CONTROL, "LA"): "the two parametrizations differ in the readout's learning rate alone: one "
-    "rate at every width, as in the standard one, trains wide networks further",
+    (CONTROL, "LA"): "the two parametrizations are trained alike but for the readout's learning "
+    "rate: one at every width, as in the standard one, trains wide networks further",
     (
         FORECAST,
         "AA",
@@ -327,7 +336,7 @@ LEAVES = (
 def said(by_seed: dict[int, float], form: str = "+.1f") -> str:
     """The mean over seeds and half of its 95 % interval, to be read."""
     mean, half = interval(list(by_seed.values()))
-    return f"{mean:{form}}" + (f" ± {half:.1f}" if len(by_seed) > 1 else "")
+    return f"{mean:{form}} " + (f"± {half:.1f}" if len(by_seed) > 1 else "(one seed)")
 
 
 def approaches_its_forecast(runs: list[dict]) -> list[dict]:
