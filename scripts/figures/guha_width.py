@@ -241,8 +241,8 @@ def met(rows: list[dict], key: str) -> dict:
     return claim(
         f"{key} within {WITHIN} points of the published, at widths "
         + ", ".join(str(row["width"]) for row in rows),
-        published=joined(published(row["width"], key) for row in rows),
-        ours=joined(_with_interval(row[key], row["seeds"]) for row in rows),
+        published=joined([published(row["width"], key) for row in rows]),
+        ours=joined([_with_interval(row[key], row["seeds"]) for row in rows]),
         holds=max(map(abs, off(rows, key))) <= WITHIN,
         because=because,
     )
@@ -288,9 +288,9 @@ def with_width(runs: list[dict], series: str, key: str, ends: tuple[int, int]) -
     return claim(
         f"{series}: {key} {'rises' if TRENDS[key] > 0 else 'falls'} from width {ends[0]} to "
         f"{ends[1]}: {key}, difference",
-        published=joined(published(width, key) for width in ends) if known else "",
-        ours=f"{joined(said(one, '.1f') for one in both)}, {said(gains)}",
-        holds=TRENDS[key] * np.mean(list(gains.values())) > 0,
+        published=joined([published(width, key) for width in ends]) if known else "",
+        ours=f"{joined([said(one, '.1f') for one in both])}, {said(gains)}",
+        holds=bool(TRENDS[key] * np.mean(list(gains.values())) > 0),
         because=FALLS.get((series, key), ""),
     )
 
@@ -315,7 +315,7 @@ def less_in_the_control(runs: list[dict], key: str, ends: tuple[int, int]) -> di
     return claim(
         f"{key} gains less with width where the kernel does not grow with it: from width {ends[0]} "
         f"to {ends[1]} in the standard and the NTK parametrization, difference",
-        ours=f"{joined(said(one) for one in rises)}, {said(more)}",
+        ours=f"{joined([said(one) for one in rises])}, {said(more)}",
         holds=above_zero(list(more.values())),
         because=""
         if key == "LA"
