@@ -298,13 +298,10 @@ def with_width(runs: list[dict], series: str, key: str, ends: tuple[int, int]) -
 FALLS = {
     (CONTROL, "LA"): "the two parametrizations are trained alike but for the readout's learning "
     "rate: one at every width, as in the standard one, trains wide networks further",
-    (
-        FORECAST,
-        "AA",
-    ): "of a network that keeps its kernel a larger kernel makes LA rise and AA fall "
-    "with it: what real ones gain in AA is that wide ones come nearer to keeping theirs",
-    (FORECAST, "AF"): "as AA: a network that keeps its kernel forgets more the further it is "
-    "trained; real ones forget more than it at every width, and less than each other with width",
+    (FORECAST, "AA"): "what keeps its kernel is trained further where that is larger, so LA rises "
+    "and AA falls. Trained networks gain AA by coming nearer to one that keeps its kernel",
+    (FORECAST, "AF"): "as AA: what is trained further forgets more. Trained networks forget more "
+    "than the forecast at every width, and come nearer to it",
 }
 
 
