@@ -18,7 +18,7 @@ from ntkcl.validation import shape_is
 
 
 def simulate(
-    k_tt: Float[Array, "n c n c"],
+    k_tt: Float[Array, "n c n c"] | Float[Array, "n n"],
     f: Float[Array, "n c"],
     y: Float[Array, "n c"],
     head: Float[Array, " c"],
@@ -40,17 +40,18 @@ def simulate(
     rule itself is run, in n c coordinates in place of p.
 
     Arguments:
-      k_tt: of any floating type; the simulation is in f's.
+      k_tt: of any floating type; the simulation is in f's. [n, n] is the kernel that all outputs
+        share, as at infinite width: K (x) I_c, in c^2 times less memory.
       f: outputs before training, at the task's inputs.  y, head: its targets and the mask of its
         outputs.
       order: the batch of each step, such as `ntkcl.training.loop.batches` draws; None for full
         batches.
     Raises ValueError for shapes that do not fit, and batches with places beyond the n.
-    Cost: |B| n c^2 multiply-adds a step.
+    Cost: |B| n c^2 multiply-adds a step, |B| n c for [n, n].
     Source: Lee et al. 2019.
     """
     n, c = f.shape
-    shape_is("k_tt", k_tt, (n, c, n, c))
+    shape_is("k_tt", k_tt, (n, n) if np.ndim(k_tt) == 2 else (n, c, n, c))
     shape_is("y", y, (n, c))
     shape_is("head", head, (c,))
     if order is not None:
@@ -69,7 +70,7 @@ def _simulated(task, transform, order, *, loss, steps):
     def step(carry, batch):
         alpha, state = carry
         batch = jnp.arange(n) if batch is None else batch
-        now = f[batch] + jnp.tensordot(k_tt[batch], alpha, 2)
+        now = f[batch] + jnp.tensordot(k_tt[batch], alpha, k_tt.ndim // 2)
 
         def mean_loss(now):
             return jnp.mean(jax.vmap(loss.value, (0, 0, None))(now, y[batch], head))

@@ -87,6 +87,17 @@ def test_what_does_not_fit_is_named(refused, message):
     assert "\n" not in str(reported.value)
 
 
+def test_one_kernel_for_all_outputs_stands_for_its_block_of_every_output():
+    own = jax.random.normal(jax.random.key(0), (5, 5))
+    own, order = own @ own.T, jnp.array([[0, 3], [4, 1]])
+    block = own[:, None, :, None] * jnp.eye(2)[None, :, None, :]
+    shared, whole = (simulated(k_tt=k, order=order) for k in (own, block))
+    np.testing.assert_allclose(shared, whole, rtol=1e-6)
+    assert np.abs(shared).max() > 0.01
+    with pytest.raises(ValueError, match=r"k_tt has shape \(3, 5\); expected \(5, 5\)"):
+        simulated(k_tt=own[:3])
+
+
 def test_what_fits_is_taken_and_so_are_traced_rates():
     assert solved().change.shape == (5, 2) and simulated().shape == (5, 2)
     gain = jax.jit(lambda rate: descent(rate, 3)(jnp.ones(1), None))(0.5)
