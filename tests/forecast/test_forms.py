@@ -207,7 +207,6 @@ def test_the_error_of_steps_taken_together_is_stated(learning_rate, grade):
     run = recorded("linearised", effort=(10, 8, 0.1, False, 2), **settings)
     compared = compare(run, "init", stream, "train", losses.squared_error())
     assert compared["verdict"] == grade and (compared["coarse_r2"] > 0.95) == (grade == "unknown")
-    assert compared["segments_r2"] > 1 - 1e-12  # the model is linear in its parameters
     assert ("half as many steps" in " ".join(compared["reasons"])) == (grade == "poor")
 
 
