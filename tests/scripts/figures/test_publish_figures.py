@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from cases import load_script
+from cases import load_script, mostly_slow
 
 ROOT = Path(__file__).parents[3]
 TABLES = ROOT / "results" / "tables"
@@ -33,6 +33,7 @@ PRESETS = (
 )
 RUNS = ("fashion_width", "guha_width", "learners", "trust", "reached", "plans")
 WITHOUT_FIGURE = ("reached", "plans")
+QUICKLY_DRAWN = ("steele_angles", "guha_width", "trust", "reached", "plans")
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def main(monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("name", PRESETS + RUNS)
+@pytest.mark.parametrize("name", mostly_slow(PRESETS + RUNS, *QUICKLY_DRAWN))
 def test_a_stored_table_gives_its_files_again(run_figure, main, tmp_path, name):
     """Also those whose claims do not all hold: that is for the run that computes to say."""
     script, stored = load_script(f"figures/{name}"), (TABLES / f"{name}.json").read_bytes()
