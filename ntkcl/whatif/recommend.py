@@ -1,11 +1,11 @@
 """What spares the old samples: a share of replay, the samples to replay, new samples to leave out.
 
-The last two come from one derivative. With w_i the weight of training sample i in its batches,
+Influence is one derivative. With w_i the weight of training sample i in its batches,
 
     influence_i = d/dw_i mean loss of the old samples after the candidate's training,
 
-taken through all its steps along the base, the optimizer's state included. A replayed sample with
-the most negative influence keeps most; a new sample with the most positive one costs most.
+taken through all its steps along the base, the optimizer's state included. New samples with the
+most positive one cost most. Samples to replay are chosen as a set, by what is predicted for it.
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,9 @@ from ntkcl.whatif.recipe import Recipe
 
 SHARES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5)
 ORDERS = 4  # over which influences are averaged: a sample is drawn in some steps of each
+# Sets of samples to replay that are compared. The one chosen by influence alone forgot more than a
+# drawn one in 8 of 20 networks (`scripts/bench/whatif_recommend.py`, an earlier version).
+PROPOSALS = 40
 ROUNDS = 4  # in which samples to replay are chosen: later ones see what the earlier ones keep
 # In place of a smaller gradient, since the root of Adam's second moment has no derivative at 0.
 # Beside its eps of 1e-8 it moves nothing.
@@ -61,15 +64,29 @@ def drop(cache: Cache, recipe: Recipe, k: int) -> Int[np.ndarray, " k"]:
     return np.sort(np.argsort(-influence(cache, recipe)[:new], kind="stable")[:k])
 
 
-def replay(cache: Cache, recipe: Recipe, k: int) -> Int[np.ndarray, " k"]:
-    """Places, in the pool, of the k samples whose replay keeps most, for `recipe._replace(
-    replayed=...)`: chosen in rounds, each given those of the rounds before."""
+def replay(
+    cache: Cache, recipe: Recipe, k: int, proposals: int = PROPOSALS
+) -> Int[np.ndarray, " k"]:
+    """Places, in the pool, of k samples whose replay keeps much, for `recipe._replace(
+    replayed=...)`: of a set chosen by influence and so many drawn ones, each with its share of
+    every class, the one with which the old samples' mean loss is predicted to be least."""
     new, pool = cache.asked.sizes
     if whole("whatif.replay", k) > pool:
         raise SettingError(f"whatif.replay={k}: expected at most {pool}, the samples of the pool")
     recipe = recipe._replace(replayed=None).checked(new, pool)
     if not recipe.share:
         raise SettingError("whatif.share=0: nothing is replayed; expected a share above 0")
+    key = np.random.default_rng(recipe.order)
+    classes = np.asarray(cache.asked.pool.y).argmax(1)
+    sets = [_influential(cache, recipe, k)]
+    sets += [_drawn(key, classes, k) for _ in range(whole("whatif.proposals", proposals, 0))]
+    answers = (ask(cache, recipe._replace(replayed=one), ORDERS) for one in sets)
+    return np.sort(sets[int(np.argmin([one.loss_change.mean() for one in answers]))])
+
+
+def _influential(cache: Cache, recipe: Recipe, k: int) -> Int[np.ndarray, " k"]:
+    """Chosen by influence in rounds, each given those of the rounds before."""
+    new, pool = cache.asked.sizes
     chosen = np.zeros(0, int)
     for part in np.array_split(np.arange(k), min(ROUNDS, k)):
         # Those chosen so far stand for the whole pool, each so many times as heavy.
@@ -80,7 +97,17 @@ def replay(cache: Cache, recipe: Recipe, k: int) -> Int[np.ndarray, " k"]:
         worth = -influence(cache, recipe, weights)[new:]
         worth[chosen] = -np.inf
         chosen = np.append(chosen, np.argsort(-worth, kind="stable")[: len(part)])
-    return np.sort(chosen)
+    return chosen
+
+
+def _drawn(key: np.random.Generator, classes: np.ndarray, k: int) -> Int[np.ndarray, " k"]:
+    """k places, as many of each class as can be: of shuffled classes in turn, one after another."""
+    order = key.permutation(len(classes))
+    turn = np.empty(len(classes), int)
+    for one in np.unique(classes):
+        own = order[classes[order] == one]
+        turn[own] = np.arange(len(own))
+    return order[np.argsort(turn[order], kind="stable")][:k]
 
 
 def influence(

@@ -202,10 +202,25 @@ def test_the_recommended_share_is_the_smallest_that_keeps_enough():
     assert whatif.share(cache, BASE, retention=99.0, shares=(0.0,), orders=1)[0] is None
 
 
-def test_replayed_samples_are_chosen_once_each():
+def test_replayed_samples_are_the_proposed_set_that_is_predicted_to_keep_most():
     cache = whatif.prepare(asked(*mlp()), BASE, anchors=1)
-    chosen = whatif.replay(cache, BASE, 5)
-    assert len(set(chosen)) == 5 and set(chosen) <= set(range(8))
+    few, many = (whatif.replay(cache, BASE, 5, proposals) for proposals in (0, 6))
+
+    def rise(chosen):
+        return whatif.ask(cache, BASE._replace(replayed=chosen), orders=4).loss_change.mean()
+
+    for chosen in (few, many):
+        assert len(set(chosen)) == 5 and set(chosen) <= set(range(8))
+    assert rise(many) <= rise(few)
+
+
+def test_drawn_sets_hold_their_share_of_every_class():
+    classes = np.array([0] * 10 + [1] * 4 + [2])
+    for seed in range(5):
+        drawn = sys.modules["ntkcl.whatif.recommend"]._drawn(
+            np.random.default_rng(seed), classes, 6
+        )
+        assert np.bincount(classes[drawn]).tolist() in ([3, 2, 1], [2, 3, 1])
 
 
 def test_the_verdict_goes_by_signs_that_need_no_training():

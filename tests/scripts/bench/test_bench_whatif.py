@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from cases import ROOT, load_script
 
@@ -15,10 +16,12 @@ def scratch():
     return json.loads((BENCH / "whatif_scratch.json").read_text())
 
 
-def test_the_stored_summary_and_table_are_those_of_the_rows(scratch):
+@pytest.mark.parametrize("case", ["scratch", "text"])
+def test_the_stored_summary_and_table_are_those_of_the_rows(case):
     bench = load_script("bench/whatif")
-    assert bench.summarise(scratch["rows"]) == pytest.approx(scratch["summary"])
-    assert (BENCH / "whatif_scratch.md").read_text() == bench.markdown(scratch)
+    stored = json.loads((BENCH / f"whatif_{case}.json").read_text())
+    assert bench.summarise(stored["rows"]) == pytest.approx(stored["summary"])
+    assert (BENCH / f"whatif_{case}.md").read_text() == bench.markdown(stored)
 
 
 def test_along_a_base_candidates_are_followed_nearer_than_the_base_is_to_them(scratch):
@@ -26,6 +29,14 @@ def test_along_a_base_candidates_are_followed_nearer_than_the_base_is_to_them(sc
     assert said["of these, nearer than the base's own outcome"] >= 0.9
     assert said["of these, median R2 of the change from the base"] >= 0.6
     assert said["median Spearman of accuracy lost"] >= 0.95
+
+
+def test_low_rank_fine_tunings_of_a_text_model_are_followed_at_a_fraction_of_their_price():
+    said = json.loads((BENCH / "whatif_text.json").read_text())["summary"]
+    assert said["of these, nearer than the base's own outcome"] >= 0.9
+    assert said["of these, median R2 of the change from the base"] >= 0.6
+    assert said["accuracy lost within .05"] >= 0.9
+    assert said["an answer / a training"] <= 0.1
 
 
 def test_what_the_verdict_calls_good_has_an_r2_of_at_least_08_but_for_one(scratch):
@@ -40,3 +51,16 @@ def test_what_the_verdict_calls_good_has_an_r2_of_at_least_08_but_for_one(scratc
         assert len(good) > 0.6 * len(rows)
         assert sum(row["r2"] < 0.8 for row in good) == missed
         assert sum(row["r2"] < 0.8 for row in rows) >= 20
+
+
+def test_without_the_new_samples_that_cost_most_less_is_forgotten_than_without_drawn_ones():
+    """In nine cells of ten at least; the samples to replay are not so well chosen."""
+    bench = load_script("bench/whatif_recommend")
+    stored = json.loads((BENCH / "whatif_recommend.json").read_text())
+    assert (BENCH / "whatif_recommend.md").read_text() == bench.markdown(stored)
+    assert {row["seed"] for row in stored["rows"]} == set(range(5))
+    drop, replay = (
+        [bench.less(row, name) for row in stored["rows"]] for name in ("drop", "replay")
+    )
+    assert np.mean(drop > 0) >= 0.9 and np.median(drop) > 0.05
+    assert np.median(replay) > 0
