@@ -60,7 +60,7 @@ def test_without_the_new_samples_that_cost_most_less_is_forgotten_than_without_d
     assert (BENCH / "whatif_recommend.md").read_text() == bench.markdown(stored)
     assert {row["seed"] for row in stored["rows"]} == set(range(5))
     drop, replay = (
-        [bench.less(row, name) for row in stored["rows"]] for name in ("drop", "replay")
+        np.array([bench.less(row, name) for row in stored["rows"]]) for name in ("drop", "replay")
     )
     assert np.mean(drop > 0) >= 0.9 and np.median(drop) > 0.05
     assert np.median(replay) > 0
