@@ -54,7 +54,7 @@ def test_what_the_verdict_calls_good_has_an_r2_of_at_least_08_but_for_one(scratc
 
 
 def test_without_the_new_samples_that_cost_most_less_is_forgotten_than_without_drawn_ones():
-    """In nine cells of ten at least; the samples to replay are not so well chosen."""
+    """And replaying the recommended ones: in nine cells of ten at least."""
     bench = load_script("bench/whatif_recommend")
     stored = json.loads((BENCH / "whatif_recommend.json").read_text())
     assert (BENCH / "whatif_recommend.md").read_text() == bench.markdown(stored)
@@ -63,4 +63,4 @@ def test_without_the_new_samples_that_cost_most_less_is_forgotten_than_without_d
         np.array([bench.less(row, name) for row in stored["rows"]]) for name in ("drop", "replay")
     )
     assert np.mean(drop > 0) >= 0.9 and np.median(drop) > 0.05
-    assert np.median(replay) > 0
+    assert np.mean(replay > 0) >= 0.9 and np.median(replay) > 0.2
