@@ -185,7 +185,7 @@ def test_influence_is_the_derivative_of_the_old_loss():
         theta = whatif.follow.follow(
             cache.base, whatif.cache.portable(transform), samples, one, loss=question.loss
         )
-        return losses_of(question, cache.old.outputs(0, theta, 6)).mean()
+        return losses_of(question, np.asarray(cache.old.outputs(0, theta, 6))).mean()
 
     for place in (0, 5, 13):
         step = 1e-5 * np.eye(20)[place]
