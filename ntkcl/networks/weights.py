@@ -1,7 +1,8 @@
 """Pretrained parameters: read from files without running anything in them, and fitted to a module.
 
-A file is told by its content, not by its name: safetensors, npz, a state dictionary of PyTorch
-(`torch.save`, in its zip format or the one before), or a zip that holds a `model.safetensors`.
+The kind of a file shows in its content, not its name: safetensors, npz, a state dictionary of
+PyTorch (`torch.save`, in its zip format or the one before), or a zip that holds a
+`model.safetensors`.
 """
 
 import io

@@ -124,7 +124,7 @@ def _read(builder, split) -> Dataset:
 
 
 def _read_texts(builder, splits, tokenizer, length) -> Source:
-    """The train and the test split of texts as token ids, tokenised at once: what is cut is told
+    """The train and the test split of texts as token ids, tokenised at once: what is cut is said
     once."""
     text, label = _keys(builder)
     parts = [_records(builder, split) for split in splits]

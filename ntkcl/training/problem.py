@@ -6,7 +6,6 @@ through the stream. `train`, `segments`, `train_in_segments` and `train_seeds` t
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -218,7 +217,7 @@ def train_in_segments(
         network = network_at(at.theta) if at.step else network
         # Nobody reads the losses, and to append to them would be a program for each length.
         at = at._replace(losses=jnp.zeros(0))
-        at = next(_segments(problem, t, network, state, end - at.step, partial(_resumed, at)))
+        at = next(_segments(problem, t, network, state, end - at.step, lambda _, at=at: at))
     return at
 
 
@@ -269,10 +268,6 @@ def consolidate(problem: Problem, t: int, network: Network, fitted: loop.Fit) ->
 def carried_optimizer_state(problem: Problem, fitted: loop.Fit) -> Any:
     """The optimizer's state that the next task continues with; None begins at rest."""
     return fitted.state.optimizer if problem.carry else None
-
-
-def _resumed(fitted, state):
-    return fitted
 
 
 def _segments(problem, t, network, state, every=None, resume=None):

@@ -6,13 +6,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Bool, Float
 
 from ntkcl.compilation import portable
 from ntkcl.metrics import correct, r2
 from ntkcl.validation import whole
 from ntkcl.whatif.cache import Cache
-from ntkcl.whatif.follow import Base, Steps, follow, steps
+from ntkcl.whatif.follow import Base, Steps, at, follow, steps
 from ntkcl.whatif.question import Question
 from ntkcl.whatif.recipe import Recipe
 
@@ -136,36 +137,27 @@ def losses_of(asked: Question, outputs: np.ndarray) -> Float[np.ndarray, " n"]:
 def _answered(cache: Cache, recipe: Recipe, taken):
     """Outputs of old and of new samples [K, n, c], and distances [K]."""
     transform = portable(recipe.transform(cache.asked.sizes[0]))
-    given = cache.base, transform, cache.samples, taken, cache.old, cache.before, cache.new
+    given = cache.base, transform, cache.asked.samples, taken, cache.old, cache.before, cache.new
     return tuple(np.asarray(part, np.float64) for part in _mapped(*given, loss=cache.asked.loss))
 
 
 @partial(jax.jit, static_argnames="loss")
 def _mapped(base, transform, samples, taken, old, f_old, f_new, *, loss):
-    start, end = (_at(base.reached, place) for place in (0, -1))
+    start, end = (at(base.reached, place) for place in (0, -1))
     last, fresh = _anchors(base) - 1, len(f_new)
 
     def one(taken):
         theta = follow(base, transform, samples, taken, loss=loss)
         # Of the new samples no gradients are kept at the very end: those of the last anchor.
-        moved, still = (base.anchors.outputs(last, at, fresh) for at in (theta, end))
+        moved, still = (base.anchors.outputs(last, where, fresh) for where in (theta, end))
         kept = old.outputs(0, theta, len(f_old))
-        return kept, f_new + moved - still, _norm(theta, end) / (_norm(start, end) + 1e-30)
+        return kept, f_new + moved - still, _distance(theta, end) / (_distance(start, end) + 1e-30)
 
     return jax.lax.map(one, taken)
 
 
-def _at(thetas, place):
-    return jax.tree.map(lambda leaf: leaf[place], thetas)
-
-
-def _norm(a, b):
-    return jnp.sqrt(
-        sum(
-            jnp.sum((p - q) ** 2)
-            for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-        )
-    )
+def _distance(a, b):
+    return optax.tree.norm(optax.tree.sub(a, b))
 
 
 def _anchors(base: Base) -> int:

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntkcl import networks
+from ntkcl import kernels, networks
 from ntkcl.compilation import portable
-from ntkcl.kernels.empirical import pass_seconds
 from ntkcl.validation import SettingError, finite, one_of, whole
 from ntkcl.whatif import anchors as linear
-from ntkcl.whatif.follow import Base, Samples, along, cuts_of, steps
+from ntkcl.whatif.follow import Base, along, cuts_of, steps
 from ntkcl.whatif.question import Question, train
 from ntkcl.whatif.recipe import Recipe
 
@@ -45,12 +44,6 @@ class Cache(NamedTuple):
     before: Float[np.ndarray, "n c"]
     seconds: dict[str, float]
     mib: float
-
-    @property
-    def samples(self) -> Samples:
-        """What candidates are trained on."""
-        y = self.asked.rows.y
-        return Samples(y, jnp.ones(len(y), y.dtype), self.asked.head)
 
 
 def prepare(
@@ -85,12 +78,11 @@ def prepare(
     seconds = {"train": time.perf_counter() - clock}
     clock, apply = time.perf_counter(), asked.network.apply
     taken = steps(recipe.batches(*asked.sizes), anchors)
-    rows, end = asked.rows, thetas[-1:]
-    y = rows.y
+    end = thetas[-1:]
     base = along(
-        linearise(apply, thetas[:-1], rows.x),
+        linearise(apply, thetas[:-1], asked.rows.x),
         portable(recipe.transform(asked.sizes[0])),
-        Samples(y, jnp.ones(len(y), y.dtype), asked.head),
+        asked.samples,
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *thetas),
         taken,
         loss=asked.loss,
@@ -118,7 +110,7 @@ def _linearise(asked: Question, anchors: int, keep: str, budget_mib: float | int
 
 def reads_faster(asked: Question) -> bool:
     """Whether a step of kept gradients takes less time than one of passes through the network."""
-    passed = PASSES * pass_seconds(asked.network, asked.theta, 1, asked.new.x[0])
+    passed = PASSES * kernels.pass_seconds(asked.network, asked.theta, 1, asked.new.x[0])
     return _sample_bytes(asked) / READ < passed
 
 

@@ -84,7 +84,7 @@ def follow(
         begun = jax.tree.map(lambda a, b: jnp.where(first, a, b), theta, begun)
         return (*_advance(base.anchors, transform, samples, loss, theta, state, rows, s), begun), ()
 
-    theta = _at(base.reached, 0)
+    theta = at(base.reached, 0)
     step = jax.checkpoint(step)  # a derivative through all steps keeps no slice of gradients
     theta, _, begun = jax.lax.scan(step, (theta, transform.init(theta), theta), tuple(taken))[0]
     return _corrected(base, theta, begun, jax.tree.leaves(base.reached)[0].shape[0] - 1, True)
@@ -114,7 +114,7 @@ def along(
     """The base, once it is known what following it is wrong by; `taken` are its own steps."""
 
     def arrived(theta, wrong, s, arrives):
-        true = _at(reached, s)
+        true = at(reached, s)
         miss = jax.tree.map(lambda t, leaf: arrives * (t - leaf), true, theta)
         wrong = jax.tree.map(lambda e, by: e.at[s].add(by), wrong, miss)
         return jax.tree.map(jnp.add, theta, miss), wrong
@@ -125,14 +125,15 @@ def along(
         theta, wrong = arrived(theta, wrong, part, first)
         return (*_advance(anchors, transform, samples, loss, theta, state, rows, s), wrong), ()
 
-    theta = _at(reached, 0)
+    theta = at(reached, 0)
     start = theta, transform.init(theta), jax.tree.map(jnp.zeros_like, reached)
     theta, _, wrong = jax.lax.scan(step, start, tuple(taken))[0]
     end = jax.tree.leaves(reached)[0].shape[0] - 1
     return Base(anchors, reached, arrived(theta, wrong, end, True)[1])
 
 
-def _at(thetas, s):
+def at(thetas: Params, s) -> Params:
+    """Those of leaves [m, ...] at place s."""
     return jax.tree.map(lambda leaf: leaf[s], thetas)
 
 

@@ -5,14 +5,15 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from ntkcl import networks
 from ntkcl.metrics import correct, r2, spearman
+from ntkcl.types import Params
 from ntkcl.validation import SettingError, finite, share, whole
 from ntkcl.whatif.answers import Answer, ask, losses_of
 from ntkcl.whatif.cache import Cache
+from ntkcl.whatif.follow import at
 from ntkcl.whatif.question import train
 from ntkcl.whatif.recipe import Recipe
 
@@ -141,9 +142,9 @@ def _agreement(cache, answer, old) -> Iterator[float]:
         yield r2(*((f - origin)[:, active].ravel() for f in (old, answer.outputs[0])))
 
 
-def end_of(cache: Cache):
+def end_of(cache: Cache) -> Params:
     """The parameters that the base has ended with."""
-    return jax.tree.map(lambda leaf: leaf[-1], cache.base.reached)
+    return at(cache.base.reached, -1)
 
 
 def _outputs(asked, theta, x) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a cache will cost, and after how many questions it has paid, told before it is made."""
+"""What a cache will cost, and after how many questions it has paid, before it is made."""
 
 import time
 from typing import NamedTuple
@@ -9,13 +9,12 @@ import numpy as np
 
 from ntkcl.compilation import portable
 from ntkcl.whatif import anchors as linear
-from ntkcl.whatif.cache import READ, gradients_mib, reads_faster
+from ntkcl.whatif.cache import MIB, READ, gradients_mib, reads_faster
 from ntkcl.whatif.question import Question, start, step
 from ntkcl.whatif.recipe import Recipe
 
-MIB = 2**20
 TIMED = 3  # steps, and chunks of gradients, whose median is taken
-PASSES = 1.5  # trainings, of an answer that goes through the network
+FOLLOWED = 1.5  # trainings that an answer by passes through the network takes
 
 
 class Price(NamedTuple):
@@ -57,7 +56,7 @@ def price(
     steps, mib = recipe.steps(asked.sizes[0]), gradients_mib(asked, anchors)
     train = steps * _step_seconds(asked, recipe)
     if mib > budget_mib or not reads_faster(asked):
-        return Price(train, train, 2 * PASSES * train, 0.0)
+        return Price(train, train, 2 * FOLLOWED * train, 0.0)
     chunks = (anchors * sum(asked.sizes) + len(asked.old.x)) / linear.ROWS
     per_sample = mib * MIB / (chunks * linear.ROWS)
     # Each sample of a step is read to cut it, to predict its output, and to pull its gradient back.

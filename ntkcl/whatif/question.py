@@ -15,6 +15,7 @@ from ntkcl.training import loop
 from ntkcl.training.arrays import samples
 from ntkcl.types import Apply, Dataset, Loss, Network, Params
 from ntkcl.validation import SettingError
+from ntkcl.whatif.follow import Samples
 from ntkcl.whatif.recipe import Recipe
 
 CROSS_ENTROPY = losses.cross_entropy()
@@ -35,6 +36,12 @@ class Question(NamedTuple):
     def rows(self) -> Dataset:
         """All samples that are trained on: the new ones, then the pool."""
         return Dataset(*(jnp.concatenate(both) for both in zip(self.new, self.pool, strict=True)))
+
+    @property
+    def samples(self) -> Samples:
+        """What is trained on, beside the inputs, each sample with the weight 1."""
+        y = self.rows.y
+        return Samples(y, jnp.ones(len(y), y.dtype), self.head)
 
     @property
     def sizes(self) -> tuple[int, int]:

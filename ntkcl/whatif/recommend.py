@@ -115,7 +115,7 @@ def influence(
 ) -> Float[np.ndarray, " R"]:
     """d mean loss of the old samples / d weight, of each new sample and then of the pool's, where
     the weights are those given [R], or 1; the mean over orders of the batches."""
-    samples = cache.samples
+    samples = cache.asked.samples
     if weights is not None:
         samples = samples._replace(weights=jnp.asarray(weights, samples.y.dtype))
     plain = portable(recipe.checked(*cache.asked.sizes).transform(cache.asked.sizes[0]))

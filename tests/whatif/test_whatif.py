@@ -178,7 +178,7 @@ def test_influence_is_the_derivative_of_the_old_loss():
     def loss(weights):
         bent = question._replace(loss=question.loss)
         heavier = cache._replace(asked=bent)
-        samples = cache.samples._replace(weights=jnp.asarray(weights))
+        samples = question.samples._replace(weights=jnp.asarray(weights))
         taken = taken_of(heavier, recipe, 1)
         one = jax.tree.map(lambda leaf: leaf[0], taken)
         transform = recipe.transform(question.sizes[0])
