@@ -8,7 +8,7 @@ for a grid of candidates of the last task of a stream: the command's job=whatif.
 """
 
 from ntkcl.whatif.answers import Answer, ask
-from ntkcl.whatif.cache import Cache, gradients_mib, prepare
+from ntkcl.whatif.cache import Cache, prepare
 from ntkcl.whatif.grid import candidates
 from ntkcl.whatif.job import JOB, Answers, run_job
 from ntkcl.whatif.price import Price, price
@@ -28,7 +28,6 @@ __all__ = [
     "ask",
     "candidates",
     "drop",
-    "gradients_mib",
     "influence",
     "prepare",
     "price",

@@ -5,9 +5,12 @@ At anchor s, of parameters theta_s, outputs and their derivatives at theta near 
     f(x; theta_s) + J(x; theta_s) (theta - theta_s)        J(x; theta_s)^T g
 
 `Passes` computes both by passes through the network; `Gradients` reads them off gradients that are
-kept, J of every sample at every anchor, and never touches the network.
+kept, J of every sample at every anchor, and never touches the network. They are kept in those
+directions of output space alone in which the loss can pull: a softmax does not see what all outputs
+have in common, so that of two outputs one direction is left.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +20,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from ntkcl.compilation import portable
-from ntkcl.types import Apply, Params
+from ntkcl.types import Apply, Loss, Params
 
 ROWS = 16  # samples whose gradients are computed at once: more leave the cache
+PROBES = 8  # random outputs for each of the network's, where the loss's directions are looked for
+FAINT = 1e-2  # of the probes beside the samples' own
+NONE = 1e-6  # a singular value, over the largest, of a direction in which nothing pulls
 
 
 class Passes(NamedTuple):
@@ -56,67 +62,94 @@ class Passes(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Linearised at `thetas` [m, p], where samples have outputs f [m, R, c] and gradients J
-    [m, R, c, p]: no pass through the network at all."""
+    """Linearised at `thetas` [m, p], where samples have outputs f [m, R, c] and, in the directions
+    Q [c, k], gradients J [m, R, k, p]: no pass through the network at all. In other directions the
+    outputs stay those at the anchor."""
 
     thetas: Float[Array, "m p"]
     f: Float[Array, "m R c"]
-    J: Float[Array, "m R c p"]
+    J: Float[Array, "m R k p"]
+    Q: Float[Array, "c k"]
 
     def at(self, s, rows, theta):
         """As `Passes.at`."""
         flat, unravel = ravel_pytree(theta)
-        c, p = self.J.shape[2:]
+        k, p = self.J.shape[2:]
         # Slices are copied five times as fast as what is gathered by `J[s, rows]`.
-        cut = (jax.lax.dynamic_slice(self.J, (s, row, 0, 0), (1, 1, c, p)) for row in rows)
+        cut = (jax.lax.dynamic_slice(self.J, (s, row, 0, 0), (1, 1, k, p)) for row in rows)
         J = jnp.concatenate([one[0, 0] for one in cut])
-        f = self.f[s, rows] + (J @ (flat - self.thetas[s])).reshape(-1, c)
-        return f, lambda g: unravel(g.ravel() @ J)
+        f = self.f[s, rows] + (J @ (flat - self.thetas[s])).reshape(-1, k) @ self.Q.T
+        return f, lambda g: unravel((g @ self.Q).ravel() @ J)
 
     def outputs(self, s: int, theta, count: int):
         """As `Passes.outputs`."""
         moved = ravel_pytree(theta)[0] - self.thetas[s]
-        return self.f[s, :count] + self.J[s, :count] @ moved
+        return self.f[s, :count] + self.J[s, :count] @ moved @ self.Q.T
 
 
 Anchors = Passes | Gradients
 
 
+def directions(
+    loss: Loss,
+    f: Float[np.ndarray, "n c"],
+    y: Float[np.ndarray, "n c"],
+    head: Float[np.ndarray, " c"],
+    most: int | None = None,
+) -> tuple[Float[np.ndarray, "c k"], float]:
+    """Orthonormal directions of output space in which the loss pulls, the strongest first.
+
+    Arguments:
+      f, y, head: outputs and targets of samples, and the mask of the outputs.
+      most: of the directions; None keeps all in which the loss can pull at any outputs.
+    Returns: the directions, and the share of the loss's squared gradients, at f, outside of them.
+    """
+    c = f.shape[1]
+    probes = np.random.default_rng(0).standard_normal((PROBES * c, c)).astype(f.dtype)
+    pull = jax.vmap(jax.grad(loss.value), (0, 0, None))
+    given = (f, y), (probes, np.resize(y, probes.shape))
+    own, other = (np.asarray(pull(*at, head), np.float64) for at in given)
+    faint = FAINT * max(np.linalg.norm(own), NONE) / np.linalg.norm(other)
+    _, sizes, Q = np.linalg.svd(np.concatenate([own, faint * other]), full_matrices=False)
+    Q = Q[: max(int((sizes > NONE * sizes[0]).sum()), 1)][:most].T
+    outside = 1 - np.sum((own @ Q) ** 2) / max(np.sum(own**2), NONE**2)
+    return np.asarray(Q, f.dtype), max(float(outside), 0.0)
+
+
 @jax.jit
 @jax.default_matmul_precision("highest")
-def rows_of(apply, theta, x):
-    """Outputs [r, c] and gradients [r, c, p] of samples."""
+def rows_of(apply, theta, x, Q):
+    """Outputs [r, c] of samples, and gradients [r, k, p] of them along the directions Q [c, k]."""
     flat, unravel = ravel_pytree(theta)
 
     def one(x):
         f, pull = jax.vjp(lambda flat: apply(unravel(flat), x), flat)
-        return f, jax.vmap(pull)(jnp.eye(len(f), dtype=f.dtype))[0]
+        return f, jax.vmap(pull)(Q.T)[0]
 
     return jax.vmap(one)(x)
 
 
-def gradients(apply: Apply, thetas: list[Params], x: Any) -> Gradients:
-    """The gradients of samples x [R, *shape] at each of the anchors.
+@partial(jax.jit, donate_argnums=0)
+def _written(whole, part, s, row):
+    """`whole` [m, R, ...] with `part` [r, ...] in it, in place."""
+    return jax.lax.dynamic_update_slice(whole, part[None], (s, row) + (0,) * (part.ndim - 1))
 
-    Cost: (1 + c) R m passes, R c p m numbers.
+
+def gradients(apply: Apply, thetas: list[Params], x: Any, Q: Float[Array, "c k"]) -> Gradients:
+    """The gradients of samples x [R, *shape] along the directions Q, at each of the anchors.
+
+    Cost: (1 + k) R m passes, R k p m numbers.
     """
-    apply = portable(apply)
-    each = [_at_anchor(apply, theta, x) for theta in thetas]
-    f, J = (jnp.stack(part) for part in zip(*each, strict=True))
-    return Gradients(jnp.stack([ravel_pytree(theta)[0] for theta in thetas]), f, J)
-
-
-def _at_anchor(apply, theta, x):
-    """Outputs [R, c] and gradients [R, c, p], so many samples at once that all chunks are of one
-    shape."""
-    edge = min(ROWS, len(x))
-    starts = [min(at, len(x) - edge) for at in range(0, len(x), edge)]
-    f, J = zip(*(rows_of(apply, theta, x[at : at + edge]) for at in starts), strict=True)
-    fresh = len(x) - starts[-1] if len(starts) == 1 else len(x) - edge * (len(starts) - 1)
-    return tuple(
-        np.concatenate([*map(np.asarray, part[:-1]), np.asarray(part[-1])[-fresh:]])
-        for part in (f, J)
-    )
+    apply, flat = portable(apply), jnp.stack([ravel_pytree(theta)[0] for theta in thetas])
+    (m, p), (c, k), R = flat.shape, Q.shape, len(x)
+    f, J = jnp.zeros((m, R, c), flat.dtype), jnp.zeros((m, R, k, p), flat.dtype)
+    edge = min(ROWS, R)
+    for s, theta in enumerate(thetas):
+        for row in range(0, R, edge):
+            row = min(row, R - edge)  # all chunks are of one shape
+            parts = rows_of(apply, theta, x[row : row + edge], Q)
+            f, J = (_written(*both, s, row) for both in zip((f, J), parts, strict=True))
+    return Gradients(flat, f, J, Q)
 
 
 def passes(apply: Apply, thetas: list[Params], x: Any) -> Passes:

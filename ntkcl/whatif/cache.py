@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from ntkcl import kernels, networks
 from ntkcl.compilation import portable
+from ntkcl.types import Dataset
 from ntkcl.validation import SettingError, finite, one_of, whole
 from ntkcl.whatif import anchors as linear
 from ntkcl.whatif.follow import Base, along, cuts_of, steps
@@ -21,6 +22,7 @@ MIB = 2**20
 # x 2 outputs x 74,498 parameters in .065 s.
 READ = 5e9
 PASSES = 4.5  # forward passes that a step takes of each of its samples without kept gradients
+SOME = 256  # samples of each set by which the loss's directions are told
 KEEP = ("auto", "gradients", "passes")
 
 
@@ -34,6 +36,8 @@ class Cache(NamedTuple):
     before: outputs [n, c] of the old samples as the network stands.
     seconds: of the base training and of the linearisations, compilation included.
     mib: that are kept.
+    outside: the share of the loss's squared gradients, before the base, in directions of output
+      space that were left out.
     """
 
     asked: Question
@@ -44,6 +48,7 @@ class Cache(NamedTuple):
     before: Float[np.ndarray, "n c"]
     seconds: dict[str, float]
     mib: float
+    outside: float
 
 
 def prepare(
@@ -52,6 +57,7 @@ def prepare(
     *,
     anchors: int = 4,
     keep: str = "auto",
+    outputs: int | None = None,
     budget_mib: float | int = 2048,
 ) -> Cache:
     """The base training, and the network linearised at so many points of its way.
@@ -64,15 +70,19 @@ def prepare(
       keep: "gradients" keeps those of all samples at all anchors, so that answers need no pass
         through the network; "passes" keeps none; "auto" keeps them where they fit the budget and
         reading them takes less time than passes would.
+      outputs: k, the most directions of output space in which gradients are kept, those in which
+        the loss pulls most as the network stands. None is all in which it can pull, with
+        cross-entropy one fewer than there are active outputs, and all for the old samples.
       budget_mib: for gradients.
-    Cost: a training, and with gradients (1 + c) passes of each sample at each anchor.
+    Cost: a training, and with gradients (1 + k) passes of each sample at each anchor.
     Raises ValueError as `Recipe.checked`, and for gradients that do not fit the budget.
     """
     recipe.checked(*asked.sizes)
     total = recipe.steps(asked.sizes[0])
     if whole("whatif.anchors", anchors) > total:
         raise SettingError(f"whatif.anchors={anchors}: expected at most {total}, the steps")
-    linearise = _linearise(asked, anchors, keep, budget_mib)
+    kept = directions_of(asked, outputs)
+    linearise = _linearise(asked, anchors, keep, kept, budget_mib)
     clock = time.perf_counter()
     thetas = train(asked, recipe, cuts_of(total, anchors)[:-1].tolist())
     seconds = {"train": time.perf_counter() - clock}
@@ -80,47 +90,79 @@ def prepare(
     taken = steps(recipe.batches(*asked.sizes), anchors)
     end = thetas[-1:]
     base = along(
-        linearise(apply, thetas[:-1], asked.rows.x),
+        linearise(apply, thetas[:-1], asked.rows.x, kept.trained),
         portable(recipe.transform(asked.sizes[0])),
         asked.samples,
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *thetas),
         taken,
         loss=asked.loss,
     )
-    old, new = linearise(apply, end, asked.old.x), networks.forward(apply, end[0], asked.new.x)
+    old = linearise(apply, end, asked.old.x, kept.old)
+    new = networks.forward(apply, end[0], asked.new.x)
     before = networks.forward(apply, asked.theta, asked.old.x)
     made = jax.block_until_ready((base, old))
     seconds["linearise"] = time.perf_counter() - clock
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(made)) / MIB
-    return Cache(asked, recipe, base, old, new, np.asarray(before, np.float64), seconds, held)
+    before = np.asarray(before, np.float64)
+    return Cache(asked, recipe, base, old, new, before, seconds, held, kept.outside)
 
 
-def _linearise(asked: Question, anchors: int, keep: str, budget_mib: float | int):
+class Kept(NamedTuple):
+    """Directions of output space [c, k] in which gradients are kept, of samples that are trained
+    on and of old ones, and the share of the loss's squared gradients outside of them."""
+
+    trained: Float[np.ndarray, "c k"]
+    old: Float[np.ndarray, "c k2"]
+    outside: float
+
+
+def directions_of(asked: Question, outputs: int | None = None) -> Kept:
+    """Those in which the loss pulls as the network stands; `outputs` as of `prepare`."""
+    if outputs is not None:
+        whole("whatif.outputs", outputs)
+    each = [_some(part) for part in (asked.new, asked.pool, asked.old)]
+    x, y = (np.concatenate(part) for part in zip(*each, strict=True))
+    f = np.asarray(networks.forward(asked.network.apply, asked.theta, x))
+    Q, outside = linear.directions(asked.loss, f, y, np.asarray(asked.head), outputs)
+    return Kept(Q, np.eye(len(Q), dtype=Q.dtype) if outputs is None else Q, outside)
+
+
+def _some(samples: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Evenly spread."""
+    apart = len(samples.x) // SOME + 1
+    return np.asarray(samples.x)[::apart], np.asarray(samples.y)[::apart]
+
+
+def _linearise(asked: Question, anchors: int, keep: str, kept: Kept, budget_mib: float | int):
+    """`linearise(apply, thetas, x, Q)`, as of `anchors.gradients`."""
     one_of("whatif.keep", keep, KEEP)
     finite("whatif.budget_mib", budget_mib, above=0.0)
-    needed = gradients_mib(asked, anchors)
+    needed = gradients_mib(asked, anchors, kept)
     if keep == "gradients" and needed > budget_mib:
         raise SettingError(
             f"whatif.budget_mib={budget_mib:g}: the gradients at {anchors} anchors take "
-            f"{needed:,.0f} MiB; use fewer anchors or samples, or keep=passes"
+            f"{needed:,.0f} MiB; use fewer anchors, samples or whatif.outputs, or keep=passes"
         )
-    worth = needed <= budget_mib and reads_faster(asked)
-    return linear.gradients if keep == "gradients" or (keep == "auto" and worth) else linear.passes
+    worth = needed <= budget_mib and reads_faster(asked, kept)
+    if keep == "gradients" or (keep == "auto" and worth):
+        return linear.gradients
+    return lambda apply, thetas, x, _: linear.passes(apply, thetas, x)
 
 
-def reads_faster(asked: Question) -> bool:
+def reads_faster(asked: Question, kept: Kept) -> bool:
     """Whether a step of kept gradients takes less time than one of passes through the network."""
     passed = PASSES * kernels.pass_seconds(asked.network, asked.theta, 1, asked.new.x[0])
-    return _sample_bytes(asked) / READ < passed
+    return kept.trained.shape[1] * _row_bytes(asked) / READ < passed
 
 
-def gradients_mib(asked: Question, anchors: int) -> float:
-    """MiB of the gradients of all samples that are trained on, at all anchors, and of the old ones
+def gradients_mib(asked: Question, anchors: int, kept: Kept) -> float:
+    """MiB of the gradients of all samples that are trained on at all anchors, and of the old ones
     at the end."""
-    return (anchors * sum(asked.sizes) + len(asked.old.x)) * _sample_bytes(asked) / MIB
+    trained = anchors * sum(asked.sizes) * kept.trained.shape[1]
+    return (trained + len(asked.old.x) * kept.old.shape[1]) * _row_bytes(asked) / MIB
 
 
-def _sample_bytes(asked: Question) -> int:
-    """Of the gradients [c, p] of one sample."""
+def _row_bytes(asked: Question) -> int:
+    """Of the gradient [p] of one sample in one direction."""
     leaves = jax.tree.leaves(asked.theta)
-    return len(asked.head) * sum(leaf.size for leaf in leaves) * leaves[0].dtype.itemsize
+    return sum(leaf.size for leaf in leaves) * leaves[0].dtype.itemsize

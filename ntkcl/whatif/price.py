@@ -9,7 +9,7 @@ import numpy as np
 
 from ntkcl.compilation import portable
 from ntkcl.whatif import anchors as linear
-from ntkcl.whatif.cache import MIB, READ, gradients_mib, reads_faster
+from ntkcl.whatif.cache import MIB, READ, directions_of, gradients_mib, reads_faster
 from ntkcl.whatif.question import Question, start, step
 from ntkcl.whatif.recipe import Recipe
 
@@ -49,19 +49,28 @@ class Price(NamedTuple):
 
 
 def price(
-    asked: Question, recipe: Recipe, *, anchors: int = 4, budget_mib: float | int = 2048
+    asked: Question,
+    recipe: Recipe,
+    *,
+    anchors: int = 4,
+    outputs: int | None = None,
+    budget_mib: float | int = 2048,
 ) -> Price:
-    """Measured on a few steps of the training, and on the gradients of a few samples."""
+    """Measured on a few steps of the training, and on the gradients of a few samples; the
+    arguments are those of `prepare`."""
     recipe.checked(*asked.sizes)
-    steps, mib = recipe.steps(asked.sizes[0]), gradients_mib(asked, anchors)
+    kept = directions_of(asked, outputs)
+    steps, mib = recipe.steps(asked.sizes[0]), gradients_mib(asked, anchors, kept)
     train = steps * _step_seconds(asked, recipe)
-    if mib > budget_mib or not reads_faster(asked):
+    if mib > budget_mib or not reads_faster(asked, kept):
         return Price(train, train, 2 * FOLLOWED * train, 0.0)
-    chunks = (anchors * sum(asked.sizes) + len(asked.old.x)) / linear.ROWS
-    per_sample = mib * MIB / (chunks * linear.ROWS)
-    # Each sample of a step is read to cut it, to predict its output, and to pull its gradient back.
-    answer = 2 * (steps * recipe.batch_size + len(asked.old.x)) * per_sample / READ
-    return Price(train, train + chunks * _chunk_seconds(asked), answer, mib)
+    samples = anchors * sum(asked.sizes), len(asked.old.x)
+    chunks = zip(samples, (kept.trained, kept.old), strict=True)
+    linearise = sum(n / linear.ROWS * _chunk_seconds(asked, Q) for n, Q in chunks)
+    per_row = mib * MIB / sum(n * Q.shape[1] for n, Q in zip(samples, kept, strict=False))
+    read = steps * recipe.batch_size * kept.trained.shape[1] + samples[1] * kept.old.shape[1]
+    # Each row of a step is read to cut it, to predict its output, and to pull its gradient back.
+    return Price(train, train + linearise, 2 * read * per_row / READ, mib)
 
 
 def _step_seconds(asked, recipe) -> float:
@@ -73,10 +82,10 @@ def _step_seconds(asked, recipe) -> float:
     return _median(one)
 
 
-def _chunk_seconds(asked) -> float:
+def _chunk_seconds(asked, Q) -> float:
     x = jnp.resize(asked.old.x, (linear.ROWS, *asked.old.x.shape[1:]))
     apply = portable(asked.network.apply)
-    return _median(lambda: jax.block_until_ready(linear.rows_of(apply, asked.theta, x)))
+    return _median(lambda: jax.block_until_ready(linear.rows_of(apply, asked.theta, x, Q)))
 
 
 def _median(call) -> float:

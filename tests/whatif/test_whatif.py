@@ -266,7 +266,7 @@ def test_the_price_says_what_fits(monkeypatch):
 BAD = {
     "whatif.anchors=7: expected at most 6": lambda q: whatif.prepare(q, BASE, anchors=7),
     "whatif.anchors=0: expected a whole number": lambda q: whatif.prepare(q, BASE, anchors=0),
-    "use fewer anchors or samples, or keep=passes": lambda q: whatif.prepare(
+    "use fewer anchors, samples or whatif.outputs, or keep=passes": lambda q: whatif.prepare(
         q, BASE, keep="gradients", budget_mib=1e-3
     ),
     "whatif.share=1.5: expected a number from 0": lambda q: whatif.train(
