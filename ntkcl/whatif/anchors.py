@@ -109,7 +109,7 @@ def directions(
     pull = jax.vmap(jax.grad(loss.value), (0, 0, None))
     given = (f, y), (probes, np.resize(y, probes.shape))
     own, other = (np.asarray(pull(*at, head), np.float64) for at in given)
-    faint = FAINT * max(np.linalg.norm(own), NONE) / np.linalg.norm(other)
+    faint = FAINT * np.sqrt(max(np.sum(own**2), NONE**2) / np.sum(other**2))
     _, sizes, Q = np.linalg.svd(np.concatenate([own, faint * other]), full_matrices=False)
     Q = Q[: max(int((sizes > NONE * sizes[0]).sum()), 1)][:most].T
     outside = 1 - np.sum((own @ Q) ** 2) / max(np.sum(own**2), NONE**2)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Bool, Float
+from scipy import stats
 
 from ntkcl.compilation import portable
 from ntkcl.metrics import correct, r2
@@ -34,6 +35,8 @@ class Answer(NamedTuple):
     distance: [K], how far the candidate ends from the base, in lengths of the base's way.
     coarse_r2: R2 of the outputs' changes in the first order with what half of the anchors predict;
       NaN for one anchor.
+    own_error: of the accuracy, sqrt((sum d)^2 + sum d^2) / n with d in {-1, 0, 1} the old samples
+      that half of the anchors, in the first order, classify otherwise; NaN for one anchor.
     """
 
     recipe: Recipe
@@ -44,6 +47,7 @@ class Answer(NamedTuple):
     learned: Bool[np.ndarray, "K m"]
     distance: Float[np.ndarray, " K"]
     coarse_r2: float
+    own_error: float
 
     @property
     def retained(self) -> float:
@@ -54,6 +58,19 @@ class Answer(NamedTuple):
     def lost(self) -> Float[np.ndarray, " K"]:
         """Accuracy on the old samples that is lost, by order."""
         return self.correct_before.mean() - self.correct.mean(1)
+
+    def band(self, level: float = 0.9) -> tuple[float, float]:
+        """Where the accuracy on the old samples after one such training lies, at this level: the
+        prediction interval of Student's t over the K orders, its variance that between orders and
+        the square of `own_error`; NaN for K = 1."""
+        after = self.correct.mean(1)
+        count = len(after)
+        if count == 1:
+            return float("nan"), float("nan")
+        spread = np.sqrt(after.var(ddof=1) * (1 + 1 / count) + np.nan_to_num(self.own_error) ** 2)
+        wide = stats.t.ppf(0.5 + level / 2, count - 1) * spread
+        low, high = np.clip([after.mean() - wide, after.mean() + wide], 0.0, 1.0)
+        return float(low), float(high)
 
     @property
     def verdict(self) -> tuple[str, tuple[str, ...]]:
@@ -95,11 +112,9 @@ def ask(cache: Cache, recipe: Recipe, orders: int = 1) -> Answer:
     """
     taken, m = taken_of(cache, recipe, orders), _anchors(cache.base)
     old, new, distance = _answered(cache, recipe, taken)
-    coarse = float("nan")
+    coarse = None
     if m > 1:
-        halved = taken_of(cache, recipe, 1, every=2)
-        other, _, _ = _answered(cache, recipe, halved)
-        coarse = r2((old[0] - cache.before).ravel(), (other[0] - cache.before).ravel())
+        coarse = _answered(cache, recipe, taken_of(cache, recipe, 1, every=2))[0][0]
     return _answer(cache, recipe, old, new, distance, coarse)
 
 
@@ -116,15 +131,22 @@ def _answer(cache, recipe, old, new, distance, coarse) -> Answer:
     asked = cache.asked
     head, y = np.asarray(asked.head), np.asarray(asked.old.y)
     rise = np.stack([losses_of(asked, one) for one in old]) - losses_of(asked, cache.before)
+    right = np.stack([correct(one, y, head) for one in old])
+    agreed = own_error = float("nan")
+    if coarse is not None:
+        agreed = r2((old[0] - cache.before).ravel(), (coarse - cache.before).ravel())
+        other = correct(coarse, y, head) * 1.0 - right[0]
+        own_error = float(np.hypot(other.sum(), np.linalg.norm(other)) / len(y))
     return Answer(
         recipe=recipe,
         outputs=old,
         loss_change=rise,
         correct_before=correct(cache.before, y, head),
-        correct=np.stack([correct(one, y, head) for one in old]),
+        correct=right,
         learned=np.stack([correct(one, np.asarray(asked.new.y), head) for one in new]),
         distance=distance,
-        coarse_r2=coarse,
+        coarse_r2=agreed,
+        own_error=own_error,
     )
 
 

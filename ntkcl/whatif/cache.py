@@ -99,11 +99,10 @@ def prepare(
     )
     old = linearise(apply, end, asked.old.x, kept.old)
     new = networks.forward(apply, end[0], asked.new.x)
-    before = networks.forward(apply, asked.theta, asked.old.x)
+    before = np.asarray(networks.forward(apply, asked.theta, asked.old.x), np.float64)
     made = jax.block_until_ready((base, old))
     seconds["linearise"] = time.perf_counter() - clock
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(made)) / MIB
-    before = np.asarray(before, np.float64)
     return Cache(asked, recipe, base, old, new, before, seconds, held, kept.outside)
 
 

@@ -17,7 +17,6 @@ from ntkcl.whatif.follow import at
 from ntkcl.whatif.question import train
 from ntkcl.whatif.recipe import Recipe
 
-BAND = 0.05, 0.95  # quantiles over orders of the batches
 MEASURED = ("accuracy_after", "lost", "retained", "accuracy_new", "loss_rise")
 """Columns of an answer that a training has, too, as `<column>_measured`."""
 
@@ -70,17 +69,16 @@ def base_of(recipe: Recipe, rates: Sequence, epochs: Sequence, part: float | int
 def answered(cache: Cache, recipe: Recipe, orders: int) -> tuple[dict[str, Any], Answer]:
     """The columns of a candidate's answer, means over orders, and the answer.
 
-    accuracy_after_low, accuracy_after_high: the 5th and 95th percentile over orders.
+    accuracy_after_low, accuracy_after_high: where that of 90 % of trainings lies, `Answer.band`.
     """
     clock = time.perf_counter()
     answer = ask(cache, recipe, orders)
-    after = answer.correct.mean(1)
-    low, high = np.quantile(after, BAND)
+    low, high = answer.band()
     row = {
         "accuracy_before": float(answer.correct_before.mean()),
-        "accuracy_after": float(after.mean()),
-        "accuracy_after_low": float(low),
-        "accuracy_after_high": float(high),
+        "accuracy_after": float(answer.correct.mean()),
+        "accuracy_after_low": low,
+        "accuracy_after_high": high,
         "lost": float(answer.lost.mean()),
         "retained": answer.retained,
         "accuracy_new": float(answer.learned.mean()),
@@ -158,7 +156,7 @@ def agreement(rows: Sequence[dict]) -> dict[str, float | int]:
       verified, diverged: how many were trained, and how many diverged; those count in no number.
       lost_error: the mean error of the accuracy lost.
       spearman: the rank correlation of predicted with measured accuracy lost.
-      covered: the part whose accuracy lay in the band over orders.
+      covered: the part whose accuracy lay in the band.
       r2_change, r2_from_base: medians.
     """
     trained = [row for row in rows if "lost_measured" in row]

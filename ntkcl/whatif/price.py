@@ -64,11 +64,10 @@ def price(
     train = steps * _step_seconds(asked, recipe)
     if mib > budget_mib or not reads_faster(asked, kept):
         return Price(train, train, 2 * FOLLOWED * train, 0.0)
-    samples = anchors * sum(asked.sizes), len(asked.old.x)
-    chunks = zip(samples, (kept.trained, kept.old), strict=True)
-    linearise = sum(n / linear.ROWS * _chunk_seconds(asked, Q) for n, Q in chunks)
-    per_row = mib * MIB / sum(n * Q.shape[1] for n, Q in zip(samples, kept, strict=False))
-    read = steps * recipe.batch_size * kept.trained.shape[1] + samples[1] * kept.old.shape[1]
+    parts = (anchors * sum(asked.sizes), kept.trained), (len(asked.old.x), kept.old)
+    linearise = sum(n / linear.ROWS * _chunk_seconds(asked, Q) for n, Q in parts)
+    per_row = mib * MIB / sum(n * Q.shape[1] for n, Q in parts)
+    read = steps * recipe.batch_size * kept.trained.shape[1] + len(asked.old.x) * kept.old.shape[1]
     # Each row of a step is read to cut it, to predict its output, and to pull its gradient back.
     return Price(train, train + linearise, 2 * read * per_row / READ, mib)
 

@@ -41,6 +41,8 @@ class Recipe(NamedTuple):
     order: a seed, of the order in which samples are drawn.
     replayed: places, among the samples that may be replayed, of those that are; None is all.
     left_out: places, among the new samples, of those that are not trained on.
+    sequence: lists of places of new samples that are trained on one list after the other, each for
+      its share of the steps; () mixes all.
     """
 
     learning_rate: float
@@ -53,6 +55,7 @@ class Recipe(NamedTuple):
     order: int = 0
     replayed: Any = None
     left_out: Any = ()
+    sequence: Any = ()
 
     def checked(self, new: int, pool: int) -> "Recipe":
         """Itself; SettingError for settings out of range, where `new` samples are new and `pool`
@@ -72,6 +75,14 @@ class Recipe(NamedTuple):
         _places("whatif.left_out", self.left_out, new)
         if len(np.unique(self.left_out)) >= new:
             raise SettingError(f"whatif.left_out: all {new} new samples; expected some to stay")
+        for one in self.sequence:
+            _places("whatif.sequence", one, new)
+        listed = sorted(place for one in self.sequence for place in one)
+        if self.sequence and listed != list(range(new)):
+            raise SettingError(
+                f"whatif.sequence: {len(listed)} places, {len(set(listed))} of them different; "
+                f"expected each of 0 to {new - 1} once"
+            )
         _places("whatif.replayed", () if self.replayed is None else self.replayed, pool)
         if self.share > 0 and not len(self.replayable(pool)):
             raise SettingError(
@@ -110,9 +121,18 @@ class Recipe(NamedTuple):
         until = np.floor(np.round(np.append(slots, len(slots)) * self.share, 9))
         old = np.diff(until) > 0
         order = np.empty(len(slots), int)
-        order[~old] = _endless(key, self.kept(new), int((~old).sum()))
+        order[~old] = self._new(key, new, int((~old).sum()))
         order[old] = new + _endless(key, self.replayable(pool), int(old.sum()))
         return order.reshape(steps, self.batch_size)
+
+    def _new(self, key: np.random.Generator, new: int, count: int) -> np.ndarray:
+        """`count` places of new samples, set after set."""
+        kept = self.kept(new)
+        sets = [np.intersect1d(kept, one) for one in self.sequence] or [kept]
+        ends = np.cumsum([0] + [len(one) for one in sets]) * count // len(kept)
+        return np.concatenate(
+            [_endless(key, one, size) for one, size in zip(sets, np.diff(ends), strict=True)]
+        )
 
     def transform(self, new: int) -> optax.GradientTransformation:
         """The optimizer, its learning rate and number of steps arguments of compiled programs."""

@@ -11,6 +11,7 @@ from cases import mostly_slow
 from ntkcl import losses, networks, optimizers, whatif
 from ntkcl.types import Network
 from ntkcl.validation import SettingError
+from ntkcl.whatif.anchors import directions
 from ntkcl.whatif.answers import losses_of, taken_of
 
 CLASSES, FEATURES = 3, 5
@@ -112,6 +113,79 @@ def test_kept_gradients_and_passes_through_the_network_give_the_same_answers():
     np.testing.assert_allclose(kept.coarse_r2, passed.coarse_r2, atol=1e-9)
     assert kept.coarse_r2 < 1 - 1e-9  # half of three anchors is another linearisation
     np.testing.assert_array_equal(kept.learned, passed.learned)
+
+
+def test_a_loss_pulls_in_fewer_directions_than_there_are_outputs():
+    f, y = drawn(0, 40)[0], np.eye(FEATURES)[np.arange(40) % 3]  # the third class and those after
+    head = np.array([1.0] * 4 + [0.0] * (FEATURES - 4))
+    entropy, error = losses.cross_entropy(), losses.squared_error()
+    Q, outside = directions(entropy, f, y, head)
+    assert Q.shape == (FEATURES, 3) and outside < 1e-12
+    np.testing.assert_allclose(Q.T @ Q, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(Q.T @ head, 0, atol=1e-9)  # a softmax does not see this one
+    assert directions(error, f, y, head)[0].shape == (FEATURES, 4)
+    few, outside = directions(entropy, f, y, head, most=1)
+    g = np.asarray(jax.vmap(jax.grad(entropy.value), (0, 0, None))(f, y, head))
+    best = np.linalg.svd(g)[1][0] ** 2 / np.sum(g**2)
+    assert few.shape == (FEATURES, 1) and outside == pytest.approx(1 - best, abs=1e-3)
+
+
+def test_fewer_directions_say_what_they_miss_and_miss_it():
+    question, candidate = asked(*mlp()), BASE._replace(share=0.5, order=5)
+    true = trained_outputs(question, candidate)
+
+    def error(outputs):
+        cache = whatif.prepare(question, BASE, anchors=6, keep="gradients", outputs=outputs)
+        f = whatif.ask(cache, candidate).outputs[0]
+        return cache.outside, np.abs(f - true - (f - true).mean(1, keepdims=True)).mean()
+
+    (none, exact), (some, coarse) = error(None), error(1)
+    assert none < 1e-12 and 0.01 < some < 0.5
+    assert exact < coarse / 3
+
+
+def test_the_band_covers_both_the_orders_and_what_half_of_the_anchors_say():
+    question = asked(*mlp())
+    answer = whatif.ask(whatif.prepare(question, BASE, anchors=3), BASE, orders=3)
+    right = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]], bool)  # .75, .25, .5
+    low, high = answer._replace(correct=right, own_error=0.0).band(0.5)
+    # variance .25^2 x (1 + 1/3), Student's t of 2 degrees .8165
+    assert high - 0.5 == pytest.approx(0.8165 * 0.25 * (4 / 3) ** 0.5, rel=1e-4)
+    assert low == pytest.approx(1 - high)
+    same = np.array([right[2]] * 3)
+    assert answer._replace(correct=same, own_error=0.0).band() == (0.5, 0.5)
+    assert answer._replace(correct=same, own_error=0.1).band() == pytest.approx(
+        (0.208, 0.792), abs=1e-3
+    )
+    assert np.isnan(answer._replace(correct=right[:1]).band()).all()
+
+
+def test_own_error_counts_the_old_samples_that_half_of_the_anchors_classify_otherwise(monkeypatch):
+    question = asked(*mlp())
+    cache, module = whatif.prepare(question, BASE, anchors=2), sys.modules["ntkcl.whatif.answers"]
+    y = np.asarray(question.old.y)
+    fine, coarse = y.copy(), y.copy()
+    fine[0] = np.roll(fine[0], 1)  # one of six is wrong
+    coarse[:3] = np.roll(coarse[:3], 1, axis=1)  # three are: two more
+    given = iter([(fine[None], np.asarray(question.new.y)[None], np.ones(1)), (coarse[None],)])
+    monkeypatch.setattr(module, "_answered", lambda *_: next(given))
+    assert whatif.ask(cache, BASE).own_error == pytest.approx((2**2 + 2) ** 0.5 / 6)
+
+
+def test_sets_one_after_the_other():
+    first, second = list(range(0, 12, 2)), list(range(1, 12, 2))
+    apart = BASE._replace(sequence=[first, second], share=0.0, epochs=4, batch_size=4)
+    drawn_first, drawn_second = np.split(apart.batches(12, 8), 2)
+    assert np.isin(drawn_first, first).all() and np.isin(drawn_second, second).all()
+    assert (np.bincount(apart.batches(12, 8).ravel()) == 4).all()
+    less = apart._replace(left_out=first[:4], share=0.5)  # 2 and 6 samples are left
+    new = less.batches(12, 8).ravel()
+    new = new[new < 12]
+    assert np.isin(new[: len(new) // 4], first[4:]).all() and np.isin(new[-9:], second).all()
+    question = asked()
+    answer = whatif.ask(whatif.prepare(question, BASE, anchors=1), apart._replace(epochs=2))
+    true = trained_outputs(question, apart._replace(epochs=2))
+    np.testing.assert_allclose(answer.outputs[0], true, atol=1e-9)
 
 
 def test_more_anchors_come_nearer_to_training():
@@ -254,16 +328,20 @@ def test_the_price_says_what_fits(monkeypatch):
     unworthy = whatif.price(question, BASE, anchors=2)  # so small a model is passed sooner
     assert unworthy.mib == 0
     module = sys.modules["ntkcl.whatif.price"]
-    monkeypatch.setattr(module, "reads_faster", lambda asked: True)
+    monkeypatch.setattr(module, "reads_faster", lambda *_: True)
     kept = whatif.price(question, BASE, anchors=2)
-    # 2 anchors x 20 samples and 6 old ones, 3 outputs, 18 parameters of 8 bytes
-    assert kept.mib == pytest.approx(46 * 3 * 18 * 8 / 2**20)
+    # 2 anchors x 20 samples in 2 directions and 6 old ones in 3, 18 parameters of 8 bytes
+    assert kept.mib == pytest.approx((40 * 2 + 6 * 3) * 18 * 8 / 2**20)
     none = whatif.price(question, BASE, anchors=2, budget_mib=1e-3)
     assert none.mib == 0 and none.pays_from == float("inf")
     assert "train the candidates themselves" in str(none)
 
 
 BAD = {
+    "whatif.sequence: 2 places, 2 of them different; expected each of 0 to 11 once": lambda q: (
+        whatif.train(q, BASE._replace(sequence=[[0], [1]]))
+    ),
+    "whatif.outputs=0: expected a whole number": lambda q: whatif.prepare(q, BASE, outputs=0),
     "whatif.anchors=7: expected at most 6": lambda q: whatif.prepare(q, BASE, anchors=7),
     "whatif.anchors=0: expected a whole number": lambda q: whatif.prepare(q, BASE, anchors=0),
     "use fewer anchors, samples or whatif.outputs, or keep=passes": lambda q: whatif.prepare(
