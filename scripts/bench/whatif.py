@@ -7,29 +7,40 @@
     python scripts/bench/whatif.py --case text        MiniLM with low-rank additions, AdamW: a table
         --table FILE                                  made by scripts/data/debian_texts.py, five
                                                       pairs of sections; needs the extra pretrained
+                                   --case text10      the same, class-incremental: a head of ten
+        --table FILE                                  outputs, gradients in four directions of them
+                                   --case vision      EfficientNet-Lite0 with low-rank additions,
+                                                      AdamW: three pairs of Fashion-MNIST
     --quick                                           one cell, tiny: whatif_quick_CASE.{json,md}
 
-In each cell a network learns one task, a base training of the next is done and linearised, and ten
-candidates are answered, then trained. R2 of the change from the base is of what the base's own
-outcome does not tell; a candidate differs where its outcome is further from the base's than that of
-the base in another order. The answer of each is made before it is trained. Writes
-whatif_CASE.{json,md} under results/bench.
+In each cell a network learns one task, a base training of the next is done and linearised, and
+candidates are answered, each in four orders of its batches, then trained in the first. R2 of the
+change from the base is of what the base's own outcome does not tell; a candidate differs where its
+outcome is further from the base's than that of the base in another order. Where a candidate is
+beyond the base and its verdict poor, a second base at its rate and length answers once more. The
+answer of each is made before it is trained. Writes whatif_CASE.{json,md} under results/bench.
 """
 
 import json
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
 import numpy as np
 from publish import command, parser, publish, stem, with_jax
+from scipy import stats
 
 from ntkcl import metrics, networks, optimizers, whatif
 from ntkcl.cli.config import CONF, resolve
+from ntkcl.whatif.answers import AGREED, FAR, losses_of
 
-ANCHORS = {"scratch": 8, "text": 4}
-BEYOND = ("rate x 2", "epochs x 2")  # further from the base than it is meant for
+ANCHORS = {"scratch": 8, "text": 4, "text10": 4, "vision": 4}
+OUTPUTS = {"text10": 4}  # directions of output space in which gradients are kept; else all
+ORDERS = 4
+TWICE = {"rate": "learning_rate", "epochs": "epochs"}  # beyond what the base is meant for
 RULES = {
     "momentum": (optimizers.sgd(momentum=0.9), 0.01),
     "adam": (optimizers.adam(), 1e-3),
@@ -45,6 +56,7 @@ STREAMS = {
 }
 SIZES = {"class": {"train": 100, "test": 100}, "rotated": {"train": 20, "test": 20}}
 TINY = ["stream.train_per_class=20", "stream.test_per_class=10"]
+VISION_TASKS = (0, 2, 3)  # of pairs of classes, each followed by the next
 PAIRS = ["games,science", "sound,graphics", "python,perl", "admin,net", "editors,math"]
 
 
@@ -93,24 +105,42 @@ def scratch(quick: bool, count: int, _):
                     yield learned(named["stream"], named["network"], recipe, named["key"], name)
 
 
-def text(quick: bool, count: int, table):
-    """Cells of MiniLM: pairs of sections, a head of two outputs that they share."""
-    optimizer = optimizers.by_name("adamw", {"weight_decay": 0.01})
+def text(quick: bool, count: int, table, *, classes: bool = False):
+    """Cells of MiniLM: pairs of sections, with a head of two outputs that they share or, as
+    `classes`, of one for each section."""
+    pairs = list(zip(PAIRS, PAIRS[1:] + PAIRS[:1], strict=True))[: 1 if quick else None]
+    size, length = (16 if quick else 96), 16
+    common = ["source=table", f"source.path={table}", f"source.length={length}"]
+    common += ["source.test_fraction=0.5", "stream=split", "network=minilm"]
+    common += ["stream.scenario=class"] if classes else ["stream.tasks=2"]
     for seed in range(count):
-        for one, two in list(zip(PAIRS, PAIRS[1:] + PAIRS[:1], strict=True))[
-            : 1 if quick else None
-        ]:
-            cfg = ["source=table", f"source.path={table}", f"source.classes=[{one},{two}]"]
-            cfg += ["source.test_fraction=0.5", "source.length=16", "stream=split"]
-            size = 16 if quick else 96
-            cfg += [f"stream.train_per_class={size}", f"stream.test_per_class={size}"]
-            cfg += ["stream.tasks=2", "network=minilm", "network.trainable=lora"]
-            named = parts(
-                [*cfg, "loss=cross_entropy", "training.learning_rate=0.01", f"seed={seed}"]
-            )
-            recipe = whatif.Recipe(1e-3, 3, 16, 0.2, optimizer, "linear", 1.0, order=99)
-            name = dict(tasks=f"{one} then {two}", seed=seed)
-            yield learned(named["stream"], named["network"], recipe, named["key"], name)
+        for one, two in pairs:
+            sections = ",".join([one, two] + [p for p in PAIRS if classes and p not in (one, two)])
+            cfg = [*common, f"source.classes=[{sections}]", f"seed={seed}"]
+            yield pretrained(cfg, size, f"{one} then {two}", seed)
+
+
+def vision(quick: bool, count: int, _):
+    """Cells of EfficientNet-Lite0: pairs of classes, with a head of two outputs that they share."""
+    size = 8 if quick else 48
+    common = ["source=fashion_mnist", "stream=split", "network=efficientnet_lite0"]
+    common += ["network.upsample=2"]
+    for seed in range(count):
+        for first in VISION_TASKS[: 1 if quick else None]:
+            name = f"{2 * first}, {2 * first + 1} then {2 * first + 2}, {2 * first + 3}"
+            yield pretrained([*common, f"seed={seed}"], size, name, seed, first)
+
+
+def pretrained(overrides, size: int, tasks: str, seed: int, first: int = 0) -> Cell:
+    """A cell of a model with low-rank additions, fine-tuned as is usual on two tasks of a
+    stream."""
+    optimizer = optimizers.by_name("adamw", {"weight_decay": 0.01})
+    sizes = [f"stream.train_per_class={size}", f"stream.test_per_class={size}"]
+    fixed = ["network.trainable=lora", "loss=cross_entropy", "training.learning_rate=0.01"]
+    named = parts([*overrides, *sizes, *fixed])
+    recipe = whatif.Recipe(1e-3, 3, 16, 0.2, optimizer, "linear", 1.0, order=99)
+    name = dict(tasks=tasks, seed=seed)
+    return learned(named["stream"][first:], named["network"], recipe, named["key"], name)
 
 
 def candidates(base: whatif.Recipe, new: int) -> dict[str, whatif.Recipe]:
@@ -125,9 +155,10 @@ def candidates(base: whatif.Recipe, new: int) -> dict[str, whatif.Recipe]:
         "share 50 %": dict(share=0.5),
         "rate / 2": dict(learning_rate=base.learning_rate / 2),
         "10 % left out": dict(left_out=out),
-        "rate x 2": dict(learning_rate=base.learning_rate * 2),
-        "epochs x 2": dict(epochs=base.epochs * 2),
     }
+    for what, field in TWICE.items():
+        twice = {field: getattr(base, field) * 2}
+        changes |= {f"{what} x 2": twice, f"{what} x 2, share 5 %": twice | dict(share=0.05)}
     return {
         name: base._replace(order=100 + k, **change)
         for k, (name, change) in enumerate(changes.items())
@@ -146,7 +177,7 @@ def accuracy(cell: Cell, outputs: np.ndarray) -> float:
     return float(metrics.correct(outputs, y, head).mean())
 
 
-def rows_of(cell: Cell, anchors: int) -> list[dict]:
+def rows_of(cell: Cell, anchors: int, outputs: int | None) -> list[dict]:
     """A row for each candidate of a cell."""
     clock = time.perf_counter()
     measured(cell, cell.base)
@@ -154,49 +185,89 @@ def rows_of(cell: Cell, anchors: int) -> list[dict]:
     clock = time.perf_counter()
     base = measured(cell, cell.base)
     train = time.perf_counter() - clock
-    cache = whatif.prepare(cell.asked, cell.base, anchors=anchors, budget_mib=6000)
+    memory = dict(anchors=anchors, outputs=outputs, budget_mib=8000)
+    cache = whatif.prepare(cell.asked, cell.base, **memory)
     again = [measured(cell, cell.base._replace(order=200 + k)) for k in range(2)]
-    noise = float(np.mean([np.linalg.norm(one - base) for one in again]))
-    before = accuracy(cell, cache.before)
     about = cell.name | dict(
-        before=before,
+        before=accuracy(cell, cache.before),
         base=accuracy(cell, base),
+        outside=cache.outside,
+        f1_again=float(np.mean([f1(cell, cache.before, base, one) for one in again])),
         train_seconds=train,
         compile_seconds=compiled - train,
         prepare_seconds=sum(cache.seconds.values()),
         mib=cache.mib,
     )
-    rows = []
+    noise = float(np.mean([np.linalg.norm(one - base) for one in again]))
+    rows, trues = [], {}
     for name, recipe in candidates(cell.base, cell.asked.sizes[0]).items():
         whatif.ask(cache, recipe)  # compiled
         clock = time.perf_counter()
         answer = whatif.ask(cache, recipe)
         seconds = time.perf_counter() - clock
-        true = measured(cell, recipe)
-        rows.append(about | _row(cell, name, answer, true, base, noise, before, seconds, cache))
-        print({k: v for k, v in rows[-1].items() if k not in ("compile_seconds",)}, flush=True)
+        answer = whatif.ask(cache, recipe, ORDERS)
+        trues[name] = measured(cell, recipe)
+        rows.append(about | dict(candidate=name, answer_seconds=seconds))
+        rows[-1] |= _row(cell, answer, trues[name], base, noise, cache)
+        print(rows[-1], flush=True)
+    del cache
+    for what, field in TWICE.items():
+        beyond = [row for row in rows if row["candidate"].startswith(f"{what} x 2")]
+        if any(row["verdict"] == "poor" for row in beyond):
+            twice = {field: getattr(cell.base, field) * 2}
+            cache = whatif.prepare(cell.asked, cell.base._replace(**twice), **memory)
+            for row in beyond:
+                recipe = candidates(cell.base, cell.asked.sizes[0])[row["candidate"]]
+                answer = whatif.ask(cache, recipe, ORDERS)
+                second = _row(cell, answer, trues[row["candidate"]], base, noise, cache)
+                row |= {f"second_{key}": second[key] for key in SECOND}
     return rows
 
 
-def _row(cell, name, answer, true, base, noise, before, seconds, cache) -> dict:
+SECOND = "r2", "lost_predicted", "distance", "coarse_r2", "verdict"
+
+
+def f1(cell: Cell, before, true, predicted) -> float:
+    """Of the old samples that are right before and wrong after: NaN where none is in either."""
+    y, head = np.asarray(cell.asked.old.y), np.asarray(cell.asked.head)
+    was, *after = (metrics.correct(f, y, head).astype(bool) for f in (before, true, predicted))
+    lost, said = (was & ~right for right in after)
+    total = int(lost.sum() + said.sum())
+    return float(2 * (lost & said).sum() / total) if total else float("nan")
+
+
+def _row(cell, answer, true, base, noise, cache) -> dict:
     change, predicted = true - base, answer.outputs[0] - base
-    after = accuracy(cell, true)
+    before, after = (accuracy(cell, f) for f in (cache.before, true))
+    low, high = answer.band()
+    rise, said = loss_changes(cell, cache.before, true), answer.loss_change[0]
     return dict(
-        candidate=name,
         r2=metrics.r2((true - cache.before).ravel(), (answer.outputs[0] - cache.before).ravel()),
         change_r2=float(1 - ((change - predicted) ** 2).sum() / (change**2).sum()),
         differs=float(np.linalg.norm(change) / noise),
         lost=before - after,
         lost_predicted=float(answer.lost[0]),
+        retained=after / before,
+        retained_predicted=float(answer.correct[0].mean() / before),
+        low=low,
+        high=high,
+        f1=f1(cell, cache.before, true, answer.outputs[0]),
+        rank_of_losses=metrics.spearman(rise, said),
         distance=float(answer.distance[0]),
         coarse_r2=float(answer.coarse_r2),
-        answer_seconds=seconds,
+        verdict=answer.verdict[0],
     )
+
+
+def loss_changes(cell: Cell, before, after) -> np.ndarray:
+    """The change of each old sample's loss."""
+    first, last = (losses_of(cell.asked, f) for f in (before, after))
+    return last - first
 
 
 def summarise(rows: list[dict]) -> dict:
     """What the table says, of candidates near the base, and of those beyond."""
-    near = [row for row in rows if row["candidate"] not in BEYOND]
+    near = [row for row in rows if " x 2" not in row["candidate"]]
     differing = [row for row in near if row["differs"] > 1]
     errors = [abs(row["lost"] - row["lost_predicted"]) for row in near]
     cells = {}
@@ -205,6 +276,9 @@ def summarise(rows: list[dict]) -> dict:
         cells.setdefault(key, []).append((row["lost"], row["lost_predicted"]))
     ranks = [metrics.spearman(*map(np.array, zip(*cell, strict=True))) for cell in cells.values()]
     ranks = [rank for rank in ranks if rank == rank]
+    flips = [row["f1"] - row["f1_again"] for row in near if row["candidate"] == "another order"]
+    second = [row for row in rows if "second_r2" in row]
+    trusted = [row for row in second if row["second_verdict"] == "good"]
     return {
         "candidates": len(near),
         "differ from the base by more than a second training": len(differing),
@@ -218,11 +292,61 @@ def summarise(rows: list[dict]) -> dict:
         "accuracy lost within .05": share([error <= 0.05 for error in errors]),
         "accuracy lost within .1": share([error <= 0.1 for error in errors]),
         "median Spearman of accuracy lost": median(ranks),
+        "median rank correlation of the changes of loss": median(
+            [row["rank_of_losses"] for row in near]
+        ),
+        "accuracy after within the band of 90 %": share(
+            [r["low"] - 1e-9 <= r["before"] - r["lost"] <= r["high"] + 1e-9 for r in near]
+        ),
+        "median width of the band": median([row["high"] - row["low"] for row in near]),
+        "the smallest share that keeps .95 within one step of the true one": share(
+            list(recommended(rows))
+        ),
+        "F1 of flips less that of a second training, another order, median": median(
+            [flip for flip in flips if flip == flip]
+        ),
+        "AUROC of the verdict's signs for R2 < .8": auroc(rows),
+        "good, of them R2 < .8": f"{sum(r['verdict'] == 'good' for r in rows)}, "
+        + str(sum(r["verdict"] == "good" and r["r2"] < 0.8 for r in rows)),
+        "beyond the base and poor": len(second),
+        "of these, median R2 with the first base": median([row["r2"] for row in second]),
+        "and with a second": median([row["second_r2"] for row in second]),
+        "good with a second, of them R2 < .8": f"{len(trusted)}, "
+        + str(sum(row["second_r2"] < 0.8 for row in trusted)),
         "an answer / a training": median([r["answer_seconds"] / r["train_seconds"] for r in rows]),
         "base and cache / a training, compilation included": median(
             [r["prepare_seconds"] / r["train_seconds"] for r in rows]
         ),
     }
+
+
+def auroc(rows: list[dict]) -> float:
+    """How well the signs of a verdict tell an R2 below .8 from one above."""
+    sign = [max((1 - r["coarse_r2"]) / (1 - AGREED), r["distance"] / FAR) for r in rows]
+    bad = np.array([row["r2"] < 0.8 for row in rows])
+    sign = np.nan_to_num(np.array(sign), nan=np.inf)
+    if bad.all() or not bad.any():
+        return float("nan")
+    rank = stats.rankdata(sign)
+    count = bad.sum()
+    return float((rank[bad].sum() - count * (count + 1) / 2) / (count * (~bad).sum()))
+
+
+def recommended(rows: list[dict], retention: float = 0.95) -> Iterator[bool]:
+    """Whether the smallest share that is predicted to retain so much accuracy is, in each cell, at
+    most a step of the list from the smallest that does."""
+    cells: dict[tuple, list] = {}
+    for row in rows:
+        key = tuple(row[k] for k in row if k in ("stream", "network", "rule", "tasks", "seed"))
+        cells.setdefault(key, []).append(row)
+    for cell in cells.values():
+        shares = [row for row in cell if row["candidate"].startswith("share")]
+        shares.insert(-1, next(row for row in cell if row["candidate"] == "another order"))
+        places = [
+            next((k for k, row in enumerate(shares) if row[name] >= retention), len(shares))
+            for name in ("retained", "retained_predicted")
+        ]
+        yield abs(places[0] - places[1]) <= 1
 
 
 def share(holds) -> float:
@@ -241,7 +365,10 @@ def markdown(stored: dict) -> str:
         "",
     ]
     lines += ["| of candidates near the base | |", "|---|---|"]
-    lines += [f"| {name} | {value:.3g} |" for name, value in stored["summary"].items()]
+    lines += [
+        f"| {name} | {value if isinstance(value, str) or value is None else format(value, '.3g')} |"
+        for name, value in stored["summary"].items()
+    ]
     lines += [
         "",
         "| candidate | median R2 | of the change from the base | error of accuracy lost | "
@@ -257,16 +384,23 @@ def markdown(stored: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+CASES = {
+    "scratch": scratch,
+    "text": text,
+    "text10": partial(text, classes=True),
+    "vision": vision,
+}
+
+
 def main() -> None:
     options = parser(__doc__, quick=True)
-    options.add_argument("--case", choices=("scratch", "text"), default="scratch")
-    options.add_argument("--table", type=Path, help="of texts, for --case text")
+    options.add_argument("--case", choices=tuple(CASES), default="scratch")
+    options.add_argument("--table", type=Path, help="of texts, for --case text and text10")
     options.add_argument("--seeds", type=int, default=3, help="of each cell (3)")
     given = options.parse_args()
-    cells = {"scratch": scratch, "text": text}[given.case](
-        given.quick, 1 if given.quick else given.seeds, given.table
-    )
-    rows = [row for cell in cells for row in rows_of(cell, ANCHORS[given.case])]
+    cells = CASES[given.case](given.quick, 1 if given.quick else given.seeds, given.table)
+    how = ANCHORS[given.case], OUTPUTS.get(given.case)
+    rows = [row for cell in cells for row in rows_of(cell, *how)]
     facts = {"command": command("whatif", options, given), "machine": with_jax()}
     stored = facts | {"summary": summarise(rows), "rows": rows}
     stored = json.loads(json.dumps(stored).replace("NaN", "null").replace("Infinity", "null"))
