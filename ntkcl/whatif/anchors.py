@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from ntkcl.compilation import portable
 from ntkcl.types import Apply, Loss, Params
+from ntkcl.whatif.sketch import Sketch, sketched
 
 ROWS = 16  # samples whose gradients are computed at once: more leave the cache
 PROBES = 8  # random outputs for each of the network's, where the loss's directions are looked for
@@ -135,20 +136,29 @@ def _written(whole, part, s, row):
     return jax.lax.dynamic_update_slice(whole, part[None], (s, row) + (0,) * (part.ndim - 1))
 
 
-def gradients(apply: Apply, thetas: list[Params], x: Any, Q: Float[Array, "c k"]) -> Gradients:
-    """The gradients of samples x [R, *shape] along the directions Q, at each of the anchors.
+def gradients(
+    apply: Apply,
+    thetas: list[Params],
+    x: Any,
+    Q: Float[Array, "c k"],
+    sketch: Sketch | None = None,
+) -> Gradients:
+    """The gradients of samples x [R, *shape] along the directions Q, at each of the anchors, or
+    sketches of them.
 
-    Cost: (1 + k) R m passes, R k p m numbers.
+    Cost: (1 + k) R m passes, R k p m numbers; of sketches d numbers in place of p.
     """
-    apply, flat = portable(apply), jnp.stack([ravel_pytree(theta)[0] for theta in thetas])
+    apply, place = portable(apply), sketch.place if sketch else lambda one: ravel_pytree(one)[0]
+    flat = jnp.stack([place(theta) for theta in thetas])
     (m, p), (c, k), R = flat.shape, Q.shape, len(x)
     f, J = jnp.zeros((m, R, c), flat.dtype), jnp.zeros((m, R, k, p), flat.dtype)
     edge = min(ROWS, R)
     for s, theta in enumerate(thetas):
         for row in range(0, R, edge):
             row = min(row, R - edge)  # all chunks are of one shape
-            parts = rows_of(apply, theta, x[row : row + edge], Q)
-            f, J = (_written(*both, s, row) for both in zip((f, J), parts, strict=True))
+            outputs, rows = rows_of(apply, theta, x[row : row + edge], Q)
+            rows = sketched(sketch, rows) if sketch else rows
+            f, J = _written(f, outputs, s, row), _written(J, rows, s, row)
     return Gradients(flat, f, J, Q)
 
 

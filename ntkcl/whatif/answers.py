@@ -10,7 +10,6 @@ import optax
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from ntkcl.compilation import portable
 from ntkcl.metrics import correct, r2
 from ntkcl.validation import whole
 from ntkcl.whatif.cache import Cache
@@ -158,8 +157,15 @@ def losses_of(asked: Question, outputs: np.ndarray) -> Float[np.ndarray, " n"]:
 
 def _answered(cache: Cache, recipe: Recipe, taken):
     """Outputs of old and of new samples [K, n, c], and distances [K]."""
-    transform = portable(recipe.transform(cache.asked.sizes[0]))
-    given = cache.base, transform, cache.asked.samples, taken, cache.old, cache.before, cache.new
+    given = (
+        cache.base,
+        cache.rule(recipe),
+        cache.asked.samples,
+        taken,
+        cache.old,
+        cache.before,
+        cache.new,
+    )
     return tuple(np.asarray(part, np.float64) for part in _mapped(*given, loss=cache.asked.loss))
 
 

@@ -9,11 +9,9 @@ import numpy as np
 
 from ntkcl import networks
 from ntkcl.metrics import correct, r2, spearman
-from ntkcl.types import Params
 from ntkcl.validation import SettingError, finite, share, whole
 from ntkcl.whatif.answers import Answer, ask, losses_of
 from ntkcl.whatif.cache import Cache
-from ntkcl.whatif.follow import at
 from ntkcl.whatif.question import train
 from ntkcl.whatif.recipe import Recipe
 
@@ -135,14 +133,9 @@ def _scores(answer, asked, old, new, rise) -> Iterator[float]:
 
 def _agreement(cache, answer, old) -> Iterator[float]:
     active = np.asarray(cache.asked.head) > 0
-    at_base = _outputs(cache.asked, end_of(cache), cache.asked.old.x)
+    at_base = _outputs(cache.asked, cache.end, cache.asked.old.x)
     for origin in (cache.before, at_base):
         yield r2(*((f - origin)[:, active].ravel() for f in (old, answer.outputs[0])))
-
-
-def end_of(cache: Cache) -> Params:
-    """The parameters that the base has ended with."""
-    return at(cache.base.reached, -1)
 
 
 def _outputs(asked, theta, x) -> np.ndarray:

@@ -83,7 +83,7 @@ def _prepared(named: Mapping[str, Any], settings: Mapping[str, Any]):
     seconds = {"tasks_before": meter.read().seconds}
     memory = {key: settings[key] for key in ("anchors", "keep", "budget_mib")}
     cache = prepare(_asked(initialised.problem, theta), base, **memory)
-    _finite(grid.end_of(cache), base.learning_rate, "the base")
+    _finite(cache.end, base.learning_rate, "the base")
     spent = {"base": cache.seconds["train"], "linearise": cache.seconds["linearise"]}
     return cache, candidates, seconds | spent
 

@@ -18,7 +18,6 @@ import optax
 from jax.tree_util import Partial
 from jaxtyping import Float, Int
 
-from ntkcl.compilation import portable
 from ntkcl.validation import SettingError, finite, whole
 from ntkcl.whatif.answers import Answer, ask, taken_of
 from ntkcl.whatif.cache import Cache
@@ -118,7 +117,7 @@ def influence(
     samples = cache.asked.samples
     if weights is not None:
         samples = samples._replace(weights=jnp.asarray(weights, samples.y.dtype))
-    plain = portable(recipe.checked(*cache.asked.sizes).transform(cache.asked.sizes[0]))
+    plain = cache.rule(recipe)
     nudged = optax.GradientTransformation(plain.init, Partial(_nudged, plain.update))
     given = cache.base, nudged, samples, taken_of(cache, recipe, orders), cache.old
     return np.asarray(_influence(*given, cache.asked.old.y, loss=cache.asked.loss), np.float64)

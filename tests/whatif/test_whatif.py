@@ -13,6 +13,7 @@ from ntkcl.types import Network
 from ntkcl.validation import SettingError
 from ntkcl.whatif.anchors import directions
 from ntkcl.whatif.answers import losses_of, taken_of
+from ntkcl.whatif.sketch import frozen
 
 CLASSES, FEATURES = 3, 5
 BASE = whatif.Recipe(0.1, epochs=2, batch_size=4, share=0.25)
@@ -188,6 +189,45 @@ def test_sets_one_after_the_other():
     np.testing.assert_allclose(answer.outputs[0], true, atol=1e-9)
 
 
+@pytest.mark.parametrize("rule", ["gradient descent", "momentum"])
+def test_a_sketch_of_as_many_numbers_as_parameters_is_exact_for_a_linear_rule(rule):
+    question, base = asked(*mlp()), RULES[rule]._replace(clip=0.3)
+    candidate = base._replace(share=0.5, order=5)
+    size = sum(leaf.size for leaf in jax.tree.leaves(question.theta))
+    kept = dict(anchors=3, numbers=size, keep="gradients")
+    exact, sketched = (
+        whatif.ask(whatif.prepare(question, base, **kept | {"keep": keep}), candidate).outputs
+        for keep in ("gradients", "sketch")
+    )
+    np.testing.assert_allclose(sketched, exact, atol=1e-9)
+
+
+@pytest.mark.parametrize("rule", ["adam, clipped", "decay of weights"])
+def test_sketches_follow_a_rule_with_a_second_moment_in_its_frozen_metric(rule):
+    network = networks.mlp(outputs=CLASSES, width=40, depth=1, activation="tanh", centred=False)
+    question = asked(network, network.init(jax.random.key(0), jnp.zeros(FEATURES, float)))
+    base = RULES[rule]._replace(epochs=4)
+    candidate = base._replace(share=0.0, order=5)
+    true = trained_outputs(question, candidate)
+
+    def error(**kept):
+        answer = whatif.ask(whatif.prepare(question, base, anchors=4, **kept), candidate)
+        return np.linalg.norm(answer.outputs[0] - true)
+
+    moved = np.linalg.norm(trained_outputs(question, base) - true)
+    assert error(keep="sketch", numbers=400) < 0.5 * moved  # of 363 parameters: none is lost
+    assert error(keep="sketch", numbers=400) < error(keep="sketch", numbers=20)
+
+
+def test_a_frozen_rule_is_told_by_what_it_does_to_single_numbers():
+    made = frozen(optimizers.by_name("adamw", {"b1": 0.8, "b2": 0.9, "weight_decay": 0.5}))
+    assert made.b2 == pytest.approx(0.9)
+    rule = made.optimizer.transform(0.1)
+    update, _ = rule.update(jnp.full(1, 2.0), rule.init(jnp.ones(1)), jnp.ones(1))
+    np.testing.assert_allclose(update, -0.1 * (2.0 + 0.5 * 1.0), rtol=1e-6)
+    assert frozen(optimizers.sgd(0.9)).optimizer is optimizers.sgd(0.9)
+
+
 def test_more_anchors_come_nearer_to_training():
     question, base = asked(*mlp()), BASE._replace(learning_rate=2.0, epochs=8)
     candidates = [base._replace(share=share, order=5) for share in (0.0, 0.5)]
@@ -344,8 +384,14 @@ BAD = {
     "whatif.outputs=0: expected a whole number": lambda q: whatif.prepare(q, BASE, outputs=0),
     "whatif.anchors=7: expected at most 6": lambda q: whatif.prepare(q, BASE, anchors=7),
     "whatif.anchors=0: expected a whole number": lambda q: whatif.prepare(q, BASE, anchors=0),
-    "use fewer anchors, samples or whatif.outputs, or keep=passes": lambda q: whatif.prepare(
+    "gradients take 0 MiB, sketches of 4096 numbers 6; use fewer anchors": lambda q: whatif.prepare(
         q, BASE, keep="gradients", budget_mib=1e-3
+    ),
+    "whatif.keep=sketch: the optimizer is neither linear": lambda q: whatif.prepare(
+        q, BASE._replace(optimizer=optimizers.by_name("lion")), keep="sketch"
+    ),
+    "sketches are in the metric of the base's optimizer": lambda q: whatif.ask(
+        whatif.prepare(q, BASE, keep="sketch"), BASE._replace(optimizer=optimizers.adam())
     ),
     "whatif.share=1.5: expected a number from 0": lambda q: whatif.train(
         q, BASE._replace(share=1.5)
