@@ -24,6 +24,7 @@ from ntkcl.types import Apply, Loss, Params
 from ntkcl.whatif.sketch import Sketch, sketched
 
 ROWS = 16  # samples whose gradients are computed at once: more leave the cache
+MOST = 2**27  # numbers of them, half a GiB
 PROBES = 8  # random outputs for each of the network's, where the loss's directions are looked for
 FAINT = 1e-2  # of the probes beside the samples' own
 NONE = 1e-6  # a singular value, over the largest, of a direction in which nothing pulls
@@ -117,6 +118,11 @@ def directions(
     return np.asarray(Q, f.dtype), max(float(outside), 0.0)
 
 
+def rows_at_once(numbers: int) -> int:
+    """Samples whose gradients, of so many numbers each, are computed at once."""
+    return max(1, min(ROWS, MOST // numbers))
+
+
 @jax.jit
 @jax.default_matmul_precision("highest")
 def rows_of(apply, theta, x, Q):
@@ -152,7 +158,7 @@ def gradients(
     flat = jnp.stack([place(theta) for theta in thetas])
     (m, p), (c, k), R = flat.shape, Q.shape, len(x)
     f, J = jnp.zeros((m, R, c), flat.dtype), jnp.zeros((m, R, k, p), flat.dtype)
-    edge = min(ROWS, R)
+    edge = min(rows_at_once(ravel_pytree(thetas[0])[0].size * k), R)
     for s, theta in enumerate(thetas):
         for row in range(0, R, edge):
             row = min(row, R - edge)  # all chunks are of one shape

@@ -137,7 +137,8 @@ def prepare(
 
 def _sketch(asked: Question, state, kept: "Kept", numbers: int, forgotten: float) -> Sketch:
     """In the metric of the optimizer's state where the base ends."""
-    some = jnp.asarray(asked.new.x[: linear.ROWS])
+    few = linear.rows_at_once(kept.trained.shape[1] * _sizes(asked)[0])
+    some = jnp.asarray(asked.new.x[:few])
     _, rows = linear.rows_of(portable(asked.network.apply), state.theta, some, kept.trained)
     return sketch(state.theta, state.optimizer, rows, numbers, forgotten)
 

@@ -22,7 +22,7 @@ class Price(NamedTuple):
 
     train: one training.  prepare: the base training and the linearisations.  answer: one order of
     one candidate, and half of that once more for its check.
-    mib: of the gradients that are kept; 0 where none are.
+    mib: of the gradients or sketches that are kept; 0 where none are.
     """
 
     train: float
@@ -53,19 +53,21 @@ def price(
     recipe: Recipe,
     *,
     anchors: int = 4,
+    keep: str = "auto",
     outputs: int | None = None,
+    numbers: int = 4096,
     budget_mib: float | int = 2048,
 ) -> Price:
     """Measured on a few steps of the training, and on the gradients of a few samples; the
     arguments are those of `prepare`."""
     recipe.checked(*asked.sizes)
-    kept = directions_of(asked, outputs)
-    steps, mib = recipe.steps(asked.sizes[0]), gradients_mib(asked, anchors, kept)
+    kept, few = directions_of(asked, outputs), numbers if keep == "sketch" else None
+    steps, mib = recipe.steps(asked.sizes[0]), gradients_mib(asked, anchors, kept, few)
     train = steps * _step_seconds(asked, recipe)
-    if mib > budget_mib or not reads_faster(asked, kept):
+    if keep == "passes" or mib > budget_mib or (keep == "auto" and not reads_faster(asked, kept)):
         return Price(train, train, 2 * FOLLOWED * train, 0.0)
     parts = (anchors * sum(asked.sizes), kept.trained), (len(asked.old.x), kept.old)
-    linearise = sum(n / linear.ROWS * _chunk_seconds(asked, Q) for n, Q in parts)
+    linearise = sum(n * _gradient_seconds(asked, Q) for n, Q in parts)
     per_row = mib * MIB / sum(n * Q.shape[1] for n, Q in parts)
     read = steps * recipe.batch_size * kept.trained.shape[1] + len(asked.old.x) * kept.old.shape[1]
     # Each row of a step is read to cut it, to predict its output, and to pull its gradient back.
@@ -81,10 +83,13 @@ def _step_seconds(asked, recipe) -> float:
     return _median(one)
 
 
-def _chunk_seconds(asked, Q) -> float:
-    x = jnp.resize(asked.old.x, (linear.ROWS, *asked.old.x.shape[1:]))
+def _gradient_seconds(asked, Q) -> float:
+    """Of one sample's gradients along the directions Q [c, k]."""
+    rows = linear.rows_at_once(Q.shape[1] * sum(leaf.size for leaf in jax.tree.leaves(asked.theta)))
+    x = jnp.resize(asked.old.x, (rows, *asked.old.x.shape[1:]))
     apply = portable(asked.network.apply)
-    return _median(lambda: jax.block_until_ready(linear.rows_of(apply, asked.theta, x, Q)))
+    each = _median(lambda: jax.block_until_ready(linear.rows_of(apply, asked.theta, x, Q)))
+    return each / rows
 
 
 def _median(call) -> float:

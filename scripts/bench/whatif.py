@@ -9,6 +9,8 @@
                                                       pairs of sections; needs the extra pretrained
                                    --case text10      the same, class-incremental: a head of ten
         --table FILE                                  outputs, gradients in four directions of them
+                                   --case full        the same with all parameters trained, AdamW
+        --table FILE                                  at 1e-4, sketches in the gradients' place
                                    --case vision      EfficientNet-Lite0 with low-rank additions,
                                                       AdamW: three pairs of Fashion-MNIST
     --quick                                           one cell, tiny: whatif_quick_CASE.{json,md}
@@ -37,8 +39,13 @@ from ntkcl import metrics, networks, optimizers, whatif
 from ntkcl.cli.config import CONF, resolve
 from ntkcl.whatif.answers import AGREED, FAR, losses_of
 
-ANCHORS = {"scratch": 8, "text": 4, "text10": 4, "vision": 4}
-OUTPUTS = {"text10": 4}  # directions of output space in which gradients are kept; else all
+CACHES: dict[str, dict] = {  # how the base is linearised
+    "scratch": dict(anchors=8),
+    "text": dict(anchors=4),
+    "text10": dict(anchors=4, outputs=4),
+    "full": dict(anchors=4, keep="sketch"),
+    "vision": dict(anchors=4),
+}
 ORDERS = 4
 TWICE = {"rate": "learning_rate", "epochs": "epochs"}  # beyond what the base is meant for
 RULES = {
@@ -105,7 +112,7 @@ def scratch(quick: bool, count: int, _):
                     yield learned(named["stream"], named["network"], recipe, named["key"], name)
 
 
-def text(quick: bool, count: int, table, *, classes: bool = False):
+def text(quick: bool, count: int, table, *, classes: bool = False, full: bool = False):
     """Cells of MiniLM: pairs of sections, with a head of two outputs that they share or, as
     `classes`, of one for each section."""
     pairs = list(zip(PAIRS, PAIRS[1:] + PAIRS[:1], strict=True))[: 1 if quick else None]
@@ -117,7 +124,7 @@ def text(quick: bool, count: int, table, *, classes: bool = False):
         for one, two in pairs:
             sections = ",".join([one, two] + [p for p in PAIRS if classes and p not in (one, two)])
             cfg = [*common, f"source.classes=[{sections}]", f"seed={seed}"]
-            yield pretrained(cfg, size, f"{one} then {two}", seed)
+            yield pretrained(cfg, size, f"{one} then {two}", seed, full=full)
 
 
 def vision(quick: bool, count: int, _):
@@ -131,14 +138,18 @@ def vision(quick: bool, count: int, _):
             yield pretrained([*common, f"seed={seed}"], size, name, seed, first)
 
 
-def pretrained(overrides, size: int, tasks: str, seed: int, first: int = 0) -> Cell:
-    """A cell of a model with low-rank additions, fine-tuned as is usual on two tasks of a
-    stream."""
+def pretrained(overrides, size: int, tasks: str, seed: int, first: int = 0, full: bool = False):
+    """A cell of a model with low-rank additions, or all of it trained, fine-tuned as is usual on
+    two tasks of a stream."""
     optimizer = optimizers.by_name("adamw", {"weight_decay": 0.01})
     sizes = [f"stream.train_per_class={size}", f"stream.test_per_class={size}"]
-    fixed = ["network.trainable=lora", "loss=cross_entropy", "training.learning_rate=0.01"]
+    fixed = [
+        f"network.trainable={'all' if full else 'lora'}",
+        "loss=cross_entropy",
+        "training.learning_rate=0.01",
+    ]
     named = parts([*overrides, *sizes, *fixed])
-    recipe = whatif.Recipe(1e-3, 3, 16, 0.2, optimizer, "linear", 1.0, order=99)
+    recipe = whatif.Recipe(1e-4 if full else 1e-3, 3, 16, 0.2, optimizer, "linear", 1.0, order=99)
     name = dict(tasks=tasks, seed=seed)
     return learned(named["stream"][first:], named["network"], recipe, named["key"], name)
 
@@ -177,7 +188,7 @@ def accuracy(cell: Cell, outputs: np.ndarray) -> float:
     return float(metrics.correct(outputs, y, head).mean())
 
 
-def rows_of(cell: Cell, anchors: int, outputs: int | None) -> list[dict]:
+def rows_of(cell: Cell, how: dict) -> list[dict]:
     """A row for each candidate of a cell."""
     clock = time.perf_counter()
     measured(cell, cell.base)
@@ -185,8 +196,7 @@ def rows_of(cell: Cell, anchors: int, outputs: int | None) -> list[dict]:
     clock = time.perf_counter()
     base = measured(cell, cell.base)
     train = time.perf_counter() - clock
-    memory = dict(anchors=anchors, outputs=outputs, budget_mib=8000)
-    cache = whatif.prepare(cell.asked, cell.base, **memory)
+    cache = whatif.prepare(cell.asked, cell.base, budget_mib=8000, **how)
     again = [measured(cell, cell.base._replace(order=200 + k)) for k in range(2)]
     about = cell.name | dict(
         before=accuracy(cell, cache.before),
@@ -215,7 +225,7 @@ def rows_of(cell: Cell, anchors: int, outputs: int | None) -> list[dict]:
         beyond = [row for row in rows if row["candidate"].startswith(f"{what} x 2")]
         if any(row["verdict"] == "poor" for row in beyond):
             twice = {field: getattr(cell.base, field) * 2}
-            cache = whatif.prepare(cell.asked, cell.base._replace(**twice), **memory)
+            cache = whatif.prepare(cell.asked, cell.base._replace(**twice), budget_mib=8000, **how)
             for row in beyond:
                 recipe = candidates(cell.base, cell.asked.sizes[0])[row["candidate"]]
                 answer = whatif.ask(cache, recipe, ORDERS)
@@ -388,6 +398,7 @@ CASES = {
     "scratch": scratch,
     "text": text,
     "text10": partial(text, classes=True),
+    "full": partial(text, full=True),
     "vision": vision,
 }
 
@@ -399,8 +410,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=3, help="of each cell (3)")
     given = options.parse_args()
     cells = CASES[given.case](given.quick, 1 if given.quick else given.seeds, given.table)
-    how = ANCHORS[given.case], OUTPUTS.get(given.case)
-    rows = [row for cell in cells for row in rows_of(cell, *how)]
+    rows = [row for cell in cells for row in rows_of(cell, CACHES[given.case])]
     facts = {"command": command("whatif", options, given), "machine": with_jax()}
     stored = facts | {"summary": summarise(rows), "rows": rows}
     stored = json.loads(json.dumps(stored).replace("NaN", "null").replace("Infinity", "null"))
