@@ -286,9 +286,6 @@ def summarise(rows: list[dict]) -> dict:
         cells.setdefault(key, []).append((row["lost"], row["lost_predicted"]))
     ranks = [metrics.spearman(*map(np.array, zip(*cell, strict=True))) for cell in cells.values()]
     ranks = [rank for rank in ranks if rank == rank]
-    flips = [row["f1"] - row["f1_again"] for row in near if row["candidate"] == "another order"]
-    second = [row for row in rows if "second_r2" in row]
-    trusted = [row for row in second if row["second_verdict"] == "good"]
     return {
         "candidates": len(near),
         "differ from the base by more than a second training": len(differing),
@@ -302,6 +299,19 @@ def summarise(rows: list[dict]) -> dict:
         "accuracy lost within .05": share([error <= 0.05 for error in errors]),
         "accuracy lost within .1": share([error <= 0.1 for error in errors]),
         "median Spearman of accuracy lost": median(ranks),
+        "an answer / a training": median([r["answer_seconds"] / r["train_seconds"] for r in rows]),
+        "base and cache / a training, compilation included": median(
+            [r["prepare_seconds"] / r["train_seconds"] for r in rows]
+        ),
+    } | (_by_sample(rows, near) if "f1" in rows[0] else {})
+
+
+def _by_sample(rows: list[dict], near: list[dict]) -> dict:
+    """What rows tell since they hold bands, flips and second bases."""
+    flips = [row["f1"] - row["f1_again"] for row in near if row["candidate"] == "another order"]
+    second = [row for row in rows if "second_r2" in row]
+    trusted = [row for row in second if row["second_verdict"] == "good"]
+    return {
         "median rank correlation of the changes of loss": median(
             [row["rank_of_losses"] for row in near]
         ),
@@ -323,10 +333,6 @@ def summarise(rows: list[dict]) -> dict:
         "and with a second": median([row["second_r2"] for row in second]),
         "good with a second, of them R2 < .8": f"{len(trusted)}, "
         + str(sum(row["second_r2"] < 0.8 for row in trusted)),
-        "an answer / a training": median([r["answer_seconds"] / r["train_seconds"] for r in rows]),
-        "base and cache / a training, compilation included": median(
-            [r["prepare_seconds"] / r["train_seconds"] for r in rows]
-        ),
     }
 
 
