@@ -16,7 +16,7 @@ from ntkcl import compilation, experiment, planning, whatif
 from ntkcl.cli import ahead, config, objective
 from ntkcl.cli.config import Request
 from ntkcl.cli.overrides import typed
-from ntkcl.cli.work import Work, build, description, inputs
+from ntkcl.cli.work import Work, build, description, inputs, sharing
 from ntkcl.experiment import record
 from ntkcl.experiment.events import Baselines, Event
 from ntkcl.experiment.record import Record
@@ -99,7 +99,7 @@ def _holds(run: Run) -> bool:
 def _make_runs(requests: Sequence[Request], in_sweep: bool) -> None:
     """One run, or several that differ in their seeds and are trained as one. Each of a sweep's is
     one line."""
-    terminal, works = console.terminal(quiet=in_sweep), [build(one) for one in requests]
+    terminal, works = console.terminal(quiet=in_sweep), sharing([build(one) for one in requests])
     if not in_sweep:
         console.show_settings(description(works[0]), terminal)
     drawn = {"auto": not in_sweep}.get(requests[0].figures, requests[0].figures == "true")
@@ -226,11 +226,11 @@ def _make_plan(requests: Sequence[Request], in_sweep: bool) -> None:
     stage = files.staged(run.folder, run.config)
     with stage as folder, np.errstate(over="ignore", invalid="ignore"):
         with console.waiting(f"job={run.job}", terminal):
-            rows, summary, arrays = _planned(work, say)
+            rows, summary, arrays, slices = _planned(work, say)
         summary["seconds"] = {"total": meter.read().seconds} | summary["seconds"]
         summary["environment"] = environment()
-        files.save_figures(folder, figures.plan(rows, summary, arrays))
-        files.write_plan(folder, run.config, summary, rows, run.labels, arrays)
+        files.save_figures(folder, figures.plan(rows, summary, arrays, slices))
+        files.write_plan(folder, run.config, summary, rows, run.labels, arrays, slices)
     final_table.show_plan(rows, summary, terminal)
     line = f"{len(rows)} candidates in {summary['seconds']['total']:.1f} s"
     console.print_path(line, run.folder, console.terminal())
@@ -239,13 +239,15 @@ def _make_plan(requests: Sequence[Request], in_sweep: bool) -> None:
     _track(run)
 
 
-def _planned(work: Work, say: Callable[[str], None]) -> tuple[Sequence[dict], dict, dict]:
-    """A row for each candidate, the summary, and arrays."""
+def _planned(
+    work: Work, say: Callable[[str], None]
+) -> tuple[Sequence[dict], dict, dict, Sequence[dict]]:
+    """A row for each candidate, the summary, arrays, and a row for each slice of old samples."""
     request, job = work.request, work.run.job
     if job == whatif.JOB:
         return whatif.run_job(work.parts, request.plan, say)
     ranking, summary = planning.plan(job, work.parts, request.plan, request.grid(), say)
-    return ranking.rows, summary, {}
+    return ranking.rows, summary, {}, ()
 
 
 def _track(run: Run) -> bool:

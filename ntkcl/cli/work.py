@@ -1,6 +1,7 @@
 """A run or a plan that is being made: its request, its parts, and what they are in words."""
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -11,6 +12,9 @@ from ntkcl.cli.config import Request
 from ntkcl.resources import Cost, Meter
 from ntkcl.runs.identity import RUN_JOBS, Run
 from ntkcl.types import Stream
+
+LEARNER = ("network", "loss", "optimizer", "method")
+"""The parts that know nothing of data and seeds."""
 
 
 class Work(NamedTuple):
@@ -33,6 +37,21 @@ def build(request: Request) -> Work:
     """The parts that a request names, data included."""
     meter = Meter()
     return Work(request, request.build(), meter.read())
+
+
+def sharing(works: Sequence[Work]) -> list[Work]:
+    """The same, with functions that are one object where their settings are the same: seeds that
+    are trained as one share a program, and functions of one's own are made anew at each call."""
+    first = works[0]
+    made = []
+    for work in works:
+        same = {
+            group: first.parts[group]
+            for group in LEARNER
+            if getattr(work.request.nodes, group) == getattr(first.request.nodes, group)
+        }
+        made.append(work._replace(parts=work.parts | same))
+    return made
 
 
 def inputs(stream: Stream) -> int:

@@ -11,6 +11,7 @@ from ntkcl import kernels, methods
 from ntkcl.forecast import Effort
 from ntkcl.networks import centred, computed_in, forward
 from ntkcl.resources import Cost, Meter
+from ntkcl.training.arrays import check_tokens
 from ntkcl.training.problem import Problem, task_rows
 from ntkcl.training.settings import devices_of, steps_of
 from ntkcl.types import Params, Rows
@@ -48,6 +49,8 @@ def initialise(
     meter = Meter()
     x = jnp.concatenate([task.train.x for task in stream] + [task.test.x for task in stream])
     theta = network.init(jax.random.fold_in(key, 0), jnp.asarray(np.asarray(x)[0]))
+
+    check_tokens("stream", network, theta, x)
 
     def read(theta, rows=ALL):
         # Scattered rows are cut by NumPy: XLA would compile each cut for each shape.

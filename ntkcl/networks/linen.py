@@ -53,8 +53,10 @@ def network(
         missing = sorted(set(variables) - {"params"} - set(constants))
         if missing:
             raise SettingError(
-                f"network: the module keeps {', '.join(missing)} beside its parameters; pass "
-                "networks.network(constants=...)"
+                f"network: the module keeps {', '.join(missing)} beside its parameters; expected "
+                f"networks.network(module, constants={{{missing[0]!r}: ...}})"
+                + ", and use_running_average=True"
+                * ("batch_stats" in missing)
             )
         return variables.get("params", {})
 

@@ -281,7 +281,12 @@ def _fitted(said, arrays, layout, path, shape) -> tuple[str, np.ndarray]:
     """The key and the array of a parameter."""
     key, moved = layout.place(path)
     if key not in arrays:
-        raise SettingError(f"{said} it has no {key}; expected the layout of {layout.of}")
+        other = min(arrays)
+        raise SettingError(
+            f"{said} it has no {key} for {'/'.join(path)} {shape}, but {other} "
+            f"{arrays[other].shape} and others; expected the layout of {layout.of}, and this "
+            "network's size"
+        )
     array = arrays[key]
     with suppress(ValueError, IndexError):  # of another number of axes
         array = moved(array)

@@ -17,6 +17,14 @@ COLUMNS = {
     "r2_change": "R² of the change",
     "r2_from_base": "R² from the base",
 }
+SIDES = ("recommended", "compared")
+RESULTS = {
+    "accuracy_after": "old, after",
+    "loss_rise": "rise of loss",
+    "accuracy_new": "new, after",
+    "accuracy_after_measured": "old, measured",
+    "loss_rise_measured": "rise, measured",
+}
 BRIEF = ("accuracy_after", "band", "accuracy_new", "distance", "coarse_r2", "verdict",
          "accuracy_after_measured")  # fmt: skip
 """What a terminal has room for."""
@@ -59,6 +67,42 @@ def remarks(rows: Sequence[Mapping], summary: Mapping) -> Iterator[str]:
             f"{summary['verified']} trained, {summary['diverged']} diverged: mean error of the "
             f"accuracy lost {error}, Spearman {spearman}, share within the band {covered}"
         )
+
+
+def recommended(summary: Mapping) -> list[dict[str, str]]:
+    """A row for each recommendation, and one below it for what it is compared with."""
+    rows = []
+    for name, one in summary.get("recommended", {}).items():
+        for side, words in zip(SIDES, _words(name, one), strict=True):
+            if words:
+                numbers = {RESULTS[key]: _text(key, one.get(side, {})) for key in RESULTS}
+                rows.append({"recommended": words} | numbers)
+    there = [key for key in (rows or [{}])[0] if any(row[key] for row in rows)]
+    return [{key: row[key] for key in there} for row in rows]
+
+
+def _words(name: str, one: Mapping) -> tuple[str, str]:
+    """What is recommended, and what it is compared with; nothing where there is no such."""
+    if name == "retention":
+        least = percent(one["retention"])
+        beside = [f"beside: share {percent(share)}" for share in one["beside"]]
+        if one["share"] is None:
+            return f"no share retains {least}", "".join(beside)
+        first = f"share {percent(one['share'])}, the least to retain {least}"
+        return first, "".join(beside)
+    count = one["samples"]
+    what = f"replay {count} old samples" if name == "replay" else f"leave out {count} new samples"
+    return what, f"beside: {count} drawn, mean of {one['drawn']} draws"
+
+
+def places(summary: Mapping, most: int | None = None) -> Iterator[str]:
+    """Which samples are to be replayed and left out, a line for each task; at most so many."""
+    words = {"replay": "replay", "drop": "leave out"}
+    for name in words:
+        for task, indices in summary["recommended"].get(name, {}).get("places", {}).items():
+            shown = ", ".join(map(str, indices[:most]))
+            more = ", ..." if len(indices) > len(indices[:most]) else ""
+            yield f"{words[name]}, of the training samples of {task}: {shown}{more}"
 
 
 def percent(share: float) -> str:

@@ -121,12 +121,15 @@ def forgetting(summary: dict, anchors: Sequence[str]) -> Figure:
 
 
 def plan(
-    rows: Sequence[Mapping], summary: Mapping, arrays: Mapping[str, np.ndarray]
+    rows: Sequence[Mapping],
+    summary: Mapping,
+    arrays: Mapping[str, np.ndarray],
+    slices: Sequence[Mapping] = (),
 ) -> dict[str, Figure]:
     """Every figure that a plan has data for, by name."""
     if summary["job"] != "whatif":
         return {summary["job"]: ranking(rows, summary)}
-    figures = {"retention": retention(rows)}
+    figures = {"retention": retention(rows), "slices": by_slice(slices)}
     if (images := pictures(arrays["at_risk_x"])) is not None:
         figures["at_risk"] = at_risk(images, arrays)
     return figures
@@ -172,6 +175,32 @@ def _against_share(axis: Axes, name: str, rows, shares, colour, label: str) -> N
             mfc="none", ms=8, label=f"{label}, measured".removeprefix("predicted, ")
         )
         axis.plot(places, measured, "o", **rings, **colour)
+
+
+def by_slice(slices: Sequence[Mapping]) -> Figure:
+    """Accuracy on each class of the old samples, and on each task if there are several, against the
+    share that is replayed, at the largest learning rate and length; before any of it on the
+    left."""
+    largest = max((row["learning_rate"], row["epochs"]) for row in slices)
+    own = [row for row in slices if (row["learning_rate"], row["epochs"]) == largest]
+    shares = sorted({row["share"] for row in own})
+    names = list(dict.fromkeys((row["slice"], row["value"]) for row in own))
+    if [kind for kind, _ in names].count("task") == 1:
+        names = [name for name in names if name[0] != "task"]
+    before = {(row["slice"], row["value"]): row["accuracy_before"] for row in own}
+    after = {(row["slice"], row["value"], row["share"]): row["accuracy_after"] for row in own}
+    grid = np.array([[before[one], *(after[*one, share] for share in shares)] for one in names])
+    size = (1.6 + 0.75 * (len(shares) + 1), 1.1 + 0.34 * len(names))
+    figure = Figure(figsize=size, layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(grid, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.75)
+    for (i, k), value in np.ndenumerate(grid):
+        axis.text(k, i, f"{value:.2f}", ha="center", va="center", fontsize=9)
+    axis.axvline(0.5, color="white", lw=4)
+    axis.set_xticks(range(len(shares) + 1), ["before", *map(percent, shares)])
+    axis.set_yticks(range(len(names)), [" ".join(one) for one in names])
+    axis.set_xlabel("share of old samples in the training")
+    return figure
 
 
 def at_risk(images: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Figure:

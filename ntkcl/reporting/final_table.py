@@ -4,6 +4,7 @@ Their labels come from `ntkcl.runs.schema`.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from rich import box
@@ -40,6 +41,7 @@ NEAR = 0.02
 # Words for a skill of at least so much. 0.9 is a tenth of the baseline's squared error; below -0.1
 # the error is larger by more than a tenth.
 WORDS_OF_SKILL = ((0.9, "far better"), (0.1, "better"), (-0.1, "no better"), (-np.inf, "worse"))
+SHOWN = 10  # places of recommended samples
 TOP = 8  # candidates shown from the top of a ranking, and half as many from its end
 SCORES = ("average_loss", "forgetting", "average_accuracy")  # of a candidate, beside its own score
 
@@ -216,17 +218,27 @@ def show_plan(rows: Sequence[Mapping], summary: Mapping, terminal: Console) -> N
 
 
 def show_answers(rows: Sequence[Mapping], summary: Mapping, terminal: Console) -> None:
-    """Every candidate of job=whatif, in the order in which they were asked for."""
-    texts = answers.texts(rows, answers.BRIEF)
+    """Every candidate of job=whatif, in the order in which they were asked for, and what is
+    recommended."""
+    _print_texts(answers.texts(rows, answers.BRIEF), terminal)
+    for line in answers.remarks(rows, summary):
+        terminal.print(line, markup=False, highlight=False)
+    if recommended := answers.recommended(summary):
+        _print_texts(recommended, terminal)
+        for line in answers.places(summary, most=SHOWN):
+            terminal.print(line, markup=False, highlight=False)
+
+
+def _print_texts(texts: Sequence[Mapping[str, str]], terminal: Console) -> None:
+    """A row each; headings are broken between words, values never."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
     for heading in texts[0]:
         whole = [*heading.split(), *(row[heading] for row in texts)]
-        table.add_column(heading, justify="right", width=max(map(len, whole)))
+        side: Literal["left", "right"] = "left" if heading == "recommended" else "right"
+        table.add_column(heading, justify=side, width=max(map(len, whole)))
     for row in texts:
         table.add_row(*row.values())
     terminal.print(table)
-    for line in answers.remarks(rows, summary):
-        terminal.print(line, markup=False, highlight=False)
 
 
 def show_ranking(rows: Sequence[Mapping], summary: Mapping, terminal: Console) -> None:

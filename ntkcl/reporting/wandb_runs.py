@@ -15,7 +15,7 @@ import pandas as pd
 import wandb
 import wandb.apis.public  # which wandb.init would import: half of its time
 
-from ntkcl.runs import schema
+from ntkcl.runs import schema, stored
 from ntkcl.runs.files import LOGGED, load, load_plan, logged
 from ntkcl.runs.identity import RUN_JOBS, Run
 from ntkcl.runs.stored import Damaged
@@ -35,6 +35,7 @@ FILES = (
     "rows.parquet",
     "curves.parquet",
     "candidates.parquet",
+    "slices.parquet",
     "arrays.npz",
 )
 # Keys of the summary that are logged as tables or within the history.
@@ -132,12 +133,17 @@ def _log_run(run: Any, folder: Path) -> None:
 
 
 def _log_plan(run: Any, folder: Path) -> None:
-    """Candidates as a table, the summary."""
+    """Candidates as a table, of job=whatif slices as another, the summary."""
     summary, rows = load_plan(folder)
-    rows = rows.astype(object).where(rows.notna(), None)
-    candidates = wandb.Table(columns=list(rows.columns), data=rows.to_numpy().tolist())
-    run.summary.update({"candidates": candidates})
+    run.summary.update({"candidates": _of_frame(rows)})
+    if (slices := folder / "slices.parquet").exists():
+        run.summary.update({"slices": _of_frame(stored.table(slices))})
     run.summary.update(_by_path(summary))
+
+
+def _of_frame(rows: pd.DataFrame) -> wandb.Table:
+    rows = rows.astype(object).where(rows.notna(), None)
+    return wandb.Table(columns=list(rows.columns), data=rows.to_numpy().tolist())
 
 
 def _log_figures(run: Any, folder: Path) -> None:

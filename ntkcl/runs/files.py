@@ -53,9 +53,14 @@ def write_plan(
     candidates: Sequence[dict],
     coordinates: dict,
     named: Mapping[str, np.ndarray],
+    slices: Sequence[dict] = (),
 ) -> None:
     """The files of a plan: `config.yaml`, `summary.json`, `candidates.parquet`, a row each, and
-    `arrays.npz` where there are any."""
+    `arrays.npz` and `slices.parquet` where there are any."""
+    if slices:
+        pd.DataFrame([coordinates | row for row in slices]).to_parquet(
+            folder / "slices.parquet", index=False
+        )
     if named:
         np.savez_compressed(folder / "arrays.npz", **named)  # type: ignore[arg-type]
     (folder / "config.yaml").write_text(config)

@@ -12,7 +12,7 @@ from ntkcl.kernels.kernel import network_of
 from ntkcl.training.problem import Problem, task_rows, train
 from ntkcl.training.settings import Training, steps_of
 from ntkcl.types import Apply, Dataset, Key, Loss, Network, Optimizer, Params, Rows, Task
-from ntkcl.validation import SettingError, finite, shape_is, whole
+from ntkcl.validation import SettingError, are_tokens, finite, shape_is, whole
 
 SQUARED_ERROR = losses.squared_error()
 SGD = optimizers.sgd()
@@ -134,9 +134,25 @@ def samples(
     kind = jnp.result_type(*jax.tree.leaves(theta)) if jax.tree.leaves(theta) else jnp.float32
     x = _inputs(f"{name}: x", given[0], kind)
     check(network, theta, x)
+    check_tokens(name, network, theta, x)
     c = jax.eval_shape(network.apply, theta, x[0]).shape[0]
     head = _head(head, c)
     return head, Dataset(x, jnp.asarray(_targets(name, given[1], len(x), c, head, loss), kind))
+
+
+def check_tokens(name: str, network: Network, theta: Params, x: Any) -> None:
+    """SettingError for whole numbers that a network cannot look up: in a compiled program such an
+    id is embedded as NaN, so the inputs with the smallest and the largest one are tried outside."""
+    if not are_tokens(x) or isinstance(x, jax.core.Tracer):
+        return
+    x = np.asarray(x)
+    for place in {int(x.argmin()), int(x.argmax())}:
+        one = x[np.unravel_index(place, x.shape)[0]]
+        if not np.isfinite(network.apply(theta, one)).all():
+            raise SettingError(
+                f"{name}: an input holds the token id {x.flat[place]}, for which the outputs are "
+                "NaN; expected ids of the network's vocabulary"
+            )
 
 
 def _inputs(name: str, x: Any, kind):

@@ -1,7 +1,8 @@
 """Ask many times: what a candidate does to the old samples, without training it."""
 
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float
 from scipy import stats
 
 from ntkcl.metrics import correct, r2
-from ntkcl.validation import whole
+from ntkcl.validation import shape_is, whole
 from ntkcl.whatif.cache import Cache
 from ntkcl.whatif.follow import Base, Steps, at, follow, steps
 from ntkcl.whatif.question import Question
@@ -90,6 +91,22 @@ class Answer(NamedTuple):
         if np.isnan(self.coarse_r2):
             return "unknown", ("one anchor cannot be halved",)
         return "good", ()
+
+    def by(self, labels: Sequence | np.ndarray) -> dict[Any, dict[str, float]]:
+        """By slice, for labels of the old samples [n], such as their classes or a column of their
+        table: how many there are, their accuracy before and after, the rise of their mean loss."""
+        labels, slices = np.asarray(labels), {}
+        labels = labels.astype(str) if labels.dtype == object else labels  # None is one, too
+        shape_is("labels", labels, self.correct_before.shape)
+        for value in np.unique(labels):
+            own = labels == value
+            slices[value.item()] = {
+                "samples": int(own.sum()),
+                "accuracy_before": float(self.correct_before[own].mean()),
+                "accuracy_after": float(self.correct[:, own].mean()),
+                "loss_rise": float(self.loss_change[:, own].mean()),
+            }
+        return slices
 
     @property
     def at_risk(self) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ from ntkcl.metrics import correct, r2, spearman
 from ntkcl.validation import SettingError, finite, share, whole
 from ntkcl.whatif.answers import Answer, ask, losses_of
 from ntkcl.whatif.cache import Cache
+from ntkcl.whatif.price import Price
 from ntkcl.whatif.question import train
 from ntkcl.whatif.recipe import Recipe
 
 MEASURED = ("accuracy_after", "lost", "retained", "accuracy_new", "loss_rise")
 """Columns of an answer that a training has, too, as `<column>_measured`."""
+SLICED = ("accuracy_after", "loss_rise")  # of a slice, likewise
 
 
 def candidates(
@@ -71,8 +73,13 @@ def answered(cache: Cache, recipe: Recipe, orders: int) -> tuple[dict[str, Any],
     """
     clock = time.perf_counter()
     answer = ask(cache, recipe, orders)
+    return columns(answer) | {"seconds": time.perf_counter() - clock}, answer
+
+
+def columns(answer: Answer) -> dict[str, Any]:
+    """Of an answer, as `answered`."""
     low, high = answer.band()
-    row = {
+    return {
         "accuracy_before": float(answer.correct_before.mean()),
         "accuracy_after": float(answer.correct.mean()),
         "accuracy_after_low": low,
@@ -85,7 +92,39 @@ def answered(cache: Cache, recipe: Recipe, orders: int) -> tuple[dict[str, Any],
         "coarse_r2": answer.coarse_r2,
         "verdict": answer.verdict[0],
     }
-    return row | {"seconds": time.perf_counter() - clock}, answer
+
+
+def bill(price: Price, count: int, orders: int) -> dict[str, float]:
+    """What so many candidates in so many orders are expected to take, in seconds and MiB, and the
+    trainings in their place."""
+    # Of a price's answer half is its check, which is made in one order alone.
+    answers = count * price.answer * (orders + 1) / 2
+    return price._asdict() | {
+        "pays_from": price.pays_from,
+        "candidates": count,
+        "orders": orders,
+        "answers": answers,
+        "asked": price.prepare + answers,
+        "trained": count * price.train,
+    }
+
+
+def bill_lines(bill: Mapping[str, Any]) -> Iterator[str]:
+    """The same in words, and a second line where to train the candidates costs less."""
+    took = {key: f"{bill[key]:.2g} s" for key in ("train", "prepare", "answer", "asked", "trained")}
+    memory = f"{bill['mib']:,.0f} MiB of gradients" if bill["mib"] else "no gradients kept"
+    from_on = bill["pays_from"]
+    pays = from_on is not None and np.isfinite(from_on)
+    yield (
+        f"a training takes about {took['train']}, the base and its linearisations "
+        f"{took['prepare']} ({memory}), an answer {took['answer']}: "
+        + (f"asking pays from {from_on:.0f} questions on" if pays else "asking never pays")
+    )
+    if bill["trained"] < bill["asked"]:
+        yield (
+            f"train them: {bill['candidates']} trainings take about {took['trained']}, the base "
+            f"and their answers in {bill['orders']} orders {took['asked']}"
+        )
 
 
 def places_to_verify(rows: Sequence[dict], count: int) -> list[int]:
@@ -96,39 +135,53 @@ def places_to_verify(rows: Sequence[dict], count: int) -> list[int]:
 
 def check_verify(verify: Any, count: int) -> None:
     """ValueError for more candidates to train than there are."""
-    if verify is not None and whole("whatif.verify", verify) > count:
-        raise SettingError(f"whatif.verify={verify}: expected at most {count}, the candidates")
+    if verify is not None and whole("whatif.verify", verify, or_else="null") > count:
+        raise SettingError(
+            f"whatif.verify={verify}: expected at most {count}, the candidates, or null"
+        )
 
 
-def measured(cache: Cache, recipe: Recipe, answer: Answer) -> tuple[dict[str, float], np.ndarray]:
-    """A candidate trained, in the first of its answer's orders: its columns, and the change of each
-    old sample's loss [n].
+def measured(cache: Cache, answer: Answer) -> tuple[dict[str, float], Answer]:
+    """A candidate trained, in the first of its answer's orders: its columns, and what has become of
+    the samples in the form of an answer of one order.
 
     r2_change: R2 of the predicted change of the old samples' outputs.
     r2_from_base: R2 of what they differ by from those that the base has ended with.
     All are NaN where the training has diverged.
     """
     asked, clock = cache.asked, time.perf_counter()
-    theta = train(asked, recipe)[-1]
+    theta = train(asked, answer.recipe)[-1]
     seconds = time.perf_counter() - clock
     old, new = (_outputs(asked, theta, part.x) for part in (asked.old, asked.new))
-    rise = losses_of(asked, old) - losses_of(asked, cache.before)
+    head = np.asarray(asked.head)
+    trained = answer._replace(
+        outputs=old[None],
+        loss_change=(losses_of(asked, old) - losses_of(asked, cache.before))[None],
+        correct=correct(old, np.asarray(asked.old.y), head)[None],
+        learned=correct(new, np.asarray(asked.new.y), head)[None],
+    )
     names = [*(f"{name}_measured" for name in MEASURED), "r2_change", "r2_from_base"]
     if not np.isfinite(old).all():
         values = [np.nan] * len(names)
     else:
-        values = [*_scores(answer, asked, old, new, rise), *_agreement(cache, answer, old)]
-    return dict(zip(names, values, strict=True)) | {"seconds_measured": seconds}, rise
+        came = columns(trained)
+        values = [*(came[name] for name in MEASURED), *_agreement(cache, answer, old)]
+    return dict(zip(names, values, strict=True)) | {"seconds_measured": seconds}, trained
 
 
-def _scores(answer, asked, old, new, rise) -> Iterator[float]:
-    head, before = np.asarray(asked.head), answer.correct_before.mean()
-    after, learned = (
-        correct(f, np.asarray(part.y), head).mean()
-        for f, part in ((old, asked.old), (new, asked.new))
-    )
-    values = after, before - after, after / max(before, 1e-12), learned, rise.mean()
-    return map(float, values)
+def slices(answer: Answer, groups: Mapping[str, Any], trained: Answer | None = None) -> list[dict]:
+    """Columns of `Answer.by` of each class, task or the like; where the candidate was trained, the
+    measured ones beside them.
+
+    groups: labels of the old samples [n] by the name of what they are.
+    """
+    rows: list[dict] = []
+    for name, labels in groups.items():
+        came = {} if trained is None else trained.by(labels)
+        for value, row in answer.by(labels).items():
+            beside = {f"{key}_measured": came[value][key] for key in SLICED if came}
+            rows.append({"slice": name, "value": str(value)} | row | beside)
+    return rows
 
 
 def _agreement(cache, answer, old) -> Iterator[float]:

@@ -5,6 +5,7 @@ samples may be replayed, and the candidates of the settings `whatif` are answere
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,25 +17,33 @@ from ntkcl.resources import Meter
 from ntkcl.training import problem as task_by_task
 from ntkcl.training.settings import Training, rate
 from ntkcl.types import Dataset, Params, Stream
-from ntkcl.validation import SettingError, share, whole
-from ntkcl.whatif import grid
+from ntkcl.validation import SettingError, finite, one_of, share, whole
+from ntkcl.whatif import advice, grid
 from ntkcl.whatif.anchors import Gradients
 from ntkcl.whatif.answers import Answer
-from ntkcl.whatif.cache import Cache, prepare
+from ntkcl.whatif.cache import KEEP, Cache, prepare
+from ntkcl.whatif.price import price
 from ntkcl.whatif.question import Question, question
 from ntkcl.whatif.recipe import Recipe
+from ntkcl.whatif.recommend import classes
 
 JOB = "whatif"
 """What the setting `job` is for these questions."""
+SETTINGS = (
+    "shares", "rates", "epochs", "schedule", "clip", "base_share", "anchors", "keep", "budget_mib",
+    "orders", "verify", "recommend", "seed",
+)  # fmt: skip
 AT_RISK = 24  # old samples whose inputs are kept to be shown
 
 
 class Answers(NamedTuple):
-    """A row for each candidate, in the order of the grid, the summary, and arrays by old sample."""
+    """A row for each candidate, in the order of the grid, the summary, arrays by old sample, and a
+    row for each slice of the old samples in each candidate."""
 
     rows: tuple[dict, ...]
     summary: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    slices: tuple[dict, ...]
 
 
 def run_job(
@@ -48,27 +57,51 @@ def run_job(
       say: called with a line for each phase.
     Raises ValueError for settings out of range, before anything is trained.
     """
-    cache, candidates, seconds = _prepared(named, settings)
+    cache, candidates, seconds, expected = _prepared(named, settings, say)
     kept = "gradients" if isinstance(cache.old, Gradients) else "passes"
     say(f"base trained in {seconds['base']:.1f} s, {kept} kept: {cache.mib:,.0f} MiB")
-    given = [grid.answered(cache, one, settings["orders"]) for _, one in candidates]
+    stream, orders = named["stream"], settings["orders"]
+    given = [grid.answered(cache, one, orders) for _, one in candidates]
     rows = [at | row for (at, _), (row, _) in zip(candidates, given, strict=True)]
     seconds["answers"] = sum(row["seconds"] for row in rows)
     say(f"{len(rows)} candidates answered for in {seconds['answers']:.1f} s")
-    arrays = _arrays(cache, named["stream"], [answer for _, answer in given])
+    said, meter = [answer for _, answer in given], Meter()
+    chosen = advice.choices(cache, settings["recommend"], said, orders, stream)
+    seconds["recommend"] = meter.read().seconds
+    # All answers are given: training starts.
+    trained = {}
     for place in grid.places_to_verify(rows, settings["verify"] or 0):
-        columns, rise = grid.measured(cache, candidates[place][1], given[place][1])
+        columns, trained[place] = grid.measured(cache, said[place])
         rows[place] |= columns
-        arrays["loss_change_measured"][place] = rise
         say(f"trained candidate {place + 1}")
     seconds["verify"] = sum(row.get("seconds_measured", 0.0) for row in rows)
+    verify = settings["verify"] is not None
+    recommended = {
+        name: advice.record(one, partial(_numbers, cache, verify)) for name, one in chosen.items()
+    }
     summary = {"job": JOB, "candidates": len(rows), "base": _named(cache.recipe)}
-    summary |= {"orders": settings["orders"], "kept": kept, "mib": cache.mib, "seconds": seconds}
-    return Answers(tuple(rows), summary | grid.agreement(rows), arrays)
+    summary |= {"orders": orders, "kept": kept, "mib": cache.mib, "seconds": seconds}
+    summary |= {"price": expected, "recommended": recommended} | grid.agreement(rows)
+    arrays = _arrays(cache, stream, said, trained)
+    groups = {"class": classes(arrays["targets"]), "task": arrays["task"]}
+    slices = [
+        at | row
+        for k, ((at, _), answer) in enumerate(zip(candidates, said, strict=True))
+        for row in grid.slices(answer, groups, trained.get(k))
+    ]
+    return Answers(tuple(rows), summary, arrays, tuple(slices))
 
 
-def _prepared(named: Mapping[str, Any], settings: Mapping[str, Any]):
-    """The cache of the base, the candidates, and the seconds that the cache has taken."""
+def _numbers(cache: Cache, verify: bool, answer: Answer) -> dict[str, float]:
+    """Of a recommendation, or of what it is compared with; measured ones too where one is to be
+    trained."""
+    said = grid.columns(answer) | (grid.measured(cache, answer)[0] if verify else {})
+    return {name: said[name] for name in advice.NUMBERS if name in said}
+
+
+def _prepared(named: Mapping[str, Any], settings: Mapping[str, Any], say: Callable[[str], None]):
+    """The cache of the base, the candidates, the seconds that the cache has taken, and what all was
+    expected to take."""
     _check(named, settings)
     meter, initialised = Meter(), experiment.initialise(**named)
     recipe = _recipe(initialised, named["training"], settings)
@@ -79,17 +112,28 @@ def _prepared(named: Mapping[str, Any], settings: Mapping[str, Any]):
     *before, last = named["stream"]
     for one in (base, *(one for _, one in candidates)):
         one.checked(len(last.train.x), sum(len(task.train.x) for task in before))
+    memory = {key: settings[key] for key in ("anchors", "keep", "budget_mib")}
+    asked = _asked(initialised.problem, initialised.theta)
+    expected = grid.bill(price(asked, base, **memory), len(candidates), settings["orders"])
+    for line in grid.bill_lines(expected):
+        say(line)
     theta = _trained(initialised.problem.at(recipe.learning_rate), initialised.theta)
     seconds = {"tasks_before": meter.read().seconds}
-    memory = {key: settings[key] for key in ("anchors", "keep", "budget_mib")}
-    cache = prepare(_asked(initialised.problem, theta), base, **memory)
+    cache = prepare(asked._replace(theta=theta), base, **memory)
     _finite(cache.end, base.learning_rate, "the base")
     spent = {"base": cache.seconds["train"], "linearise": cache.seconds["linearise"]}
-    return cache, candidates, seconds | spent
+    return cache, candidates, seconds | spent, expected
 
 
 def _check(named: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """ValueError for what is known before anything is computed."""
+    if set(settings) != set(SETTINGS):
+        unlike = sorted(set(settings) ^ set(SETTINGS))
+        raise SettingError(
+            f"whatif: {', '.join(unlike)} is unknown or missing; expected {', '.join(SETTINGS)}"
+        )
+    one_of("whatif.keep", settings["keep"], KEEP)
+    finite("whatif.budget_mib", settings["budget_mib"], above=0.0)
     stream, training = named["stream"], named["training"]
     if len(stream) < 2:
         raise SettingError(
@@ -98,7 +142,9 @@ def _check(named: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         )
     experiment.check(stream, named["loss"], training, ())
     share("whatif.base_share", settings["base_share"])
+    advice.check(settings["recommend"], settings["base_share"], stream)
     whole("whatif.orders", settings["orders"])
+    whole("whatif.anchors", settings["anchors"])
     if any((np.asarray(task.head) != np.asarray(stream[0].head)).any() for task in stream):
         raise SettingError(
             "stream: its tasks have heads of their own, and job=whatif asks about one head; "
@@ -175,19 +221,25 @@ def _named(base: Recipe) -> dict[str, float]:
     return {key: getattr(base, key) for key in ("share", "learning_rate", "epochs", "batch_size")}
 
 
-def _arrays(cache: Cache, stream: Stream, given: list[Answer]) -> dict[str, np.ndarray]:
+def _arrays(
+    cache: Cache, stream: Stream, given: list[Answer], trained: Mapping[int, Answer]
+) -> dict[str, np.ndarray]:
     """By candidate and old sample, and the samples at risk in the first candidate."""
     asked, first = cache.asked, given[0]
+    after = np.stack([answer.outputs.mean(0) for answer in given])
     rise = np.stack([answer.loss_change.mean(0) for answer in given])
+    measured = {"after_measured": after * np.nan, "loss_change_measured": rise * np.nan}
+    for place, one in trained.items():
+        measured["after_measured"][place] = one.outputs[0]
+        measured["loss_change_measured"][place] = one.loss_change[0]
     worst = first.at_risk[:AT_RISK]
-    return {
+    return measured | {
         "task": np.repeat(np.arange(len(stream) - 1), [len(task.test.x) for task in stream[:-1]]),
         "targets": np.asarray(asked.old.y),
         "head": np.asarray(asked.head),
         "before": cache.before,
-        "after": np.stack([answer.outputs.mean(0) for answer in given]),
+        "after": after,
         "loss_change": rise,
-        "loss_change_measured": np.full_like(rise, np.nan),
         "at_risk": worst,
         "at_risk_x": np.asarray(asked.old.x)[worst],
     }

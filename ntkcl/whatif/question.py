@@ -1,6 +1,6 @@
 """A network that stands somewhere, and what it may be trained on next."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -69,6 +69,11 @@ def question(
     Raises ValueError as `ntkcl.forecast.change`.
     """
     network = network_of(network)
+    if isinstance(theta, Mapping) and "batch_stats" in theta:
+        raise SettingError(
+            "theta: it holds batch_stats, which would be trained as parameters are; expected those "
+            "alone, and networks.network(module, constants={'batch_stats': ...})"
+        )
     if network.centred:
         raise SettingError(
             "network: centred=True trains f - f_0, and theta_0 is not known here; expected "

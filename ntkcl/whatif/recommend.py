@@ -10,6 +10,7 @@ most positive one cost most. Samples to replay are chosen as a set, by what is p
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,9 +50,15 @@ def share(
       of `shares`, in their order.
     """
     finite("whatif.retention", retention, above=0.0)
+    if not len(shares):
+        raise SettingError(f"whatif.shares={shares}: expected at least one")
     answers = [ask(cache, recipe._replace(share=one), orders) for one in sorted(shares)]
-    enough = (answer for answer in answers if answer.retained >= retention)
-    return next(enough, None), answers
+    return smallest(answers, retention), answers
+
+
+def smallest(answers: Sequence[Answer], retention: float) -> Answer | None:
+    """The first answer after which `retention` of the accuracy on old samples is left."""
+    return next((answer for answer in answers if answer.retained >= retention), None)
 
 
 def drop(cache: Cache, recipe: Recipe, k: int) -> Int[np.ndarray, " k"]:
@@ -76,11 +83,18 @@ def replay(
     if not recipe.share:
         raise SettingError("whatif.share=0: nothing is replayed; expected a share above 0")
     key = np.random.default_rng(recipe.order)
-    classes = np.asarray(cache.asked.pool.y).argmax(1)
+    kinds = classes(cache.asked.pool.y)
     sets = [_influential(cache, recipe, k)]
-    sets += [_drawn(key, classes, k) for _ in range(whole("whatif.proposals", proposals, 0))]
+    sets += [_drawn(key, kinds, k) for _ in range(whole("whatif.proposals", proposals, 0))]
     answers = (ask(cache, recipe._replace(replayed=one), ORDERS) for one in sets)
     return np.sort(sets[int(np.argmin([one.loss_change.mean() for one in answers]))])
+
+
+def classes(y: Any) -> Int[np.ndarray, " n"]:
+    """The class of each target [n, c]: its largest output, or of a single one whether it is
+    above 0."""
+    y = np.asarray(y)
+    return y.argmax(1) if y.shape[1] > 1 else (y[:, 0] > 0).astype(int)
 
 
 def _influential(cache: Cache, recipe: Recipe, k: int) -> Int[np.ndarray, " k"]:

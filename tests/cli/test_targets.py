@@ -3,8 +3,10 @@ from."""
 
 import hydra
 import pytest
+from flax import linen as nn
 
-from ntkcl.cli import config, parts
+from ntkcl import networks
+from ntkcl.cli import config, parts, work
 from ntkcl.types import Dataset, Task
 
 HERE = "test_targets"
@@ -61,6 +63,22 @@ def test_what_is_of_another_kind_is_named(group, target, partial, message):
         build(f"~{group}", f"+{group}={node}")
     assert str(reported.value).startswith(f"{group}._target_={HERE}.{target} {message}")
     assert "\n" not in str(reported.value)
+
+
+def own_network(*, outputs):
+    return networks.network(nn.Dense(outputs))
+
+
+def test_seeds_that_are_trained_as_one_share_a_network_of_ones_own():
+    node = f"+network={{_target_: {HERE}.own_network, _partial_: true}}"
+    settings = "~network", node, "seeds=[0,1]", "source.seed=${seed}"
+    with hydra.initialize_config_dir(config.CONF, version_base="1.3"):
+        (batch,) = config.resolve(hydra.compose("config", overrides=list(settings))).batches
+    made = [work.build(one) for one in batch]
+    first, second = (one.parts for one in work.sharing(made))
+    assert first["network"].apply is second["network"].apply
+    assert made[1].parts["network"].apply is not second["network"].apply
+    assert second["key"] is made[1].parts["key"] and second["stream"] is made[1].parts["stream"]
 
 
 def test_a_list_of_tasks_is_a_stream():

@@ -12,11 +12,22 @@ import pytest
 from cases import ROOT, mostly_slow, word_tokenizer
 from flax import linen as nn
 
-from ntkcl import experiment, losses, methods, networks, optimizers, sources, streams
+from ntkcl import (
+    experiment,
+    forecast,
+    kernels,
+    losses,
+    methods,
+    networks,
+    optimizers,
+    sources,
+    streams,
+    whatif,
+)
 from ntkcl.cli.parts import _in
 from ntkcl.experiment import record
 from ntkcl.training.settings import Training
-from ntkcl.types import Rows
+from ntkcl.types import Dataset, Rows, Task
 
 DEBIAN = ROOT / "tests" / "data" / "debian_texts.csv"
 LOSS = losses.squared_error()
@@ -98,6 +109,21 @@ def trained_by_cosines(made, stream):
             f = f + made.plan.learning_rate / y.size * K[:, own] @ (y - f[own])
         changes.append(f - before)
     return changes
+
+
+def test_an_id_beyond_the_vocabulary_is_named_wherever_it_is():
+    x, y = np.full((4, 5), 7, np.int32), np.eye(4, 2)
+    x[2, 3] = 400
+    network = bag(outputs=2)
+    theta = network.init(jax.random.key(0), x[0])
+    message = "an input holds the token id 400, for which .*; expected ids of the network's"
+    right, bad = (np.full_like(x, 7), y), (x, y)
+    tasks = (Task(Dataset(*right), Dataset(*bad), np.ones(2)),)
+    parts = LOSS, optimizers.sgd(), Training(), methods.naive(), forecast.Effort()
+    with pytest.raises(ValueError, match=f"stream: {message}"):
+        experiment.initialise(jax.random.key(0), tasks, network, *parts, kernels.contraction)
+    with pytest.raises(ValueError, match=f"old: {message}"):
+        whatif.question(network, theta, bad, right, loss=LOSS)
 
 
 METHODS = {

@@ -106,7 +106,7 @@ def test_low_rank_terms_stand_beside_queries_and_values(make, x):
     [
         (minilm, dict(weights="/nowhere"), "weights=/nowhere: no such file"),
         (minilm, dict(weights=str(FIXTURES)), "pretrained: is a folder; expected a file"),
-        (minilm, dict(weights=VIT), "it has no embeddings.*; expected .* BERT"),
+        (minilm, dict(weights=VIT), r"no embeddings.* \(8,\), but .*; expected .* BERT"),
         (vit, dict(weights=BERT), "it has no .*; expected .*google-research/vision_transformer"),
         (pretrained_lite, dict(path=BERT), "it has no _blocks.*expected .*EfficientNet-Lite"),
         (minilm, dict(vocabulary=31), r"embeddings.word_embeddings.weight gives "

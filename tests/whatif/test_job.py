@@ -1,10 +1,12 @@
 """job=whatif: the last task of a stream is asked about, some of the candidates are trained."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from cases import linear, quadratic_features, random_stream
 
@@ -12,7 +14,7 @@ from ntkcl import experiment, forecast, kernels, losses, methods, networks, opti
 from ntkcl.metrics import correct, r2
 from ntkcl.runs import files
 from ntkcl.training.settings import Training
-from ntkcl.whatif import grid, job
+from ntkcl.whatif import advice, grid, job
 
 SETTINGS = {
     "shares": [0, 0.5],
@@ -26,6 +28,7 @@ SETTINGS = {
     "budget_mib": 64,
     "orders": 2,
     "verify": None,
+    "recommend": {"retention": None, "replay": None, "drop": None},
     "seed": 0,
 }
 NETWORK = linear(quadratic_features, 2)
@@ -58,7 +61,7 @@ def verified():
 
 
 def test_a_row_a_candidate_and_of_a_linear_model_each_is_right(verified):
-    rows, summary, arrays = verified
+    rows, summary, arrays, _ = verified
     assert [(row["rate"], row["share"]) for row in rows] == [(1, 0), (1, 0.5), (0.5, 0), (0.5, 0.5)]
     assert [row["learning_rate"] for row in rows] == [0.05, 0.05, 0.025, 0.025]
     assert summary["verified"] == 4 and summary["diverged"] == 0
@@ -69,7 +72,7 @@ def test_a_row_a_candidate_and_of_a_linear_model_each_is_right(verified):
     assert arrays["loss_change"].shape == arrays["loss_change_measured"].shape == (4, 6)
     # Orders differ: the mean over two is not the one that is trained.
     assert not np.allclose(arrays["loss_change"], arrays["loss_change_measured"])
-    (alone, _, of_one) = answers(verify=4, orders=1)
+    alone, _, of_one, _ = answers(verify=4, orders=1)
     np.testing.assert_allclose(of_one["loss_change"], of_one["loss_change_measured"], atol=1e-9)
     assert [row["lost"] for row in alone] == pytest.approx([row["lost_measured"] for row in alone])
 
@@ -110,7 +113,7 @@ def test_all_answers_are_given_before_any_candidate_is_trained(monkeypatch, veri
         monkeypatch.setattr(
             grid, name, lambda *given, n=name, f=function: order.append(n) or f(*given)
         )
-    rows, summary, _ = answers(verify=2)
+    rows, summary, *_ = answers(verify=2)
     assert order == ["ask"] * 4 + ["train"] * 2 and summary["verified"] == 2
     for row, all_trained in zip(rows, verified.rows, strict=True):
         for key in set(row) - {"seconds", "seconds_measured"}:
@@ -143,14 +146,14 @@ def test_copying_the_base_explains_nothing_of_the_change_from_it(monkeypatch):
     (candidate,) = whatif.train(cache.asked, recipe)
     base, true = (np.asarray(networks.forward(NETWORK.apply, at, cache.asked.old.x))
                   for at in (theta, candidate))  # fmt: skip
-    columns, rise = grid.measured(cache, recipe, answer._replace(outputs=base[None]))
+    columns, trained = grid.measured(cache, answer._replace(outputs=base[None]))
     assert columns["r2_from_base"] == pytest.approx(r2((true - base).ravel(), np.zeros(12)))
     assert columns["r2_from_base"] <= 0
     changes = ((outputs - cache.before).ravel() for outputs in (true, base))
     assert columns["r2_change"] == pytest.approx(r2(*changes))
     targets = np.asarray(cache.asked.old.y)
     risen = ((true - targets) ** 2 - (cache.before - targets) ** 2).mean(1) / 2
-    np.testing.assert_allclose(rise, risen)
+    np.testing.assert_allclose(trained.loss_change, risen[None])
     right = correct(true, targets, np.ones(2)).mean()
     assert columns["accuracy_after_measured"] == right
     assert columns["loss_rise_measured"] == pytest.approx(risen.mean())
@@ -192,11 +195,120 @@ def test_a_training_that_diverges_is_data_and_a_base_that_does_is_refused(monkey
     answers(descent, shares=[0], rates=[1.0])
     wild = kept[0].recipe._replace(learning_rate=1e30, epochs=30.0)
     row, answer = grid.answered(kept[0], wild, 1)
-    columns, rise = grid.measured(kept[0], wild, answer)
+    columns, trained = grid.measured(kept[0], answer)
     assert np.isnan([columns["lost_measured"], columns["r2_change"], row["lost"]]).all()
-    assert np.isfinite(row["accuracy_before"]) and rise.shape == (6,)
+    assert np.isfinite(row["accuracy_before"]) and trained.loss_change.shape == (1, 6)
     with pytest.raises(ValueError, match="the base diverged at 5e\\+28; use a smaller one"):
         answers(descent, rates=[1e30], epochs=[30.0])
+
+
+def test_the_price_is_said_before_anything_is_trained(monkeypatch):
+    lines, trained = [], job._trained
+    monkeypatch.setattr(job, "_trained", lambda *a: lines.append("trains") or trained(*a))
+    summary = whatif.run_job(named(), SETTINGS, lines.append).summary
+    first, then = lines[: lines.index("trains")]
+    assert re.match(r"a training takes about .* s, the base .*: asking never pays", first)
+    assert re.match(r"train them: 4 trainings take about .* in 2 orders", then)
+    assert list(whatif.bill_lines(summary["price"])) == [first, then]
+
+
+def test_a_bill_says_from_when_on_it_pays():
+    cheap = whatif.Price(train=20.0, prepare=60.0, answer=2.0, mib=109.0)
+    bill = grid.bill(cheap, count=5, orders=3)
+    # 3 orders and the check of one cost twice an answer, which is one order and its check.
+    assert (bill["answers"], bill["asked"], bill["trained"]) == (20.0, 80.0, 100.0)
+    (line,) = whatif.bill_lines(bill)
+    assert line.endswith("(109 MiB of gradients), an answer 2 s: asking pays from 4 questions on")
+    few = grid.bill(cheap, count=3, orders=1)
+    assert [line[:11] for line in whatif.bill_lines(few)] == ["a training ", "train them:"]
+
+
+RECOMMEND = {"retention": 0.5, "replay": 4, "drop": 3}
+
+
+@pytest.fixture(scope="module")
+def recommended():
+    kept, prepare = [], job.prepare
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "prepare", lambda *a, **k: kept.append(prepare(*a, **k)) or kept[-1])
+        given = answers(verify=1, recommend=RECOMMEND)
+    return given, kept[0]
+
+
+def test_recommendations_are_checked_by_training_beside_what_is_drawn(recommended):
+    (rows, summary, *_), cache = recommended
+    came = summary["recommended"]
+    assert list(came) == list(RECOMMEND)
+    enough = [row["share"] for row in rows if row["rate"] == 1 and row["retained"] >= 0.5]
+    assert came["retention"]["share"] == (min(enough) if enough else None)
+    base = cache.recipe._replace(order=1)
+    sizes = {"replay": (4, [6, 4], "replayed"), "drop": (3, [0, 0, 8], "left_out")}
+    for name, (count, of_tasks, field) in sizes.items():
+        places = came[name]["places"]
+        starts = np.cumsum([0, *of_tasks])
+        chosen = [starts[int(t[-1])] + k for t, own in places.items() for k in own]
+        assert len(chosen) == count == came[name]["samples"]
+        assert all(k < of_tasks[int(t[-1])] for t, own in places.items() for k in own)
+        columns, _ = grid.measured(cache, whatif.ask(cache, base._replace(**{field: chosen}), 2))
+        assert came[name]["recommended"]["loss_rise_measured"] == columns["loss_rise_measured"]
+        # Chosen by what is predicted, of which the drawn ones are some.
+        assert came[name]["recommended"]["loss_rise"] != came[name]["compared"]["loss_rise"]
+    dropped = came["drop"]
+    assert dropped["recommended"]["loss_rise"] < dropped["compared"]["loss_rise"]
+
+
+def test_nothing_is_recommended_unasked_and_nothing_trained_without_verify():
+    assert answers().summary["recommended"] == {}
+    summary = answers(recommend=RECOMMEND | {"replay": None}).summary
+    assert list(summary["recommended"]) == ["retention", "drop"]
+    assert not any("_measured" in key for key in summary["recommended"]["drop"]["recommended"])
+
+
+def test_the_share_is_the_smallest_that_keeps_enough_beside_the_one_below(recommended):
+    base = whatif.Recipe(learning_rate=0.1, share=0.2)
+    any_answer = whatif.ask(recommended[1], recommended[1].recipe)
+
+    def of(share, kept, **other):
+        recipe, right = base._replace(share=share, **other), np.arange(10)[None] < 10 * kept
+        return any_answer._replace(recipe=recipe, correct_before=np.ones(10), correct=right)
+
+    given = [of(0.5, 0.9), of(0.0, 0.1), of(0.1, 0.8), of(0.1, 0.9, learning_rate=0.05)]
+    facts, answer, beside = advice._share(base, 0.8, given)
+    assert (facts["share"], answer, beside) == (0.1, given[2], [given[1]])
+    facts, answer, beside = advice._share(base, 0.95, given)
+    assert (facts["share"], answer, beside) == (None, None, [given[0]])
+    assert advice._share(base, 0.1, given)[2] == []
+
+
+def test_drawn_sets_are_of_the_classes_of_the_recommended_one():
+    kinds = np.array([0] * 6 + [1] * 6 + [2] * 2)
+    places = np.array([0, 1, 2, 7, 13])
+    seen = set()
+    for seed in range(5):
+        drawn = advice.drawn_like(np.random.default_rng(seed), kinds, places)
+        assert np.bincount(kinds[drawn]).tolist() == [3, 1, 1] and len(set(drawn)) == 5
+        seen |= set(drawn.tolist())
+    assert len(seen) > 8
+    assert advice.by_task(np.array([0, 5, 6, 9]), [6, 4]) == {"task 0": [0, 5], "task 1": [0, 3]}
+
+
+def test_slices_add_up_to_the_whole(verified):
+    rows, _, arrays, slices = verified
+    assert {(row["slice"], row["value"]) for row in slices} == {
+        ("class", "0"), ("class", "1"), ("task", "0"), ("task", "1")
+    }  # fmt: skip
+    for row in rows:
+        for kind in ("class", "task"):
+            at = kind, row["share"], row["rate"]
+            own = [one for one in slices if (one["slice"], one["share"], one["rate"]) == at]
+            counts = [one["samples"] for one in own]
+            assert sum(counts) == len(arrays["task"])
+            for name in ("accuracy_before", "accuracy_after", "loss_rise", "loss_rise_measured"):
+                mean = np.average([one[name] for one in own], weights=counts)
+                assert mean == pytest.approx(row[name]), name
+    of_task = next(row for row in slices if row["slice"] == "task")
+    of_first = arrays["loss_change"][0, arrays["task"] == 0]
+    assert of_task["loss_rise"] == pytest.approx(of_first.mean())
 
 
 def heads(*masks):
@@ -215,7 +327,7 @@ BAD = {
     "low precision": ({"compute": "bfloat16"}, {}, "training.compute: .*expected null"),
     "no rate, no limit": ({"learning_rate": None}, {}, "no stability limit"),
     "more to verify": ({}, {"verify": 5}, "whatif.verify=5: expected at most 4"),
-    "none to verify": ({}, {"verify": 0}, "whatif.verify=0: expected a whole number"),
+    "none to verify": ({}, {"verify": 0}, "whatif.verify=0: expected a whole .* or null"),
     "a share of 1": ({}, {"shares": [0, 1]}, "whatif.shares=1: expected a number from 0 to below"),
     "no shares": ({}, {"shares": []}, r"whatif.shares=\[\]: expected a list of at least one"),
     "one number": ({}, {"rates": 2.0}, "whatif.rates=2.0: expected a list"),
@@ -224,6 +336,15 @@ BAD = {
     "a base of 1": ({}, {"base_share": 1.0}, "whatif.base_share=1.0"),
     "more anchors than steps": ({}, {"anchors": 9}, "whatif.anchors=9: expected at most 3"),
     "no budget": ({}, {"keep": "gradients", "budget_mib": 1e-4}, "whatif.budget_mib=0.0001: "),
+    "a setting that there is not": ({}, {"share": 0.2}, "whatif: share is unknown or missing"),
+    "a way to keep": ({}, {"keep": "all"}, "whatif.keep=all: expected auto, gradients"),
+    "no recommendations": ({}, {"recommend": {"replay": 3}}, "whatif.recommend=.*: expected ret"),
+    "all to be kept": ({}, {"recommend": RECOMMEND | {"retention": 2}}, "retention=2: expected a"),
+    "nothing to be kept": ({}, {"recommend": RECOMMEND | {"retention": 0}}, "above 0, up to 1"),
+    "more to replay": ({}, {"recommend": RECOMMEND | {"replay": 11}}, "replay=11: expected at"),
+    "all left out": ({}, {"recommend": RECOMMEND | {"drop": 8}}, "fewer than the 8 new samples"),
+    "replay without a share": ({}, {"recommend": RECOMMEND, "base_share": 0},
+                               "whatif.base_share=0: nothing is replayed"),
     "a schedule": ({}, {"schedule": "step"}, "whatif.schedule=step: expected constant, linear"),
 }  # fmt: skip
 
@@ -250,14 +371,18 @@ def test_the_command_writes_rows_arrays_figures_and_a_page(ntkcl, tmp_path):
     code, out, err = ntkcl("experiment=whatif_digits", "size=small", "tracking=disabled")
     assert (code, err) == (0, "")
     assert "1 trained, 0 diverged: mean error of the accuracy lost" in out
+    assert "a training takes about" in out.split("base trained")[0]
     (folder,) = (tmp_path / "results" / "plans" / "whatif_digits_small").iterdir()
     summary, table = files.load_plan(folder)
     assert folder.name.startswith("whatif-sgd-naive-split-w8-s0-")
     assert summary["job"] == "whatif" and summary["candidates"] == len(table) == 2
     assert list(table["share"]) == [0, 0.2] and table["accuracy_after_measured"].count() == 1
     figures = {path.name for path in (folder / "figures").iterdir()}
-    assert figures == {"retention.png", "at_risk.png"}
+    assert figures == {"retention.png", "slices.png", "at_risk.png"}
     arrays = dict(np.load(folder / "arrays.npz"))
+    slices = pd.read_parquet(folder / "slices.parquet")
+    assert list(slices["slice"]) == ["class", "class", "task"] * 2
+    assert slices["accuracy_after"][2] == table["accuracy_after"][0]
     before = correct(arrays["before"], arrays["targets"], arrays["head"]).mean()
     assert table["accuracy_before"][0] == before
     worst = arrays["loss_change"][0, arrays["at_risk"]]
@@ -267,7 +392,8 @@ def test_the_command_writes_rows_arrays_figures_and_a_page(ntkcl, tmp_path):
     assert ntkcl("report", f"run={folder}")[0] == 0
     (page,) = (tmp_path / "results" / "reports").iterdir()
     text = page.read_text()
-    for words in ("Answers", "Most at risk", "old, measured", "whatif.base_share", "jax"):
+    shown = "Answers", "By class", "Price", "Most at risk", "old, measured", "Train them", "jax"
+    for words in (*shown, "whatif.base_share"):
         assert words in text, words
-    assert text.count("data:image/png") == 1 + len(worst)
+    assert text.count("data:image/png") == 2 + len(worst)
     assert json.loads((folder / "summary.json").read_text())["base"]["share"] == 0.2

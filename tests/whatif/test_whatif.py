@@ -363,6 +363,21 @@ def test_the_verdict_goes_by_signs_that_need_no_training():
     assert alone.verdict[0] == "unknown"
 
 
+def test_slices_are_means_over_their_samples_and_orders():
+    answer = whatif.ask(whatif.prepare(asked(), BASE, anchors=1), BASE, orders=3)
+    answer = answer._replace(correct=np.tri(3, 6) > 0)
+    slices = answer.by(["a", None, "a", "b", "a", "b"])
+    assert list(slices) == ["None", "a", "b"]
+    own = [0, 2, 4]
+    assert slices["a"] == {
+        "samples": 3,
+        "accuracy_before": answer.correct_before[own].mean(),
+        "accuracy_after": pytest.approx(answer.correct[:, own].mean()),
+        "loss_rise": pytest.approx(answer.loss_change[:, own].mean()),
+    }
+    assert list(answer.by([3, 1, 3, 3, 1, 1])) == [1, 3]
+
+
 def test_the_price_says_what_fits(monkeypatch):
     question = asked()
     unworthy = whatif.price(question, BASE, anchors=2)  # so small a model is passed sooner
@@ -407,6 +422,15 @@ BAD = {
     "whatif.optimizer='adam': expected one such as": lambda q: whatif.train(
         q, BASE._replace(optimizer="adam")
     ),
+    "whatif.shares=(): expected at least one": lambda q: whatif.share(
+        whatif.prepare(q, BASE, anchors=1), BASE, shares=()
+    ),
+    "theta: it holds batch_stats, which would be trained": lambda q: whatif.question(
+        q.network, {"params": q.theta, "batch_stats": q.theta}, q.old, q.new
+    ),
+    "labels has shape (2,); expected (6,)": lambda q: whatif.ask(
+        whatif.prepare(q, BASE, anchors=1), BASE
+    ).by([1, 2]),
     "there are no old samples to replay": lambda q: whatif.train(
         q._replace(pool=q.pool._replace(x=q.pool.x[:0], y=q.pool.y[:0])), BASE
     ),

@@ -7,7 +7,9 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import pandas as pd
 
+from ntkcl import whatif
 from ntkcl.reporting import answers
 from ntkcl.reporting.html.samples import answer, shown
 from ntkcl.reporting.html.section import rows as texts
@@ -34,7 +36,59 @@ def sections(folder: Path) -> Iterator[dict[str, Any] | None]:
     note = "Bands: where 90 % of the simulated orders of batches end. Rings: measured."
     drawn = _figures(folder, "retention")
     yield section("Retention against the share that is replayed", note, plots=drawn)
+    yield from _recommended(summary)
+    note = (
+        "Accuracy on each class of the old samples, before and after, at the largest learning rate "
+        "and length; slices.parquet has every candidate, by task too."
+    )
+    if drawn := _figures(folder, "slices"):
+        yield section("By class", note, plots=drawn)
+    if "price" in summary:
+        yield _price(summary)
     yield _at_risk(folder, stored.arrays(folder, AT_RISK))
+
+
+def _recommended(summary: Mapping) -> Iterator[dict[str, Any]]:
+    """What is recommended, beside what one would take without it, and which samples these are."""
+    rows = answers.recommended(summary)
+    if not rows:
+        return
+    note = (
+        "Chosen before anything was trained. A set of samples is compared with others of the same "
+        "size, drawn of the same classes."
+    )
+    yield section("Recommended", note, rows=rows)
+    lines = [line.split(": ") for line in answers.places(summary)]
+    if lines:
+        note = "Their places in the training sets of their tasks, counted from 0."
+        listed = [{"recommended": what, "places": where} for what, where in lines]
+        yield section("Recommended samples", note, rows=listed)
+
+
+def _price(summary: Mapping) -> dict[str, Any]:
+    """What all was expected to take, beside what it took."""
+    expected, took = summary["price"], summary["seconds"]
+    rows = [
+        {"": "base", "expected, s": expected["train"], "took, s": took["base"]},
+        {
+            "": "its linearisations",
+            "expected, s": expected["prepare"] - expected["train"],
+            "took, s": took["linearise"],
+        },
+        {
+            "": f"{expected['candidates']} answers in {expected['orders']} orders",
+            "expected, s": expected["answers"],
+            "took, s": took["answers"],
+        },
+        {
+            "": f"{summary['verified']} candidates trained",
+            "expected, s": summary["verified"] * expected["train"],
+            "took, s": took["verify"],
+        },
+    ]
+    said = ". ".join(f"{line[0].upper()}{line[1:]}" for line in whatif.bill_lines(expected))
+    note = f"Before it started: {said}. What it took includes compilation."
+    return section("Price", note, rows=texts(pd.DataFrame(rows)))
 
 
 def _figures(folder: Path, name: str = "*") -> list[Any]:
@@ -53,7 +107,8 @@ def _at_risk(folder: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any] |
     inputs = shown(folder, arrays["at_risk_x"])
     if inputs is None:
         return None
-    facts = [_facts(int(row), arrays) for row in arrays["at_risk"]]
+    names = class_names(stored.settings(folder), len(arrays["head"]))
+    facts = [_facts(int(row), arrays, names) for row in arrays["at_risk"]]
     note = (
         "Old samples whose loss would rise most in the first candidate: the class, the answers "
         "before and after, and the rise of the loss."
@@ -66,13 +121,23 @@ def _at_risk(folder: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any] |
     return section("Most at risk", note, samples=[one | _caption(of) for one, of in pairs])
 
 
-def _facts(row: int, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+def class_names(settings: Mapping[str, Any], count: int) -> dict[str, str]:
+    """The name of each of so many outputs by its number; none where the configuration lists none,
+    or the stream deals them out in another order."""
+    source, stream = settings["source"], settings["stream"]
+    listed = [str(name) for name in source.get("classes") or ()]
+    in_order = stream.get("scenario") == "class" and not stream.get("shuffle_classes")
+    return {str(k): name for k, name in enumerate(listed[:count])} if in_order else {}
+
+
+def _facts(row: int, arrays: Mapping[str, np.ndarray], names: Mapping[str, str]) -> dict[str, str]:
     """Of one old sample."""
-    head, sides = arrays["head"].astype(bool), (arrays["before"][row], arrays["after"][0, row])
-    before, after = (answer(f, head) for f in sides)
+    head = arrays["head"].astype(bool)
+    sides = arrays["targets"][row], arrays["before"][row], arrays["after"][0, row]
+    right, before, after = (names.get(one, one) for one in (answer(f, head) for f in sides))
     return {
         "task": str(arrays["task"][row]),
-        "class": answer(arrays["targets"][row], head),
+        "class": right,
         "before": before,
         "after": after,
         "rise of loss": f"{arrays['loss_change'][0, row]:+.2f}",
