@@ -30,7 +30,8 @@ BRIEF = ("accuracy_after", "band", "accuracy_new", "distance", "coarse_r2", "ver
 """What a terminal has room for."""
 MEANING = (
     "Accuracy on old and on new samples after each candidate, the mean over simulated orders of "
-    "its batches, and where 90 % of the orders end. retained: of the accuracy before. distance: "
+    "its batches, and where 90 % of trainings would end, by these orders and the answer's own "
+    "error. retained: of the accuracy before. distance: "
     "from the end of the base, in lengths of its way; answers are best near it. R² halved: of the "
     "outputs' changes predicted with half of the anchors, against all; verdict: poor below "
     ".95 of that, or above .9 of the distance: add anchors, take a base nearer to it, or train it. "

@@ -138,8 +138,8 @@ def plan(
 def retention(rows: Sequence[Mapping]) -> Figure:
     """Accuracy on old and on new samples against the share of old samples that are replayed.
 
-    A line for each learning rate and length, its band the 5th to 95th percentile over orders of
-    the batches; rings are measured.
+    A line for each learning rate and length, its band where 90 % of trainings would end;
+    rings are measured.
     """
     figure = Figure(figsize=(9.2, 4.0), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)

@@ -33,7 +33,7 @@ def sections(folder: Path) -> Iterator[dict[str, Any] | None]:
     said = "; ".join(answers.remarks(given, summary))
     note = f"{said[0].upper()}{said[1:]}. {answers.MEANING}"
     yield section("Answers", note, rows=answers.texts(given))
-    note = "Bands: where 90 % of the simulated orders of batches end. Rings: measured."
+    note = "Bands: where 90 % of trainings would end. Rings: measured."
     drawn = _figures(folder, "retention")
     yield section("Retention against the share that is replayed", note, plots=drawn)
     yield from _recommended(summary)
