@@ -181,8 +181,8 @@ def _linearise(
     small = gradients_mib(asked, anchors, kept, numbers)
     if (needed if keep == "gradients" else small if keep == "sketch" else 0) > budget_mib:
         raise SettingError(
-            f"whatif.budget_mib={budget_mib:g}: at {anchors} anchors gradients take {needed:,.0f} "
-            f"MiB, sketches of {numbers} numbers {small:,.0f}; use fewer anchors, samples or "
+            f"whatif.budget_mib={budget_mib:g}: at {anchors} anchors gradients take {needed:.4g} "
+            f"MiB, sketches of {numbers} numbers {small:.4g}; use fewer anchors, samples or "
             "whatif.outputs, or keep=passes"
         )
     worth = needed <= budget_mib and reads_faster(asked, kept)

@@ -26,12 +26,14 @@ from ntkcl.whatif.price import price
 from ntkcl.whatif.question import Question, question
 from ntkcl.whatif.recipe import Recipe
 from ntkcl.whatif.recommend import classes
+from ntkcl.whatif.sketch import frozen
 
 JOB = "whatif"
 """What the setting `job` is for these questions."""
+MEMORY = "anchors", "keep", "outputs", "numbers", "budget_mib"  # of `prepare`
 SETTINGS = (
-    "shares", "rates", "epochs", "schedule", "clip", "base_share", "anchors", "keep", "budget_mib",
-    "orders", "verify", "recommend", "seed",
+    "shares", "rates", "epochs", "schedule", "clip", "base_share", *MEMORY, "orders", "verify",
+    "recommend", "seed",
 )  # fmt: skip
 AT_RISK = 24  # old samples whose inputs are kept to be shown
 
@@ -59,6 +61,7 @@ def run_job(
     """
     cache, candidates, seconds, expected = _prepared(named, settings, say)
     kept = "gradients" if isinstance(cache.old, Gradients) else "passes"
+    kept = "sketches" if cache.sketch else kept
     say(f"base trained in {seconds['base']:.1f} s, {kept} kept: {cache.mib:,.0f} MiB")
     stream, orders = named["stream"], settings["orders"]
     given = [grid.answered(cache, one, orders) for _, one in candidates]
@@ -80,7 +83,8 @@ def run_job(
         name: advice.record(one, partial(_numbers, cache, verify)) for name, one in chosen.items()
     }
     summary = {"job": JOB, "candidates": len(rows), "base": _named(cache.recipe)}
-    summary |= {"orders": orders, "kept": kept, "mib": cache.mib, "seconds": seconds}
+    summary |= {"orders": orders, "kept": kept, "mib": cache.mib, "outside": cache.outside}
+    summary |= {"seconds": seconds}
     summary |= {"price": expected, "recommended": recommended} | grid.agreement(rows)
     arrays = _arrays(cache, stream, said, trained)
     groups = {"class": classes(arrays["targets"]), "task": arrays["task"]}
@@ -112,7 +116,7 @@ def _prepared(named: Mapping[str, Any], settings: Mapping[str, Any], say: Callab
     *before, last = named["stream"]
     for one in (base, *(one for _, one in candidates)):
         one.checked(len(last.train.x), sum(len(task.train.x) for task in before))
-    memory = {key: settings[key] for key in ("anchors", "keep", "budget_mib")}
+    memory = {key: settings[key] for key in MEMORY}
     asked = _asked(initialised.problem, initialised.theta)
     expected = grid.bill(price(asked, base, **memory), len(candidates), settings["orders"])
     for line in grid.bill_lines(expected):
@@ -132,7 +136,11 @@ def _check(named: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         raise SettingError(
             f"whatif: {', '.join(unlike)} is unknown or missing; expected {', '.join(SETTINGS)}"
         )
-    one_of("whatif.keep", settings["keep"], KEEP)
+    if one_of("whatif.keep", settings["keep"], KEEP) == "sketch":
+        frozen(named["optimizer"])
+    if settings["outputs"] is not None:
+        whole("whatif.outputs", settings["outputs"])
+    whole("whatif.numbers", settings["numbers"])
     finite("whatif.budget_mib", settings["budget_mib"], above=0.0)
     stream, training = named["stream"], named["training"]
     if len(stream) < 2:

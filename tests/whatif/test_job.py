@@ -25,6 +25,8 @@ SETTINGS = {
     "base_share": 0.25,
     "anchors": 2,
     "keep": "passes",
+    "outputs": None,
+    "numbers": 4096,
     "budget_mib": 64,
     "orders": 2,
     "verify": None,
@@ -35,14 +37,14 @@ NETWORK = linear(quadratic_features, 2)
 STREAM = random_stream(jax.random.key(3), [6, 4, 8])
 
 
-def named(stream=STREAM, network=NETWORK, method=None, loss=None, **training):
+def named(stream=STREAM, network=NETWORK, method=None, loss=None, optimizer=None, **training):
     steps = dict(epochs=1.5, batch_size=4, learning_rate=0.05)
     return dict(
         key=jax.random.key(0),
         stream=stream,
         network=network,
         loss=loss or losses.squared_error(),
-        optimizer=optimizers.adam(),
+        optimizer=optimizer or optimizers.adam(),
         training=Training(**(steps | training)),
         method=method or methods.naive(),
         effort=forecast.Effort(),
@@ -311,6 +313,13 @@ def test_slices_add_up_to_the_whole(verified):
     assert of_task["loss_rise"] == pytest.approx(of_first.mean())
 
 
+def test_sketches_are_asked_for_by_name():
+    linear_rule = named(optimizer=optimizers.sgd(0.9))
+    told = answers(linear_rule, keep="sketch", shares=[0.5], rates=[1.0], verify=1)
+    assert told.summary["kept"] == "sketches" and told.summary["outside"] < 1e-9
+    assert told.summary["r2_change"] == pytest.approx(1, abs=1e-6)  # more numbers than parameters
+
+
 def heads(*masks):
     return random_stream(jax.random.key(3), [6] * len(masks), heads=masks)
 
@@ -335,6 +344,10 @@ BAD = {
     "no orders": ({}, {"orders": 0}, "whatif.orders=0: expected a whole number"),
     "a base of 1": ({}, {"base_share": 1.0}, "whatif.base_share=1.0"),
     "more anchors than steps": ({}, {"anchors": 9}, "whatif.anchors=9: expected at most 3"),
+    "no outputs": ({}, {"outputs": 0}, "whatif.outputs=0: "),
+    "no numbers": ({}, {"numbers": 0}, "whatif.numbers=0: "),
+    "a rule without a metric": ({"optimizer": optimizers.by_name("lion")}, {"keep": "sketch"},
+                                "whatif.keep=sketch: the optimizer is neither linear"),
     "no budget": ({}, {"keep": "gradients", "budget_mib": 1e-4}, "whatif.budget_mib=0.0001: "),
     "a setting that there is not": ({}, {"share": 0.2}, "whatif: share is unknown or missing"),
     "a way to keep": ({}, {"keep": "all"}, "whatif.keep=all: expected auto, gradients"),

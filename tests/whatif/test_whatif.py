@@ -399,8 +399,8 @@ BAD = {
     "whatif.outputs=0: expected a whole number": lambda q: whatif.prepare(q, BASE, outputs=0),
     "whatif.anchors=7: expected at most 6": lambda q: whatif.prepare(q, BASE, anchors=7),
     "whatif.anchors=0: expected a whole number": lambda q: whatif.prepare(q, BASE, anchors=0),
-    "gradients take 0 MiB, sketches of 4096 numbers 6; use fewer anchors": lambda q: whatif.prepare(
-        q, BASE, keep="gradients", budget_mib=1e-3
+    "gradients take 0.02444 MiB, sketches of 4096 numbers 5.562; use fewer anchors": lambda q: (
+        whatif.prepare(q, BASE, keep="gradients", budget_mib=1e-3)
     ),
     "whatif.keep=sketch: the optimizer is neither linear": lambda q: whatif.prepare(
         q, BASE._replace(optimizer=optimizers.by_name("lion")), keep="sketch"
