@@ -252,8 +252,7 @@ def judge(stored: dict) -> list[dict]:
             ours=" / ".join(shown(stored, name, "accuracy") for name in ("LwF", "spectral")),
             holds=above(stored, "accuracy", "LwF", "spectral"),
             because="no weight tried brings LwF above spectral's best; accuracy/forgetting on the "
-            f"validation seed: {trade(stored, 'LwF')}; {trade(stored, 'spectral')}; nor do more "
-            "images: in a trial of 200 a task LwF 20 had 60.2/12.5, spectral 0.01 64.4/24.2",
+            f"validation seed: {trade(stored, 'LwF')}; {trade(stored, 'spectral')}. {TRIALS}",
         ),
         claim(
             f"EWC and SI are within {WITHIN:g} points of accuracy of none: none, EWC, SI",
@@ -267,6 +266,18 @@ def judge(stored: dict) -> list[dict]:
         ranked(stored),
         *forecast_claims(stored),
     ]
+
+
+# The trials of results/README.md, "Why LwF is below spectral", each with one change.
+TRIALS = (
+    "Of digits, as in the paper, spectral has 76.0/18.6 and LwF 72.7/7.6 (MNIST's test set, three "
+    "seeds). LwF stays below with ten times the steps (69.7, spectral 75.4), a loss of the new "
+    "classes alone (72.4) and, on the validation seed, 400 images a task (73.6, 79.0), three "
+    "hidden layers (62.0, 76.6), pixels in [0, 1] (67.8, 75.2), standard parametrization and Adam "
+    "(50.2, 79.2), cross-entropy and softened distillation (62.4, 74.6). What it lacks is old "
+    "inputs: held at these and not at the new ones, the same outputs have 78.7/16.3, 2.7 ± 1.0 "
+    "above spectral, and all ten outputs 83.6/7.2"
+)
 
 
 def trade(stored: dict, name: str) -> str:

@@ -8,9 +8,9 @@ is g + h with g along f^(2), h orthogonal to it, and in time t = learning rate x
     |g(t)| = exp(-lambda_2 t) / 2,   |h(t)| = 0,   |v|^2 = sum_i v_i^2 / n
 
 (a) each image at its entries of f^(2) and f^(3), (b) |h| and (c) |g| of networks of the paper's
-widths, and one between. Kernel and limit are the analytic ones, in the paper those of a network of
-width 10,000; of that width it trains two, here one. The paper prints the three largest eigenvalues:
-those of other draws of as many digits, for several depths, stand beside them.
+widths, and one between, two of each as there or more. Kernel and limit are the analytic ones, in
+the paper those of a network of width 10,000. The paper prints the three largest eigenvalues: those
+of other draws of as many digits, for several depths, stand beside them.
 Settings in conf/figure/jacot_fig3.yaml. Writes results/tables/jacot_fig3.{json,md} and
 results/figures/jacot_fig3.{png,pdf}; exit code 1 if a claim fails.
 

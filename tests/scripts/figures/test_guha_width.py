@@ -10,7 +10,7 @@ import pytest
 from cases import load_script, random_stream
 
 from ntkcl import experiment, forecast, kernels, losses, networks, optimizers
-from ntkcl.experiment import record
+from ntkcl.experiment import record, references
 from ntkcl.training.settings import Training
 
 ROOT = Path(__file__).parents[3]
@@ -82,6 +82,23 @@ def test_forecast_at_as_many_units_as_pixels_is_that_of_infinite_width_for_the_c
     tests = slice(sum(sizes), None)
     np.testing.assert_allclose(found[1:, tests], expected[1:, tests], atol=1e-5)
     assert np.abs(expected[-1]).max() > 0.1
+
+
+def test_joint_accuracy_by_epochs_ends_where_the_joint_reference_does(script):
+    """Two tasks of six samples, nine steps each, on batches of two: three epochs of the union."""
+    loss = losses.cross_entropy()
+    stream = jax.tree.map(
+        lambda a: jax.nn.one_hot(a.argmax(1), 3) if a.shape[-1] == 3 and a.ndim == 2 else a,
+        random_stream(jax.random.key(0), [6, 6], d=4, c=3),
+    )
+    training = Training(steps=9, batch_size=2, learning_rate=0.5, allow_unstable=True)
+    given = jax.random.key(0), stream, networks.mlp(outputs=3, width=5), loss, optimizers.sgd()
+    given += training, experiment.NAIVE, forecast.Effort(), kernels.contraction
+    started = experiment.initialise(*given)
+    accuracies = script.joint_by_epochs(started._replace(problem=started.problem.at(0.5)))
+    assert len(accuracies) == 3 and len(set(accuracies)) > 1
+    ended = references.score(references.joint(started, 0.5), stream, loss)["accuracy"]
+    assert accuracies[-1] == pytest.approx(100 * np.mean(ended))
 
 
 @pytest.mark.parametrize("off, holds", [(1.4, True), (-1.4, True), (1.6, False), (-1.6, False)])
