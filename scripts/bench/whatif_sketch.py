@@ -4,9 +4,9 @@ MiniLM with low-rank additions learns two sections of a table of texts, then two
 cells of whatif.py --case text). Candidates are answered with all numbers of the gradients and with
 sketches of fewer, in the metric of the base's optimizer.
 
-    python scripts/bench/whatif_sketch.py --table FILE [--pairs 2] [--quick]
+    python scripts/bench/whatif_sketch.py [--table FILE] [--pairs 2] [--quick]
 
-Writes results/bench/whatif_sketch.{json,md}.
+FILE is made by scripts/data/debian_texts.py, with at least 200 texts a section. Writes results/bench/whatif_sketch.{json,md}.
 """
 
 import itertools
@@ -83,7 +83,7 @@ def markdown(stored: dict) -> str:
 
 def main() -> None:
     options = parser(__doc__, quick=True)
-    options.add_argument("--table", type=Path, required=True, help="of texts")
+    options.add_argument("--table", type=Path, default=Path("debian_texts.csv"), help="of texts")
     options.add_argument("--pairs", type=int, default=2, help="of sections, at most five (2)")
     given = options.parse_args()
     cells = itertools.islice(bench.text(given.quick, 1, given.table), given.pairs)
