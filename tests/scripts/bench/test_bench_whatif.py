@@ -64,3 +64,16 @@ def test_without_the_new_samples_that_cost_most_less_is_forgotten_than_without_d
     )
     assert np.mean(drop > 0) >= 0.9 and np.median(drop) > 0.05
     assert np.mean(replay > 0) >= 0.9 and np.median(replay) > 0.2
+
+
+def test_a_sketch_of_4096_numbers_answers_as_the_gradients_do():
+    bench = load_script("bench/whatif_sketch")
+    stored = json.loads((BENCH / "whatif_sketch.json").read_text())
+    assert (BENCH / "whatif_sketch.md").read_text() == bench.markdown(stored)
+    cosines = {
+        numbers: np.array([row["cosine"] for row in stored["rows"] if row["numbers"] == numbers])
+        for numbers in bench.NUMBERS
+    }
+    assert np.median(cosines[4096]) >= 0.97 and np.mean(cosines[4096] >= 0.97) > 0.9
+    assert np.median(cosines[256]) < np.median(cosines[1024]) < np.median(cosines[4096])
+    assert stored["rows"][-1]["mib"] < stored["rows"][-1]["gradients_mib"] / 15
