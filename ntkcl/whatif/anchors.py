@@ -110,7 +110,11 @@ def directions(
     probes = np.random.default_rng(0).standard_normal((PROBES * c, c)).astype(f.dtype)
     pull = jax.vmap(jax.grad(loss.value), (0, 0, None))
     given = (f, y), (probes, np.resize(y, probes.shape))
-    own, other = (np.asarray(pull(*at, head), np.float64) for at in given)
+    with jax.enable_x64(True):  # rounding is no direction
+        at64 = (jax.tree.map(lambda one: np.asarray(one, np.float64), (*at, head)) for at in given)
+        own, other = (np.asarray(pull(*at)) for at in at64)
+    if not other.any():  # a single output of a softmax: nothing pulls
+        return np.eye(c, dtype=f.dtype)[:, np.flatnonzero(head)[:1]], 0.0
     faint = FAINT * np.sqrt(max(np.sum(own**2), NONE**2) / np.sum(other**2))
     _, sizes, Q = np.linalg.svd(np.concatenate([own, faint * other]), full_matrices=False)
     Q = Q[: max(int((sizes > NONE * sizes[0]).sum()), 1)][:most].T

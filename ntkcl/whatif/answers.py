@@ -35,8 +35,9 @@ class Answer(NamedTuple):
     distance: [K], how far the candidate ends from the base, in lengths of the base's way.
     coarse_r2: R2 of the outputs' changes in the first order with what half of the anchors predict;
       NaN for one anchor.
-    own_error: of the accuracy, sqrt((sum d)^2 + sum d^2) / n with d in {-1, 0, 1} the old samples
-      that half of the anchors, in the first order, classify otherwise; NaN for one anchor.
+    own_error: of the accuracy, sqrt((sum d)^2 + sum d^2) / n, d of an old sample whether it is
+      right with half of the anchors less whether it is with all, in the first order; NaN for one
+      anchor.
     """
 
     recipe: Recipe
@@ -61,13 +62,15 @@ class Answer(NamedTuple):
 
     def band(self, level: float = 0.9) -> tuple[float, float]:
         """Where the accuracy on the old samples after one such training lies, at this level: the
-        prediction interval of Student's t over the K orders, its variance that between orders and
-        the square of `own_error`; NaN for K = 1."""
+        prediction interval of Student's t over the K orders, its variance that between orders, at
+        least that of one sample, and the square of `own_error`; NaN for K = 1 and for one
+        anchor."""
         after = self.correct.mean(1)
         count = len(after)
         if count == 1:
             return float("nan"), float("nan")
-        spread = np.sqrt(after.var(ddof=1) * (1 + 1 / count) + np.nan_to_num(self.own_error) ** 2)
+        variance = max(after.var(ddof=1), len(self.correct_before) ** -2.0)
+        spread = np.sqrt(variance * (1 + 1 / count) + self.own_error**2)
         wide = stats.t.ppf(0.5 + level / 2, count - 1) * spread
         low, high = np.clip([after.mean() - wide, after.mean() + wide], 0.0, 1.0)
         return float(low), float(high)
@@ -150,7 +153,8 @@ def _answer(cache, recipe, old, new, distance, coarse) -> Answer:
     right = np.stack([correct(one, y, head) for one in old])
     agreed = own_error = float("nan")
     if coarse is not None:
-        agreed = r2((old[0] - cache.before).ravel(), (coarse - cache.before).ravel())
+        active = head > 0
+        agreed = r2(*((f - cache.before)[:, active].ravel() for f in (old[0], coarse)))
         other = correct(coarse, y, head) * 1.0 - right[0]
         own_error = float(np.hypot(other.sum(), np.linalg.norm(other)) / len(y))
     return Answer(
@@ -176,7 +180,7 @@ def _answered(cache: Cache, recipe: Recipe, taken):
     """Outputs of old and of new samples [K, n, c], and distances [K]."""
     given = (
         cache.base,
-        cache.rule(recipe),
+        cache.transform(recipe),
         cache.asked.samples,
         taken,
         cache.old,

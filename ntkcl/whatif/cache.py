@@ -18,7 +18,7 @@ from ntkcl.whatif import anchors as linear
 from ntkcl.whatif.follow import Base, along, cuts_of, steps
 from ntkcl.whatif.question import Question, trained
 from ntkcl.whatif.recipe import Recipe
-from ntkcl.whatif.sketch import Sketch, frozen, in_metric, sketch
+from ntkcl.whatif.sketch import Sketch, columns, frozen, sketch, sketched_recipe
 
 MIB = 2**20
 # Gradients are cut from memory and multiplied at 5.2 GB a second on 2 cores: 36 steps of 16 samples
@@ -40,7 +40,7 @@ class Cache(NamedTuple):
     end: the parameters that the base has ended with.
     sketch: what gradients are kept as; None as they are.
     seconds: of the base training and of the linearisations, compilation included.
-    mib: that are kept.
+    mib: memory of all that is kept.
     outside: the share of the loss's squared gradients, before the base, in directions of output
       space that were left out.
     """
@@ -57,11 +57,11 @@ class Cache(NamedTuple):
     mib: float
     outside: float
 
-    def rule(self, recipe: Recipe) -> optax.GradientTransformation:
+    def transform(self, recipe: Recipe) -> optax.GradientTransformation:
         """What a candidate's steps do where it is followed: with sketches, in the metric of the
         base's optimizer."""
         recipe.checked(*self.asked.sizes)
-        seen = in_metric(recipe, self.recipe, self.sketch) if self.sketch else recipe
+        seen = sketched_recipe(recipe, self.recipe, self.sketch) if self.sketch else recipe
         return portable(seen.transform(self.asked.sizes[0]))
 
 
@@ -123,7 +123,7 @@ def prepare(
     reached = map(how.place, [*thetas, end]) if how else [*thetas, end]
     base = along(
         begun.base.anchors,
-        begun.rule(recipe),
+        begun.transform(recipe),
         asked.samples,
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *reached),
         steps(recipe.batches(*asked.sizes), anchors),
@@ -135,12 +135,12 @@ def prepare(
     return begun._replace(base=base, mib=mib)
 
 
-def _sketch(asked: Question, state, kept: "Kept", numbers: int, forgotten: float) -> Sketch:
+def _sketch(asked: Question, state, kept: "Kept", numbers: int, b2_power: float) -> Sketch:
     """In the metric of the optimizer's state where the base ends."""
     few = linear.rows_at_once(kept.trained.shape[1] * _sizes(asked)[0])
     some = jnp.asarray(asked.new.x[:few])
     _, rows = linear.rows_of(portable(asked.network.apply), state.theta, some, kept.trained)
-    return sketch(state.theta, state.optimizer, rows, numbers, forgotten)
+    return sketch(state.theta, state.optimizer, rows, numbers, b2_power)
 
 
 class Kept(NamedTuple):
@@ -167,7 +167,7 @@ def directions_of(asked: Question, outputs: int | None = None) -> Kept:
 
 def _some(samples: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Evenly spread."""
-    apart = len(samples.x) // SOME + 1
+    apart = max(-(-len(samples.x) // SOME), 1)
     return np.asarray(samples.x)[::apart], np.asarray(samples.y)[::apart]
 
 
@@ -202,7 +202,8 @@ def gradients_mib(asked: Question, anchors: int, kept: Kept, numbers: int | None
     at all anchors, and of the old ones at the end."""
     trained = anchors * sum(asked.sizes) * kept.trained.shape[1]
     rows, (count, itemsize) = trained + len(asked.old.x) * kept.old.shape[1], _sizes(asked)
-    return rows * (numbers or count) * itemsize / MIB
+    wide = count if numbers is None else columns(numbers, count)
+    return rows * wide * itemsize / MIB
 
 
 def _sizes(asked: Question) -> tuple[int, int]:

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl.compilation import portable
+from ntkcl.validation import one_of, whole
 from ntkcl.whatif import anchors as linear
-from ntkcl.whatif.cache import MIB, READ, directions_of, gradients_mib, reads_faster
+from ntkcl.whatif.cache import KEEP, MIB, READ, directions_of, gradients_mib, reads_faster
 from ntkcl.whatif.question import Question, start, step
 from ntkcl.whatif.recipe import Recipe
 
@@ -38,7 +39,7 @@ class Price(NamedTuple):
         return float(np.ceil(self.prepare / saved)) if saved > 0 else float("inf")
 
     def __str__(self):
-        what = f"gradients of {self.mib:,.0f} MiB" if self.mib else "no gradients kept"
+        what = f"{self.mib:,.0f} MiB kept" if self.mib else "no gradients kept"
         costs = (
             f"a training takes about {self.train:.2g} s; the base and its linearisations "
             f"{self.prepare:.2g} s, {what}; an answer {self.answer:.2g} s"
@@ -61,7 +62,10 @@ def price(
     """Measured on a few steps of the training, and on the gradients of a few samples; the
     arguments are those of `prepare`."""
     recipe.checked(*asked.sizes)
-    kept, few = directions_of(asked, outputs), numbers if keep == "sketch" else None
+    kept = directions_of(asked, outputs)
+    few = (
+        whole("whatif.numbers", numbers) if one_of("whatif.keep", keep, KEEP) == "sketch" else None
+    )
     steps, mib = recipe.steps(asked.sizes[0]), gradients_mib(asked, anchors, kept, few)
     train = steps * _step_seconds(asked, recipe)
     if keep == "passes" or mib > budget_mib or (keep == "auto" and not reads_faster(asked, kept)):

@@ -78,7 +78,7 @@ class Recipe(NamedTuple):
         for one in self.sequence:
             _places("whatif.sequence", one, new)
         listed = sorted(place for one in self.sequence for place in one)
-        if self.sequence and listed != list(range(new)):
+        if len(self.sequence) and listed != list(range(new)):
             raise SettingError(
                 f"whatif.sequence: {len(listed)} places, {len(set(listed))} of them different; "
                 f"expected each of 0 to {new - 1} once"
@@ -128,7 +128,9 @@ class Recipe(NamedTuple):
     def _new(self, key: np.random.Generator, new: int, count: int) -> np.ndarray:
         """`count` places of new samples, set after set."""
         kept = self.kept(new)
-        sets = [np.intersect1d(kept, one) for one in self.sequence] or [kept]
+        sets = (
+            [np.intersect1d(kept, one) for one in self.sequence] if len(self.sequence) else [kept]
+        )
         ends = np.cumsum([0] + [len(one) for one in sets]) * count // len(kept)
         return np.concatenate(
             [_endless(key, one, size) for one, size in zip(sets, np.diff(ends), strict=True)]

@@ -131,7 +131,7 @@ def influence(
     samples = cache.asked.samples
     if weights is not None:
         samples = samples._replace(weights=jnp.asarray(weights, samples.y.dtype))
-    plain = cache.rule(recipe)
+    plain = cache.transform(recipe)
     nudged = optax.GradientTransformation(plain.init, Partial(_nudged, plain.update))
     given = cache.base, nudged, samples, taken_of(cache, recipe, orders), cache.old
     return np.asarray(_influence(*given, cache.asked.old.y, loss=cache.asked.loss), np.float64)

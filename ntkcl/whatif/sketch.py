@@ -1,16 +1,17 @@
 """Gradients kept as sketches, for many parameters or little memory.
 
-With D the diagonal by which the base's optimizer has divided its gradients, the metric, and S of
-random signs,
+With v the second moment by whose root the base's optimizer has divided its gradients, D =
+diag(1 / sqrt(v)), the metric, and S of random signs,
 
     z = S^T D^(-1/2) theta        J D^(1/2) S        S [p, d], one sign in each row, E S S^T = 1
 
-stand in for parameters and gradients: a step of the rule with its metric frozen,
+stand in for parameters and gradients. A step with the metric frozen, m the mean of gradients that
+momentum remembers,
 
-    theta <- theta - eta (D m + w theta),   m the mean of the gradients that momentum remembers,
+    theta <- theta - eta (D m + w theta)
 
-is one of z, and products of gradients keep their mean. Of rules that are linear in gradients D is
-1. What the sketch is wrong by on the base's own way is known, as what following it is.
+is one of z, with the sketched gradients in m and without D. Of rules that are linear in gradients D
+is 1. What the sketch is wrong by on the base's own way is known, as what following it is.
 """
 
 from typing import Any, NamedTuple
@@ -27,86 +28,95 @@ from ntkcl.types import Optimizer, Params
 from ntkcl.validation import SettingError
 from ntkcl.whatif.recipe import Recipe
 
-RATE = 1.0  # learning rate at which a rule is probed
+RATE = 1e-2  # learning rate at which an optimizer is probed
+# A parameter that the base has hardly moved may be moved by a candidate, in whose optimizer it will
+# have a second moment: the least, in units of the mean over its array.
+FLOOR = 0.1
 
 
 class Sketch(NamedTuple):
     """See above.
 
-    root: D^(1/2).
-    signs: of S, -1 or 1; row i of S has its sign in column i mod d.
-    like: [d], only its shape counts.
-    longer: by how much gradients are longer than their sketches, for what clips them.
+    root: the diagonal of D^(1/2).
+    signs: of S, -1 or 1, by row: row i of S has its sign in column i mod d; 0 beyond the last.
+    norm_ratio: of gradients over their sketches, for what clips them.
     """
 
     root: Float[Array, " p"]
-    signs: Int8[Array, " p"]
-    like: Float[Array, " d"]
-    longer: Any
+    signs: Int8[Array, "q d"]
+    norm_ratio: Any
 
     def place(self, theta: Params) -> Float[Array, " d"]:
         """z of parameters."""
         return self._times_S(ravel_pytree(theta)[0] / self.root)
 
     def rows(self, J: Float[Array, "r k p"]) -> Float[Array, "r k d"]:
-        """Of gradients."""
+        """J D^(1/2) S."""
         return jax.vmap(jax.vmap(lambda row: self._times_S(row * self.root)))(J)
 
     def _times_S(self, row):
-        d = len(self.like)
-        return jnp.pad(row * self.signs, (0, -len(row) % d)).reshape(-1, d).sum(0)
+        padded = jnp.pad(row, (0, self.signs.size - len(row)))
+        return (padded.reshape(self.signs.shape) * self.signs).sum(0)
 
 
 def sketch(
-    theta: Params, state: Any, J: Float[Array, "r k p"], numbers: int, forgotten: float
+    theta: Params, state: Any, J: Float[Array, "r k p"], numbers: int, b2_power: float
 ) -> Sketch:
-    """Of so many numbers.
+    """A sketch of d columns, in the metric of an optimizer's state.
 
     Arguments:
-      theta, state: where the base has ended, and of its optimizer the metric's second moment.
+      theta, state: where the base has ended.
       J: gradients of some samples there.
-      forgotten: b2^S, the share of the second moment that is still that of rest.
+      numbers: about d: it is made odd, since widths are even and the parameters of one unit would
+        share columns, and at most p.
+      b2_power: b2^S, the share of the second moment that is still that of rest.
     """
     flat, _ = ravel_pytree(theta)
-    root, seen = jnp.ones_like(flat), _second_moment(state)
-    if seen is not None:
-        mean = ravel_pytree(seen)[0] / (1 - forgotten)
-        # A parameter without a gradient so far has no metric: the least that another has.
-        least = jnp.min(jnp.where(mean > 0, mean, jnp.inf))
-        root = jnp.maximum(mean, least) ** -0.25
-    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), flat.size)
-    made = Sketch(root, jnp.asarray(signs), jnp.zeros(numbers, flat.dtype), 1.0)
-    return made._replace(longer=jnp.linalg.norm(J) / jnp.linalg.norm(made.rows(J)))
+    root, second = jnp.ones_like(flat), _second_moment(state)
+    if second is not None:
+        floored = jax.tree.map(lambda v: jnp.maximum(v, FLOOR * jnp.mean(v)), second)
+        mean = ravel_pytree(floored)[0] / (1 - b2_power)
+        root = jnp.maximum(mean, jnp.finfo(mean.dtype).tiny) ** -0.25
+    d = columns(numbers, flat.size)
+    rows = -(-flat.size // d)
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (rows, d))
+    made = Sketch(root, jnp.asarray(signs), 1.0)
+    return made._replace(norm_ratio=jnp.linalg.norm(J) / jnp.linalg.norm(made.rows(J)))
 
 
-class Rule(NamedTuple):
-    """What an optimizer does once its metric is frozen: momentum and decay, and the memory of its
-    second moment; `optimizer` does it."""
+def columns(numbers: int, parameters: int) -> int:
+    """d, of a sketch of so many numbers."""
+    return min(numbers - (numbers % 2 == 0), parameters)
+
+
+class Frozen(NamedTuple):
+    """An optimizer once its metric is frozen, and the memory b2 of its second moment; 0 for none,
+    where it is the optimizer itself."""
 
     optimizer: Optimizer
     b2: float
 
 
 @once
-def frozen(optimizer: Optimizer) -> Rule:
-    """An optimizer with its metric frozen, told by what it does to single numbers.
+def frozen(optimizer: Optimizer) -> Frozen:
+    """An optimizer with its metric frozen: told by what it does to single numbers, and compared
+    with it.
 
-    Raises SettingError for one that is neither linear in gradients nor divides them by the root of
-    a second moment.
+    Raises SettingError for one that is neither linear in gradients nor, with its second moment
+    frozen, a mean of gradients that momentum remembers.
     """
     rule = optimizer.transform(RATE)
-    one, zero = jnp.ones(()), jnp.zeros(())
+    one, zero = jnp.ones(1), jnp.zeros(1)
     _, state = rule.update(one, rule.init(zero), zero)
-    if _second_moment(state) is None:
-        if not _linear(rule):
-            raise SettingError(
-                "whatif.keep=sketch: the optimizer is neither linear in gradients nor has it a "
-                "second moment; expected one such as sgd or adamw, or keep=gradients"
-            )
-        return Rule(optimizer, 0.0)
-    b1 = 1 - float(optax.tree.get(state, "mu", one))
-    b2 = 1 - float(_second_moment(state))
-    decay = -float(rule.update(zero, rule.init(one), one)[0]) / RATE
+    if _is_linear(rule):
+        return Frozen(optimizer, 0.0)
+    moments = optax.tree.get(state, "mu", one), _second_moment(state)
+    if any(np.shape(moment) != one.shape for moment in moments):
+        raise _without_metric()
+    b1, b2 = (1 - float(moment[0]) for moment in moments)
+    decay = -float(rule.update(zero, rule.init(one), one)[0][0]) / RATE
+    if not (0 <= b1 < 1 and 0 < b2 < 1):
+        raise _without_metric()
 
     def transform(learning_rate):
         return optax.chain(
@@ -115,41 +125,62 @@ def frozen(optimizer: Optimizer) -> Rule:
             optax.scale_by_learning_rate(learning_rate),
         )
 
-    return Rule(optimizer._replace(transform=transform, rule=None), b2)
+    if not _same_steps(rule, transform(RATE), b2):
+        raise _without_metric()
+    return Frozen(optimizer._replace(transform=transform, rule=None), b2)
+
+
+def _without_metric() -> SettingError:
+    return SettingError(
+        "whatif.keep=sketch: the optimizer is neither linear in gradients nor does it divide their "
+        "mean by the root of a second moment; expected one such as sgd, adam or adamw, or "
+        "keep=gradients"
+    )
 
 
 def _second_moment(state: Any) -> Any:
     return optax.tree.get(state, "nu", None)
 
 
-def _linear(rule: optax.GradientTransformation) -> bool:
-    """Whether two steps from zero, of three numbers at once, are linear in their gradients."""
-
-    def moved(first, second):
-        state, theta = rule.init(jnp.zeros(3)), jnp.zeros(3)
-        for g in (first, second):
-            updates, state = rule.update(g, state, theta)
-            theta = optax.apply_updates(theta, updates)
-        return theta
-
-    a, b = np.random.default_rng(0).standard_normal((2, 2, 3))
-    both = moved(*map(jnp.asarray, a + b))
-    apart = moved(*map(jnp.asarray, a)) + moved(*map(jnp.asarray, b))
-    return bool(jnp.allclose(both, apart, rtol=1e-4, atol=1e-6))
+def _taken(rule: optax.GradientTransformation, theta, gradients):
+    """theta after steps of these gradients, and the state."""
+    state = rule.init(theta)
+    for g in gradients:
+        updates, state = rule.update(g, state, theta)
+        theta = optax.apply_updates(theta, updates)
+    return theta, state
 
 
-def in_metric(recipe: Recipe, base: Recipe, kept: Sketch) -> Recipe:
-    """A candidate as one of z.
+def _is_linear(rule: optax.GradientTransformation) -> bool:
+    """Whether what eight steps do to 64 numbers is linear in their gradients."""
+    theta, a, b = jnp.asarray(np.random.default_rng(0).standard_normal((3, 8, 64)))
+    moved = [_taken(rule, theta[0], gradients)[0] - theta[0] for gradients in (a, b, a + b, 0 * a)]
+    error = jnp.linalg.norm(moved[0] + moved[1] - moved[2] - moved[3])
+    return bool(error <= 1e-4 * jnp.linalg.norm(moved[2]))
 
-    Raises SettingError for an optimizer that is not the base's, whose metric is frozen.
+
+def _same_steps(rule, of_mean, b2: float, steps: int = 5) -> bool:
+    """Whether steps of one gradient are those of its mean in the metric that they end with."""
+    theta, g = jnp.array([1.0, -2.0]), jnp.array([1.0, 3.0])
+    ends, state = _taken(rule, theta, [g] * steps)
+    root = (_second_moment(state) / (1 - b2**steps)) ** -0.25
+    other, _ = _taken(of_mean, theta / root, [g * root] * steps)
+    return bool(jnp.allclose(ends - theta, other * root - theta, rtol=0.05))
+
+
+def sketched_recipe(recipe: Recipe, base: Recipe, kept: Sketch) -> Recipe:
+    """The recipe whose steps act on z.
+
+    Raises SettingError where the metric, frozen, is not that of the candidate's optimizer.
     """
-    if recipe.optimizer is not base.optimizer:
+    made, of_base = (frozen(one.optimizer) for one in (recipe, base))
+    if recipe.optimizer is not base.optimizer and (made.b2 or of_base.b2):
         raise SettingError(
             "whatif.optimizer: sketches are in the metric of the base's optimizer; expected the "
             "same, or keep=gradients"
         )
-    clip = None if recipe.clip is None else recipe.clip / float(kept.longer)
-    return recipe._replace(optimizer=frozen(recipe.optimizer).optimizer, clip=clip)
+    clip = None if recipe.clip is None else recipe.clip / float(kept.norm_ratio)
+    return recipe._replace(optimizer=made.optimizer, clip=clip)
 
 
 sketched = jax.jit(Sketch.rows)

@@ -125,6 +125,8 @@ def test_a_loss_pulls_in_fewer_directions_than_there_are_outputs():
     np.testing.assert_allclose(Q.T @ Q, np.eye(3), atol=1e-12)
     np.testing.assert_allclose(Q.T @ head, 0, atol=1e-9)  # a softmax does not see this one
     assert directions(error, f, y, head)[0].shape == (FEATURES, 4)
+    one = directions(entropy, f, y, np.eye(FEATURES)[0])[0]
+    assert one.shape == (FEATURES, 1)  # of one output a softmax sees nothing
     few, outside = directions(entropy, f, y, head, most=1)
     g = np.asarray(jax.vmap(jax.grad(entropy.value), (0, 0, None))(f, y, head))
     best = np.linalg.svd(g)[1][0] ** 2 / np.sum(g**2)
@@ -153,11 +155,11 @@ def test_the_band_covers_both_the_orders_and_what_half_of_the_anchors_say():
     # variance .25^2 x (1 + 1/3), Student's t of 2 degrees .8165
     assert high - 0.5 == pytest.approx(0.8165 * 0.25 * (4 / 3) ** 0.5, rel=1e-4)
     assert low == pytest.approx(1 - high)
-    same = np.array([right[2]] * 3)
-    assert answer._replace(correct=same, own_error=0.0).band() == (0.5, 0.5)
-    assert answer._replace(correct=same, own_error=0.1).band() == pytest.approx(
-        (0.208, 0.792), abs=1e-3
-    )
+    same = answer._replace(correct=np.array([right[2]] * 40), correct_before=np.ones(4, bool))
+    # One sample of four, and Student's t of 39 degrees 1.6849
+    wide = (0.25**2 * 41 / 40 + 0.1**2) ** 0.5 * 1.6849
+    assert same._replace(own_error=0.1).band()[1] - 0.5 == pytest.approx(wide, rel=1e-4)
+    assert np.isnan(same._replace(own_error=np.nan).band()).all()
     assert np.isnan(answer._replace(correct=right[:1]).band()).all()
 
 
@@ -194,7 +196,7 @@ def test_a_sketch_of_as_many_numbers_as_parameters_is_exact_for_a_linear_rule(ru
     question, base = asked(*mlp()), RULES[rule]._replace(clip=0.3)
     candidate = base._replace(share=0.5, order=5)
     size = sum(leaf.size for leaf in jax.tree.leaves(question.theta))
-    kept = dict(anchors=3, numbers=size, keep="gradients")
+    kept = dict(anchors=3, numbers=size + 1, keep="gradients")
     exact, sketched = (
         whatif.ask(whatif.prepare(question, base, **kept | {"keep": keep}), candidate).outputs
         for keep in ("gradients", "sketch")
@@ -222,10 +224,46 @@ def test_sketches_follow_a_rule_with_a_second_moment_in_its_frozen_metric(rule):
 def test_a_frozen_rule_is_told_by_what_it_does_to_single_numbers():
     made = frozen(optimizers.by_name("adamw", {"b1": 0.8, "b2": 0.9, "weight_decay": 0.5}))
     assert made.b2 == pytest.approx(0.9)
-    rule = made.optimizer.transform(0.1)
-    update, _ = rule.update(jnp.full(1, 2.0), rule.init(jnp.ones(1)), jnp.ones(1))
-    np.testing.assert_allclose(update, -0.1 * (2.0 + 0.5 * 1.0), rtol=1e-6)
+    rule, theta = made.optimizer.transform(0.1), jnp.ones(1)
+    first, state = rule.update(jnp.full(1, 2.0), rule.init(theta), theta)
+    second, _ = rule.update(jnp.full(1, -1.0), state, theta)
+    np.testing.assert_allclose(first, -0.1 * (2.0 + 0.5), rtol=1e-6)
+    mean = (0.8 * 0.2 * 2.0 - 0.2 * 1.0) / (1 - 0.8**2)
+    np.testing.assert_allclose(second, -0.1 * (mean + 0.5), rtol=1e-6)
     assert frozen(optimizers.sgd(0.9)).optimizer is optimizers.sgd(0.9)
+
+
+UNFROZEN = ["lion", "signum", "lamb", "novograd", "radam", "sm3", "adamax", "rmsprop", "fromage"]
+
+
+@pytest.mark.parametrize("name", mostly_slow(UNFROZEN, "signum", "lamb"))
+def test_an_optimizer_that_its_frozen_metric_does_not_make_is_refused(name):
+    with pytest.raises(SettingError, match="the optimizer is neither linear"):
+        frozen(optimizers.by_name(name))
+
+
+def test_a_parameter_that_the_base_hardly_moves_is_not_moved_far_in_a_sketch():
+    """Half of the inputs are faint in the new samples, and not in those that are replayed."""
+    network = networks.mlp(outputs=CLASSES, width=40, depth=1, activation="tanh", centred=False)
+    theta = network.init(jax.random.key(0), jnp.zeros(FEATURES, float))
+    x, y = drawn(2, 12)
+    faint = np.array([1e-6] * 2 + [1.0] * (FEATURES - 2))
+    question = whatif.question(network, theta, drawn(0, 6), (x * faint, y), pool=drawn(4, 8))
+    base = RULES["adam, clipped"]._replace(epochs=4, share=0.0)
+    cache = whatif.prepare(question, base, anchors=4, keep="sketch", numbers=401)
+    candidate = base._replace(share=0.25, order=5)
+    true, base_ends = (trained_outputs(question, one) for one in (candidate, base))
+    answer = whatif.ask(cache, candidate).outputs[0]
+    assert np.linalg.norm(answer - true) < np.linalg.norm(base_ends - true)
+
+
+def test_a_sketch_has_no_more_numbers_than_there_are_parameters():
+    question = asked(*mlp())
+    cache = whatif.prepare(question, BASE, anchors=2, keep="sketch", numbers=10**6)
+    size = sum(leaf.size for leaf in jax.tree.leaves(question.theta))
+    assert cache.base.anchors.J.shape[-1] == size
+    cache = whatif.prepare(question, BASE, anchors=2, keep="sketch", numbers=16)
+    assert cache.base.anchors.J.shape[-1] == 15
 
 
 def test_more_anchors_come_nearer_to_training():
@@ -399,7 +437,7 @@ BAD = {
     "whatif.outputs=0: expected a whole number": lambda q: whatif.prepare(q, BASE, outputs=0),
     "whatif.anchors=7: expected at most 6": lambda q: whatif.prepare(q, BASE, anchors=7),
     "whatif.anchors=0: expected a whole number": lambda q: whatif.prepare(q, BASE, anchors=0),
-    "gradients take 0.02444 MiB, sketches of 4096 numbers 5.562; use fewer anchors": lambda q: (
+    "gradients take 0.02444 MiB, sketches of 4096 numbers 0.02444; use fewer anchors": lambda q: (
         whatif.prepare(q, BASE, keep="gradients", budget_mib=1e-3)
     ),
     "whatif.keep=sketch: the optimizer is neither linear": lambda q: whatif.prepare(
