@@ -20,7 +20,8 @@ candidates are answered, each in four orders of its batches, then trained in the
 change from the base is of what the base's own outcome does not tell; a candidate differs where its
 outcome is further from the base's than that of the base in another order. Where a candidate is
 beyond the base and its verdict poor, a second base at its rate and length answers once more. The
-answer of each is made before it is trained. Writes whatif_CASE.{json,md} under results/bench.
+answer of each is made before it is trained, that of a second base without seeing it. Writes
+whatif_CASE.{json,md} under results/bench.
 """
 
 import json
@@ -373,6 +374,12 @@ def median(values) -> float:
     return float(np.median(values)) if len(values) else float("nan")
 
 
+def _text(value: str | float | None) -> str:
+    if value is None or value != value:
+        return "-"
+    return value if isinstance(value, str) else f"{value:.3g}"
+
+
 def markdown(stored: dict) -> str:
     lines = ["# Answers of what-if beside the trainings that they spare", ""]
     machine = stored["machine"]
@@ -380,11 +387,8 @@ def markdown(stored: dict) -> str:
         f"`{stored['command']}`; {machine['cores']} cores, JAX {machine['jax']}.",
         "",
     ]
-    lines += ["| of candidates near the base | |", "|---|---|"]
-    lines += [
-        f"| {name} | {value if isinstance(value, str) or value is None else format(value, '.3g')} |"
-        for name, value in stored["summary"].items()
-    ]
+    lines += ["| of candidates near the base, and of all for verdicts and costs | |", "|---|---|"]
+    lines += [f"| {name} | {_text(value)} |" for name, value in stored["summary"].items()]
     lines += [
         "",
         "| candidate | median R2 | of the change from the base | error of accuracy lost | "

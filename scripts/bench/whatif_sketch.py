@@ -6,7 +6,8 @@ sketches of fewer, in the metric of the base's optimizer.
 
     python scripts/bench/whatif_sketch.py [--table FILE] [--pairs 2] [--quick]
 
-FILE is made by scripts/data/debian_texts.py, with at least 200 texts a section. Writes results/bench/whatif_sketch.{json,md}.
+FILE is made by scripts/data/debian_texts.py, with at least 200 texts a section. Writes
+results/bench/whatif_sketch.{json,md}.
 """
 
 import itertools

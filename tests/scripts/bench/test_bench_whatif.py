@@ -20,7 +20,8 @@ def scratch():
 def test_the_stored_summary_and_table_are_those_of_the_rows(case):
     bench = load_script("bench/whatif")
     stored = json.loads((BENCH / f"whatif_{case}.json").read_text())
-    assert bench.summarise(stored["rows"]) == pytest.approx(stored["summary"])
+    said = json.loads(json.dumps(bench.summarise(stored["rows"])).replace("NaN", "null"))
+    assert said == pytest.approx(stored["summary"])
     assert (BENCH / f"whatif_{case}.md").read_text() == bench.markdown(stored)
 
 
@@ -77,3 +78,12 @@ def test_a_sketch_of_4096_numbers_answers_as_the_gradients_do():
     assert np.median(cosines[4096]) >= 0.97 and np.mean(cosines[4096] >= 0.97) > 0.9
     assert np.median(cosines[256]) < np.median(cosines[1024]) < np.median(cosines[4096])
     assert stored["rows"][-1]["mib"] < stored["rows"][-1]["gradients_mib"] / 15
+
+
+def test_accuracies_after_fine_tunings_lie_in_the_band_and_the_examples_lost_are_found():
+    said = json.loads((BENCH / "whatif_text.json").read_text())["summary"]
+    assert said["candidates"] >= 40
+    assert said["accuracy after within the band of 90 %"] >= 0.9
+    assert said["median width of the band"] < 0.12
+    assert said["F1 of flips less that of a second training, another order, median"] >= -0.05
+    assert said["base and cache / a training, compilation included"] <= 5
