@@ -31,7 +31,7 @@ from ntkcl.whatif.recipe import Recipe
 RATE = 1e-2  # learning rate at which an optimizer is probed
 # A parameter that the base has hardly moved may be moved by a candidate, in whose optimizer it will
 # have a second moment: the least, in units of the mean over its array.
-FLOOR = 0.1
+FLOOR = 1.0
 
 
 class Sketch(NamedTuple):
