@@ -32,6 +32,7 @@ from ntkcl.whatif.answers import losses_of
 SEGMENTS = (1, 4, 8)
 WAYS = {
     "1": "1 segment",
+    "1, the network": "1, network read",
     "4": "4 segments",
     "8": "8 segments",
     "second": "second training",
@@ -67,8 +68,8 @@ ROWS = {
     "text, LoRA, AdamW 3e-4": Row("minilm", "lora", "adamw", 3e-4, 5, 1),
     "text, LoRA, AdamW 1e-3": Row("minilm", "lora", "adamw", 1e-3, 5, 1),
     "text, full, AdamW 1e-4": Row("minilm", "all", "adamw", 1e-4, 5, 1),
-    "vision, LoRA, AdamW 1e-3": Row("efficientnet_lite0", "lora", "adamw", 1e-3, 3, 1),
-    "vision, full, AdamW 1e-4": Row("efficientnet_lite0", "all", "adamw", 1e-4, 3, 1),
+    "vision, LoRA, AdamW 1e-3": Row("efficientnet_lite0", "lora", "adamw", 1e-3, 3, 3),
+    "vision, full, AdamW 1e-4": Row("efficientnet_lite0", "all", "adamw", 1e-4, 3, 3),
 }
 SOURCES = {
     "minilm": f"source=table source.classes=[{','.join(PAIRS)}] source.test_fraction=0.5 "
