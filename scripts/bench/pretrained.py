@@ -1,19 +1,18 @@
 """Fine-tunings of pretrained models, predicted before they are done.
 
-    python scripts/bench/pretrained.py --table FILE     MiniLM, pairs of sections of a table made by
-                                                        scripts/data/debian_texts.py;
-                                                        EfficientNet-Lite0, pairs of classes of
+    python scripts/bench/pretrained.py --case vision    EfficientNet-Lite0, pairs of classes of
                                                         Fashion-MNIST; needs the extra pretrained
-    --only WORDS                                        rows in whose names they are
+    python scripts/bench/pretrained.py --case text      MiniLM, pairs of sections of a table made by
+        --table FILE                                    scripts/data/debian_texts.py
     --done FILE                                         JSON lines: cells in it are not done again,
                                                         others are added as they are done
-    --quick                                             a cell of each, tiny: pretrained_quick.*
+    --quick                                             a tiny cell: pretrained_quick_CASE.{json,md}
 
 A network learns a pair of classes, then another with the same two outputs: 192 train and 192 test
 samples a pair, batches of 16, 3 epochs. The second training is predicted by linearising the network
 1, 4 and 8 times along the predicted path, then done; done again in another batch order, which no
 forecast that does not know the order can beat; and done in part, as a pilot. Scores are of the test
-samples of the first pair. Writes pretrained.{json,md} under results/bench.
+samples of the first pair. Writes pretrained_CASE.{json,md} under results/bench.
 """
 
 import json
@@ -62,14 +61,18 @@ class Row(NamedTuple):
 
 
 ROWS = {
-    "text, head, AdamW 1e-2": Row("minilm", "head", "adamw", 1e-2, 5, 1),
-    "text, LoRA, SGD .1": Row("minilm", "lora", "sgd", 0.1, 5, 1),
-    "text, LoRA, SGD .2, squared error": Row("minilm", "lora", "sgd", 0.2, 1, 1, SQUARED),
-    "text, LoRA, AdamW 3e-4": Row("minilm", "lora", "adamw", 3e-4, 5, 1),
-    "text, LoRA, AdamW 1e-3": Row("minilm", "lora", "adamw", 1e-3, 5, 1),
-    "text, full, AdamW 1e-4": Row("minilm", "all", "adamw", 1e-4, 5, 1),
-    "vision, LoRA, AdamW 1e-3": Row("efficientnet_lite0", "lora", "adamw", 1e-3, 3, 3),
-    "vision, full, AdamW 1e-4": Row("efficientnet_lite0", "all", "adamw", 1e-4, 3, 3),
+    "text": {
+        "head, AdamW 1e-2": Row("minilm", "head", "adamw", 1e-2, 5, 1),
+        "LoRA, SGD .1": Row("minilm", "lora", "sgd", 0.1, 5, 1),
+        "LoRA, SGD .2, squared error": Row("minilm", "lora", "sgd", 0.2, 1, 1, SQUARED),
+        "LoRA, AdamW 3e-4": Row("minilm", "lora", "adamw", 3e-4, 5, 1),
+        "LoRA, AdamW 1e-3": Row("minilm", "lora", "adamw", 1e-3, 5, 1),
+        "full, AdamW 1e-4": Row("minilm", "all", "adamw", 1e-4, 5, 1),
+    },
+    "vision": {
+        "LoRA, AdamW 1e-3": Row("efficientnet_lite0", "lora", "adamw", 1e-3, 3, 3),
+        "full, AdamW 1e-4": Row("efficientnet_lite0", "all", "adamw", 1e-4, 3, 3),
+    },
 }
 SOURCES = {
     "minilm": f"source=table source.classes=[{','.join(PAIRS)}] source.test_fraction=0.5 "
@@ -80,22 +83,21 @@ SOURCES = {
 QUICK = 8  # samples of a class, in place of 96
 
 
-def cells(quick: bool) -> list[tuple[str, int, int]]:
+def cells(case: str, quick: bool) -> list[tuple[str, int, int]]:
     """(row, pair, seed): the first pair of every row, then other pairs, then other seeds."""
-    if quick:
-        return [(name, 0, 0) for name in ("text, LoRA, AdamW 3e-4", "vision, LoRA, AdamW 1e-3")]
     every = [
         (name, pair, seed)
-        for name, row in ROWS.items()
+        for name, row in ROWS[case].items()
         for pair in range(row.pairs)
         for seed in range(row.seeds)
     ]
-    return sorted(every, key=lambda cell: (cell[2], cell[1] > 0))
+    every.sort(key=lambda cell: (cell[2], cell[1] > 0))
+    return [cell for cell in every if cell[0] == "LoRA, AdamW 1e-3"][:1] if quick else every
 
 
-def made(name: str, pair: int, seed: int, quick: bool, texts: Path | None) -> Cell:
+def made(row: Row, pair: int, seed: int, quick: bool, texts: Path | None) -> Cell:
     """A network that has learned one pair of classes, and is to learn the next."""
-    row, size = ROWS[name], QUICK if quick else 96
+    size = QUICK if quick else 96
     cfg = [*SOURCES[row.network].split(), "stream=split", "stream.tasks=5", f"seed={seed}"]
     cfg += [f"stream.{part}_per_class={size}" for part in ("train", "test")]
     cfg += [f"network={row.network}", f"network.trainable={row.trainable}"]
@@ -106,8 +108,7 @@ def made(name: str, pair: int, seed: int, quick: bool, texts: Path | None) -> Ce
     network = named["network"]
     if row.trainable == "head":
         network, stream = networks.precomputed(network, stream)
-    about = dict(row=name, pair=pair, seed=seed)
-    return learned(stream, network, row.recipe(2 * size), named["key"], about, row.loss)
+    return learned(stream, network, row.recipe(2 * size), named["key"], {}, row.loss)
 
 
 def outputs(cell: Cell, theta, network=None) -> np.ndarray:
@@ -183,8 +184,8 @@ def cost(rows: list[dict], m: int) -> float:
 
 def markdown(stored: dict) -> str:
     rows, machine = stored["rows"], stored["machine"]
-    groups = {name: [row for row in rows if row["row"] == name] for name in ROWS}
-    groups = {name: own for name, own in groups.items() if own}
+    names = dict.fromkeys(row["row"] for row in rows)
+    groups = {name: [row for row in rows if row["row"] == name] for name in names}
     lines = ["# Fine-tunings of pretrained models, predicted before they are done", ""]
     lines += [f"`{stored['command']}`; {machine['cores']} cores, JAX {machine['jax']}.", ""]
     lines += [
@@ -232,20 +233,25 @@ def markdown(stored: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def without_nan(row: dict) -> dict:
+    """As JSON keeps it, null in the place of what is not a number."""
+    return json.loads(json.dumps(row).replace("NaN", "null"))
+
+
 def main() -> None:
     options = parser(__doc__, quick=True)
-    options.add_argument("--table", type=Path, help="of texts")
-    options.add_argument("--only", default="", help="rows in whose names this is")
+    options.add_argument("--case", choices=tuple(ROWS), default="vision")
+    options.add_argument("--table", type=Path, help="of texts, for --case text")
     options.add_argument("--done", type=Path, help="JSON lines of cells that are done")
     given = options.parse_args()
+    kept = given.done.read_text().splitlines() if given.done and given.done.exists() else []
     rows = []
-    for name, pair, seed in cells(given.quick):
-        kept = given.done.read_text().splitlines() if given.done and given.done.exists() else []
+    for name, pair, seed in cells(given.case, given.quick):
         about = dict(row=name, pair=pair, seed=seed)
         known = [row for row in map(json.loads, kept) if about.items() <= row.items()]
-        if not known and given.only in name:
-            row = about | measured(made(name, pair, seed, given.quick, given.table))
-            known = [json.loads(json.dumps(row).replace("NaN", "null"))]
+        if not known:
+            cell = made(ROWS[given.case][name], pair, seed, given.quick, given.table)
+            known = [without_nan(about | measured(cell))]
             print(json.dumps(known[0]), file=sys.stderr, flush=True)
             if given.done:
                 with given.done.open("a") as file:
