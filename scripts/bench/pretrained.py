@@ -62,12 +62,12 @@ class Row(NamedTuple):
 
 ROWS = {
     "text": {
-        "head, AdamW 1e-2": Row("minilm", "head", "adamw", 1e-2, 5, 1),
+        "head, AdamW 1e-2": Row("minilm", "head", "adamw", 1e-2, 5, 3),
+        "LoRA, SGD .2, squared error": Row("minilm", "lora", "sgd", 0.2, 5, 3, SQUARED),
         "LoRA, SGD .1": Row("minilm", "lora", "sgd", 0.1, 5, 1),
-        "LoRA, SGD .2, squared error": Row("minilm", "lora", "sgd", 0.2, 1, 1, SQUARED),
-        "LoRA, AdamW 3e-4": Row("minilm", "lora", "adamw", 3e-4, 5, 1),
-        "LoRA, AdamW 1e-3": Row("minilm", "lora", "adamw", 1e-3, 5, 1),
-        "full, AdamW 1e-4": Row("minilm", "all", "adamw", 1e-4, 5, 1),
+        "LoRA, AdamW 3e-4": Row("minilm", "lora", "adamw", 3e-4, 5, 3),
+        "LoRA, AdamW 1e-3": Row("minilm", "lora", "adamw", 1e-3, 5, 3),
+        "full, AdamW 1e-4": Row("minilm", "all", "adamw", 1e-4, 5, 3),
     },
     "vision": {
         "LoRA, AdamW 1e-3": Row("efficientnet_lite0", "lora", "adamw", 1e-3, 3, 3),
