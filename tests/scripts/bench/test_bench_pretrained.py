@@ -53,3 +53,21 @@ def test_one_linearisation_is_exact_for_a_head_and_near_it_for_sgd(bench, rows):
     for m in ("1", "4", "8"):
         assert max(1 - r2 for r2 in bench.many(rows["text", "head, AdamW 1e-2"], m)) < 1e-6
     assert bench.median(bench.many(rows["text", "LoRA, SGD .2, squared error"], "1")) >= 0.99
+
+
+def test_one_linearisation_ranks_losses_of_a_gentle_fine_tuning(bench, rows):
+    gentle = rows["text", "LoRA, AdamW 3e-4"]
+    assert bench.median(bench.many(gentle, "1")) >= 0.8
+    assert bench.median(bench.many(gentle, "1", "rank")) >= 0.9
+
+
+def test_segments_are_as_right_as_a_second_training(bench, rows):
+    """Median R2 of every row, and F1 of flips less .05."""
+    assert len(rows) == 8
+    for (case, name), own in rows.items():
+        by = {way: bench.median(bench.many(own, way)) for way in ("4", "8", "second")}
+        best = max(by["4"], by["8"])
+        assert best >= {"text": 0.95, "vision": 0.85}[case], name
+        assert best >= by["second"], name
+        flips, again = (bench.median(bench.many(own, way, "f1")) for way in ("8", "second"))
+        assert flips >= again - 0.05, name
