@@ -63,15 +63,15 @@ class Row(NamedTuple):
 ROWS = {
     "text": {
         "head, AdamW 1e-2": Row("minilm", "head", "adamw", 1e-2, 15),
-        "LoRA, SGD .2, squared error": Row("minilm", "lora", "sgd", 0.2, 15, SQUARED),
+        "LoRA, SGD .2, squared error": Row("minilm", "lora", "sgd", 0.2, 5, SQUARED),
         "LoRA, SGD .1": Row("minilm", "lora", "sgd", 0.1, 5),
-        "LoRA, AdamW 3e-4": Row("minilm", "lora", "adamw", 3e-4, 15),
-        "LoRA, AdamW 1e-3": Row("minilm", "lora", "adamw", 1e-3, 15),
-        "full, AdamW 1e-4": Row("minilm", "all", "adamw", 1e-4, 15),
+        "LoRA, AdamW 3e-4": Row("minilm", "lora", "adamw", 3e-4, 10),
+        "LoRA, AdamW 1e-3": Row("minilm", "lora", "adamw", 1e-3, 10),
+        "full, AdamW 1e-4": Row("minilm", "all", "adamw", 1e-4, 5),
     },
     "vision": {
-        "LoRA, AdamW 1e-3": Row("efficientnet_lite0", "lora", "adamw", 1e-3, 9),
-        "full, AdamW 1e-4": Row("efficientnet_lite0", "all", "adamw", 1e-4, 9),
+        "LoRA, AdamW 1e-3": Row("efficientnet_lite0", "lora", "adamw", 1e-3, 8),
+        "full, AdamW 1e-4": Row("efficientnet_lite0", "all", "adamw", 1e-4, 7),
     },
 }
 SOURCES = {
