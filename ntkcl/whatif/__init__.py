@@ -15,6 +15,7 @@ from ntkcl.whatif.price import Price, price
 from ntkcl.whatif.question import Question, question, train
 from ntkcl.whatif.recipe import SCHEDULES, Recipe
 from ntkcl.whatif.recommend import drop, influence, replay, share
+from ntkcl.whatif.segments import in_segments
 
 __all__ = [
     "JOB",
@@ -29,6 +30,7 @@ __all__ = [
     "bill_lines",
     "candidates",
     "drop",
+    "in_segments",
     "influence",
     "prepare",
     "price",

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 FOLDER = Path("results/bench")
-PLACES = ("folder", "side_python")  # options that say where something lies
+PLACES = ("folder", "side_python", "done")  # options that say where something lies
 
 
 def parser(doc: str, quick: bool = False) -> argparse.ArgumentParser:

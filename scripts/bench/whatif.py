@@ -36,10 +36,11 @@ import numpy as np
 from publish import command, parser, publish, stem, with_jax
 from scipy import stats
 
-from ntkcl import metrics, networks, optimizers, whatif
+from ntkcl import losses, metrics, networks, optimizers, whatif
 from ntkcl.cli.config import CONF, resolve
 from ntkcl.whatif.answers import AGREED, FAR, losses_of
 
+CROSS_ENTROPY = losses.cross_entropy()
 CACHES: dict[str, dict] = {  # how the base is linearised
     "scratch": dict(anchors=8),
     "text": dict(anchors=4),
@@ -83,15 +84,15 @@ def parts(overrides):
     return resolve(cfg).requests[0].build()
 
 
-def learned(stream, network, recipe, key, name) -> Cell:
+def learned(stream, network, recipe, key, name, loss=CROSS_ENTROPY) -> Cell:
     """A network that has learned the first task of a stream, asked about the second."""
     first, second = stream[:2]
     theta = network.init(key, first.train.x[0])
-    head = np.maximum(first.head, second.head)
-    plain = whatif.question(network, theta, tuple(first.test), tuple(first.train), head=head)
+    given = dict(head=np.maximum(first.head, second.head), loss=loss)
+    plain = whatif.question(network, theta, tuple(first.test), tuple(first.train), **given)
     theta = whatif.train(plain, recipe._replace(share=0.0, order=5))[-1]
     samples = tuple(first.test), tuple(second.train)
-    asked = whatif.question(network, theta, *samples, pool=tuple(first.train), head=head)
+    asked = whatif.question(network, theta, *samples, pool=tuple(first.train), **given)
     return Cell(name, asked, recipe)
 
 
