@@ -18,6 +18,8 @@ from ntkcl.types import Loss, Rows, Stream, Task
 
 NAN = float("nan")
 SIDES = ("measured", "predicted")
+# Fields of a record: the forecast, and the same changes predicted or read in other ways.
+CHECKS = ("changes", "trials", "halves", "coarser", "resegmented", "lower_orders")
 
 
 def compare(record: Record, anchor: str, stream: Stream, part: str, loss: Loss) -> dict:
@@ -39,7 +41,7 @@ def compare(record: Record, anchor: str, stream: Stream, part: str, loss: Loss) 
         | _scores(predicted)
         | _agreement(case, measured, predicted, pairs)
         | _baselines(case, pairs)
-        | _verdict(case)
+        | _verdict(case, loss)
         | _forgetting(pairs)
     )
 
@@ -222,42 +224,52 @@ def _own_changes(case: _Case) -> list[np.floating]:
     return [np.mean(changes[t, rows[t]][:, active] ** 2) for t, active in enumerate(case.active)]
 
 
-def _verdict(case: _Case) -> dict:
-    """The verdict before training, its reasons, and the R² on which it stands.
+def _verdict(case: _Case, loss: Loss) -> dict:
+    """The verdict before training, its reasons, and the signs on which it stands.
 
     `trial_r2` compares the predicted drift with that of the network at the predicted parameters,
     `halved_r2` the latter with the drift of the network predicted in two halves of the steps,
     `coarse_r2` the predicted drift with that predicted with half as many steps, `segments_r2` with
-    that by half as many segments, or by two where it was one.
+    that by half as many segments, `lower_order_r2` with that by the method of lower order within
+    the forecast. `own_r2` is the least of the R² of the trial and the lower order on the inputs of
+    the tasks in training, `forgetting_miss` the most by which a check's forgetting is elsewhere.
     """
     record, anchor = case.record, case.anchor
-    predicted, trial, halves, coarser, resegmented = (
-        _drifts(case, getattr(record, kind)[anchor])
-        for kind in ("changes", "trials", "halves", "coarser", "resegmented")
-    )
-    trial_r2, halved_r2 = _r2_or_diverged(trial, predicted), _r2_or_diverged(halves, trial)
-    coarse_r2 = _r2_or_diverged(coarser, predicted)
-    segments_r2 = _segments_r2(predicted, resegmented)
-    numerics = record.numerics[anchor]
-    stable = [one is not False for one in numerics["stable"]]
-    grade, reasons = metrics.verdict(
-        trial_r2,
-        halved_r2,
-        stable,
-        numerics["negative_mass"],
-        numerics["condition"],
-        numerics["limit_share"],
-        coarse_r2,
-        segments_r2,
-    )
-    return {
-        "trial_r2": trial_r2,
-        "halved_r2": halved_r2,
-        "coarse_r2": coarse_r2,
-        "segments_r2": segments_r2,
-        "verdict": grade,
-        "reasons": list(reasons),
+    changes = {kind: getattr(record, kind)[anchor] for kind in CHECKS}
+    drift = {kind: _drifts(case, change) for kind, change in changes.items()}
+    predicted, trial = drift["changes"], drift["trials"]
+    r2 = {
+        "trial_r2": _r2(trial, predicted),
+        "halved_r2": _r2(drift["halves"], trial),
+        "coarse_r2": _r2(drift["coarser"], predicted),
+        "segments_r2": _r2(predicted, drift["resegmented"]),
+        "lower_order_r2": _r2(predicted, drift["lower_orders"]),
     }
+    own = {kind: _own_drifts(case, change) for kind, change in changes.items()}
+    own_r2 = [_r2(own["trials"], own["changes"]), _r2(own["changes"], own["lower_orders"])]
+    misses = [_forgetting_miss(case, loss, changes[kind]) for kind in CHECKS[1:]]
+    signs = r2 | {"own_r2": _least(own_r2), "forgetting_miss": -_least([-one for one in misses])}
+    numerics = record.numerics[anchor]
+    grade, reasons = metrics.verdict(
+        **signs,
+        **{key: numerics[key] for key in ("negative_mass", "condition", "limit_share")},
+        stable=[one is not False for one in numerics["stable"]],
+        segments=_segments(drift, numerics),
+        better=_better_baseline(case, drift, r2),
+    )
+    return signs | {"verdict": grade, "reasons": list(reasons)}
+
+
+def _segments(drift: dict, numerics: dict) -> list:
+    """Of each task, of a forecast in segments: it holds no kernel."""
+    by_tangents = not np.isnan(drift["lower_orders"]).all()
+    is_held = not np.isnan(numerics["rate_times_eigenvalue"]).all()
+    return numerics["kernels"] if by_tangents and not is_held else []
+
+
+def _least(values: list[float]) -> float:
+    """The least of those that are known."""
+    return min((one for one in values if not np.isnan(one)), default=NAN)
 
 
 def _drifts(case: _Case, changes: np.ndarray) -> np.ndarray:
@@ -269,22 +281,67 @@ def _drifts(case: _Case, changes: np.ndarray) -> np.ndarray:
     return np.concatenate(each) if each else np.empty(0)
 
 
-def _r2_or_diverged(moved: np.ndarray, predicted: np.ndarray) -> float:
-    """R² of `predicted` with `moved`; -inf where the network's outputs diverged, NaN without."""
-    if np.isinf(moved).any():
+def _own_drifts(case: _Case, changes: np.ndarray) -> np.ndarray:
+    """Changes of the active outputs of each later task by its own training, in one vector."""
+    each = [changes[t, case.rows[t]][:, case.active[t]].ravel() for t in range(1, len(case.rows))]
+    return np.concatenate(each) if each else np.empty(0)
+
+
+def _r2(reference: np.ndarray, other: np.ndarray) -> float:
+    """R² of `other` with `reference` where both are known; -inf where one diverged, NaN without."""
+    if np.isinf(reference).any() or np.isinf(other).any():
         return float("-inf")
-    finite = len(moved) and np.isfinite(moved).all() and np.isfinite(predicted).all()
-    return metrics.r2(moved, predicted) if finite else NAN
+    known = ~(np.isnan(reference) | np.isnan(other))
+    return metrics.r2(reference[known], other[known]) if known.any() else NAN
 
 
-def _segments_r2(predicted: np.ndarray, resegmented: np.ndarray) -> float:
-    """R² of the drift by fewer segments with the predicted one, by more; -inf where one of them
-    diverged, NaN without."""
-    if not len(predicted) or np.isnan(resegmented).any():
+def _forgetting_miss(case: _Case, loss: Loss, check: np.ndarray) -> float:
+    """How far the mean rise of old tasks' loss by a check is from the predicted, over the larger
+    mean magnitude of the rises of samples; infinite where one diverged, NaN without a check.
+
+    check: changes [T, N, c] by each task, NaN at inputs that were not looked at.
+    """
+    starts = case.record.outputs("measured" if case.anchor in AHEAD else case.anchor)
+    means, sizes = [], []
+    for s, rows in enumerate(case.rows[:-1]):
+        drifts = [c[s + 1 :, rows].sum(0) for c in (case.record.changes[case.anchor], check)]
+        known = ~np.isnan(np.stack(drifts)).any((0, 2))
+        data, f = getattr(case.stream[s], case.part), starts[s + 1, rows][known]
+        y, head = np.asarray(data.y)[known], np.asarray(case.stream[s].head)
+        before = sample_losses(f, y, head, loss)
+        rises = [sample_losses(f + drift[known], y, head, loss) - before for drift in drifts]
+        if known.any():
+            means.append([rise.mean() for rise in rises])
+            sizes.append([np.abs(rise).mean() for rise in rises])
+    if not means:
         return NAN
-    if not (np.isfinite(predicted).all() and np.isfinite(resegmented).all()):
-        return float("-inf")
-    return metrics.r2(predicted, resegmented)
+    (predicted, checked), size = np.mean(means, 0), np.mean(sizes, 0).max()
+    miss = abs(predicted - checked) / size if size else 0.0
+    return float(miss) if np.isfinite(miss) else float("inf")
+
+
+def _better_baseline(case: _Case, drift: dict, r2: dict) -> str:
+    """What is nearer than the forecast to the network at the predicted parameters, with both R²."""
+    trial, known = drift["trials"], ~np.isnan(drift["trials"])
+    if not known.any() or not np.isfinite(trial[known]).all():
+        return ""
+    guesses = {"no change": np.zeros_like(trial), "the predicted mean drift": _mean_drifts(case)}
+    if case.record.baselines is not None:
+        guesses["input_cosine"] = _drifts(case, case.record.baselines.input_cosine)
+    values = {name: _r2(trial, guess) for name, guess in guesses.items()}
+    best = max(values, key=lambda name: -np.inf if np.isnan(values[name]) else values[name])
+    if not values[best] > r2["trial_r2"]:
+        return ""
+    return f"{best} is nearer to it, R2 {values[best]:.2f}"
+
+
+def _mean_drifts(case: _Case) -> np.ndarray:
+    """The mean of the predicted drift over the inputs of each old task, in one vector."""
+    changes, means = case.record.changes[case.anchor], []
+    for s, rows in enumerate(case.rows[:-1]):
+        drift = changes[s + 1 :, rows].sum(0)[:, case.active[s]]
+        means.append(np.broadcast_to(drift.mean(0), drift.shape).ravel())
+    return np.concatenate(means) if means else np.empty(0)
 
 
 def _forgetting(pairs: list[_Pair]) -> dict:

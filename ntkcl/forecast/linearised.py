@@ -15,7 +15,9 @@ from functools import cache, partial
 import numpy as np
 
 from ntkcl import metrics, networks
+from ntkcl.forecast import spot_check
 from ntkcl.forecast.outcome import Effort, Outcome
+from ntkcl.forecast.stability import limit_share
 from ntkcl.training.problem import (
     Anchor,
     Problem,
@@ -34,20 +36,23 @@ def linearised(kernel_fn, effort: Effort):
     anew in every segment."""
 
     def forecast(problem: Problem, anchor: Anchor, count: int) -> list[Outcome]:
-        k, segments = effort.coarsen, effort.segments
+        k, segments, share = effort.coarsen, effort.segments, float("nan")
+        if segments == 1 and anchor.ahead(1).start:
+            share = limit_share(problem, anchor)
+            segments = "auto" if share > 1 else 1
         fine, coarse = (
             cache(partial(_in_segments, problem.coarsened(each), anchor, count))
             for each in (k, 2 * k)
         )
         most = min(problem.steps) // k
         m = _enough(fine, most) if isinstance(segments, str) else segments
-        # A second forecast to check the first: who linearises once has not asked for its price.
-        outcomes = [
-            one._replace(
-                kernels=m, resegmented=partial(_change, fine, m // 2, place) if m > 1 else None
-            )
-            for place, one in enumerate(fine(m))
-        ]
+        shares = [share] + [float("nan")] * (count - 1)
+        outcomes = [one._replace(kernels=m, limit_share=s) for one, s in zip(fine(m), shares)]
+        if isinstance(segments, str):  # half as many have been trained already
+            outcomes = [
+                one._replace(resegmented=partial(_change, fine, m // 2, place))
+                for place, one in enumerate(outcomes)
+            ]
         if k == 1:
             return outcomes
         return [
@@ -93,12 +98,21 @@ def train_model(
     theta, memory, state = anchor.theta, anchor.memory, anchor.optimizer_state
     f, outcomes = networks.forward(network.apply, theta, problem.x), []
     network_at = network_at or (lambda theta: network)
+    places = spot_check.rows(problem, anchor.ahead(count), spot_check.TANGENT_PASSES * segments)
+    x = problem.inputs(places)
     for t in anchor.ahead(count):
-        fitted = train_in_segments(problem, t, network_at, theta, memory, state, segments)
+        watched, total = network_at, None
+        if segments > 1:
+            watched, total = spot_check.along_tangents(network, x, network_at)
+        fitted = train_in_segments(problem, t, watched, theta, memory, state, segments)
         if t + 1 in anchor.ahead(count):
             memory = consolidate(problem, t, network, fitted)
         theta, state = fitted.theta, carried_optimizer_state(problem, fitted)
         before, f = f, networks.forward(network.apply, theta, problem.x)
         change = np.asarray(f, np.float64) - np.asarray(before, np.float64)
-        outcomes.append(Outcome(change, float("nan"), float("nan")))
+        one = Outcome(change, float("nan"), float("nan"), theta=theta)
+        if total is not None:
+            lower = spot_check.spread(total(theta), places, len(change))
+            one = one._replace(theta=None, lower_order=lower)
+        outcomes.append(one)
     return outcomes
