@@ -46,8 +46,8 @@ def linearised(kernel_fn, effort: Effort):
         )
         most = min(problem.steps) // k
         m = _enough(fine, most) if isinstance(segments, str) else segments
-        shares = [share] + [float("nan")] * (count - 1)
-        outcomes = [one._replace(kernels=m, limit_share=s) for one, s in zip(fine(m), shares)]
+        outcomes = [one._replace(kernels=m) for one in fine(m)]
+        outcomes[0] = outcomes[0]._replace(limit_share=share)
         if isinstance(segments, str):  # half as many have been trained already
             outcomes = [
                 one._replace(resegmented=partial(_change, fine, m // 2, place))
@@ -98,11 +98,13 @@ def train_model(
     theta, memory, state = anchor.theta, anchor.memory, anchor.optimizer_state
     f, outcomes = networks.forward(network.apply, theta, problem.x), []
     network_at = network_at or (lambda theta: network)
-    places = spot_check.rows(problem, anchor.ahead(count), spot_check.TANGENT_PASSES * segments)
-    x = problem.inputs(places)
     for t in anchor.ahead(count):
         watched, total = network_at, None
         if segments > 1:
+            places = spot_check.rows(
+                problem, anchor.ahead(count), spot_check.TANGENT_PASSES * segments
+            )
+            x = problem.inputs(places)
             watched, total = spot_check.along_tangents(network, x, network_at)
         fitted = train_in_segments(problem, t, watched, theta, memory, state, segments)
         if t + 1 in anchor.ahead(count):

@@ -19,9 +19,10 @@ GOOD, FAIR = 0.95, 0.8
 SEGMENTS_GOOD, SEGMENTS_FAIR = 0.98, 0.95
 # Of the lower order within a forecast, and of the new inputs themselves, by several linearisations
 # and by one; of a check's forgetting. Chosen on results/bench/verdicts_chosen.
-LOWER_GOOD, LOWER_FAIR = 0.9, 0.75
-OWN_LOWER, OWN_ONCE = (0.8, 0.6), (0.9, 0.75)
-MISS_LOWER, MISS_ONCE = (0.35, 0.5), (0.2, 0.35)
+LOWER_GOOD, LOWER_FAIR = 0.97, 0.92
+OWN_LOWER, OWN_ONCE = (0.9, 0.8), (0.9, 0.7)
+MISS_LOWER, MISS_ONCE = (0.3, 0.45), (0.2, 0.35)
+DOUBT = 0.2, 0.3
 FAIR_ALONE = 0.9  # of a trial without two strides
 # Share of the stability limit above which nothing is "good". On digits (three tasks, width 256) the
 # largest eigenvalue grew by 2 to 8 % from the untrained network to a task's start: at .9 of the
@@ -44,6 +45,7 @@ def verdict(
     lower_order_r2: float = math.nan,
     own_r2: float = math.nan,
     forgetting_miss: float = math.nan,
+    balance: float = math.nan,
     segments: Sequence[int] = (),
     better: str = "",
 ) -> tuple[str, tuple[str, ...]]:
@@ -70,6 +72,9 @@ def verdict(
       own_r2: the same, or of the trial, on the inputs of the tasks in training: where they are
         elsewhere, training would have gone elsewhere. Counts where there were no two strides.
       forgetting_miss: how far forgetting by these checks is from the predicted, see `compare`.
+      balance: |mean| over mean magnitude of the predicted rise of samples' losses. Outputs that are
+        off by a share sqrt(1 - R2) of their change put mean forgetting in doubt by up to that share
+        over the balance. Counts where there were no two strides.
       segments: of each task, of a forecast in segments.
       better: the baseline that is nearer than the forecast to the network at the predicted
         parameters; said where the verdict is not "good".
@@ -79,7 +84,8 @@ def verdict(
     if against:
         return "poor", (*against, *remarks)
     near = [] if len(segments) else _near_limit(limit_share)
-    signs = _signs(trial_r2, halved_r2, segments_r2, lower_order_r2, own_r2, forgetting_miss)
+    doubt = _doubt([trial_r2, lower_order_r2], balance)
+    signs = _signs(trial_r2, halved_r2, segments_r2, lower_order_r2, own_r2, forgetting_miss, doubt)
     signs = [sign for sign in signs if not math.isnan(sign.value)]
     if not signs:
         return "unknown", ("there was no trial, or no old task", *near, *remarks)
@@ -107,6 +113,7 @@ def _signs(
     lower_order_r2: float,
     own_r2: float,
     forgetting_miss: float,
+    doubt: float,
 ) -> list[_Sign]:
     fails = "the linearisation fails at the predicted parameters, R2 of the true outputs there"
     elsewhere = "two strides of half the steps end elsewhere than one, R2"
@@ -117,6 +124,7 @@ def _signs(
     is_lower = not math.isnan(lower_order_r2)
     own = f"what it says of the new inputs themselves is not so by this check, R2 {own_r2:.2f}"
     forgetting = f"by this check forgetting is elsewhere by {forgetting_miss:.0%}"
+    unsure = f"by this R2, losses that rise and fall, mean forgetting is unsure by {doubt:.0%}"
     own_cuts = OWN_LOWER if is_lower else OWN_ONCE
     miss_cuts = MISS_LOWER if is_lower else MISS_ONCE
     is_alone = math.isnan(halved_r2)
@@ -127,7 +135,17 @@ def _signs(
         _Sign(lower_order_r2, lower, LOWER_GOOD, LOWER_FAIR),
         _Sign(own_r2 if is_alone else math.nan, own, *own_cuts),
         _Sign(-forgetting_miss, forgetting, *(-cut for cut in miss_cuts)),
+        _Sign(-doubt if is_alone else math.nan, unsure, *(-cut for cut in DOUBT)),
     ]
+
+
+def _doubt(r2: Sequence[float], balance: float) -> float:
+    """Of mean forgetting, as a share of it."""
+    known = [one for one in r2 if not math.isnan(one)]
+    if not known or math.isnan(balance):
+        return math.nan
+    error = math.sqrt(max(1 - min(known), 0.0))
+    return error / balance if balance else math.inf
 
 
 def _disqualifying(
