@@ -1,12 +1,14 @@
 """The linearised network is trained, by the trainer itself with any loss, rule and method.
 
-No kernel is held. It costs about one training, and as much again to see what linearising more or
-less often changes; with k steps taken as one (`Effort.coarsen`) it takes 1 / k of the steps, and
-half as many more to see what that changes.
+No kernel is held. It costs about one training of such a network, and a few per cent to see at some
+inputs how far its tangents hold; with k steps taken as one (`Effort.coarsen`) it takes 1 / k of the
+steps, and half as many more to see what that changes.
 
 With m segments a task (`Effort.segments`) the network is linearised anew, m times a task, at the
 parameters to which the forecast has come, and the network's own outputs are read there. One segment
 keeps the anchor's linearisation for all tasks ahead; as many segments as steps are training itself.
+Past the first task one segment is too few where the learning rate exceeds the stability limit of
+the kernel at the anchor: there it takes as many as "auto".
 """
 
 from collections.abc import Callable

@@ -3,9 +3,10 @@
 The main sign is a trial: the parameters are moved to where the forecast predicts them,
 theta + J^T alpha, and the true outputs there are compared with the predicted ones. Where they
 differ, the linearisation fails there. It also fails where two strides of half the steps, the second
-from where the first has led, end elsewhere than one stride. A forecast by training a linearised
-network has another sign: that linearising it anew half as often, or twice in place of once,
-predicts the same.
+from where the first has led, end elsewhere than one stride. A forecast that follows the network
+itself, in segments or strides, contains one of lower order: what its tangents alone would say. Where
+the two are far apart, it has too few of them. Forgetting by these checks is held against the
+predicted, too.
 """
 
 import math
@@ -18,7 +19,8 @@ GOOD, FAIR = 0.95, 0.8
 # elsewhere, two forecasts may agree by R2 .94 and be at .66 of what comes (results/bench/segments).
 SEGMENTS_GOOD, SEGMENTS_FAIR = 0.98, 0.95
 # Of the lower order within a forecast, and of the new inputs themselves, by several linearisations
-# and by one; of a check's forgetting. Chosen on results/bench/verdicts_chosen.
+# and by one; of a check's forgetting; of the doubt in it. Chosen on 25 of the cells of
+# scripts/bench/segments.py and on results/bench/verdicts_chosen, judged on results/bench/verdicts.
 LOWER_GOOD, LOWER_FAIR = 0.97, 0.92
 OWN_LOWER, OWN_ONCE = (0.9, 0.8), (0.9, 0.7)
 MISS_LOWER, MISS_ONCE = (0.3, 0.45), (0.2, 0.35)
