@@ -64,12 +64,12 @@ def along_tangents(network: Network, x, network_at: Callable[[Params], Network])
     """`network_at` itself, and `total(theta)`: the change [m, c] of the outputs of x by the
     tangents of the network at each theta at which it was asked for, up to the next of them."""
     start: list[Params] = []
-    changes: list[np.ndarray] = []
-    apply = portable(network.apply)
+    changes: list[jax.Array] = []  # nobody waits for them before the end
+    apply, x = portable(network.apply), jnp.asarray(x)
 
     def move(theta):
         if start:
-            changes.append(np.asarray(_along(apply, start.pop(), theta, x), np.float64))
+            changes.append(_along(apply, start.pop(), theta, x))
         start.append(theta)
 
     def watched(theta):
@@ -78,7 +78,7 @@ def along_tangents(network: Network, x, network_at: Callable[[Params], Network])
 
     def total(theta):
         move(theta)
-        return np.sum(changes, axis=0)
+        return np.sum([np.asarray(change, np.float64) for change in changes], axis=0)
 
     return watched, total
 
