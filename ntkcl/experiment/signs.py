@@ -146,11 +146,13 @@ def _rises(case: Case, loss: Loss, each: list[np.ndarray]) -> list[np.ndarray]:
     for s, rows in enumerate(case.rows[:-1]):
         drifts = np.stack([changes[s + 1 :, rows].sum(0) for changes in each])
         known = ~np.isnan(drifts).any((0, 2))
-        y, f = np.asarray(getattr(case.stream[s], case.part).y)[known], starts[s + 1, rows][known]
-        head = np.asarray(case.stream[s].head)
-        if known.any():
-            after = sample_losses(f + drifts[:, known], y, head, loss)
-            rises.append(after - sample_losses(f, y, head, loss))
+        if known.any():  # all inputs are taken, in shapes that are compiled already
+            y, f = np.asarray(getattr(case.stream[s], case.part).y), starts[s + 1, rows]
+            head = np.asarray(case.stream[s].head)
+            before, *after = (
+                sample_losses(one, y, head, loss) for one in (f, *(f + drift for drift in drifts))
+            )
+            rises.append((np.stack(after) - before)[:, known])
     return rises
 
 

@@ -97,8 +97,8 @@ def _solved(problem: Problem, rows, form: str) -> tuple[float, str]:
 
 
 def _trained(problem: Problem, theta: Params, coarsen: int, segments: int | str) -> Estimate:
-    """Of the linearised network, by the trainer itself, with all numbers of segments that "auto" may
-    try; and with steps taken together once more, with half as many."""
+    """Of the linearised network, by the trainer itself, with all numbers of segments that "auto"
+    may try; and with steps taken together once more, with half as many."""
     share = (CHECKED * (5 if segments == "auto" else 1) + (coarsen > 1) / 2) / coarsen
     seconds = sum(
         share * steps * (STEP + STEP_PASSES * _pass_seconds(problem, theta, batch))

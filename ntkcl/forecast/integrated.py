@@ -61,7 +61,8 @@ class _Walk(NamedTuple):
     kernels, gradients: how many were computed so far.
     kernel: the kernel as last computed.  kernel_step: how many steps were done then.
     length: of the next stride, in steps.
-    corrected: [m, c], what the second order has changed so far, at the rows of the check.
+    corrected: [m, c], what 2 E_{L/2} E_{L/2} - E_L has changed of E_{L/2} E_{L/2} so far, at the
+      rows of the check.
     """
 
     theta: Params
@@ -170,7 +171,7 @@ def _attempt(task: _TaskFunctions, effort: Effort, walk: _Walk, whole: float) ->
         # Two single steps are training itself, and need no correction.
         is_exact = walk.length == 2
         theta = twice if is_exact else jax.tree.map(lambda a, b: 2 * a - b, twice, once)
-        walk = walk if is_exact else _checked(task, walk, theta, once)
+        walk = walk if is_exact else _checked(task, walk, theta, twice)
         walk = walk._replace(steps=walk.steps + walk.length, length=length)
         return walk._replace(theta=theta, residual=task.residual(theta))
     is_kernel_old = walk.steps > walk.kernel_step and length < SHORT * walk.steps
@@ -182,9 +183,9 @@ def _attempt(task: _TaskFunctions, effort: Effort, walk: _Walk, whole: float) ->
     return walk._replace(length=length)
 
 
-def _checked(task: _TaskFunctions, walk: _Walk, theta: Params, once: Params) -> _Walk:
+def _checked(task: _TaskFunctions, walk: _Walk, theta: Params, twice: Params) -> _Walk:
     """With what the second order has changed in this stride, at the rows of the check."""
-    return walk._replace(corrected=walk.corrected + task.read(theta) - task.read(once))
+    return walk._replace(corrected=walk.corrected + task.read(theta) - task.read(twice))
 
 
 def _once_and_twice(task: _TaskFunctions, walk: _Walk) -> tuple[Params, Params]:

@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
     theta: the parameters after the task, where a form follows them; else None.
     lower_order: the same change by a method of lower order that the forecast contains, [N, c], NaN
       at rows that it was not read at: by the tangents along which parameters moved, segment by
-      segment, or by single strides of the form "integrated". None for others.
+      segment, or by strides of the form "integrated" without their correction. None for others.
     limit_share: the learning rate over the stability limit at the anchor, from below, where the
       form itself has looked at it; else NaN.
     """

@@ -4,8 +4,8 @@ The main sign is a trial: the parameters are moved to where the forecast predict
 theta + J^T alpha, and the true outputs there are compared with the predicted ones. Where they
 differ, the linearisation fails there. It also fails where two strides of half the steps, the second
 from where the first has led, end elsewhere than one stride. A forecast that follows the network
-itself, in segments or strides, contains one of lower order: what its tangents alone would say. Where
-the two are far apart, it has too few of them. Forgetting by these checks is held against the
+itself, in segments or strides, contains one of lower order: what its tangents alone would say.
+Where the two are far apart, it has too few of them. Forgetting by these checks is held against the
 predicted, too.
 """
 

@@ -106,7 +106,7 @@ AGREEMENT = (
     Quantity("own_r2", "checks on the new inputs themselves (R²)", "",
              "the least R² of trial and lower order on the inputs of the task in training"),
     Quantity("forgetting_miss", "forgetting by checks and predicted, apart", "",
-             "|difference of mean rises| / mean magnitude of samples' rises, the most of all checks"),
+             "|difference of mean rises| / mean magnitude of samples' rises, the most of checks"),
     Quantity("balance", "predicted rises that cancel", "",
              "|mean| / mean magnitude of the predicted rise of old samples' losses"),
     Quantity("verdict", "verdict before training", "", "good, fair, poor or unknown", TEXT),

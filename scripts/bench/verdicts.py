@@ -125,6 +125,7 @@ def full_batches(network, stream, method) -> dict:
     few = {"class": 50, "task": 50, "rotated": 8}[stream]
     words = [NETWORKS[network], STREAMS[stream], SCALINGS["ntk"], EACH, FULL]
     words += [f"method={method} source=digits stream.train_per_class={few}"]
+    words += ["method.per_task=20"] * (method == "ogd")
     names = dict(network=network, stream=stream, loss="squared_error", rule="sgd, full batches")
     forms = ["closed", "integrated"] if method == "naive" else ["closed"]
     return named(names | dict(scaling="ntk", source="digits", method=method), forms, words)

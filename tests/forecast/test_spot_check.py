@@ -103,8 +103,8 @@ def test_a_form_that_does_not_say_how_parameters_move_is_tried_along_the_shortes
     assert np.abs(expected - np.asarray(change)[:5]).max() > 5e-3 and np.isnan(trial[5:]).all()
 
 
-def test_the_lower_order_of_the_integrator_is_by_single_strides():
-    """Of a linear network a stride is two, of others it is not."""
+def test_the_lower_order_of_the_integrator_is_without_its_correction():
+    """Of a linear network one stride is two, and nothing is corrected."""
     gaps = {}
     for name, network in {"linear": LINEAR, "curved": CURVED}.items():
         problem, anchor, start = begun(network, rate=0.2)
