@@ -114,8 +114,13 @@ def test_the_lower_order_of_the_integrator_is_without_its_correction():
     assert gaps["linear"] < 1e-12 and gaps["curved"] > 1e-5
 
 
-def test_the_rate_is_held_against_the_limit_of_the_kernel_at_the_anchor():
+@pytest.mark.parametrize("sampled", [24, 2])
+def test_the_rate_is_held_against_the_limit_of_the_kernel_at_the_anchor(monkeypatch, sampled):
+    """By some of its inputs, which here are all the same one."""
+    monkeypatch.setattr("ntkcl.forecast.stability.SAMPLED", sampled)
     problem, anchor, start = begun(rate=0.3)
+    same = np.repeat(np.asarray(problem.x)[:1], len(problem.x), axis=0)
+    problem = problem._replace(x=problem.x if sampled > 5 else jnp.asarray(same))
     exact = 0.3 / forecast.limits(problem.reordered([0]), anchor.theta, start.kernel_fn)[0]
     assert 0.9 * exact < limit_share(problem, anchor) <= exact * (1 + 1e-9)
     assert np.isnan(limit_share(begun(optimizer=optimizers.adam())[0], anchor))
