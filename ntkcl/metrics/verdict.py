@@ -19,8 +19,8 @@ GOOD, FAIR = 0.95, 0.8
 # elsewhere, two forecasts may agree by R2 .94 and be at .66 of what comes (results/bench/segments).
 SEGMENTS_GOOD, SEGMENTS_FAIR = 0.98, 0.95
 # Of the lower order within a forecast, and of the new inputs themselves, by several linearisations
-# and by one; of a check's forgetting; of the doubt in it. Chosen on 25 of the cells of
-# scripts/bench/segments.py and on results/bench/verdicts_chosen, judged on results/bench/verdicts.
+# and by one; of a check's forgetting; of the doubt in it. Chosen on 27 of the 32 cells of
+# scripts/bench/segments.py, judged on results/bench/verdicts.
 LOWER_GOOD, LOWER_FAIR = 0.97, 0.92
 OWN_LOWER, OWN_ONCE = (0.9, 0.8), (0.9, 0.7)
 MISS_LOWER, MISS_ONCE = (0.3, 0.45), (0.2, 0.35)
