@@ -20,10 +20,10 @@ GOOD, FAIR = 0.95, 0.8
 SEGMENTS_GOOD, SEGMENTS_FAIR = 0.98, 0.95
 # Of the lower order within a forecast, and of the new inputs themselves, by several linearisations
 # and by one; of a check's forgetting; of the doubt in it. Chosen on 27 of the 32 cells of
-# scripts/bench/segments.py, judged on results/bench/verdicts.
+# scripts/bench/segments.py and on results/bench/verdicts_chosen, judged on results/bench/verdicts.
 LOWER_GOOD, LOWER_FAIR = 0.97, 0.92
 OWN_LOWER, OWN_ONCE = (0.9, 0.8), (0.9, 0.7)
-MISS_LOWER, MISS_ONCE = (0.3, 0.45), (0.2, 0.35)
+MISS_LOWER, MISS_ONCE = (0.2, 0.28), (0.2, 0.35)
 DOUBT = 0.2, 0.3
 FAIR_ALONE = 0.9  # of a trial without two strides
 # Share of the stability limit above which nothing is "good". On digits (three tasks, width 256) the
@@ -73,7 +73,8 @@ def verdict(
         contains; NaN where there is none.
       own_r2: the same, or of the trial, on the inputs of the tasks in training: where they are
         elsewhere, training would have gone elsewhere. Counts where there were no two strides.
-      forgetting_miss: how far forgetting by these checks is from the predicted, see `compare`.
+      forgetting_miss: how far mean forgetting by these checks is from the predicted, over the mean
+        magnitude of the rises of samples. It counts over the balance: as a share of the mean.
       balance: |mean| over mean magnitude of the predicted rise of samples' losses. Outputs that are
         off by a share sqrt(1 - R2) of their change put mean forgetting in doubt by up to that share
         over the balance. Counts where there were no two strides.
@@ -87,7 +88,8 @@ def verdict(
         return "poor", (*against, *remarks)
     near = [] if len(segments) else _near_limit(limit_share)
     doubt = _doubt([trial_r2, lower_order_r2], balance)
-    signs = _signs(trial_r2, halved_r2, segments_r2, lower_order_r2, own_r2, forgetting_miss, doubt)
+    miss = forgetting_miss if math.isnan(balance) else _over(forgetting_miss, balance)
+    signs = _signs(trial_r2, halved_r2, segments_r2, lower_order_r2, own_r2, miss, doubt)
     signs = [sign for sign in signs if not math.isnan(sign.value)]
     if not signs:
         return "unknown", ("there was no trial, or no old task", *near, *remarks)
@@ -146,8 +148,12 @@ def _doubt(r2: Sequence[float], balance: float) -> float:
     known = [one for one in r2 if not math.isnan(one)]
     if not known or math.isnan(balance):
         return math.nan
-    error = math.sqrt(max(1 - min(known), 0.0))
-    return error / balance if balance else math.inf
+    return _over(math.sqrt(max(1 - min(known), 0.0)), balance)
+
+
+def _over(size: float, balance: float) -> float:
+    """Of the mean, what is `size` of the mean magnitude."""
+    return size / balance if balance else math.inf
 
 
 def _disqualifying(
