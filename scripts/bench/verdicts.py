@@ -306,6 +306,10 @@ def summed(rows: list[dict]) -> dict[str, float]:
     }
 
 
+def short(value: float | None) -> str:
+    return number(value) if value is None or abs(value) < 1000 else f"{value:.0e}"
+
+
 def markdown(stored: dict) -> str:
     rows = stored["rows"]
     lines = []
@@ -315,16 +319,16 @@ def markdown(stored: dict) -> str:
             if same:
                 r2 = [-np.inf if one["r2"] is None else one["r2"] for one in same]
                 bad = [str(sum(map(is_bad, same))), str(sum(off(one) > 0.3 for one in same))]
-                r2s = [number(float(value)) for value in (min(r2), np.median(r2))]
-                cost = number(float(np.median([one["check_share"] for one in same])))
+                r2s = [short(float(value)) for value in (min(r2), np.median(r2))]
+                cost = short(float(np.median([one["check_share"] for one in same])))
                 lines.append([form, grade, str(len(same)), *r2s, *bad, cost])
     heads = ["form", "verdict", "forecasts", "lowest R2", "median R2", "bad"]
     heads += ["forgetting off by more than .3", "check over forecast, seconds"]
     each = [
         [
             *(str(one[key]) for key in (*AXES, "form", "verdict")),
-            *(number(one[key]) for key in ("r2", "rerun_r2", "predicted", "measured", "rerun")),
-            *(number(one[key]) for key in (*SIGNS, "check_share")),
+            *(short(one[key]) for key in ("r2", "rerun_r2", "predicted", "measured", "rerun")),
+            *(short(one[key]) for key in (*SIGNS, "check_share")),
         ]
         for one in rows
     ]
@@ -370,7 +374,7 @@ def main() -> None:
         made = measured(cell)
         rows += made
         write(given.folder, name, stored, markdown)
-        told = [(one["form"], one["verdict"], number(one["r2"]), number(off(one))) for one in made]
+        told = [(one["form"], one["verdict"], short(one["r2"]), short(off(one))) for one in made]
         print(*cell["names"].values(), *told or ["diverged"], file=sys.stderr, flush=True)
     publish(given.folder, name, stored, markdown)
 
