@@ -39,7 +39,7 @@ def test_cells_are_stored_in_their_order_and_hardly_anything_that_is_trusted_is_
     ]
     keys = ("network", "stream", "loss", "rule", "scaling", "source", "method", "form")
     assert [[row[key] for key in keys] for row in rows] == expected
-    for same, most in ((rows, 1), (stored("verdicts_chosen"), 0)):
+    for same, most in ((rows, 2), (stored("verdicts_chosen"), 0)):
         numbers = verdicts.summed(same)
         assert numbers["unknown"] == 0 and numbers["good or fair that are bad"] <= most
         assert numbers["bad"] > 10 and numbers["bad that are poor"] >= 0.9 * numbers["bad"]
