@@ -13,6 +13,7 @@ from ntkcl import metrics
 from ntkcl.experiment.events import AHEAD
 from ntkcl.experiment.record import Record
 from ntkcl.experiment.scores import sample_losses, score_matrices
+from ntkcl.experiment.signs import Case, verdict
 from ntkcl.metrics import baselines
 from ntkcl.types import Loss, Rows, Stream, Task
 
@@ -30,7 +31,7 @@ def compare(record: Record, anchor: str, stream: Stream, part: str, loss: Loss) 
     """
     rows = getattr(Rows.of(stream), part)
     active = [np.flatnonzero(task.head) for task in stream]
-    case = _Case(record, anchor, stream, part, rows, active)
+    case = Case(record, anchor, stream, part, rows, active)
     measured = score_matrices(record.measured, stream, part, loss)
     predicted = score_matrices(record.outputs(anchor), stream, part, loss)
     pairs = _old_tasks(case, loss)
@@ -39,24 +40,9 @@ def compare(record: Record, anchor: str, stream: Stream, part: str, loss: Loss) 
         | _scores(predicted)
         | _agreement(case, measured, predicted, pairs)
         | _baselines(case, pairs)
-        | _verdict(case)
+        | verdict(case, loss)
         | _forgetting(pairs)
     )
-
-
-class _Case(NamedTuple):
-    """What is compared: one anchor of a record, on the train or test inputs of a stream."""
-
-    record: Record
-    anchor: str
-    stream: Stream
-    part: str
-    rows: tuple[slice, ...]  # where each task's inputs stand among all N
-    active: list[np.ndarray]  # the active outputs of each task
-
-    def change(self, what: str, s: int, t: int) -> np.ndarray:
-        """Change [n, a] of task s's active outputs by training task t."""
-        return self.record.drift(what, t - 1, t, self.rows[s])[:, self.active[s]]
 
 
 class _Pair(NamedTuple):
@@ -77,7 +63,7 @@ class _Pair(NamedTuple):
         return all(np.isfinite(values).all() for values in self)
 
 
-def _old_tasks(case: _Case, loss: Loss) -> list[_Pair]:
+def _old_tasks(case: Case, loss: Loss) -> list[_Pair]:
     """Both sides of every old task S.
 
     The predicted side starts from the outputs that the anchor knows: for `boundary` and `path` the
@@ -116,7 +102,7 @@ def _scores(predicted: dict) -> dict:
     }
 
 
-def _agreement(case: _Case, measured: dict, predicted: dict, pairs: list[_Pair]) -> dict:
+def _agreement(case: Case, measured: dict, predicted: dict, pairs: list[_Pair]) -> dict:
     """How near predicted drifts, changes, losses and flips are; NaN where one is not finite."""
     finite = bool(pairs) and all(pair.finite for pair in pairs)
     starts = measured if case.anchor in AHEAD else predicted
@@ -134,7 +120,7 @@ def _pooled(pairs: list[_Pair], quantity: str) -> list[np.ndarray]:
     return [np.concatenate([getattr(p, f"{quantity}_{side}") for p in pairs]) for side in SIDES]
 
 
-def _change_r2(case: _Case) -> float:
+def _change_r2(case: Case) -> float:
     """R² over the changes of old tasks' active outputs by each later task, one task at a time."""
     later = [(s, t) for t in range(1, len(case.stream)) for s in range(t)]
     measured, predicted = (
@@ -161,7 +147,7 @@ def _loss_changes(after: dict, before: dict) -> np.ndarray:
     return change[~np.eye(len(change), dtype=bool)]
 
 
-def _baselines(case: _Case, pairs: list[_Pair]) -> dict:
+def _baselines(case: Case, pairs: list[_Pair]) -> dict:
     """`spearman_pairs` of the forecast, and `baselines`.
 
     A baseline with units has the forecast's `skill` over it and its own `r2`. One that gives a
@@ -179,7 +165,7 @@ def _baselines(case: _Case, pairs: list[_Pair]) -> dict:
     return {"spearman_pairs": ranked["forecast"], "baselines": compared}
 
 
-def _drift_baselines(case: _Case, measured: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
+def _drift_baselines(case: Case, measured: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
     """Drifts [n, a] by old task, of each baseline with units."""
     drifts = {
         "zero_drift": baselines.zero_drift(measured),
@@ -194,7 +180,7 @@ def _drift_baselines(case: _Case, measured: list[np.ndarray]) -> dict[str, list[
     return drifts
 
 
-def _pair_baselines(case: _Case) -> dict[str, np.ndarray]:
+def _pair_baselines(case: Case) -> dict[str, np.ndarray]:
     """[T, T] numbers of each pair (S, t): of the forecast, and of each baseline."""
     square = (len(case.stream), len(case.stream))
     known = case.record.baselines
@@ -209,82 +195,17 @@ def _pair_baselines(case: _Case) -> dict[str, np.ndarray]:
     return pairs | ({"input_cosine": _squared_changes(case, "input_cosine")} if known else {})
 
 
-def _squared_changes(case: _Case, what: str) -> np.ndarray:
+def _squared_changes(case: Case, what: str) -> np.ndarray:
     """Mean squared change [S, t] of task S's active outputs by training task t; NaN for t = 0."""
     tasks = range(len(case.stream))
     changes = [[case.change(what, s, t) if t else np.nan for t in tasks] for s in tasks]
     return np.array([[np.mean(np.square(change)) for change in row] for row in changes])
 
 
-def _own_changes(case: _Case) -> list[np.floating]:
+def _own_changes(case: Case) -> list[np.floating]:
     """How far each task is predicted to move its own train outputs: mean squared change."""
     rows, changes = Rows.of(case.stream).train, case.record.changes[case.anchor]
     return [np.mean(changes[t, rows[t]][:, active] ** 2) for t, active in enumerate(case.active)]
-
-
-def _verdict(case: _Case) -> dict:
-    """The verdict before training, its reasons, and the R² on which it stands.
-
-    `trial_r2` compares the predicted drift with that of the network at the predicted parameters,
-    `halved_r2` the latter with the drift of the network predicted in two halves of the steps,
-    `coarse_r2` the predicted drift with that predicted with half as many steps, `segments_r2` with
-    that by half as many segments, or by two where it was one.
-    """
-    record, anchor = case.record, case.anchor
-    predicted, trial, halves, coarser, resegmented = (
-        _drifts(case, getattr(record, kind)[anchor])
-        for kind in ("changes", "trials", "halves", "coarser", "resegmented")
-    )
-    trial_r2, halved_r2 = _r2_or_diverged(trial, predicted), _r2_or_diverged(halves, trial)
-    coarse_r2 = _r2_or_diverged(coarser, predicted)
-    segments_r2 = _segments_r2(predicted, resegmented)
-    numerics = record.numerics[anchor]
-    stable = [one is not False for one in numerics["stable"]]
-    grade, reasons = metrics.verdict(
-        trial_r2,
-        halved_r2,
-        stable,
-        numerics["negative_mass"],
-        numerics["condition"],
-        numerics["limit_share"],
-        coarse_r2,
-        segments_r2,
-    )
-    return {
-        "trial_r2": trial_r2,
-        "halved_r2": halved_r2,
-        "coarse_r2": coarse_r2,
-        "segments_r2": segments_r2,
-        "verdict": grade,
-        "reasons": list(reasons),
-    }
-
-
-def _drifts(case: _Case, changes: np.ndarray) -> np.ndarray:
-    """Drift of all old tasks' active outputs in one vector, from changes [T, N, c] by each task."""
-    each = [
-        changes[s + 1 :, rows].sum(0)[:, case.active[s]].ravel()
-        for s, rows in enumerate(case.rows[:-1])
-    ]
-    return np.concatenate(each) if each else np.empty(0)
-
-
-def _r2_or_diverged(moved: np.ndarray, predicted: np.ndarray) -> float:
-    """R² of `predicted` with `moved`; -inf where the network's outputs diverged, NaN without."""
-    if np.isinf(moved).any():
-        return float("-inf")
-    finite = len(moved) and np.isfinite(moved).all() and np.isfinite(predicted).all()
-    return metrics.r2(moved, predicted) if finite else NAN
-
-
-def _segments_r2(predicted: np.ndarray, resegmented: np.ndarray) -> float:
-    """R² of the drift by fewer segments with the predicted one, by more; -inf where one of them
-    diverged, NaN without."""
-    if not len(predicted) or np.isnan(resegmented).any():
-        return NAN
-    if not (np.isfinite(predicted).all() and np.isfinite(resegmented).all()):
-        return float("-inf")
-    return metrics.r2(predicted, resegmented)
 
 
 def _forgetting(pairs: list[_Pair]) -> dict:

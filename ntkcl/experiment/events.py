@@ -35,7 +35,10 @@ class AnchorForecast(NamedTuple):
     halved [T', N, c]: the same, predicted in two halves of the steps, the second from where the
       first has led.
     coarser [T', N, c]: changes predicted with half as many steps; NaN where all steps were taken.
-    resegmented [T', N, c]: changes predicted by half as many segments; NaN where there was one.
+    resegmented [T', N, c]: changes predicted by half as many segments; NaN where those were not
+      trained anyway.
+    lower_order [T', N, c]: changes by a method of lower order that the forecast contains, at some
+      rows, NaN at others; NaN where there is none.
     For each of these tasks, at this anchor:
     rate_times_eigenvalue: h lam_max(K_tt).
     stable: whether h is within the rule's limit (in the form "integrated", that of the kernel at
@@ -56,6 +59,7 @@ class AnchorForecast(NamedTuple):
     halved: np.ndarray
     coarser: np.ndarray
     resegmented: np.ndarray
+    lower_order: np.ndarray
     rate_times_eigenvalue: tuple[float, ...]
     stable: tuple[bool, ...]
     limit_share: tuple[float, ...]

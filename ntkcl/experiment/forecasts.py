@@ -28,6 +28,7 @@ def anchor_forecast(name, problem, anchor, outcomes, outputs, meter) -> AnchorFo
     ahead = anchor.ahead(len(outcomes))
     peak = problem.learning_rate * problem.extremes[1]
     rates = [peak / problem.tasks[t].scale for t in ahead]
+    missing = np.full_like(outcomes[0].change, np.nan)
     curvature, nan = problem.loss.curvature, float("nan")
     tops = [curvature * outcome.top for outcome in outcomes]
     tops_at_anchor = [
@@ -45,9 +46,15 @@ def anchor_forecast(name, problem, anchor, outcomes, outputs, meter) -> AnchorFo
         resegmented=_checks(
             outcomes, [outcome.resegmented and outcome.resegmented() for outcome in outcomes]
         ),
+        lower_order=np.stack(
+            [missing if one.lower_order is None else one.lower_order for one in outcomes]
+        ),
         rate_times_eigenvalue=tuple(r * top for r, top in zip(rates, tops_at_anchor, strict=True)),
         stable=tuple(not r > limit for r, limit in zip(rates, limits, strict=True)),
-        limit_share=tuple(r / limit for r, limit in zip(rates, limits, strict=True)),
+        limit_share=tuple(
+            r / limit if limit == limit else outcome.limit_share
+            for r, limit, outcome in zip(rates, limits, outcomes, strict=True)
+        ),
         negative_mass=tuple(outcome.negative_mass for outcome in outcomes),
         condition=tuple(outcome.condition for outcome in outcomes),
         smallest_eigenvalue=tuple(outcome.smallest for outcome in outcomes),
@@ -81,6 +88,7 @@ def path_diagnostic(t, change, steps, meter) -> AnchorForecast:
         halved=not_applicable,
         coarser=not_applicable,
         resegmented=not_applicable,
+        lower_order=not_applicable,
         rate_times_eigenvalue=unknown,
         stable=(True,),
         limit_share=unknown,

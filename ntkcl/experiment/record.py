@@ -47,7 +47,8 @@ class Record(NamedTuple):
     plan: the learning rate and the steps of each task.  status: completed, diverged, or forecast
       where nothing was trained.
     measured: outputs [T+1, N, c], the untrained network first.
-    changes, trials, halves, coarser, resegmented: by anchor, [T, N, c] as in `AnchorForecast`.
+    changes, trials, halves, coarser, resegmented, lower_orders: by anchor, [T, N, c] as in
+      `AnchorForecast`.
     losses: [T, S], NaN beyond the steps of a task that has fewer than others.
     numerics: by anchor and field, the numbers of `NUMERICS` by task.  costs: by phase.
     baselines: None where nothing was predicted.
@@ -64,6 +65,7 @@ class Record(NamedTuple):
     halves: dict[str, np.ndarray]
     coarser: dict[str, np.ndarray]
     resegmented: dict[str, np.ndarray]
+    lower_orders: dict[str, np.ndarray]
     losses: np.ndarray
     numerics: dict[str, dict[str, list]]
     costs: dict[str, list[Cost]]
@@ -123,6 +125,7 @@ def gather(events: Iterable[Event], stream: Stream) -> Record:
         halves=by_anchor("halved"),
         coarser=by_anchor("coarser"),
         resegmented=by_anchor("resegmented"),
+        lower_orders=by_anchor("lower_order"),
         losses=_losses(measurements, plan, tasks),
         numerics={
             anchor: {key: _padded(_by_task(own, key), tasks) for key in NUMERICS}

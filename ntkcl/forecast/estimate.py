@@ -21,6 +21,7 @@ EIGENVECTORS = 12  # of n rows take so many n^3 multiply-adds at the rate of a m
 PASSES = 4  # through the network, of all inputs: to read a task off, to check it in two ways
 TASK = 0.01  # seconds beside a task's multiply-adds
 STEP = 5e-5  # seconds beside a step's multiply-adds
+CHECKED = 1.1  # of a forecast, with its check at a few inputs
 STEP_PASSES = 4  # of a batch, forwards and backwards, of the linearised network
 MIB = 2**20
 ANY = 1e9  # MiB for tiles: how they are cut changes no time
@@ -96,9 +97,9 @@ def _solved(problem: Problem, rows, form: str) -> tuple[float, str]:
 
 
 def _trained(problem: Problem, theta: Params, coarsen: int, segments: int | str) -> Estimate:
-    """Of the linearised network, by the trainer itself: again with another number of segments, with
-    all that "auto" may try; and with steps taken together once more, with half as many."""
-    share = ((5 if segments == "auto" else 2) + (coarsen > 1) / 2) / coarsen
+    """Of the linearised network, by the trainer itself, with all numbers of segments that "auto"
+    may try; and with steps taken together once more, with half as many."""
+    share = (CHECKED * (5 if segments == "auto" else 1) + (coarsen > 1) / 2) / coarsen
     seconds = sum(
         share * steps * (STEP + STEP_PASSES * _pass_seconds(problem, theta, batch))
         for steps, batch in zip(problem.steps, _batches(problem), strict=True)

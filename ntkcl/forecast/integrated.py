@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from ntkcl import dynamics, kernels, networks
 from ntkcl.dynamics import Prepared
+from ntkcl.forecast import spot_check
 from ntkcl.forecast.gram_solvers import prepare
 from ntkcl.forecast.outcome import Effort, Outcome, rule
 from ntkcl.forecast.stability import task_top
@@ -41,12 +42,14 @@ class _TaskFunctions(NamedTuple):
     """What strides of one task are made of.
 
     residual: `theta -> head (y - f(theta))` [n, c].
+    read: `theta -> f(theta)` [m, c], at the rows of the check.
     decomposed: `theta -> Prepared`, the Gram matrix of the task's rows at theta.
     stride: `(theta, residual, prepared, first, length) -> theta` after `length` steps.
     steps: how many the task takes.
     """
 
     residual: Callable[[Params], Float[Array, "n c"]]
+    read: Callable[[Params], np.ndarray]
     decomposed: Callable[[Params], Prepared]
     stride: Callable[..., Params]
     steps: int
@@ -58,6 +61,8 @@ class _Walk(NamedTuple):
     kernels, gradients: how many were computed so far.
     kernel: the kernel as last computed.  kernel_step: how many steps were done then.
     length: of the next stride, in steps.
+    corrected: [m, c], what 2 E_{L/2} E_{L/2} - E_L has changed of E_{L/2} E_{L/2} so far, at the
+      rows of the check.
     """
 
     theta: Params
@@ -68,6 +73,7 @@ class _Walk(NamedTuple):
     gradients: int = 0
     kernel_step: int = 0
     length: int = 2
+    corrected: np.ndarray | float = 0.0
 
 
 def integrated(kernel_fn, effort: Effort):
@@ -84,12 +90,15 @@ def integrated(kernel_fn, effort: Effort):
         for t in anchor.ahead(count):
             at_anchor = theta is anchor.theta
             anchor_top = None if at_anchor else task_top(problem, kernel_fn, anchor.theta, t)
-            functions = _task_functions(problem, kernel_fn, effort, t, forward)
+            places = spot_check.some(problem, anchor.ahead(count)[-1] + 1, _read_rows(problem, t))
+            functions = _task_functions(problem, kernel_fn, effort, t, forward, places)
             first = functions.decomposed(theta)
             walk = _trained(functions, effort, theta, first)
             theta, before = walk.theta, f
             f = forward(theta, problem.x)
-            outcomes.append(_outcome(f - before, first, walk, anchor_top))
+            one = _outcome(f - before, first, walk, anchor_top)
+            lower = np.asarray(one.change)[places] - walk.corrected
+            outcomes.append(one._replace(lower_order=spot_check.spread(lower, places, len(f))))
         return outcomes
 
     return forecast
@@ -103,14 +112,22 @@ def _outcome(change, first: Prepared, walk: _Walk, anchor_top: float | None) -> 
     return Outcome(change, float(lam[-1]), negative_mass, **spent, anchor_top=anchor_top)
 
 
-def _task_functions(problem: Problem, kernel_fn, effort: Effort, t: int, forward):
+def _read_rows(problem: Problem, t: int) -> float:
+    """Rows a task that are read twice a stride, which itself takes some 12 passes of its own."""
+    return 12 * spot_check.SHARE * len(problem.tasks[t].inputs) / (2 * (t + 1))
+
+
+def _task_functions(problem: Problem, kernel_fn, effort: Effort, t: int, forward, places):
     task = problem.tasks[t]
     x, head = problem.inputs(task.inputs), jnp.asarray(task.head)[None]
-    pull = kernels.operator(problem.network).vjp
+    pull, checked = kernels.operator(problem.network).vjp, problem.inputs(places)
     decompose = prepare(effort.krylov_order, REUSED)
 
     def residual(theta):
         return head * (task.targets - forward(theta, x))
+
+    def read(theta):
+        return np.asarray(forward(theta, checked))
 
     def decomposed(theta):
         block = jnp.asarray(kernel_fn(theta, x))
@@ -122,7 +139,7 @@ def _task_functions(problem: Problem, kernel_fn, effort: Effort, t: int, forward
         alpha = kernel.coefficients(rule(problem, t, first, first + length), r)
         return jax.tree.map(jnp.add, theta, pull(theta, x, alpha.astype(problem.dtype)))
 
-    return _TaskFunctions(residual, decomposed, stride, problem.steps[t])
+    return _TaskFunctions(residual, read, decomposed, stride, problem.steps[t])
 
 
 def _trained(task: _TaskFunctions, effort: Effort, theta: Params, kernel: Prepared) -> _Walk:
@@ -154,6 +171,7 @@ def _attempt(task: _TaskFunctions, effort: Effort, walk: _Walk, whole: float) ->
         # Two single steps are training itself, and need no correction.
         is_exact = walk.length == 2
         theta = twice if is_exact else jax.tree.map(lambda a, b: 2 * a - b, twice, once)
+        walk = walk if is_exact else _checked(task, walk, theta, twice)
         walk = walk._replace(steps=walk.steps + walk.length, length=length)
         return walk._replace(theta=theta, residual=task.residual(theta))
     is_kernel_old = walk.steps > walk.kernel_step and length < SHORT * walk.steps
@@ -163,6 +181,11 @@ def _attempt(task: _TaskFunctions, effort: Effort, walk: _Walk, whole: float) ->
     if walk.length == 2:  # training itself blows up
         return walk._replace(theta=twice, steps=task.steps)
     return walk._replace(length=length)
+
+
+def _checked(task: _TaskFunctions, walk: _Walk, theta: Params, twice: Params) -> _Walk:
+    """With what the second order has changed in this stride, at the rows of the check."""
+    return walk._replace(corrected=walk.corrected + task.read(theta) - task.read(twice))
 
 
 def _once_and_twice(task: _TaskFunctions, walk: _Walk) -> tuple[Params, Params]:

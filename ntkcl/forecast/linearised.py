@@ -1,12 +1,14 @@
 """The linearised network is trained, by the trainer itself with any loss, rule and method.
 
-No kernel is held. It costs about one training, and as much again to see what linearising more or
-less often changes; with k steps taken as one (`Effort.coarsen`) it takes 1 / k of the steps, and
-half as many more to see what that changes.
+No kernel is held. It costs about one training of such a network, and a few per cent to see at some
+inputs how far its tangents hold; with k steps taken as one (`Effort.coarsen`) it takes 1 / k of the
+steps, and half as many more to see what that changes.
 
 With m segments a task (`Effort.segments`) the network is linearised anew, m times a task, at the
 parameters to which the forecast has come, and the network's own outputs are read there. One segment
 keeps the anchor's linearisation for all tasks ahead; as many segments as steps are training itself.
+Past the first task one segment is too few where the learning rate exceeds the stability limit of
+the kernel at the anchor: there it takes as many as "auto".
 """
 
 from collections.abc import Callable
@@ -15,7 +17,9 @@ from functools import cache, partial
 import numpy as np
 
 from ntkcl import metrics, networks
+from ntkcl.forecast import spot_check
 from ntkcl.forecast.outcome import Effort, Outcome
+from ntkcl.forecast.stability import limit_share
 from ntkcl.training.problem import (
     Anchor,
     Problem,
@@ -34,20 +38,23 @@ def linearised(kernel_fn, effort: Effort):
     anew in every segment."""
 
     def forecast(problem: Problem, anchor: Anchor, count: int) -> list[Outcome]:
-        k, segments = effort.coarsen, effort.segments
+        k, segments, share = effort.coarsen, effort.segments, float("nan")
+        if segments == 1 and anchor.ahead(1).start:
+            share = limit_share(problem, anchor)
+            segments = "auto" if share > 1 else 1
         fine, coarse = (
             cache(partial(_in_segments, problem.coarsened(each), anchor, count))
             for each in (k, 2 * k)
         )
         most = min(problem.steps) // k
         m = _enough(fine, most) if isinstance(segments, str) else segments
-        # A second forecast to check the first: who linearises once has not asked for its price.
-        outcomes = [
-            one._replace(
-                kernels=m, resegmented=partial(_change, fine, m // 2, place) if m > 1 else None
-            )
-            for place, one in enumerate(fine(m))
-        ]
+        outcomes = [one._replace(kernels=m) for one in fine(m)]
+        outcomes[0] = outcomes[0]._replace(limit_share=share)
+        if isinstance(segments, str):  # half as many have been trained already
+            outcomes = [
+                one._replace(resegmented=partial(_change, fine, m // 2, place))
+                for place, one in enumerate(outcomes)
+            ]
         if k == 1:
             return outcomes
         return [
@@ -94,11 +101,22 @@ def train_model(
     f, outcomes = networks.forward(network.apply, theta, problem.x), []
     network_at = network_at or (lambda theta: network)
     for t in anchor.ahead(count):
-        fitted = train_in_segments(problem, t, network_at, theta, memory, state, segments)
+        watched, total = network_at, None
+        if segments > 1:
+            places = spot_check.rows(
+                problem, anchor.ahead(count), spot_check.TANGENT_PASSES * segments
+            )
+            x = problem.inputs(places)
+            watched, total = spot_check.along_tangents(network, x, network_at)
+        fitted = train_in_segments(problem, t, watched, theta, memory, state, segments)
         if t + 1 in anchor.ahead(count):
             memory = consolidate(problem, t, network, fitted)
         theta, state = fitted.theta, carried_optimizer_state(problem, fitted)
         before, f = f, networks.forward(network.apply, theta, problem.x)
         change = np.asarray(f, np.float64) - np.asarray(before, np.float64)
-        outcomes.append(Outcome(change, float("nan"), float("nan")))
+        one = Outcome(change, float("nan"), float("nan"), theta=theta)
+        if total is not None:
+            lower = spot_check.spread(total(theta), places, len(change))
+            one = one._replace(theta=None, lower_order=lower)
+        outcomes.append(one)
     return outcomes

@@ -20,7 +20,7 @@ class Effort(NamedTuple):
     explain: whether what it will take is estimated, and said, before it is made.
     coarsen, segments: of the form "linearised": one step of k times the learning rate in place of
       every k; how often a task the network is linearised, or "auto", until twice as often predicts
-      the same.
+      the same; 1 is "auto" where the learning rate exceeds the limit at a later anchor.
     """
 
     krylov_order: int = 100
@@ -58,8 +58,14 @@ class Outcome(NamedTuple):
     anchor_top: the largest eigenvalue at the anchor, where `top` is of a kernel computed on the
       way; None where they are one.
     coarser: the same change predicted with half as many steps, [N, c]; None where all were taken.
-    resegmented: `resegmented()` is the same change by half as many segments, [N, c]; a
-      function, since it costs as much again. None for a single one.
+    resegmented: `resegmented()` is the same change by half as many segments, [N, c]. None where
+      those have not been trained anyway, on the way to more.
+    theta: the parameters after the task, where a form follows them; else None.
+    lower_order: the same change by a method of lower order that the forecast contains, [N, c], NaN
+      at rows that it was not read at: by the tangents along which parameters moved, segment by
+      segment, or by strides of the form "integrated" without their correction. None for others.
+    limit_share: the learning rate over the stability limit at the anchor, from below, where the
+      form itself has looked at it; else NaN.
     """
 
     change: Float[Array | np.ndarray, "N c"]
@@ -74,6 +80,9 @@ class Outcome(NamedTuple):
     anchor_top: float | None = None
     coarser: Any = None
     resegmented: Any = None
+    theta: Any = None
+    lower_order: Any = None
+    limit_share: float = float("nan")
 
 
 def rule(problem: Problem, t: int, first: int = 0, last: int | None = None):

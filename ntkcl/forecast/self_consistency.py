@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl import kernels
+from ntkcl.forecast import spot_check
 from ntkcl.forecast.outcome import Outcome, rule
 from ntkcl.training.problem import Anchor, Problem
 
@@ -27,10 +28,16 @@ def trial(
 
         f(theta + sum_{j<=t} J_j^T alpha_j) - f(theta + sum_{j<t} J_j^T alpha_j)
 
-    NaN for outcomes without a `pull`, infinite where outputs are no longer finite.
+    At some rows, and NaN at others, where outcomes say how parameters move by `theta` alone, or do
+    not say: then along the shortest way to the predicted changes. NaN for those that are read off
+    the true network as it is. Infinite where outputs are no longer finite.
     """
-    if any(outcome.pull is None for outcome in outcomes):
+    if any(outcome.lower_order is not None for outcome in outcomes):
         return _everywhere(np.nan, outcomes)
+    if all(outcome.theta is not None for outcome in outcomes):
+        return spot_check.at_parameters(problem, here, outcomes, outputs)
+    if any(outcome.pull is None for outcome in outcomes):
+        return spot_check.shortest_way(problem, here, outcomes, outputs)
 
     def stride(outcome):
         return lambda theta, f: (here.theta, *outcome.pull)

@@ -7,9 +7,11 @@ import numpy as np
 from ntkcl import dynamics, kernels
 from ntkcl.compilation import portable
 from ntkcl.forecast.gram_solvers import largest_at
-from ntkcl.training.problem import Problem
+from ntkcl.training.problem import Anchor, Problem
 from ntkcl.types import Network, Params, Tangent, Taps
 from ntkcl.validation import SettingError
+
+SAMPLED, PRODUCTS = 24, 3  # rows and products of `limit_share`: a few per cent of a short training
 
 
 def limit(problem: Problem, theta: Params, kernel_fn) -> float:
@@ -101,6 +103,38 @@ def task_top(problem: Problem, kernel_fn, theta: Params, t: int) -> float:
     weights = np.broadcast_to(task.head, task.targets.shape)
     tangent = kernels.tangent(problem.network, theta, problem.x, None, kernel_fn)
     return largest_at(dynamics.as_places(tangent.kernel), task.inputs, weights)
+
+
+def limit_share(problem: Problem, anchor: Anchor) -> float:
+    """The learning rate over the largest stable one of the next task, for full batches, from below:
+    by `PRODUCTS` products with the Gram matrix of `SAMPLED` of its rows at the anchor.
+
+    NaN for a rule without a limit.
+    """
+    if problem.optimizer.rule is None:
+        return float("nan")
+    t = anchor.ahead(1).start
+    task, n = problem.tasks[t], len(problem.tasks[t].inputs)
+    pick = np.linspace(0, n - 1, min(SAMPLED, n)).astype(int)
+    own, f = np.asarray(task.inputs)[pick], np.asarray(anchor.history[-1])
+    head = jnp.asarray(task.head, problem.dtype)[None]
+    start = head * jnp.asarray(np.asarray(task.targets)[pick] - f[own], problem.dtype)
+    matvec = kernels.operator(problem.network).matvec(anchor.theta, problem.inputs(own))
+    top = float(_top(matvec, head, start)) * n / len(pick)
+    rate = problem.learning_rate * problem.extremes[1] / task.scale
+    return rate / problem.optimizer.limit(problem.loss.curvature * top)
+
+
+@jax.jit
+def _top(matvec, head, v):
+    """The Rayleigh quotient after a few products, from below."""
+
+    def product(v, _):
+        v = v / jnp.linalg.norm(v)
+        w = head * matvec(v)
+        return w, jnp.vdot(v, w)
+
+    return jax.lax.scan(product, v, length=PRODUCTS)[1][-1]
 
 
 def _worst(problem, theta, inputs, weights) -> float:

@@ -104,6 +104,8 @@ def _forecast(
     scores |= {"R_train": train["R"], "R_loss_train": train["R_loss"]}
     agreement = {key: train[key] for key in train if key not in (*MATRICES, *SCORES)}
     on_test = {key: test[key] for key in agreement}
+    if test["verdict"] == "unknown":  # checks at a few inputs are made at train inputs
+        on_test |= {key: train[key] for key in ("verdict", "reasons")}
     return scores | agreement | record.numerics[anchor] | {"test": on_test}
 
 
