@@ -153,7 +153,7 @@ def test_a_boundary_over_the_limit_is_forecast_in_segments_and_the_verdict_says_
         dict(form="integrated"),
         dict(form="closed", method=methods.ogd(2)),
     ],
-    ids=str,
+    ids=lambda settings: " ".join(map(str, list(settings.values())[:1] + list(settings)[1:])),
 )
 def test_no_form_is_unknown(settings):
     run = played(learning_rate=1e-3, **settings)
