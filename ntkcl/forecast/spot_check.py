@@ -23,14 +23,14 @@ FEWEST, MOST = 8, 64  # rows a task
 SOLVES = 15  # products with a kernel that look for the shortest way to predicted changes
 
 
-def rows(problem: Problem, ahead: range, passes: float) -> np.ndarray:
+def rows(problem: Problem, ahead: range, passes: float | int) -> np.ndarray:
     """Rows of all tasks to the last `ahead`; a row costs so many passes of a sample."""
     trained = sum(problem.steps[t] * _batch(problem, t) for t in ahead)
     each = SHARE * STEP_PASSES * trained / (passes * (ahead[-1] + 1))
     return some(problem, ahead[-1] + 1, each)
 
 
-def some(problem: Problem, tasks: int, each: float) -> np.ndarray:
+def some(problem: Problem, tasks: int, each: float | int) -> np.ndarray:
     """About `each` evenly spaced train inputs of each of the first so many tasks."""
     count = int(np.clip(each, FEWEST, MOST))
     own = [problem.tasks[t].inputs for t in range(tasks)]

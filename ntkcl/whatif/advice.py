@@ -37,7 +37,7 @@ class Choice(NamedTuple):
     beside: list[Answer]
 
 
-def check(wanted: Any, base_share: float, stream: Stream) -> None:
+def check(wanted: Any, base_share: float | int, stream: Stream) -> None:
     """ValueError for what cannot be recommended about a stream's last task."""
     if not isinstance(wanted, Mapping) or set(wanted) != set(NAMES):
         raise SettingError(
@@ -90,7 +90,7 @@ def choices(
     return made
 
 
-def _share(base: Recipe, retention: float, given: Sequence[Answer]) -> Choice:
+def _share(base: Recipe, retention: float | int, given: Sequence[Answer]) -> Choice:
     """The smallest share that keeps so much, beside the one below it."""
     like_base = [answer for answer in given if answer.recipe._replace(share=base.share) == base]
     ordered = sorted(like_base, key=lambda answer: answer.recipe.share)

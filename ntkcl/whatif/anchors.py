@@ -150,7 +150,7 @@ def gradients(
     apply: Apply,
     thetas: list[Params],
     x: Any,
-    Q: Float[Array, "c k"],
+    Q: Float[Array | np.ndarray, "c k"],
     sketch: Sketch | None = None,
 ) -> Gradients:
     """The gradients of samples x [R, *shape] along the directions Q, at each of the anchors, or
@@ -169,7 +169,7 @@ def gradients(
             outputs, rows = rows_of(apply, theta, x[row : row + edge], Q)
             rows = sketched(sketch, rows) if sketch else rows
             f, J = _written(f, outputs, s, row), _written(J, rows, s, row)
-    return Gradients(flat, f, J, Q)
+    return Gradients(flat, f, J, jnp.asarray(Q))
 
 
 def passes(apply: Apply, thetas: list[Params], x: Any) -> Passes:

@@ -95,7 +95,7 @@ class Answer(NamedTuple):
             return "unknown", ("one anchor cannot be halved",)
         return "good", ()
 
-    def by(self, labels: Sequence | np.ndarray) -> dict[Any, dict[str, float]]:
+    def by(self, labels: Sequence | np.ndarray) -> dict[Any, dict[str, float | int]]:
         """By slice, for labels of the old samples [n], such as their classes or a column of their
         table: how many there are, their accuracy before and after, the rise of their mean loss."""
         labels, slices = np.asarray(labels), {}

@@ -132,8 +132,9 @@ class Recipe(NamedTuple):
             [np.intersect1d(kept, one) for one in self.sequence] if len(self.sequence) else [kept]
         )
         ends = np.cumsum([0] + [len(one) for one in sets]) * count // len(kept)
+        sizes = np.diff(ends).tolist()
         return np.concatenate(
-            [_endless(key, one, size) for one, size in zip(sets, np.diff(ends), strict=True)]
+            [_endless(key, one, size) for one, size in zip(sets, sizes, strict=True)]
         )
 
     def transform(self, new: int) -> optax.GradientTransformation:

@@ -61,7 +61,7 @@ def test_more_segments_come_nearer_to_training(asked):
     assert metrics.r2(true, three) > max(0.9, metrics.r2(true, one))
 
 
-@pytest.mark.parametrize("segments", [0, STEPS + 1, 1.5])
+@pytest.mark.parametrize("segments", [0, STEPS + 1])
 def test_segments_are_some_of_the_steps(asked, segments):
     with pytest.raises(SettingError, match=r"whatif\.segments"):
         whatif.in_segments(asked, RECIPE, segments)
