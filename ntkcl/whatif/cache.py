@@ -25,7 +25,7 @@ MIB = 2**20
 # x 2 outputs x 74,498 parameters in .065 s.
 READ = 5e9
 PASSES = 4.5  # forward passes that a step takes of each of its samples without kept gradients
-SOME = 256  # samples of each set by which the loss's directions are told
+SOME = 256  # samples of each set by which the loss's directions are found
 KEEP = ("auto", "gradients", "sketch", "passes")
 
 
@@ -89,7 +89,7 @@ def prepare(
       outputs: k, the most directions of output space in which gradients are kept, those in which
         the loss pulls most as the network stands. None is all in which it can pull, with
         cross-entropy one fewer than there are active outputs, and all of these for the old samples.
-      numbers: d, of a sketch.
+      numbers: d of a sketch, which is made odd and at most p.
       budget_mib: for gradients or sketches.
     Cost: a training, and with gradients (1 + k) passes of each sample at each anchor.
     Raises ValueError as `Recipe.checked`, for gradients or sketches that do not fit the budget, and

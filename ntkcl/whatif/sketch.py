@@ -38,7 +38,7 @@ class Sketch(NamedTuple):
     """See above.
 
     root: the diagonal of D^(1/2).
-    signs: of S, -1 or 1, by row: row i of S has its sign in column i mod d; 0 beyond the last.
+    signs: of S, -1 or 1: row i of S has signs[i // d, i % d], in column i % d.
     norm_ratio: of gradients over their sketches, for what clips them.
     """
 
@@ -99,8 +99,8 @@ class Frozen(NamedTuple):
 
 @once
 def frozen(optimizer: Optimizer) -> Frozen:
-    """An optimizer with its metric frozen: told by what it does to single numbers, and compared
-    with it.
+    """An optimizer with its metric frozen: found from what it does to single numbers, and checked
+    against it.
 
     Raises SettingError for one that is neither linear in gradients nor, with its second moment
     frozen, a mean of gradients that momentum remembers.

@@ -374,8 +374,8 @@ def main() -> None:
         made = measured(cell)
         rows += made
         write(given.folder, name, stored, markdown)
-        told = [(one["form"], one["verdict"], short(one["r2"]), short(off(one))) for one in made]
-        print(*cell["names"].values(), *told or ["diverged"], file=sys.stderr, flush=True)
+        line = [(one["form"], one["verdict"], short(one["r2"]), short(off(one))) for one in made]
+        print(*cell["names"].values(), *line or ["diverged"], file=sys.stderr, flush=True)
     publish(given.folder, name, stored, markdown)
 
 
