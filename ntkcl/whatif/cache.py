@@ -1,6 +1,5 @@
 """Pay once: one training of the new samples, and the network linearised along it."""
 
-import math
 import time
 from typing import NamedTuple
 
@@ -10,23 +9,16 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from ntkcl import kernels, networks
+from ntkcl import networks
 from ntkcl.compilation import portable
-from ntkcl.types import Dataset, Params
-from ntkcl.validation import SettingError, finite, one_of, whole
+from ntkcl.types import Params
+from ntkcl.validation import SettingError, whole
 from ntkcl.whatif import anchors as linear
 from ntkcl.whatif.follow import Base, along, cuts_of, steps
+from ntkcl.whatif.plan import MIB, Plan, plan, sizes_of
 from ntkcl.whatif.question import Question, trained
 from ntkcl.whatif.recipe import Recipe
-from ntkcl.whatif.sketch import Sketch, columns, frozen, sketch, sketched_recipe
-
-MIB = 2**20
-# Gradients are cut from memory and multiplied at 5.2 GB a second on 2 cores: 36 steps of 16 samples
-# x 2 outputs x 74,498 parameters in .065 s.
-READ = 5e9
-PASSES = 4.5  # forward passes that a step takes of each of its samples without kept gradients
-SOME = 256  # samples of each set by which the loss's directions are found
-KEEP = ("auto", "gradients", "sketch", "passes")
+from ntkcl.whatif.sketch import Sketch, frozen, sketch, sketched_recipe
 
 
 class Cache(NamedTuple):
@@ -84,8 +76,9 @@ def prepare(
       anchors: m, at equal distances along the base, the first where it begins.
       keep: "gradients" keeps those of all samples at all anchors, so that answers need no pass
         through the network; "sketch" keeps `numbers` of each, for the optimizer of the base
-        alone; "passes" keeps none; "auto" keeps gradients where they fit the budget and reading
-        them takes less time than passes would.
+        alone; "passes" keeps none. "auto" keeps gradients where they fit the budget and reading
+        them takes less time than passes would; else sketches, where the optimizer allows them and
+        an answer by passes takes more than a second; else none.
       outputs: k, the most directions of output space in which gradients are kept, those in which
         the loss pulls most as the network stands. None is all in which it can pull, with
         cross-entropy one fewer than there are active outputs, and all of these for the old samples.
@@ -99,19 +92,18 @@ def prepare(
     total = recipe.steps(asked.sizes[0])
     if whole("whatif.anchors", anchors) > total:
         raise SettingError(f"whatif.anchors={anchors}: expected at most {total}, the steps")
-    kept = directions_of(asked, outputs)
-    linearise = _linearise(asked, anchors, keep, kept, whole("whatif.numbers", numbers), budget_mib)
-    rule = frozen(recipe.optimizer) if keep == "sketch" else None
+    kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib)
+    rule = frozen(recipe.optimizer) if kept.keep == "sketch" else None
     clock = time.perf_counter()
     thetas, state = trained(asked, recipe, cuts_of(total, anchors)[:-1].tolist())
     seconds = {"train": time.perf_counter() - clock}
     clock, apply, end = time.perf_counter(), asked.network.apply, state.theta
-    how = _sketch(asked, state, kept, numbers, rule.b2**total) if rule else None
+    how = _sketch(asked, state, kept, rule.b2**total) if rule else None
     begun = Cache(
         asked=asked,
         recipe=recipe,
-        base=Base(linearise(apply, thetas, asked.rows.x, kept.trained, how), (), ()),
-        old=linearise(apply, [end], asked.old.x, kept.old, how),
+        base=Base(kept.linearised(apply, thetas, asked.rows.x, kept.trained, how), (), ()),
+        old=kept.linearised(apply, [end], asked.old.x, kept.old, how),
         new=networks.forward(apply, end, asked.new.x),
         before=np.asarray(networks.forward(apply, asked.theta, asked.old.x), np.float64),
         end=end,
@@ -135,78 +127,9 @@ def prepare(
     return begun._replace(base=base, mib=mib)
 
 
-def _sketch(asked: Question, state, kept: "Kept", numbers: int, b2_power: float) -> Sketch:
+def _sketch(asked: Question, state, kept: Plan, b2_power: float) -> Sketch:
     """In the metric of the optimizer's state where the base ends."""
-    few = linear.rows_at_once(kept.trained.shape[1] * _sizes(asked)[0])
+    few = linear.rows_at_once(kept.trained.shape[1] * sizes_of(asked)[0])
     some = jnp.asarray(asked.new.x[:few])
     _, rows = linear.rows_of(portable(asked.network.apply), state.theta, some, kept.trained)
-    return sketch(state.theta, state.optimizer, rows, numbers, b2_power)
-
-
-class Kept(NamedTuple):
-    """Directions of output space [c, k] in which gradients are kept, of samples that are trained
-    on and of old ones, and the share of the loss's squared gradients outside of them."""
-
-    trained: Float[np.ndarray, "c k"]
-    old: Float[np.ndarray, "c k2"]
-    outside: float
-
-
-def directions_of(asked: Question, outputs: int | None = None) -> Kept:
-    """Those in which the loss pulls as the network stands; `outputs` as of `prepare`."""
-    if outputs is not None:
-        whole("whatif.outputs", outputs)
-    each = [_some(part) for part in (asked.new, asked.pool, asked.old)]
-    x, y = (np.concatenate(part) for part in zip(*each, strict=True))
-    f = np.asarray(networks.forward(asked.network.apply, asked.theta, x))
-    head = np.asarray(asked.head)
-    Q, outside = linear.directions(asked.loss, f, y, head, outputs)
-    every = np.eye(len(head), dtype=Q.dtype)[:, head > 0]
-    return Kept(Q, every if outputs is None else Q, outside)
-
-
-def _some(samples: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Evenly spread."""
-    apart = max(-(-len(samples.x) // SOME), 1)
-    return np.asarray(samples.x)[::apart], np.asarray(samples.y)[::apart]
-
-
-def _linearise(
-    asked: Question, anchors: int, keep: str, kept: Kept, numbers: int, budget_mib: float | int
-):
-    """`linearise(apply, thetas, x, Q, sketch)`, as of `anchors.gradients`."""
-    one_of("whatif.keep", keep, KEEP)
-    finite("whatif.budget_mib", budget_mib, above=0.0)
-    needed = gradients_mib(asked, anchors, kept)
-    small = gradients_mib(asked, anchors, kept, numbers)
-    if (needed if keep == "gradients" else small if keep == "sketch" else 0) > budget_mib:
-        raise SettingError(
-            f"whatif.budget_mib={budget_mib:g}: at {anchors} anchors gradients take {needed:.4g} "
-            f"MiB, sketches of {numbers} numbers {small:.4g}; use fewer anchors, samples or "
-            "whatif.outputs, or keep=passes"
-        )
-    worth = needed <= budget_mib and reads_faster(asked, kept)
-    if keep in ("gradients", "sketch") or (keep == "auto" and worth):
-        return linear.gradients
-    return lambda apply, thetas, x, *_: linear.passes(apply, thetas, x)
-
-
-def reads_faster(asked: Question, kept: Kept) -> bool:
-    """Whether a step of kept gradients takes less time than one of passes through the network."""
-    passed = PASSES * kernels.pass_seconds(asked.network, asked.theta, 1, asked.new.x[0])
-    return kept.trained.shape[1] * math.prod(_sizes(asked)) / READ < passed
-
-
-def gradients_mib(asked: Question, anchors: int, kept: Kept, numbers: int | None = None) -> float:
-    """MiB of the gradients, or of sketches of so many numbers, of all samples that are trained on
-    at all anchors, and of the old ones at the end."""
-    trained = anchors * sum(asked.sizes) * kept.trained.shape[1]
-    rows, (count, itemsize) = trained + len(asked.old.x) * kept.old.shape[1], _sizes(asked)
-    wide = count if numbers is None else columns(numbers, count)
-    return rows * wide * itemsize / MIB
-
-
-def _sizes(asked: Question) -> tuple[int, int]:
-    """Of theta: p, and the bytes of a number."""
-    leaves = jax.tree.leaves(asked.theta)
-    return sum(leaf.size for leaf in leaves), leaves[0].dtype.itemsize
+    return sketch(state.theta, state.optimizer, rows, kept.numbers, b2_power)

@@ -21,7 +21,8 @@ from ntkcl.validation import SettingError, finite, one_of, share, whole
 from ntkcl.whatif import advice, grid
 from ntkcl.whatif.anchors import Gradients
 from ntkcl.whatif.answers import Answer
-from ntkcl.whatif.cache import KEEP, Cache, prepare
+from ntkcl.whatif.cache import Cache, prepare
+from ntkcl.whatif.plan import KEEP
 from ntkcl.whatif.price import price
 from ntkcl.whatif.question import Question, question
 from ntkcl.whatif.recipe import Recipe

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl.compilation import portable
-from ntkcl.validation import one_of, whole
 from ntkcl.whatif import anchors as linear
-from ntkcl.whatif.cache import KEEP, MIB, READ, directions_of, gradients_mib, reads_faster
+from ntkcl.whatif.plan import READ, plan, sizes_of
 from ntkcl.whatif.question import Question, start, step
 from ntkcl.whatif.recipe import Recipe
 
@@ -62,20 +61,17 @@ def price(
     """Measured on a few steps of the training, and on the gradients of a few samples; the
     arguments are those of `prepare`."""
     recipe.checked(*asked.sizes)
-    kept = directions_of(asked, outputs)
-    few = (
-        whole("whatif.numbers", numbers) if one_of("whatif.keep", keep, KEEP) == "sketch" else None
-    )
-    steps, mib = recipe.steps(asked.sizes[0]), gradients_mib(asked, anchors, kept, few)
+    kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib)
+    steps = recipe.steps(asked.sizes[0])
     train = steps * _step_seconds(asked, recipe)
-    if keep == "passes" or mib > budget_mib or (keep == "auto" and not reads_faster(asked, kept)):
+    if kept.keep == "passes":
         return Price(train, train, 2 * FOLLOWED * train, 0.0)
     parts = (anchors * sum(asked.sizes), kept.trained), (len(asked.old.x), kept.old)
     linearise = sum(n * _gradient_seconds(asked, Q) for n, Q in parts)
-    per_row = mib * MIB / sum(n * Q.shape[1] for n, Q in parts)
     read = steps * recipe.batch_size * kept.trained.shape[1] + len(asked.old.x) * kept.old.shape[1]
     # Each row of a step is read to cut it, to predict its output, and to pull its gradient back.
-    return Price(train, train + linearise, 2 * read * per_row / READ, mib)
+    per_row = kept.numbers * sizes_of(asked)[1]
+    return Price(train, train + linearise, 2 * read * per_row / READ, kept.mib)
 
 
 def _step_seconds(asked, recipe) -> float:

@@ -60,15 +60,14 @@ class Sketch(NamedTuple):
 
 
 def sketch(
-    theta: Params, state: Any, J: Float[Array, "r k p"], numbers: int, b2_power: float
+    theta: Params, state: Any, J: Float[Array, "r k p"], d: int, b2_power: float
 ) -> Sketch:
     """A sketch of d columns, in the metric of an optimizer's state.
 
     Arguments:
       theta, state: where the base has ended.
       J: gradients of some samples there.
-      numbers: about d: it is made odd, since widths are even and the parameters of one unit would
-        share columns, and at most p.
+      d: of `columns`.
       b2_power: b2^S, the share of the second moment that is still that of rest.
     """
     flat, _ = ravel_pytree(theta)
@@ -77,7 +76,6 @@ def sketch(
         floored = jax.tree.map(lambda v: jnp.maximum(v, FLOOR * jnp.mean(v)), second)
         mean = ravel_pytree(floored)[0] / (1 - b2_power)
         root = jnp.maximum(mean, jnp.finfo(mean.dtype).tiny) ** -0.25
-    d = columns(numbers, flat.size)
     rows = -(-flat.size // d)
     signs = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (rows, d))
     made = Sketch(root, jnp.asarray(signs), 1.0)
@@ -85,7 +83,8 @@ def sketch(
 
 
 def columns(numbers: int, parameters: int) -> int:
-    """d, of a sketch of so many numbers."""
+    """d, of a sketch of so many numbers: odd, since widths are even and the parameters of one unit
+    would share columns, and at most p."""
     return min(numbers - (numbers % 2 == 0), parameters)
 
 

@@ -1,14 +1,14 @@
 """Answers of what-if beside the trainings that they spare.
 
     python scripts/bench/whatif.py --case scratch     networks trained from scratch, Fashion-MNIST:
-                                                      mlp of 1 and 3 hidden layers, cnn; momentum
-                                                      and Adam; class-incremental and rotated; three
-                                                      seeds
+                                                      mlp of 1 and 3 hidden layers, cnn, vit;
+                                                      momentum and Adam; class-incremental and
+                                                      rotated; three seeds
     python scripts/bench/whatif.py --case text        MiniLM with low-rank additions, AdamW: a table
         --table FILE                                  made by scripts/data/debian_texts.py, five
                                                       pairs of sections; needs the extra pretrained
                                    --case text10      the same, class-incremental: a head of ten
-        --table FILE                                  outputs, gradients in four directions of them
+        --table FILE                                  outputs, sketches in four directions of them
                                    --case full        the same with all parameters trained, AdamW
         --table FILE                                  at 1e-4, sketches in the gradients' place
                                    --case vision      EfficientNet-Lite0 with low-rank additions,
@@ -18,7 +18,8 @@
 In each cell a network learns one task, a base training of the next is done and linearised, and
 candidates are answered, each in four orders of its batches, then trained in the first. R2 of the
 change from the base is of what the base's own outcome does not tell; a candidate differs where its
-outcome is further from the base's than that of the base in another order. Where a candidate is
+outcome is further from the base's than that of the base in another order. Each candidate is also
+trained in another order, which is what a second training would say of it. Where a candidate is
 beyond the base and its verdict poor, a second base at its rate and length answers once more. The
 answer of each is made before it is trained, that of a second base without seeing it. Writes
 whatif_CASE.{json,md} under results/bench.
@@ -44,11 +45,12 @@ CROSS_ENTROPY = losses.cross_entropy()
 CACHES: dict[str, dict] = {  # how the base is linearised
     "scratch": dict(anchors=8),
     "text": dict(anchors=4),
-    "text10": dict(anchors=4, outputs=4),
+    "text10": dict(anchors=4, outputs=4, keep="sketch"),
     "full": dict(anchors=4, keep="sketch"),
     "vision": dict(anchors=4),
 }
 ORDERS = 4
+OTHER = 1000  # further on in seeds: the order of a second training
 TWICE = {"rate": "learning_rate", "epochs": "epochs"}  # beyond what the base is meant for
 RULES = {
     "momentum": (optimizers.sgd(momentum=0.9), 0.01),
@@ -58,6 +60,7 @@ NETWORKS = {
     "mlp": ["network=mlp", "network.width=256", "network.depth=1"],
     "mlp, 3 layers": ["network=mlp", "network.width=256", "network.depth=3"],
     "cnn": ["network=cnn", "network.width=16", "network.depth=2", "network.stride=2"],
+    "vit": ["network=vit", "network.width=32", "network.patch=7"],
 }
 STREAMS = {
     "class": ["stream=split", "stream.scenario=class"],
@@ -221,6 +224,8 @@ def rows_of(cell: Cell, how: dict) -> list[dict]:
         trues[name] = measured(cell, recipe)
         rows.append(about | dict(candidate=name, answer_seconds=seconds))
         rows[-1] |= _row(cell, answer, trues[name], base, noise, cache)
+        second = measured(cell, recipe._replace(order=recipe.order + OTHER))
+        rows[-1] |= _of_second(cell, trues[name], second, cache)
         print(rows[-1], flush=True)
     del cache
     for what, field in TWICE.items():
@@ -271,6 +276,13 @@ def _row(cell, answer, true, base, noise, cache) -> dict:
     )
 
 
+def _of_second(cell: Cell, true, second, cache) -> dict:
+    """What a second training says of a candidate."""
+    drifts = (true - cache.before).ravel(), (second - cache.before).ravel()
+    lost = accuracy(cell, cache.before) - accuracy(cell, second)
+    return dict(again_r2=metrics.r2(*drifts), again_lost=lost)
+
+
 def loss_changes(cell: Cell, before, after) -> np.ndarray:
     """The change of each old sample's loss."""
     first, last = (losses_of(cell.asked, f) for f in (before, after))
@@ -288,24 +300,51 @@ def summarise(rows: list[dict]) -> dict:
         cells.setdefault(key, []).append((row["lost"], row["lost_predicted"]))
     ranks = [metrics.spearman(*map(np.array, zip(*cell, strict=True))) for cell in cells.values()]
     ranks = [rank for rank in ranks if rank == rank]
+    return (
+        {
+            "candidates": len(near),
+            "differ from the base by more than a second training": len(differing),
+            "of these, nearer than the base's own outcome": share(
+                [r["change_r2"] > 0 for r in differing]
+            ),
+            "of these, median R2 of the change from the base": median(
+                [r["change_r2"] for r in differing]
+            ),
+            "median R2 of the drift": median([row["r2"] for row in near]),
+            "accuracy lost within .05": share([error <= 0.05 for error in errors]),
+            "accuracy lost within .1": share([error <= 0.1 for error in errors]),
+            "median Spearman of accuracy lost": median(ranks),
+            "an answer / a training": median(
+                [r["answer_seconds"] / r["train_seconds"] for r in rows]
+            ),
+            "base and cache / a training, compilation included": median(
+                [r["prepare_seconds"] / r["train_seconds"] for r in rows]
+            ),
+        }
+        | (_by_sample(rows, near) if "f1" in rows[0] else {})
+        | _by_second(rows)
+    )
+
+
+def _by_second(rows: list[dict]) -> dict:
+    """What second trainings of the same candidates say, where they were done."""
+    known = [row for row in rows if "again_r2" in row]
+    near, beyond = (
+        [r for r in known if (" x 2" in r["candidate"]) == far] for far in (False, True)
+    )
+    errors = [abs(row["lost"] - row["again_lost"]) for row in near]
     return {
-        "candidates": len(near),
-        "differ from the base by more than a second training": len(differing),
-        "of these, nearer than the base's own outcome": share(
-            [r["change_r2"] > 0 for r in differing]
+        "a second training: candidates near the base": len(near),
+        "its median R2 of the drift": median([row["again_r2"] for row in near]),
+        "of the answers to these": median([row["r2"] for row in near]),
+        "accuracy lost within .05 of it": share([error <= 0.05 for error in errors]),
+        "within .1": share([error <= 0.1 for error in errors]),
+        "its median R2 beyond the base": median([row["again_r2"] for row in beyond]),
+        "of the answers to these, one base": median([row["r2"] for row in beyond]),
+        "of the answers that took a second base": median(
+            [row["second_r2"] for row in beyond if "second_r2" in row]
         ),
-        "of these, median R2 of the change from the base": median(
-            [r["change_r2"] for r in differing]
-        ),
-        "median R2 of the drift": median([row["r2"] for row in near]),
-        "accuracy lost within .05": share([error <= 0.05 for error in errors]),
-        "accuracy lost within .1": share([error <= 0.1 for error in errors]),
-        "median Spearman of accuracy lost": median(ranks),
-        "an answer / a training": median([r["answer_seconds"] / r["train_seconds"] for r in rows]),
-        "base and cache / a training, compilation included": median(
-            [r["prepare_seconds"] / r["train_seconds"] for r in rows]
-        ),
-    } | (_by_sample(rows, near) if "f1" in rows[0] else {})
+    }
 
 
 def _by_sample(rows: list[dict], near: list[dict]) -> dict:

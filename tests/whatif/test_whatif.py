@@ -420,7 +420,7 @@ def test_the_price_says_what_fits(monkeypatch):
     question = asked()
     unworthy = whatif.price(question, BASE, anchors=2)  # so small a model is passed sooner
     assert unworthy.mib == 0
-    module = sys.modules["ntkcl.whatif.price"]
+    module = sys.modules["ntkcl.whatif.plan"]
     monkeypatch.setattr(module, "reads_faster", lambda *_: True)
     kept = whatif.price(question, BASE, anchors=2)
     # 2 anchors x 20 samples in 2 directions and 6 old ones in 3, 18 parameters of 8 bytes
@@ -428,6 +428,25 @@ def test_the_price_says_what_fits(monkeypatch):
     none = whatif.price(question, BASE, anchors=2, budget_mib=1e-3)
     assert none.mib == 0 and none.pays_from == float("inf")
     assert "train the candidates themselves" in str(none)
+
+
+def test_sketches_are_kept_where_gradients_do_not_fit_and_passes_are_slow(monkeypatch):
+    module = sys.modules["ntkcl.whatif.plan"]
+    given = dict(anchors=2, keep="auto", outputs=None, numbers=5, budget_mib=0.01)
+
+    def kept(recipe, **changed):
+        return module.plan(asked(), recipe, **(given | changed))
+
+    adam = BASE._replace(optimizer=optimizers.adam())
+    assert kept(adam).keep == "passes"  # a second is soon
+    monkeypatch.setattr(module, "SOON", 0.0)
+    monkeypatch.setattr(module, "reads_faster", lambda *_: True)
+    assert kept(adam).keep == "sketch"
+    assert kept(adam).mib == pytest.approx((40 * 2 + 6 * 3) * 5 * 8 / 2**20)
+    assert kept(adam, budget_mib=1.0).keep == "gradients"
+    assert kept(adam, budget_mib=1e-3).keep == "passes"
+    without_metric = BASE._replace(optimizer=optimizers.by_name("lamb"))
+    assert kept(without_metric).keep == "passes"
 
 
 BAD = {

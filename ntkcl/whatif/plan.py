@@ -1,0 +1,145 @@
+"""What is kept of a base training, and the memory it takes."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from ntkcl import kernels, networks
+from ntkcl.types import Dataset, Optimizer
+from ntkcl.validation import SettingError, finite, one_of, whole
+from ntkcl.whatif import anchors as linear
+from ntkcl.whatif.question import Question
+from ntkcl.whatif.recipe import Recipe
+from ntkcl.whatif.sketch import Sketch, columns, frozen
+
+MIB = 2**20
+KEEP = ("auto", "gradients", "sketch", "passes")
+# Gradients are cut from memory and multiplied at 5.2 GB a second on 2 cores: 36 steps of 16 samples
+# x 2 outputs x 74,498 parameters in .065 s.
+READ = 5e9
+PASSES = 4.5  # forward passes that a step takes of each of its samples without kept gradients
+SOON = 1.0  # seconds of an answer by passes that no sketch is worth
+SOME = 256  # samples of each set by which the loss's directions are found
+
+
+class Plan(NamedTuple):
+    """What is kept at each of m anchors.
+
+    keep: "gradients", "sketch", or "passes", which keeps none.
+    numbers: of a sample's gradient in one direction of output space; 0 of passes.
+    trained, old: those directions [c, k], of samples that are trained on and of old ones.
+    outside: the share of the loss's squared gradients, before the base, in other directions.
+    mib: of all that is kept.
+    """
+
+    keep: str
+    numbers: int
+    trained: Float[np.ndarray, "c k"]
+    old: Float[np.ndarray, "c k2"]
+    outside: float
+    mib: float
+
+    def linearised(
+        self, apply: Any, thetas: list, x: Any, Q: Any, sketch: Sketch | None
+    ) -> linear.Anchors:
+        """The network at `thetas`, on samples x, in the directions Q."""
+        if self.keep == "passes":
+            return linear.passes(apply, thetas, x)
+        return linear.gradients(apply, thetas, x, Q, sketch)
+
+
+def plan(
+    asked: Question,
+    recipe: Recipe,
+    anchors: int,
+    keep: str,
+    outputs: int | None,
+    numbers: int,
+    budget_mib: float | int,
+) -> Plan:
+    """What `prepare` keeps, whose arguments these are.
+
+    Raises ValueError for what does not fit the budget.
+    """
+    one_of("whatif.keep", keep, KEEP)
+    finite("whatif.budget_mib", budget_mib, above=0.0)
+    trained, old, outside = directions_of(asked, outputs)
+    count, itemsize = sizes_of(asked)
+    wide = {
+        "gradients": count,
+        "sketch": columns(whole("whatif.numbers", numbers), count),
+        "passes": 0,
+    }
+    rows = whole("whatif.anchors", anchors) * sum(asked.sizes) * trained.shape[1]
+    rows += len(asked.old.x) * old.shape[1]
+    mib = {name: rows * one * itemsize / MIB for name, one in wide.items()}
+    if keep == "auto":
+        worth = {
+            name: mib[name] <= budget_mib and reads_faster(asked, trained.shape[1] * one * itemsize)
+            for name, one in wide.items()
+        }
+        keep = "gradients" if worth["gradients"] else "passes"
+        if keep == "passes" and worth["sketch"] and _is_slow(asked, recipe):
+            keep = "sketch" if has_metric(recipe.optimizer) else keep
+    if mib[keep] > budget_mib:
+        raise SettingError(
+            f"whatif.budget_mib={budget_mib:g}: at {anchors} anchors gradients take "
+            f"{mib['gradients']:.4g} MiB, sketches of {numbers} numbers {mib['sketch']:.4g}; use "
+            "fewer anchors, samples or whatif.outputs, or keep=passes"
+        )
+    return Plan(keep, wide[keep], trained, old, outside, mib[keep])
+
+
+def directions_of(
+    asked: Question, outputs: int | None = None
+) -> tuple[Float[np.ndarray, "c k"], Float[np.ndarray, "c k2"], float]:
+    """Directions of output space in which the loss pulls as the network stands, for samples that
+    are trained on and for old ones, and the share outside; `outputs` as of `prepare`."""
+    if outputs is not None:
+        whole("whatif.outputs", outputs)
+    each = [_some(part) for part in (asked.new, asked.pool, asked.old)]
+    x, y = (np.concatenate(part) for part in zip(*each, strict=True))
+    f = np.asarray(networks.forward(asked.network.apply, asked.theta, x))
+    head = np.asarray(asked.head)
+    Q, outside = linear.directions(asked.loss, f, y, head, outputs)
+    every = np.eye(len(head), dtype=Q.dtype)[:, head > 0]
+    return Q, every if outputs is None else Q, outside
+
+
+def _some(samples: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Evenly spread."""
+    apart = max(math.ceil(len(samples.x) / SOME), 1)
+    return np.asarray(samples.x)[::apart], np.asarray(samples.y)[::apart]
+
+
+def reads_faster(asked: Question, size: int) -> bool:
+    """Whether so many bytes of a sample are read in less time than its passes take."""
+    return size / READ < PASSES * _pass_seconds(asked)
+
+
+def _is_slow(asked: Question, recipe: Recipe) -> bool:
+    """Whether an answer by passes is."""
+    passes = 1.5 * PASSES * recipe.steps(asked.sizes[0]) * recipe.batch_size
+    return passes * _pass_seconds(asked) > SOON
+
+
+def _pass_seconds(asked: Question) -> float:
+    return kernels.pass_seconds(asked.network, asked.theta, 1, asked.new.x[0])
+
+
+def has_metric(optimizer: Optimizer) -> bool:
+    """Whether sketches can follow it."""
+    try:
+        frozen(optimizer)
+    except SettingError:
+        return False
+    return True
+
+
+def sizes_of(asked: Question) -> tuple[int, int]:
+    """Of theta: p, and the bytes of a number."""
+    leaves = jax.tree.leaves(asked.theta)
+    return sum(leaf.size for leaf in leaves), leaves[0].dtype.itemsize
