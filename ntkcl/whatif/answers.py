@@ -142,7 +142,8 @@ def taken_of(cache: Cache, recipe: Recipe, orders: int, every: int = 1) -> Steps
     recipe.checked(*cache.asked.sizes)
     seeds = range(recipe.order, recipe.order + whole("whatif.orders", orders))
     batches = (recipe._replace(order=seed).batches(*cache.asked.sizes) for seed in seeds)
-    each = [steps(one, _anchors(cache.base), every) for one in batches]
+    cuts = recipe.cuts(cache.asked.sizes[0], _anchors(cache.base))
+    each = [steps(one, cuts, every) for one in batches]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
 

@@ -14,7 +14,7 @@ from ntkcl.compilation import portable
 from ntkcl.types import Params
 from ntkcl.validation import SettingError, whole
 from ntkcl.whatif import anchors as linear
-from ntkcl.whatif.follow import Base, along, cuts_of, steps
+from ntkcl.whatif.follow import Base, along, steps
 from ntkcl.whatif.plan import MIB, Plan, plan, sizes_of
 from ntkcl.whatif.question import Question, trained
 from ntkcl.whatif.recipe import Recipe
@@ -73,7 +73,8 @@ def prepare(
       asked: of `whatif.question`.
       recipe: of the base: near the candidates that will be asked for, the share of replay in the
         middle of theirs, the learning rate the largest of theirs.
-      anchors: m, at equal distances along the base, the first where it begins.
+      anchors: m, along the base at equal shares of the sum of its steps' learning rates, the first
+        where it begins.
       keep: "gradients" keeps those of all samples at all anchors, so that answers need no pass
         through the network; "sketch" keeps `numbers` of each, for the optimizer of the base
         alone; "passes" keeps none. "auto" keeps gradients where they fit the budget and reading
@@ -95,7 +96,8 @@ def prepare(
     kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib)
     rule = frozen(recipe.optimizer) if kept.keep == "sketch" else None
     clock = time.perf_counter()
-    thetas, state = trained(asked, recipe, cuts_of(total, anchors)[:-1].tolist())
+    cuts = recipe.cuts(asked.sizes[0], anchors)
+    thetas, state = trained(asked, recipe, cuts[:-1].tolist())
     seconds = {"train": time.perf_counter() - clock}
     clock, apply, end = time.perf_counter(), asked.network.apply, state.theta
     how = _sketch(asked, state, kept, rule.b2**total) if rule else None
@@ -118,7 +120,7 @@ def prepare(
         begun.transform(recipe),
         asked.samples,
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *reached),
-        steps(recipe.batches(*asked.sizes), anchors),
+        steps(recipe.batches(*asked.sizes), cuts),
         loss=asked.loss,
     )
     made = jax.block_until_ready((base, begun.old))

@@ -51,17 +51,10 @@ class Base(NamedTuple):
     wrong: Params
 
 
-def steps(batches: np.ndarray, parts: int, every: int = 1) -> Steps:
-    """Shared out among the parts, in order, as evenly as can be, linearised at `every` so many of
-    the anchors alone."""
-    cuts = cuts_of(len(batches), parts)
+def steps(batches: np.ndarray, cuts: np.ndarray, every: int = 1) -> Steps:
+    """In the parts that begin at `cuts`, linearised at `every` so many of the anchors alone."""
     part = np.searchsorted(cuts[1:], np.arange(len(batches)), side="right")
     return Steps(batches, part, np.append(True, np.diff(part) > 0), part // every * every)
-
-
-def cuts_of(steps: int, parts: int) -> np.ndarray:
-    """[parts + 1], the step at which each part begins, and the end."""
-    return np.arange(parts + 1) * steps // parts
 
 
 @partial(jax.jit, static_argnames="loss")

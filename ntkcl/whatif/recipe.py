@@ -108,6 +108,17 @@ class Recipe(NamedTuple):
         # Rounded: a number of steps given as epochs stays that number.
         return math.ceil(round(self.epochs * len(self.kept(new)) / self.batch_size, 9))
 
+    def cuts(self, new: int, parts: int) -> Int[np.ndarray, " m1"]:
+        """The step at which each of so many parts begins, and S: equal shares of the sum of all
+        steps' learning rates, so of the way, at least a step each where S allows."""
+        steps = self.steps(new)
+        way = np.cumsum(np.asarray(SCHEDULES[self.schedule](np.arange(steps) / steps), float))
+        places, least = np.arange(parts + 1), np.arange(parts + 1) * (parts <= steps)
+        # Rounded, since a third of three is a little less than one.
+        cuts = np.searchsorted(np.round(way / way[-1], 6), np.round(places / parts, 6), "right")
+        cuts = np.maximum.accumulate(cuts - least) + least
+        return np.minimum(cuts, steps - least[::-1])
+
     def batches(self, new: int, pool: int) -> Int[np.ndarray, "S b"]:
         """The samples of each step, as places among the new samples and then those that may be
         replayed.

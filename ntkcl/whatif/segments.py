@@ -3,7 +3,6 @@
 from ntkcl import networks
 from ntkcl.types import Network, Params
 from ntkcl.validation import SettingError, whole
-from ntkcl.whatif.follow import cuts_of
 from ntkcl.whatif.question import Question, start, step
 from ntkcl.whatif.recipe import Recipe
 
@@ -18,7 +17,8 @@ def in_segments(asked: Question, recipe: Recipe, segments: int = 1) -> tuple[Net
 
     Arguments:
       asked, recipe: as of `train`, whose steps are taken: clip, schedule, batches in their order.
-      segments: m; 1 trains the linearisation at theta_0, as many as steps is training itself.
+      segments: m, of equal shares of the sum of the steps' learning rates; 1 trains the
+        linearisation at theta_0, as many as steps is training itself.
     Cost: about 1.5 trainings, for any m.
     Raises ValueError as `Recipe.checked`, and for more segments than steps.
     """
@@ -28,7 +28,7 @@ def in_segments(asked: Question, recipe: Recipe, segments: int = 1) -> tuple[Net
         raise SettingError(
             f"whatif.segments={segments}: expected at most {len(batches)}, the steps"
         )
-    state, cuts = start(asked, recipe), set(cuts_of(len(batches), segments)[:-1].tolist())
+    state, cuts = start(asked, recipe), set(recipe.cuts(asked.sizes[0], segments)[:-1].tolist())
     network = asked.network
     for k, batch in enumerate(batches):
         if k in cuts:

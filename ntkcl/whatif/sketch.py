@@ -59,9 +59,7 @@ class Sketch(NamedTuple):
         return (padded.reshape(self.signs.shape) * self.signs).sum(0)
 
 
-def sketch(
-    theta: Params, state: Any, J: Float[Array, "r k p"], d: int, b2_power: float
-) -> Sketch:
+def sketch(theta: Params, state: Any, J: Float[Array, "r k p"], d: int, b2_power: float) -> Sketch:
     """A sketch of d columns, in the metric of an optimizer's state.
 
     Arguments:

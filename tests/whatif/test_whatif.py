@@ -416,6 +416,24 @@ def test_slices_are_means_over_their_samples_and_orders():
     assert list(answer.by([3, 1, 3, 3, 1, 1])) == [1, 3]
 
 
+@pytest.mark.parametrize("schedule", whatif.SCHEDULES)
+@pytest.mark.parametrize("parts", [1, 4, 7, 35, 36])
+def test_parts_of_a_training_have_equal_shares_of_its_learning_rates(schedule, parts):
+    recipe = whatif.Recipe(0.1, epochs=3, batch_size=16, schedule=schedule)
+    cuts = recipe.cuts(192, parts)
+    assert cuts[0] == 0 and cuts[-1] == 36 and len(cuts) == parts + 1
+    assert (np.diff(cuts) >= 1).all()
+    rates = np.asarray(whatif.SCHEDULES[schedule](np.arange(36) / 36))
+    missed = [rates[:cut].sum() - rates.sum() * s / parts for s, cut in enumerate(cuts)]
+    if parts <= 7:  # others have more of the last steps than they should, one each
+        assert -rates.max() < min(missed) and max(missed) < 1e-5
+
+
+def test_a_training_of_fewer_steps_than_parts_has_empty_ones():
+    cuts = whatif.Recipe(0.1, epochs=3, batch_size=1, schedule="linear").cuts(1, 8)
+    assert cuts[0] == 0 and cuts[-1] == 3 and (np.diff(cuts) >= 0).all()
+
+
 def test_the_price_says_what_fits(monkeypatch):
     question = asked()
     unworthy = whatif.price(question, BASE, anchors=2)  # so small a model is passed sooner
