@@ -1,10 +1,11 @@
 """One job of the command: runs, or a plan, from a configuration to folders."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ntkcl import compilation, experiment, planning, whatif
+from ntkcl import compilation, experiment, planning, sources, whatif
 from ntkcl.cli import ahead, config, objective
 from ntkcl.cli.config import Request
 from ntkcl.cli.overrides import typed
@@ -245,9 +246,24 @@ def _planned(
     """A row for each candidate, the summary, arrays, and a row for each slice of old samples."""
     request, job = work.request, work.run.job
     if job == whatif.JOB:
-        return whatif.run_job(work.parts, request.plan, say)
+        return whatif.run_job(work.parts, request.plan, say, _columns(request))
     ranking, summary = planning.plan(job, work.parts, request.plan, request.grid(), say)
     return ranking.rows, summary, {}, ()
+
+
+def _columns(request: Request) -> Mapping[str, Callable[[Any], Sequence]]:
+    """The columns of the table that old samples are told apart by."""
+    names, source = request.plan["slices"], request.run.settings["source"]
+    if names is None:
+        return {}
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SettingError(f"whatif.slices={names}: expected a list of columns, or null")
+    if request.run.choices["source"] != "table":
+        raise SettingError(
+            f"whatif.slices={names}: source={request.source} has no columns; expected source=table"
+        )
+    given = {key: source[key] for key in ("text", "tokenizer", "length") if key in source}
+    return sources.columns(source["path"], names, **given)
 
 
 def _track(run: Run) -> bool:

@@ -28,6 +28,7 @@ COLOURS = {
     "path": "tab:purple",
 }
 DOTS = 4000  # outputs of a scatter plot; more overlap and swell the file
+SLICES = 40  # in a figure
 LINE: dict[str, Any] = dict(color="0.4", lw=0.8)  # where predicted equals measured, or zero
 
 
@@ -178,15 +179,18 @@ def _against_share(axis: Axes, name: str, rows, shares, colour, label: str) -> N
 
 
 def by_slice(slices: Sequence[Mapping]) -> Figure:
-    """Accuracy on each class of the old samples, and on each task if there are several, against the
-    share that is replayed, at the largest learning rate and length; before any of it on the
-    left."""
+    """Accuracy on each class of the old samples, on each task if there are several, and by columns
+    of their table, against the share that is replayed, at the largest learning rate and length;
+    before any of it on the left. Of more than `SLICES` those of most samples."""
     largest = max((row["learning_rate"], row["epochs"]) for row in slices)
     own = [row for row in slices if (row["learning_rate"], row["epochs"]) == largest]
     shares = sorted({row["share"] for row in own})
     names = list(dict.fromkeys((row["slice"], row["value"]) for row in own))
     if [kind for kind, _ in names].count("task") == 1:
         names = [name for name in names if name[0] != "task"]
+    sizes = {(row["slice"], row["value"]): row["samples"] for row in own}
+    shown = sorted(names, key=lambda one: -sizes[one])[:SLICES]
+    names = [name for name in names if name in shown]
     before = {(row["slice"], row["value"]): row["accuracy_before"] for row in own}
     after = {(row["slice"], row["value"], row["share"]): row["accuracy_after"] for row in own}
     grid = np.array([[before[one], *(after[*one, share] for share in shares)] for one in names])

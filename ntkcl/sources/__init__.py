@@ -10,7 +10,7 @@ Token ids stay as they are.
 from ntkcl.sources.digits import digits
 from ntkcl.sources.idx import idx, read_idx, tfds_or_idx
 from ntkcl.sources.npz import npz
-from ntkcl.sources.table import table
+from ntkcl.sources.table import columns, table
 from ntkcl.sources.tfds import from_tfds
 
-__all__ = ["digits", "from_tfds", "idx", "npz", "read_idx", "table", "tfds_or_idx"]
+__all__ = ["columns", "digits", "from_tfds", "idx", "npz", "read_idx", "table", "tfds_or_idx"]

@@ -1,7 +1,8 @@
 """Texts with labels, in a table: CSV, parquet or JSON lines."""
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,42 @@ def table(
     return source(train, tested, 0.0, 1.0)
 
 
+def columns(
+    path: str,
+    names: Sequence[str],
+    *,
+    text: str = "text",
+    tokenizer: str | None = None,
+    length: int = 64,
+) -> dict[str, Callable[[Any], list[str]]]:
+    """Columns of a table as functions of inputs: token ids x [n, length] -> the value in the row of
+    each; where texts differ in it that are alike as token ids, all of theirs, joined by " | ".
+
+    Arguments: as of `table`; names: of columns.
+    Raises ValueError as `table`, for a column that is not there.
+    """
+    rows = _columns(path, {"text": text})
+    table = _read(path)
+    for name in names:
+        _has(f"whatif.slices: {name}", path, table, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of texts that are cut, once more
+        x = tokenised(rows["text"], tokenizer=tokenizer, length=length)
+    return {name: _by_input(x, table[name].astype(str).tolist()) for name in names}
+
+
+def _by_input(x: np.ndarray, values: list[str]) -> Callable[[Any], list[str]]:
+    found: dict[bytes, dict[str, None]] = {}
+    for ids, value in zip(x, values, strict=True):
+        found.setdefault(ids.tobytes(), {})[value] = None
+    return lambda given: [" | ".join(found[ids.tobytes()]) for ids in np.asarray(given, x.dtype)]
+
+
 def _columns(path: str, wanted: dict[str, str]) -> dict[str, list]:
     """{text, label, split: values by row}, none of them missing."""
     rows, origin = _read(path), f"source.path={path}"
     for setting, column in wanted.items():
-        if column not in rows.columns:
-            raise SettingError(
-                f"source.{setting}={column}: {path} has no such column; expected one of "
-                f"{', '.join(map(str, rows.columns))}"
-            )
+        _has(f"source.{setting}={column}", path, rows, column)
     columns = {setting: rows[column] for setting, column in wanted.items()}
     for setting, column in columns.items():
         lacks = column.isna() | (column.astype(str).str.strip() == "")
@@ -82,6 +110,14 @@ def _columns(path: str, wanted: dict[str, str]) -> dict[str, list]:
         found = f"{type(other[0]).__name__} {other[0]!r}" if other else "no row"
         raise SettingError(f"{origin}: expected texts in column {wanted['text']!r}, found {found}")
     return {setting: column.tolist() for setting, column in columns.items()}
+
+
+def _has(setting: str, path: str, rows: Any, column: str) -> None:
+    if column not in rows.columns:
+        raise SettingError(
+            f"{setting}: {path} has no such column; expected one of "
+            f"{', '.join(map(str, rows.columns))}"
+        )
 
 
 def _read(path: str) -> Any:

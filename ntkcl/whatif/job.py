@@ -4,8 +4,9 @@ The network is trained on the tasks before it. Their test samples are the old on
 samples may be replayed, and the candidates of the settings `whatif` are answered for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -34,8 +35,9 @@ JOB = "whatif"
 MEMORY = "anchors", "keep", "outputs", "numbers", "budget_mib"  # of `prepare`
 SETTINGS = (
     "shares", "rates", "epochs", "schedule", "clip", "base_share", *MEMORY, "orders", "verify",
-    "recommend", "seed",
+    "recommend", "slices", "seed",
 )  # fmt: skip
+NO_COLUMNS: Mapping[str, Callable[[Any], Sequence]] = MappingProxyType({})
 AT_RISK = 24  # old samples whose inputs are kept to be shown
 
 
@@ -50,7 +52,10 @@ class Answers(NamedTuple):
 
 
 def run_job(
-    named: Mapping[str, Any], settings: Mapping[str, Any], say: Callable[[str], None]
+    named: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    say: Callable[[str], None],
+    columns: Mapping[str, Callable[[Any], Sequence]] = NO_COLUMNS,
 ) -> Answers:
     """What each candidate would do to the tasks before the last one.
 
@@ -58,6 +63,8 @@ def run_job(
       named: the arguments of `experiment.initialise`.
       settings: `whatif` of conf/config.yaml.
       say: called with a line for each phase.
+      columns: labels [n] of inputs [n, ...] by name, by which old samples are told apart, beside
+        their class and task.
     Raises ValueError for settings out of range, before anything is trained.
     """
     cache, candidates, seconds, expected = _prepared(named, settings, say)
@@ -75,8 +82,8 @@ def run_job(
     # All answers are given: training starts.
     trained = {}
     for place in grid.places_to_verify(rows, settings["verify"] or 0):
-        columns, trained[place] = grid.measured(cache, said[place])
-        rows[place] |= columns
+        came, trained[place] = grid.measured(cache, said[place])
+        rows[place] |= came
         say(f"trained candidate {place + 1}")
     seconds["verify"] = sum(row.get("seconds_measured", 0.0) for row in rows)
     verify = settings["verify"] is not None
@@ -89,6 +96,7 @@ def run_job(
     summary |= {"price": expected, "recommended": recommended} | grid.agreement(rows)
     arrays = _arrays(cache, stream, said, trained)
     groups = {"class": classes(arrays["targets"]), "task": arrays["task"]}
+    groups |= {name: np.asarray(labels(cache.asked.old.x)) for name, labels in columns.items()}
     slices = [
         at | row
         for k, ((at, _), answer) in enumerate(zip(candidates, said, strict=True))

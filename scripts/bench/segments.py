@@ -1,8 +1,9 @@
 """Forecasts that linearise anew, as people train: how right, how dear, and what they know of it.
 
-    python scripts/bench/segments.py            32 cells: mlp with 1 and 3 layers, cnn, lenet;
-                                                class-incremental and rotated; SGD with momentum,
-                                                Adam; PyTorch's initialisation, NTK parametrization
+    python scripts/bench/segments.py            60 cells: mlp with 1 and 3 layers, cnn, lenet, vit;
+                                                class-incremental, rotated, task-incremental; SGD
+                                                with momentum, Adam; PyTorch's initialisation, NTK
+                                                parametrization
     python scripts/bench/segments.py --quick    two small cells, to see it run
 
 Cross-entropy, 3 tasks x 200 images, batches of 20, 5 epochs (rotated: 10 outputs), digits and
@@ -36,11 +37,15 @@ NETWORKS = {
     "mlp 3": "network=mlp network.width=256 network.depth=3",
     "cnn": "network=cnn network.width=16 network.stride=2",
     "lenet": "network=lenet network.padding=SAME network.activation=relu",
+    "vit": "network=vit network.width=32",
 }
 STREAMS = {
     "class": "stream=split stream.scenario=class",
     "rotated": "stream=rotated stream.step=45 stream.train_per_class=20",
+    "task": "stream=split stream.scenario=task",
 }
+HEADS = ("class", "rotated"), ("task",)  # one that the tasks share, one for each
+PATCHES = {"digits": 2, "fashion_mnist": 7}
 RULES = {"sgd": "optimizer=sgd optimizer.momentum=0.9", "adam": "optimizer=adam"}
 SCALINGS = {
     "torch": "network.parametrization=standard network.init=torch",
@@ -64,11 +69,12 @@ QUICK = "network.width=4 stream.train_per_class=10 training.epochs=2"
 def cells(quick: bool) -> list[dict]:
     """Coordinates and overrides of each cell; neighbours differ in their data."""
     made = []
-    axes = itertools.product(NETWORKS, STREAMS, RULES, SCALINGS)
-    for place, (network, stream, rule, scaling) in enumerate(axes):
+    shared, own = (itertools.product(NETWORKS, streams, RULES, SCALINGS) for streams in HEADS)
+    for place, (network, stream, rule, scaling) in enumerate(itertools.chain(shared, own)):
         source = SOURCES[(place + place // 2 + place // 4 + place // 8) % 2]
         words = [NETWORKS[network], STREAMS[stream], RULES[rule], SCALINGS[scaling], EACH]
         words += [f"source={source} training.learning_rate={RATES[rule, scaling]}"]
+        words += [f"network.patch={PATCHES[source]}"] * (network == "vit")
         words += [QUICK] * quick
         names = dict(network=network, stream=stream, rule=rule, scaling=scaling, source=source)
         made.append(names | {"overrides": " ".join(words).split()})

@@ -405,6 +405,14 @@ BAD = {
         ["compilation_cache=maybe"],
         "compilation_cache=maybe: expected true",
     ),
+    "columns of images": (
+        ["job=whatif", "network.centred=false", "whatif.slices=[author]"],
+        "whatif.slices=['author']: source=digits has no columns; expected source=table",
+    ),
+    "a column that is no list": (
+        ["job=whatif", "network.centred=false", "whatif.slices=author"],
+        "whatif.slices=author: expected a list",
+    ),
     "unwritable folder": (["results_dir=/dev/null/results"], "results_dir"),
 }
 

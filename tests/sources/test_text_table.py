@@ -283,3 +283,17 @@ def test_debian_texts_are_short_descriptions_that_begin_differently():
     stored = pd.read_csv(DEBIAN)
     assert stored.label.value_counts().to_dict() == dict.fromkeys(script.SECTIONS, 60)
     assert not stored.text.str.lower().str[: script.BEGINNING].duplicated().any()
+
+
+def test_columns_of_a_table_are_found_again_by_its_token_ids(tmp_path, tokenizer):
+    rows = ROWS | {"author": ["ann", "bob", "ann", "cy", "bob", "dee"]}
+    rows = {name: [*values, values[1]] for name, values in rows.items()}
+    rows["author"][-1] = "eve"  # of a text that is there already
+    source = load(tmp_path, tokenizer, rows=rows, split="part")
+    path = str(tmp_path / "texts.csv")
+    found = sources.columns(path, ["author", "label"], tokenizer=tokenizer, length=5)
+    assert found["author"](source.test.x) == ["bob", "dee"]
+    assert found["label"](jnp.asarray(source.test.x)) == ["play", "colour"]
+    assert found["author"](source.train.x[1:2]) == ["bob | eve"]
+    with pytest.raises(ValueError, match=r"whatif.slices: writer: .* has no such column; expected"):
+        sources.columns(path, ["writer"], tokenizer=tokenizer, length=5)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ SETTINGS = {
     "orders": 2,
     "verify": None,
     "recommend": {"retention": None, "replay": None, "drop": None},
+    "slices": None,
     "seed": 0,
 }
 NETWORK = linear(quadratic_features, 2)
@@ -106,6 +108,17 @@ def test_steps_given_as_steps_stay_as_many():
         given["training"] = given["training"]._replace(batch_size=batch)
         recipe = job._recipe(experiment.initialise(**given), given["training"], SETTINGS)
         assert recipe.steps(size) == count and recipe.batch_size == (batch or size)
+
+
+def test_slices_go_by_columns_that_are_given(verified):
+    def size(x):
+        return ["large" if norm > 1.5 else "small" for norm in np.linalg.norm(x, axis=1)]
+
+    made = whatif.run_job(named(), SETTINGS, lambda line: None, {"size": size})
+    own = [row for row in made.slices if row["slice"] == "size" and row["share"] == 0]
+    assert {row["value"] for row in own} == {"large", "small"}
+    x = np.concatenate([task.test.x for task in STREAM[:-1]])
+    assert {row["value"]: row["samples"] for row in own} == Counter(size(x))
 
 
 def test_all_answers_are_given_before_any_candidate_is_trained(monkeypatch, verified):
