@@ -165,6 +165,8 @@ def test_no_form_is_unknown(settings):
 SIGNS = dict(trial_r2=0.99, own_r2=0.99, forgetting_miss=0.01, balance=1.0)
 SEGMENTS = dict(lower_order_r2=0.99, own_r2=0.99, forgetting_miss=0.01, balance=1.0)
 
+GIVEN = dict(segments=[4, 8])
+
 
 @pytest.mark.parametrize(
     ("signs", "grade", "reason"),
@@ -184,7 +186,15 @@ SEGMENTS = dict(lower_order_r2=0.99, own_r2=0.99, forgetting_miss=0.01, balance=
         (SEGMENTS | {"forgetting_miss": 0.15, "balance": 0.5}, "poor", "is elsewhere by 30%"),
         (SIGNS | {"balance": 0.1}, "poor", "mean forgetting is unsure by 100%"),
         (SIGNS | {"trial_r2": 0.5, "better": "no change is nearer to it"}, "poor", "no change is"),
-        (SEGMENTS | {"limit_share": [NAN, 2.3], "segments": [4, 8]}, "good", "2.30 of the"),
+        (SEGMENTS | GIVEN | {"lower_order_r2": 0.996}, "good", ""),
+        (SEGMENTS | GIVEN | {"lower_order_r2": 0.992}, "fair", "take forecast.segments=auto"),
+        (SEGMENTS | GIVEN | {"lower_order_r2": 0.98}, "poor", "take forecast.segments=auto"),
+        (SEGMENTS | GIVEN | {"segments_r2": 0.99}, "good", ""),
+        (
+            SEGMENTS | GIVEN | {"limit_share": [NAN, 2.3], "segments_r2": 0.99},
+            "good",
+            "2.30 of the",
+        ),
         (SIGNS | {"limit_share": [2.3]}, "fair", "later kernels may lower"),
         ({}, "unknown", "there was no trial"),
     ],
