@@ -1,6 +1,7 @@
 """The parts that a configuration names by `_target_`: instantiated, and checked to be what their
 group promises."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -59,7 +60,7 @@ def build(given: Nodes) -> dict[str, Any]:
     texts = (OmegaConf.to_yaml(node, resolve=True) for node in (given.source, given.stream))
     stream = _stream(*texts, given.precision)
     named = without_data(given)
-    made = named["network"](outputs=stream[0].train.y.shape[1])
+    made = _called("network", given.network, named["network"], stream[0].train.y.shape[1])
     network = _made("network", given.network, made, Network)
     if not callable(named["kernel"](network)):
         raise SettingError(
@@ -139,6 +140,21 @@ def _checked_stream(node, what: Any) -> Stream:
                 "ntkcl.types.Task"
             )
     return tuple(what)
+
+
+def _called(group: str, node, function: Callable[..., Any], outputs: int) -> Any:
+    """The function called; SettingError for a setting that it does not have."""
+    try:
+        return function(outputs=outputs)
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None or unknown[1] not in node:
+            raise
+        name = unknown[1]
+        raise SettingError(
+            f"{group}.{name}={node[name]}: {node['_target_']} has no such setting; a preset may "
+            f"have set it for another {group}: ~{group}.{name} takes it away"
+        ) from error
 
 
 def _named(group: str, node) -> str:

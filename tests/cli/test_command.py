@@ -405,6 +405,10 @@ BAD = {
         ["compilation_cache=maybe"],
         "compilation_cache=maybe: expected true",
     ),
+    "a setting of another network": (
+        ["+network.trainable=lora"],
+        "network.trainable=lora: ntkcl.networks.mlp has no such setting",
+    ),
     "columns of images": (
         ["job=whatif", "network.centred=false", "whatif.slices=[author]"],
         "whatif.slices=['author']: source=digits has no columns; expected source=table",
