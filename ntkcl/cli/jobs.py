@@ -254,11 +254,16 @@ def _planned(
 def _columns(request: Request) -> Mapping[str, Callable[[Any], Sequence]]:
     """The columns of the table that old samples are told apart by."""
     names, source = request.plan["slices"], request.run.settings["source"]
-    if names is None:
+    if names is None or names == []:
         return {}
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise SettingError(f"whatif.slices={names}: expected a list of columns, or null")
-    if request.run.choices["source"] != "table":
+    if there := {"class", "task"} & set(names):
+        raise SettingError(
+            f"whatif.slices={names}: {there.pop()} is what old samples are told apart by anyway; "
+            "rename the column"
+        )
+    if source["_target_"] != "ntkcl.sources.table":
         raise SettingError(
             f"whatif.slices={names}: source={request.source} has no columns; expected source=table"
         )

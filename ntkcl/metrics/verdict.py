@@ -22,8 +22,8 @@ SEGMENTS_GOOD, SEGMENTS_FAIR = 0.98, 0.95
 # and by one; of a check's forgetting; of the doubt in it. Chosen on 27 of the 32 cells of
 # scripts/bench/segments.py and on results/bench/verdicts_chosen, judged on results/bench/verdicts.
 LOWER = 0.97, 0.92
-# By a number of segments that is given, half of which was not trained: of 15 such forecasts that
-# were trusted by the cuts above, two were wrong, with .988 and .969.
+# By a number of segments that is given, half of which was not trained: of 12 such forecasts that
+# the cuts above trusted, two were wrong, with .988 and .969.
 LOWER_GIVEN = 0.995, 0.99
 OWN_LOWER, OWN_ONCE = (0.9, 0.8), (0.9, 0.7)
 MISS_LOWER, MISS_ONCE = (0.2, 0.28), (0.2, 0.35)
@@ -73,7 +73,8 @@ def verdict(
       segments_r2: R2 of the drift predicted by m segments with that by half as many; NaN where
         those were not trained.
       lower_order_r2: R2 of the drift with that by the method of lower order that the forecast
-        contains; NaN where there is none.
+        contains; NaN where there is none. Its cuts are stricter for a given number of segments,
+        where `segments_r2` is not known.
       own_r2: the same, or of the trial, on the inputs of the tasks in training: where they are
         elsewhere, training would have gone elsewhere. Counts where there were no two strides.
       forgetting_miss: how far mean forgetting by these checks is from the predicted, over the mean
@@ -92,10 +93,8 @@ def verdict(
     near = [] if len(segments) else _near_limit(limit_share)
     doubt = _doubt([trial_r2, lower_order_r2], balance)
     miss = forgetting_miss if math.isnan(balance) else _over(forgetting_miss, balance)
-    lower_cuts = LOWER_GIVEN if len(segments) and math.isnan(segments_r2) else LOWER
-    signs = _signs(
-        trial_r2, halved_r2, segments_r2, lower_order_r2, own_r2, miss, doubt, lower_cuts
-    )
+    lower = _of_lower_order(segments, segments_r2)
+    signs = _signs(trial_r2, halved_r2, segments_r2, lower_order_r2, own_r2, miss, doubt, *lower)
     signs = [sign for sign in signs if not math.isnan(sign.value)]
     if not signs:
         return "unknown", ("there was no trial, or no old task", *near, *remarks)
@@ -125,13 +124,14 @@ def _signs(
     forgetting_miss: float,
     doubt: float,
     lower_cuts: tuple[float, float],
+    remedy: str,
 ) -> list[_Sign]:
     fails = "the linearisation fails at the predicted parameters, R2 of the true outputs there"
     elsewhere = "two strides of half the steps end elsewhere than one, R2"
     otherwise = "linearising anew half as often predicts otherwise, R2"
     otherwise += f" {segments_r2:.2f}; raise forecast.segments"
     lower = "the tangents of its own segments or strides predict otherwise, R2"
-    lower += f" {lower_order_r2:.3f}; take forecast.segments=auto or lower forecast.tolerance"
+    lower += f" {lower_order_r2:.3f}{remedy}"
     is_lower = not math.isnan(lower_order_r2)
     own = f"what it says of the new inputs themselves is not so by this check, R2 {own_r2:.2f}"
     forgetting = f"by this check forgetting is elsewhere by {forgetting_miss:.0%}"
@@ -148,6 +148,15 @@ def _signs(
         _Sign(-forgetting_miss, forgetting, *(-cut for cut in miss_cuts)),
         _Sign(-doubt if is_alone else math.nan, unsure, *(-cut for cut in DOUBT)),
     ]
+
+
+def _of_lower_order(segments: Sequence[int], segments_r2: float) -> tuple[tuple[float, float], str]:
+    """The cuts, and what would help."""
+    if not len(segments):
+        return LOWER, "; lower forecast.tolerance"
+    return (
+        (LOWER_GIVEN, "; take forecast.segments=auto") if math.isnan(segments_r2) else (LOWER, "")
+    )
 
 
 def _doubt(r2: Sequence[float], balance: float) -> float:

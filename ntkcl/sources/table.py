@@ -47,7 +47,8 @@ def table(
     share = fraction("source.test_fraction", test_fraction)
     validation.seed("source.seed", seed)
     wanted = {"text": text, "label": label} | ({} if split is None else {"split": split})
-    origin, rows = f"source.path={path}", _columns(non_empty("source.path", path), wanted)
+    origin = f"source.path={path}"
+    rows = _columns(path, _read(non_empty("source.path", path)), wanted)
     names = [str(name) for name in rows["label"]]
     order = _classes(origin, names, classes)
     kept = np.flatnonzero([name in order for name in names])
@@ -69,20 +70,20 @@ def columns(
     tokenizer: str | None = None,
     length: int = 64,
 ) -> dict[str, Callable[[Any], list[str]]]:
-    """Columns of a table as functions of inputs: token ids x [n, length] -> the value in the row of
-    each; where texts differ in it that are alike as token ids, all of theirs, joined by " | ".
+    """Functions from token ids x [n, length] to each text's value in a column. Texts with the same
+    token ids, such as ones that are cut alike, get all of their values, joined by " | ".
 
     Arguments: as of `table`; names: of columns.
     Raises ValueError as `table`, for a column that is not there.
     """
-    rows = _columns(path, {"text": text})
-    table = _read(path)
+    rows = _read(path)
     for name in names:
-        _has(f"whatif.slices: {name}", path, table, name)
+        _has(f"whatif.slices: {name}", path, rows, name)
+    texts = _columns(path, rows, {"text": text})["text"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of texts that are cut, once more
-        x = tokenised(rows["text"], tokenizer=tokenizer, length=length)
-    return {name: _by_input(x, table[name].astype(str).tolist()) for name in names}
+        x = tokenised(texts, tokenizer=tokenizer, length=length)
+    return {name: _by_input(x, rows[name].astype(str).tolist()) for name in names}
 
 
 def _by_input(x: np.ndarray, values: list[str]) -> Callable[[Any], list[str]]:
@@ -92,9 +93,9 @@ def _by_input(x: np.ndarray, values: list[str]) -> Callable[[Any], list[str]]:
     return lambda given: [" | ".join(found[ids.tobytes()]) for ids in np.asarray(given, x.dtype)]
 
 
-def _columns(path: str, wanted: dict[str, str]) -> dict[str, list]:
+def _columns(path: str, rows: Any, wanted: dict[str, str]) -> dict[str, list]:
     """{text, label, split: values by row}, none of them missing."""
-    rows, origin = _read(path), f"source.path={path}"
+    origin = f"source.path={path}"
     for setting, column in wanted.items():
         _has(f"source.{setting}={column}", path, rows, column)
     columns = {setting: rows[column] for setting, column in wanted.items()}

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy import stats
 
 from ntkcl.metrics import correct, r2
-from ntkcl.validation import shape_is, whole
+from ntkcl.validation import fraction, shape_is, whole
 from ntkcl.whatif.cache import Cache
 from ntkcl.whatif.follow import Base, Steps, at, follow, steps
 from ntkcl.whatif.question import Question
@@ -30,8 +30,9 @@ class Answer(NamedTuple):
 
     outputs: [K, n, c], of the old samples afterwards.
     loss_change: [K, n], of each old sample's loss.
-    correct_before: [n], correct: [K, n], whether the old samples are classified rightly.
-    learned: [K, n'], whether the new samples are.
+    correct_before: [n], correct: [K, n], of the old samples: 1 classified rightly, 0 wrongly, 1/k
+      in a tie of k outputs, NaN where it diverged.
+    learned: [K, n'], the same of the new samples.
     distance: [K], how far the candidate ends from the base, in lengths of the base's way.
     coarse_r2: R2 of the outputs' changes in the first order with what half of the anchors predict;
       NaN for one anchor.
@@ -43,9 +44,9 @@ class Answer(NamedTuple):
     recipe: Recipe
     outputs: Float[np.ndarray, "K n c"]
     loss_change: Float[np.ndarray, "K n"]
-    correct_before: Bool[np.ndarray, " n"]
-    correct: Bool[np.ndarray, "K n"]
-    learned: Bool[np.ndarray, "K m"]
+    correct_before: Float[np.ndarray, " n"]
+    correct: Float[np.ndarray, "K n"]
+    learned: Float[np.ndarray, "K m"]
     distance: Float[np.ndarray, " K"]
     coarse_r2: float
     own_error: float
@@ -65,6 +66,7 @@ class Answer(NamedTuple):
         prediction interval of Student's t over the K orders, its variance that between orders, at
         least that of one sample, and the square of `own_error`; NaN for K = 1 and for one
         anchor."""
+        fraction("level", level)
         after = self.correct.mean(1)
         count = len(after)
         if count == 1:
@@ -101,8 +103,9 @@ class Answer(NamedTuple):
         labels, slices = np.asarray(labels), {}
         labels = labels.astype(str) if labels.dtype == object else labels  # None is one, too
         shape_is("labels", labels, self.correct_before.shape)
-        for value in np.unique(labels):
-            own = labels == value
+        values, places = np.unique(labels, return_inverse=True)
+        for k, value in enumerate(values):
+            own = places == k
             slices[value.item()] = {
                 "samples": int(own.sum()),
                 "accuracy_before": float(self.correct_before[own].mean()),
@@ -137,6 +140,12 @@ def ask(cache: Cache, recipe: Recipe, orders: int = 1) -> Answer:
     return _answer(cache, recipe, old, new, distance, coarse)
 
 
+def mean_loss(cache: Cache, recipe: Recipe, orders: int) -> float:
+    """Of the old samples after a candidate, the mean over them and over so many orders."""
+    old = _answered(cache, recipe, taken_of(cache, recipe, orders))[0]
+    return float(np.mean([losses_of(cache.asked, f) for f in old]))
+
+
 def taken_of(cache: Cache, recipe: Recipe, orders: int, every: int = 1) -> Steps:
     """The steps of a candidate in so many orders, leaves [K, S, ...]."""
     recipe.checked(*cache.asked.sizes)
@@ -155,7 +164,10 @@ def _answer(cache, recipe, old, new, distance, coarse) -> Answer:
     agreed = own_error = float("nan")
     if coarse is not None:
         active = head > 0
-        agreed = r2(*((f - cache.before)[:, active].ravel() for f in (old[0], coarse)))
+        if not np.isfinite(coarse).all():
+            agreed = -np.inf
+        else:
+            agreed = r2(*((f - cache.before)[:, active].ravel() for f in (old[0], coarse)))
         other = correct(coarse, y, head) * 1.0 - right[0]
         own_error = float(np.hypot(other.sum(), np.linalg.norm(other)) / len(y))
     return Answer(

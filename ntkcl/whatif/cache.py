@@ -12,7 +12,6 @@ from jaxtyping import Array, Float
 from ntkcl import networks
 from ntkcl.compilation import portable
 from ntkcl.types import Params
-from ntkcl.validation import SettingError, whole
 from ntkcl.whatif import anchors as linear
 from ntkcl.whatif.follow import Base, along, steps
 from ntkcl.whatif.plan import MIB, Plan, plan, sizes_of
@@ -85,14 +84,13 @@ def prepare(
         cross-entropy one fewer than there are active outputs, and all of these for the old samples.
       numbers: d of a sketch, which is made odd and at most p.
       budget_mib: for gradients or sketches.
-    Cost: a training, and with gradients (1 + k) passes of each sample at each anchor.
+    Cost: a training, which is then followed as an answer is, and with gradients (1 + k) passes of
+    each sample at each anchor.
     Raises ValueError as `Recipe.checked`, for gradients or sketches that do not fit the budget, and
     for sketches with an optimizer that has no metric (`sketch.frozen`).
     """
     recipe.checked(*asked.sizes)
     total = recipe.steps(asked.sizes[0])
-    if whole("whatif.anchors", anchors) > total:
-        raise SettingError(f"whatif.anchors={anchors}: expected at most {total}, the steps")
     kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib)
     rule = frozen(recipe.optimizer) if kept.keep == "sketch" else None
     clock = time.perf_counter()

@@ -97,7 +97,7 @@ def columns(answer: Answer) -> dict[str, Any]:
 def bill(price: Price, count: int, orders: int) -> dict[str, float]:
     """What so many candidates in so many orders are expected to take, in seconds and MiB, and the
     trainings in their place."""
-    # Of a price's answer half is its check, which is made in one order alone.
+    # Of a price's answer half is its check, which is done in one order alone.
     answers = count * price.answer * (orders + 1) / 2
     return price._asdict() | {
         "pays_from": price.pays_from,
@@ -112,7 +112,7 @@ def bill(price: Price, count: int, orders: int) -> dict[str, float]:
 def bill_lines(bill: Mapping[str, Any]) -> Iterator[str]:
     """The same in words, and a second line where to train the candidates costs less."""
     took = {key: f"{bill[key]:.2g} s" for key in ("train", "prepare", "answer", "asked", "trained")}
-    memory = f"{bill['mib']:,.0f} MiB of gradients" if bill["mib"] else "no gradients kept"
+    memory = f"{bill['mib']:,.0f} MiB kept" if bill["mib"] else "no gradients kept"
     from_on = bill["pays_from"]
     pays = from_on is not None and np.isfinite(from_on)
     yield (
@@ -202,7 +202,7 @@ def agreement(rows: Sequence[dict]) -> dict[str, float | int]:
       verified, diverged: how many were trained, and how many diverged; those count in no number.
       lost_error: the mean error of the accuracy lost.
       spearman: the rank correlation of predicted with measured accuracy lost.
-      covered: the part whose accuracy lay in the band.
+      covered: the part whose accuracy lay in the band, of those that have one.
       r2_change, r2_from_base: medians.
     """
     trained = [row for row in rows if "lost_measured" in row]
@@ -220,7 +220,9 @@ def agreement(rows: Sequence[dict]) -> dict[str, float | int]:
         <= row["accuracy_after_measured"]
         <= row["accuracy_after_high"] + 1e-9
         for row in came
+        if np.isfinite(row["accuracy_after_low"])
     ]
+    covered = float(np.mean(inside)) if inside else float("nan")
     medians = (float(np.nanmedian([row[name] for row in came])) for name in names[3:])
-    values = float(np.abs(said - was).mean()), spearman(was, said), float(np.mean(inside))
+    values = float(np.abs(said - was).mean()), spearman(was, said), covered
     return counts | dict(zip(names, (*values, *medians), strict=True))

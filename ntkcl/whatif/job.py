@@ -19,6 +19,7 @@ from ntkcl.training import problem as task_by_task
 from ntkcl.training.settings import Training, rate
 from ntkcl.types import Dataset, Params, Stream
 from ntkcl.validation import SettingError, finite, one_of, share, whole
+from ntkcl.validation import seed as checked_seed
 from ntkcl.whatif import advice, grid
 from ntkcl.whatif.anchors import Gradients
 from ntkcl.whatif.answers import Answer
@@ -70,7 +71,8 @@ def run_job(
     cache, candidates, seconds, expected = _prepared(named, settings, say)
     kept = "gradients" if isinstance(cache.old, Gradients) else "passes"
     kept = "sketches" if cache.sketch else kept
-    say(f"base trained in {seconds['base']:.1f} s, {kept} kept: {cache.mib:,.0f} MiB")
+    held = f"{kept} kept: {cache.mib:,.0f} MiB" if kept != "passes" else "no gradients kept"
+    say(f"base trained in {seconds['base']:.1f} s, {held}")
     stream, orders = named["stream"], settings["orders"]
     given = [grid.answered(cache, one, orders) for _, one in candidates]
     rows = [at | row for (at, _), (row, _) in zip(candidates, given, strict=True)]
@@ -162,6 +164,7 @@ def _check(named: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     advice.check(settings["recommend"], settings["base_share"], stream)
     whole("whatif.orders", settings["orders"])
     whole("whatif.anchors", settings["anchors"])
+    checked_seed("whatif.seed", settings["seed"])
     if any((np.asarray(task.head) != np.asarray(stream[0].head)).any() for task in stream):
         raise SettingError(
             "stream: its tasks have heads of their own, and job=whatif asks about one head; "

@@ -19,10 +19,12 @@ MIB = 2**20
 KEEP = ("auto", "gradients", "sketch", "passes")
 # Gradients are cut from memory and multiplied at 5.2 GB a second on 2 cores: 36 steps of 16 samples
 # x 2 outputs x 74,498 parameters in .065 s.
-READ = 5e9
-PASSES = 4.5  # forward passes that a step takes of each of its samples without kept gradients
-SOON = 1.0  # seconds of an answer by passes that no sketch is worth
-SOME = 256  # samples of each set by which the loss's directions are found
+BYTES_PER_SECOND = 5e9
+PASSES_PER_SAMPLE = (
+    4.5  # forward passes that a step takes of each of its samples without kept gradients
+)
+SECONDS_WORTH_A_SKETCH = 1.0  # of one order of an answer by passes
+MOST_PROBED = 256  # samples of each set, where the loss's directions are looked for
 
 
 class Plan(NamedTuple):
@@ -62,9 +64,14 @@ def plan(
 ) -> Plan:
     """What `prepare` keeps, whose arguments these are.
 
-    Raises ValueError for what does not fit the budget.
+    Raises ValueError for settings out of range, for what does not fit the budget, and for sketches
+    with an optimizer that has no metric.
     """
-    one_of("whatif.keep", keep, KEEP)
+    steps = recipe.steps(asked.sizes[0])
+    if whole("whatif.anchors", anchors) > steps:
+        raise SettingError(f"whatif.anchors={anchors}: expected at most {steps}, the steps")
+    if one_of("whatif.keep", keep, KEEP) == "sketch":
+        frozen(recipe.optimizer)
     finite("whatif.budget_mib", budget_mib, above=0.0)
     trained, old, outside = directions_of(asked, outputs)
     count, itemsize = sizes_of(asked)
@@ -73,17 +80,12 @@ def plan(
         "sketch": columns(whole("whatif.numbers", numbers), count),
         "passes": 0,
     }
-    rows = whole("whatif.anchors", anchors) * sum(asked.sizes) * trained.shape[1]
+    rows = anchors * sum(asked.sizes) * trained.shape[1]
     rows += len(asked.old.x) * old.shape[1]
     mib = {name: rows * one * itemsize / MIB for name, one in wide.items()}
     if keep == "auto":
-        worth = {
-            name: mib[name] <= budget_mib and reads_faster(asked, trained.shape[1] * one * itemsize)
-            for name, one in wide.items()
-        }
-        keep = "gradients" if worth["gradients"] else "passes"
-        if keep == "passes" and worth["sketch"] and _is_slow(asked, recipe):
-            keep = "sketch" if has_metric(recipe.optimizer) else keep
+        fits = [name for name in ("gradients", "sketch") if mib[name] <= budget_mib]
+        keep = _worth(asked, recipe, {n: trained.shape[1] * wide[n] * itemsize for n in fits})
     if mib[keep] > budget_mib:
         raise SettingError(
             f"whatif.budget_mib={budget_mib:g}: at {anchors} anchors gradients take "
@@ -91,6 +93,16 @@ def plan(
             "fewer anchors, samples or whatif.outputs, or keep=passes"
         )
     return Plan(keep, wide[keep], trained, old, outside, mib[keep])
+
+
+def _worth(asked: Question, recipe: Recipe, sizes: dict[str, int]) -> str:
+    """The first of what is read in less time than passes take, given the bytes of a sample."""
+    faster = [name for name, size in sizes.items() if reads_faster(asked, size)]
+    if "gradients" in faster:
+        return "gradients"
+    if "sketch" in faster and _is_slow(asked, recipe) and has_metric(recipe.optimizer):
+        return "sketch"
+    return "passes"
 
 
 def directions_of(
@@ -111,19 +123,19 @@ def directions_of(
 
 def _some(samples: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Evenly spread."""
-    apart = max(math.ceil(len(samples.x) / SOME), 1)
+    apart = max(math.ceil(len(samples.x) / MOST_PROBED), 1)
     return np.asarray(samples.x)[::apart], np.asarray(samples.y)[::apart]
 
 
 def reads_faster(asked: Question, size: int) -> bool:
     """Whether so many bytes of a sample are read in less time than its passes take."""
-    return size / READ < PASSES * _pass_seconds(asked)
+    return size / BYTES_PER_SECOND < PASSES_PER_SAMPLE * _pass_seconds(asked)
 
 
 def _is_slow(asked: Question, recipe: Recipe) -> bool:
     """Whether an answer by passes is."""
-    passes = 1.5 * PASSES * recipe.steps(asked.sizes[0]) * recipe.batch_size
-    return passes * _pass_seconds(asked) > SOON
+    passes = PASSES_PER_SAMPLE * recipe.steps(asked.sizes[0]) * recipe.batch_size
+    return passes * _pass_seconds(asked) > SECONDS_WORTH_A_SKETCH
 
 
 def _pass_seconds(asked: Question) -> float:

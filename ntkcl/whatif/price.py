@@ -9,19 +9,19 @@ import numpy as np
 
 from ntkcl.compilation import portable
 from ntkcl.whatif import anchors as linear
-from ntkcl.whatif.plan import READ, plan, sizes_of
+from ntkcl.whatif.plan import BYTES_PER_SECOND, plan, sizes_of
 from ntkcl.whatif.question import Question, start, step
 from ntkcl.whatif.recipe import Recipe
 
 TIMED = 3  # steps, and chunks of gradients, whose median is taken
-FOLLOWED = 1.5  # trainings that an answer by passes through the network takes
+FOLLOWED = 1.5  # trainings that one order of an answer by passes through the network takes
 
 
 class Price(NamedTuple):
     """Seconds without compilation, and MiB.
 
-    train: one training.  prepare: the base training and the linearisations.  answer: one order of
-    one candidate, and half of that once more for its check.
+    train: one training.  prepare: the base training, the linearisations, and following the base.
+    answer: one order of one candidate, and its check, which takes as long.
     mib: of the gradients or sketches that are kept; 0 where none are.
     """
 
@@ -65,13 +65,13 @@ def price(
     steps = recipe.steps(asked.sizes[0])
     train = steps * _step_seconds(asked, recipe)
     if kept.keep == "passes":
-        return Price(train, train, 2 * FOLLOWED * train, 0.0)
+        return Price(train, (1 + FOLLOWED) * train, 2 * FOLLOWED * train, 0.0)
     parts = (anchors * sum(asked.sizes), kept.trained), (len(asked.old.x), kept.old)
     linearise = sum(n * _gradient_seconds(asked, Q) for n, Q in parts)
     read = steps * recipe.batch_size * kept.trained.shape[1] + len(asked.old.x) * kept.old.shape[1]
     # Each row of a step is read to cut it, to predict its output, and to pull its gradient back.
-    per_row = kept.numbers * sizes_of(asked)[1]
-    return Price(train, train + linearise, 2 * read * per_row / READ, kept.mib)
+    follow = read * kept.numbers * sizes_of(asked)[1] / BYTES_PER_SECOND
+    return Price(train, train + linearise + follow, 2 * follow, kept.mib)
 
 
 def _step_seconds(asked, recipe) -> float:

@@ -80,13 +80,10 @@ def question(
             "centred=False, or networks.centred(network.apply, theta_0) in the network's place"
         )
     mask, fresh = samples("new", new, network, theta, loss, head)
-    given = {"old": old, "pool": (fresh.x[:1], fresh.y[:1]) if pool is None else pool}
-    sets = {}
-    for name, one in given.items():
+    sets = {"pool": Dataset(fresh.x[:0], fresh.y[:0])}
+    for name, one in ({"old": old} | ({} if pool is None else {"pool": pool})).items():
         _same_inputs(name, one, fresh.x)
         sets[name] = samples(name, one, network, theta, loss, head)[1]
-    if pool is None:
-        sets["pool"] = Dataset(fresh.x[:0], fresh.y[:0])
     return Question(network, theta, loss, jnp.asarray(mask, fresh.y.dtype), new=fresh, **sets)
 
 

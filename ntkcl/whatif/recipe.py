@@ -113,11 +113,14 @@ class Recipe(NamedTuple):
         steps' learning rates, so of the way, at least a step each where S allows."""
         steps = self.steps(new)
         way = np.cumsum(np.asarray(SCHEDULES[self.schedule](np.arange(steps) / steps), float))
-        places, least = np.arange(parts + 1), np.arange(parts + 1) * (parts <= steps)
         # Rounded, since a third of three is a little less than one.
-        cuts = np.searchsorted(np.round(way / way[-1], 6), np.round(places / parts, 6), "right")
-        cuts = np.maximum.accumulate(cuts - least) + least
-        return np.minimum(cuts, steps - least[::-1])
+        way, shares = np.round(way / way[-1], 6), np.round(np.arange(parts + 1) / parts, 6)
+        if parts > steps:  # some are empty, the first one is not
+            return np.searchsorted(np.append(0, way), shares)
+        places = np.arange(parts + 1)
+        cuts = np.searchsorted(way, shares, "right")
+        cuts = np.maximum.accumulate(cuts - places) + places
+        return np.minimum(cuts, steps - places[::-1])
 
     def batches(self, new: int, pool: int) -> Int[np.ndarray, "S b"]:
         """The samples of each step, as places among the new samples and then those that may be

@@ -19,8 +19,8 @@ import optax
 from jax.tree_util import Partial
 from jaxtyping import Float, Int
 
-from ntkcl.validation import SettingError, finite, whole
-from ntkcl.whatif.answers import Answer, ask, taken_of
+from ntkcl.validation import SettingError, finite, shape_is, whole
+from ntkcl.whatif.answers import Answer, ask, mean_loss, taken_of
 from ntkcl.whatif.cache import Cache
 from ntkcl.whatif.follow import follow
 from ntkcl.whatif.recipe import Recipe
@@ -47,7 +47,7 @@ def share(
     """The smallest share of replay after which `retention` of the accuracy on old samples is left.
 
     Returns: the answer for that share, None where no share keeps so much, and the answers for all
-      of `shares`, in their order.
+      of `shares`, from the smallest on.
     """
     finite("whatif.retention", retention, above=0.0)
     if not len(shares):
@@ -86,8 +86,8 @@ def replay(
     kinds = classes(cache.asked.pool.y)
     sets = [_influential(cache, recipe, k)]
     sets += [_drawn(key, kinds, k) for _ in range(whole("whatif.proposals", proposals, 0))]
-    answers = (ask(cache, recipe._replace(replayed=one), ORDERS) for one in sets)
-    return np.sort(sets[int(np.argmin([one.loss_change.mean() for one in answers]))])
+    means = [mean_loss(cache, recipe._replace(replayed=one), ORDERS) for one in sets]
+    return np.sort(sets[int(np.argmin(np.nan_to_num(means, nan=np.inf)))])
 
 
 def classes(y: Any) -> Int[np.ndarray, " n"]:
@@ -130,6 +130,7 @@ def influence(
     the weights are those given [R], or 1; the mean over orders of the batches."""
     samples = cache.asked.samples
     if weights is not None:
+        shape_is("weights", weights, samples.weights.shape)
         samples = samples._replace(weights=jnp.asarray(weights, samples.y.dtype))
     plain = cache.transform(recipe)
     nudged = optax.GradientTransformation(plain.init, Partial(_nudged, plain.update))
@@ -143,11 +144,11 @@ def _nudged(update, gradient, *given):
 
 @partial(jax.jit, static_argnames="loss")
 def _influence(base, transform, samples, taken, old, y, *, loss):
-    def mean_loss(weights, taken):
+    def after(weights, taken):
         weighted = samples._replace(weights=weights)
         theta = follow(base, transform, weighted, taken, loss=loss)
         f = old.outputs(0, theta, len(y))
         return jnp.mean(jax.vmap(loss.value, (0, 0, None))(f, y, samples.head))
 
-    each = jax.lax.map(partial(jax.grad(mean_loss), samples.weights), taken)
+    each = jax.lax.map(partial(jax.grad(after), samples.weights), taken)
     return each.mean(0)

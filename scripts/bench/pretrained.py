@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from publish import command, parser, publish, stem, with_jax
+from publish import as_json, command, parser, publish, stem, with_jax
 from segments import number, seconds, table
 from whatif import PAIRS, Cell, accuracy, learned, median, parts
 
@@ -233,11 +233,6 @@ def markdown(stored: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def without_nan(row: dict) -> dict:
-    """As JSON keeps it, null in the place of what is not a number."""
-    return json.loads(json.dumps(row).replace("NaN", "null"))
-
-
 def main() -> None:
     options = parser(__doc__, quick=True)
     options.add_argument("--case", choices=tuple(ROWS), default="vision")
@@ -251,7 +246,7 @@ def main() -> None:
         known = [row for row in map(json.loads, kept) if about.items() <= row.items()]
         if not known:
             cell = made(ROWS[given.case][name], pair, seed, given.quick, given.table)
-            known = [without_nan(about | measured(cell))]
+            known = [as_json(about | measured(cell))]
             print(json.dumps(known[0]), file=sys.stderr, flush=True)
             if given.done:
                 with given.done.open("a") as file:

@@ -12,6 +12,7 @@ import platform
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path("results/bench")
 PLACES = ("folder", "side_python", "done")  # options that say where something lies
@@ -55,6 +56,11 @@ def write(folder: Path, name: str, stored: dict, markdown: Callable[[dict], str]
     text = json.dumps(stored, indent=1, allow_nan=False)
     (folder / f"{name}.json").write_text(text + "\n")
     (folder / f"{name}.md").write_text(markdown(stored))
+
+
+def as_json(stored: Any) -> Any:
+    """What JSON can hold of it: null in the place of what is no finite number."""
+    return json.loads(json.dumps(stored), parse_constant=lambda _: None)
 
 
 def machine() -> dict:

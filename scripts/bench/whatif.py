@@ -25,7 +25,6 @@ answer of each is made before it is trained, that of a second base without seein
 whatif_CASE.{json,md} under results/bench.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -33,8 +32,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
+import jax
 import numpy as np
-from publish import command, parser, publish, stem, with_jax
+from publish import as_json, command, parser, publish, stem, with_jax
 from scipy import stats
 
 from ntkcl import losses, metrics, networks, optimizers, whatif
@@ -294,11 +294,13 @@ def summarise(rows: list[dict]) -> dict:
     near = [row for row in rows if " x 2" not in row["candidate"]]
     differing = [row for row in near if row["differs"] > 1]
     errors = [abs(row["lost"] - row["lost_predicted"]) for row in near]
-    cells = {}
-    for row in near:
-        key = tuple(row[k] for k in row if k in ("stream", "network", "rule", "tasks", "seed"))
-        cells.setdefault(key, []).append((row["lost"], row["lost_predicted"]))
-    ranks = [metrics.spearman(*map(np.array, zip(*cell, strict=True))) for cell in cells.values()]
+    ranks = [
+        metrics.spearman(
+            np.array([row["lost"] for row in cell]),
+            np.array([row["lost_predicted"] for row in cell]),
+        )
+        for cell in by_cell(near)
+    ]
     ranks = [rank for rank in ranks if rank == rank]
     return (
         {
@@ -321,7 +323,7 @@ def summarise(rows: list[dict]) -> dict:
                 [r["prepare_seconds"] / r["train_seconds"] for r in rows]
             ),
         }
-        | (_by_sample(rows, near) if "f1" in rows[0] else {})
+        | _by_sample(rows, near)
         | _by_second(rows)
     )
 
@@ -349,7 +351,11 @@ def _by_second(rows: list[dict]) -> dict:
 
 def _by_sample(rows: list[dict], near: list[dict]) -> dict:
     """What rows tell since they hold bands, flips and second bases."""
-    flips = [row["f1"] - row["f1_again"] for row in near if row["candidate"] == "another order"]
+    flips = [
+        row["f1"] - row["f1_again"]
+        for row in near
+        if row["candidate"] == "another order" and None not in (row["f1"], row["f1_again"])
+    ]
     second = [row for row in rows if "second_r2" in row]
     trusted = [row for row in second if row["second_verdict"] == "good"]
     return {
@@ -363,9 +369,7 @@ def _by_sample(rows: list[dict], near: list[dict]) -> dict:
         "the smallest share that keeps .95 within one step of the true one": share(
             list(recommended(rows))
         ),
-        "F1 of flips less that of a second training, another order, median": median(
-            [flip for flip in flips if flip == flip]
-        ),
+        "F1 of flips less that of a second training, another order, median": median(flips),
         "AUROC of the verdict's signs for R2 < .8": auroc(rows),
         "good, of them R2 < .8": f"{sum(r['verdict'] == 'good' for r in rows)}, "
         + str(sum(r["verdict"] == "good" and r["r2"] < 0.8 for r in rows)),
@@ -392,11 +396,7 @@ def auroc(rows: list[dict]) -> float:
 def recommended(rows: list[dict], retention: float = 0.95) -> Iterator[bool]:
     """Whether the smallest share that is predicted to retain so much accuracy is, in each cell, at
     most a step of the list from the smallest that does."""
-    cells: dict[tuple, list] = {}
-    for row in rows:
-        key = tuple(row[k] for k in row if k in ("stream", "network", "rule", "tasks", "seed"))
-        cells.setdefault(key, []).append(row)
-    for cell in cells.values():
+    for cell in by_cell(rows):
         shares = [row for row in cell if row["candidate"].startswith("share")]
         shares.insert(-1, next(row for row in cell if row["candidate"] == "another order"))
         places = [
@@ -406,12 +406,23 @@ def recommended(rows: list[dict], retention: float = 0.95) -> Iterator[bool]:
         yield abs(places[0] - places[1]) <= 1
 
 
+def by_cell(rows: list[dict]) -> list[list[dict]]:
+    """The rows of each cell."""
+    cells: dict[tuple, list] = {}
+    for row in rows:
+        key = tuple(row[k] for k in row if k in ("stream", "network", "rule", "tasks", "seed"))
+        cells.setdefault(key, []).append(row)
+    return list(cells.values())
+
+
 def share(holds) -> float:
     return float(np.mean(holds)) if len(holds) else float("nan")
 
 
 def median(values) -> float:
-    return float(np.median(values)) if len(values) else float("nan")
+    """Of those that are numbers: None is NaN as JSON keeps it."""
+    known = [value for value in values if value is not None and value == value]
+    return float(np.median(known)) if known else float("nan")
 
 
 def _text(value: str | float | None) -> str:
@@ -456,15 +467,17 @@ CASES = {
 def main() -> None:
     options = parser(__doc__, quick=True)
     options.add_argument("--case", choices=tuple(CASES), default="scratch")
-    options.add_argument("--table", type=Path, help="of texts, for --case text and text10")
+    options.add_argument("--table", type=Path, help="of texts, for --case text, text10, full")
     options.add_argument("--seeds", type=int, default=3, help="of each cell (3)")
     given = options.parse_args()
     cells = CASES[given.case](given.quick, 1 if given.quick else given.seeds, given.table)
-    rows = [row for cell in cells for row in rows_of(cell, CACHES[given.case])]
+    rows = []
+    for cell in cells:
+        rows += rows_of(cell, CACHES[given.case])
+        jax.clear_caches()  # the programs of 45 cells are more than a process may map
     facts = {"command": command("whatif", options, given), "machine": with_jax()}
     stored = facts | {"summary": summarise(rows), "rows": rows}
-    stored = json.loads(json.dumps(stored).replace("NaN", "null").replace("Infinity", "null"))
-    publish(given.folder, stem("whatif", given), stored, markdown)
+    publish(given.folder, stem("whatif", given), as_json(stored), markdown)
 
 
 if __name__ == "__main__":

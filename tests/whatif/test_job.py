@@ -233,7 +233,7 @@ def test_a_bill_says_from_when_on_it_pays():
     # 3 orders and the check of one cost twice an answer, which is one order and its check.
     assert (bill["answers"], bill["asked"], bill["trained"]) == (20.0, 80.0, 100.0)
     (line,) = whatif.bill_lines(bill)
-    assert line.endswith("(109 MiB of gradients), an answer 2 s: asking pays from 4 questions on")
+    assert line.endswith("(109 MiB kept), an answer 2 s: asking pays from 4 questions on")
     few = grid.bill(cheap, count=3, orders=1)
     assert [line[:11] for line in whatif.bill_lines(few)] == ["a training ", "train them:"]
 

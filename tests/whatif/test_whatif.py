@@ -13,6 +13,7 @@ from ntkcl.types import Network
 from ntkcl.validation import SettingError
 from ntkcl.whatif.anchors import directions
 from ntkcl.whatif.answers import losses_of, taken_of
+from ntkcl.whatif.follow import follow
 from ntkcl.whatif.sketch import frozen
 
 CLASSES, FEATURES = 3, 5
@@ -414,6 +415,7 @@ def test_slices_are_means_over_their_samples_and_orders():
         "loss_rise": pytest.approx(answer.loss_change[:, own].mean()),
     }
     assert list(answer.by([3, 1, 3, 3, 1, 1])) == [1, 3]
+    assert [one["samples"] for one in answer.by([1.0, np.nan] * 3).values()] == [3, 3]
 
 
 @pytest.mark.parametrize("schedule", whatif.SCHEDULES)
@@ -429,9 +431,31 @@ def test_parts_of_a_training_have_equal_shares_of_its_learning_rates(schedule, p
         assert -rates.max() < min(missed) and max(missed) < 1e-5
 
 
-def test_a_training_of_fewer_steps_than_parts_has_empty_ones():
-    cuts = whatif.Recipe(0.1, epochs=3, batch_size=1, schedule="linear").cuts(1, 8)
-    assert cuts[0] == 0 and cuts[-1] == 3 and (np.diff(cuts) >= 0).all()
+@pytest.mark.parametrize("schedule", whatif.SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_training_of_fewer_steps_than_parts_begins_in_the_first(schedule, steps):
+    cuts = whatif.Recipe(0.1, epochs=steps, batch_size=1, schedule=schedule).cuts(1, 8)
+    assert cuts[0] == 0 and cuts[-1] == steps and (np.diff(cuts) >= 0).all()
+    assert cuts[1] == 1
+
+
+def test_a_single_step_is_that_of_the_network_itself():
+    question = asked(*mlp())
+    one = BASE._replace(epochs=1 / 3)
+    assert one.steps(12) == 1
+    cache = whatif.prepare(question, BASE, anchors=3)
+    (theta,) = whatif.train(question, one)
+    taken = taken_of(cache, one, 1)
+    assert taken.anchor.ravel().tolist() == [0]
+    found = follow(
+        cache.base,
+        cache.transform(one),
+        question.samples,
+        jax.tree.map(lambda leaf: leaf[0], taken),
+        loss=question.loss,
+    )
+    gaps = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (found, theta)), strict=True)]
+    assert max(gaps) < 1e-9
 
 
 def test_the_price_says_what_fits(monkeypatch):
@@ -457,7 +481,7 @@ def test_sketches_are_kept_where_gradients_do_not_fit_and_passes_are_slow(monkey
 
     adam = BASE._replace(optimizer=optimizers.adam())
     assert kept(adam).keep == "passes"  # a second is soon
-    monkeypatch.setattr(module, "SOON", 0.0)
+    monkeypatch.setattr(module, "SECONDS_WORTH_A_SKETCH", 0.0)
     monkeypatch.setattr(module, "reads_faster", lambda *_: True)
     assert kept(adam).keep == "sketch"
     assert kept(adam).mib == pytest.approx((40 * 2 + 6 * 3) * 5 * 8 / 2**20)
