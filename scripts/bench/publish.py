@@ -35,7 +35,8 @@ def command(name: str, options: argparse.ArgumentParser, given: argparse.Namespa
     words = ["python", f"scripts/bench/{name}.py"]
     for key, value in vars(given).items():
         if value != options.get_default(key) and key not in PLACES:
-            words += [f"--{key.replace('_', '-')}"] + [str(value)] * (value is not True)
+            shown = value.name if isinstance(value, Path) else str(value)
+            words += [f"--{key.replace('_', '-')}"] + [shown] * (value is not True)
     return " ".join(words)
 
 

@@ -62,15 +62,12 @@ def test_one_linearisation_ranks_losses_of_a_gentle_fine_tuning(bench, rows):
 
 
 def test_eight_segments_are_about_as_right_as_a_second_training(bench, rows):
-    """By median R2 and F1 of flips. With all of MiniLM trained R2 .95 is not reached, as it is not
-    by the second training."""
+    """By median R2 and F1 of flips."""
     least = {"text": 0.95, "vision": 0.85}
     assert len(rows) == 8
     for (case, name), own in rows.items():
-        whole = (case, name) == ("text", "full, AdamW 1e-4")
         eight, second = (bench.median(bench.many(own, way)) for way in ("8", "second"))
-        assert eight >= (0.92 if whole else least[case]), name
-        assert eight >= second - 0.01 * whole, name
+        assert eight >= max(least[case], second), name
         flips, again = (bench.median(bench.many(own, way, "f1")) for way in ("8", "second"))
         assert flips >= again - 0.05, name
 
