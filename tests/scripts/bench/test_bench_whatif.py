@@ -16,7 +16,7 @@ def scratch():
     return json.loads((BENCH / "whatif_scratch.json").read_text())
 
 
-@pytest.mark.parametrize("case", ["scratch", "text"])
+@pytest.mark.parametrize("case", ["scratch", "text", "text10", "vision"])
 def test_the_stored_summary_and_table_are_those_of_the_rows(case):
     bench = load_script("bench/whatif")
     stored = json.loads((BENCH / f"whatif_{case}.json").read_text())
@@ -38,6 +38,14 @@ def test_low_rank_fine_tunings_of_a_text_model_are_followed_at_a_fraction_of_the
     assert said["of these, median R2 of the change from the base"] >= 0.6
     assert said["accuracy lost within .05"] >= 0.9
     assert said["an answer / a training"] <= 0.1
+
+
+def test_with_ten_outputs_sketches_answer_at_a_hundredth_and_a_second_base_holds():
+    said = json.loads((BENCH / "whatif_text10.json").read_text())["summary"]
+    price = "base and cache / a training, compilation included"
+    assert said["an answer / a training"] <= 0.02 and said[price] <= 8
+    assert said["of these, nearer than the base's own outcome"] == 1.0
+    assert said["and with a second"] >= 0.95 > said["of these, median R2 with the first base"]
 
 
 def test_what_the_verdict_calls_good_has_an_r2_of_at_least_08_but_for_one(scratch):
