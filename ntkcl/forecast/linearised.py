@@ -50,7 +50,7 @@ def linearised(kernel_fn, effort: Effort):
         m = _enough(fine, most) if isinstance(segments, str) else segments
         outcomes = [one._replace(kernels=m) for one in fine(m)]
         outcomes[0] = outcomes[0]._replace(limit_share=share)
-        if isinstance(segments, str):  # half as many have been trained already
+        if isinstance(segments, str) and m > 1:  # half as many have been trained already
             outcomes = [
                 one._replace(resegmented=partial(_change, fine, m // 2, place))
                 for place, one in enumerate(outcomes)

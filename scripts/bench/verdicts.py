@@ -1,6 +1,6 @@
 """What verdicts are worth on a survey that they were not chosen on, and what they cost.
 
-    python scripts/bench/verdicts.py            some 60 forecasts of 21 cells
+    python scripts/bench/verdicts.py            some 120 forecasts of 42 cells
     python scripts/bench/verdicts.py --chosen   43 other cells and seeds, on which cuts are chosen
     python scripts/bench/verdicts.py --quick    two small cells, to see it run
 
@@ -39,7 +39,7 @@ from ntkcl.training import problem as training_problem
 
 MODULES = ("linearised", "integrated")  # which the package's functions hide
 # (first of every eleventh of all combinations with batches, seed)
-JUDGED, CHOSEN = [(8, 13)], [(0, 11), (5, 12)]
+JUDGED, CHOSEN = [(8, 13), (3, 14)], [(0, 11), (5, 12)]
 GRADES = ("good", "fair", "poor", "unknown")
 NETWORKS = NETWORKS | {"vit": "network=vit network.width=16 network.heads=2 network.depth=1"}
 STREAMS = STREAMS | {"task": "stream=split stream.scenario=task"}
