@@ -88,6 +88,8 @@ def _claim(request: Request, in_sweep: bool, locks: ExitStack) -> bool:
         again = "all" if before == "complete" else before
         message = f"{before} before, sweep.retry={again} makes it again"
         console.print_path(message, run.folder, terminal)
+        if run.job == whatif.JOB:
+            console.print_path("its answers", report_command(run), terminal)
     return False
 
 

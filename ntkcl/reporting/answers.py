@@ -68,6 +68,8 @@ def remarks(rows: Sequence[Mapping], summary: Mapping) -> Iterator[str]:
             f"{summary['verified']} trained, {summary['diverged']} diverged: mean error of the "
             f"accuracy lost {error}, Spearman {spearman}, share within the band {covered}"
         )
+    else:
+        yield "no candidate was trained to check: whatif.verify=2 trains two of them"
 
 
 def recommended(summary: Mapping) -> list[dict[str, str]]:

@@ -31,7 +31,7 @@ def candidates(
       shares: a list, of old samples.  rates, epochs: lists, times those of the recipe.
     Returns: coordinates, a column each, and the recipe.
     """
-    _check(shares, rates, epochs)
+    check(shares, rates, epochs)
     made = []
     for factor, passes, part in itertools.product(rates, epochs, shares):
         one = recipe._replace(
@@ -45,10 +45,11 @@ def candidates(
     return made
 
 
-def _check(shares, rates, epochs) -> None:
+def check(shares: Any, rates: Any, epochs: Any) -> None:
+    """ValueError for what is no list of numbers in range."""
     for name, values in {"shares": shares, "rates": rates, "epochs": epochs}.items():
         if not isinstance(values, list | tuple) or not values:
-            raise SettingError(f"whatif.{name}={values}: expected a list of at least one number")
+            raise SettingError(f"whatif.{name}={values}: expected a list of numbers such as [0.1]")
         for value in values:
             if name == "shares":
                 share("whatif.shares", value)

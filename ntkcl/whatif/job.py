@@ -147,6 +147,7 @@ def _check(named: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         raise SettingError(
             f"whatif: {', '.join(unlike)} is unknown or missing; expected {', '.join(SETTINGS)}"
         )
+    grid.check(settings["shares"], settings["rates"], settings["epochs"])
     if one_of("whatif.keep", settings["keep"], KEEP) == "sketch":
         frozen(named["optimizer"])
     if settings["outputs"] is not None:
@@ -156,8 +157,8 @@ def _check(named: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     stream, training = named["stream"], named["training"]
     if len(stream) < 2:
         raise SettingError(
-            f"stream.tasks={len(stream)}: job=whatif expected at least 2 tasks, the last of which "
-            "is new"
+            f"stream.tasks={len(stream)}: job=whatif needs at least 2 tasks, the last of which is "
+            "the new one"
         )
     experiment.check(stream, named["loss"], training, ())
     share("whatif.base_share", settings["base_share"])

@@ -90,7 +90,7 @@ def plan(
         raise SettingError(
             f"whatif.budget_mib={budget_mib:g}: at {anchors} anchors gradients take "
             f"{mib['gradients']:.4g} MiB, sketches of {numbers} numbers {mib['sketch']:.4g}; use "
-            "fewer anchors, samples or whatif.outputs, or keep=passes"
+            "fewer anchors, samples or whatif.outputs, or whatif.keep=passes"
         )
     return Plan(keep, wide[keep], trained, old, outside, mib[keep])
 

@@ -131,7 +131,7 @@ def _without_metric() -> SettingError:
     return SettingError(
         "whatif.keep=sketch: the optimizer is neither linear in gradients nor does it divide their "
         "mean by the root of a second moment; expected one such as sgd, adam or adamw, or "
-        "keep=gradients"
+        "whatif.keep=gradients or passes"
     )
 
 
@@ -174,7 +174,7 @@ def sketched_recipe(recipe: Recipe, base: Recipe, kept: Sketch) -> Recipe:
     if recipe.optimizer is not base.optimizer and (made.b2 or of_base.b2):
         raise SettingError(
             "whatif.optimizer: sketches are in the metric of the base's optimizer; expected the "
-            "same, or keep=gradients"
+            "same, or whatif.keep=gradients"
         )
     clip = None if recipe.clip is None else recipe.clip / float(kept.norm_ratio)
     return recipe._replace(optimizer=made.optimizer, clip=clip)

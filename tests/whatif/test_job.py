@@ -338,7 +338,7 @@ def heads(*masks):
 
 
 BAD = {
-    "one task": ({"stream": STREAM[:1]}, {}, "stream.tasks=1: job=whatif expected at least 2"),
+    "one task": ({"stream": STREAM[:1]}, {}, "stream.tasks=1: job=whatif needs at least 2"),
     "heads of their own": ({"stream": heads([1.0, 0.0], [0.0, 1.0])}, {},
                            "expected stream.scenario=class or domain"),
     "a method": ({"method": methods.l2(0.1)}, {}, "expected method=naive"),
@@ -351,7 +351,7 @@ BAD = {
     "more to verify": ({}, {"verify": 5}, "whatif.verify=5: expected at most 4"),
     "none to verify": ({}, {"verify": 0}, "whatif.verify=0: expected a whole .* or null"),
     "a share of 1": ({}, {"shares": [0, 1]}, "whatif.shares=1: expected a number from 0 to below"),
-    "no shares": ({}, {"shares": []}, r"whatif.shares=\[\]: expected a list of at least one"),
+    "no shares": ({}, {"shares": []}, r"whatif.shares=\[\]: expected a list of numbers"),
     "one number": ({}, {"rates": 2.0}, "whatif.rates=2.0: expected a list"),
     "a rate of 0": ({}, {"rates": [0]}, "whatif.rates=0: expected a finite number above 0"),
     "no orders": ({}, {"orders": 0}, "whatif.orders=0: expected a whole number"),

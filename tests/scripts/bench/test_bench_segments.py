@@ -41,4 +41,5 @@ def test_every_cell_is_stored_and_no_forecast_that_is_trusted_is_far_off():
 def test_forgetting_is_off_by_what_a_rerun_does_not_explain():
     missed = load_script("bench/segments").missed
     assert missed(2.5, 2.0, 1.4) == 0.0 and missed(3.0, 2.0, 1.4) == 0.5
+    assert missed(3.0, 2.0, 1.4, 3.0) == 0.0
     assert missed(None, 2.0, 1.4) == float("inf")
