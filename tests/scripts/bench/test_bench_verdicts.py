@@ -30,7 +30,7 @@ def test_stored_verdicts_are_those_of_their_signs(name):
         assert (grade, list(reasons)) == (row["verdict"], row["reasons"])
 
 
-def test_cells_are_stored_in_their_order_and_hardly_anything_that_is_trusted_is_bad():
+def test_cells_are_stored_in_their_order_and_nothing_that_is_trusted_is_bad():
     verdicts, rows = load_script("bench/verdicts"), stored()
     expected = [
         [*cell["names"].values(), form]
@@ -39,10 +39,11 @@ def test_cells_are_stored_in_their_order_and_hardly_anything_that_is_trusted_is_
     ]
     keys = ("network", "stream", "loss", "rule", "scaling", "source", "method", "form")
     assert [[row[key] for key in keys] for row in rows] == expected
-    for same, most in ((rows, 2), (stored("verdicts_chosen"), 0)):
+    assert len(rows) > 60
+    for same in (rows, stored("verdicts_chosen")):
         numbers = verdicts.summed(same)
-        assert numbers["unknown"] == 0 and numbers["good or fair that are bad"] <= most
-        assert numbers["bad"] > 10 and numbers["bad that are poor"] >= 0.9 * numbers["bad"]
+        assert numbers["unknown"] == 0 and numbers["good or fair that are bad"] == 0
+        assert numbers["bad"] > 10 and numbers["bad that are poor"] == numbers["bad"]
         assert numbers["good or fair"] > 10 and numbers["median cost of a check"] < 0.1
 
 
