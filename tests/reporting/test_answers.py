@@ -59,7 +59,7 @@ def test_slices_are_drawn_at_the_largest_rate_and_tasks_where_there_are_several(
                 at = {"share": share, "learning_rate": rate, "epochs": 1.0}
                 for kind, value in (("class", "0"), *(("task", str(t)) for t in range(tasks))):
                     yield at | {"slice": kind, "value": value} | {
-                        "accuracy_before": 0.9, "accuracy_after": share + rate
+                        "accuracy_before": 0.9, "accuracy_after": share + rate, "samples": 5
                     }  # fmt: skip
 
     for tasks, labels in ((1, ["class 0"]), (2, ["class 0", "task 0", "task 1"])):

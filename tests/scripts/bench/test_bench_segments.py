@@ -33,7 +33,9 @@ def test_every_cell_is_stored_and_no_forecast_that_is_trusted_is_far_off():
     made = segments.graded(rows)
     trusted = [one for one in made if one["verdict"] in ("good", "fair")]
     assert len(trusted) > 60 and min(one["r2"] for one in trusted) > 0.8
-    assert sum(row["r2"]["8"] is not None and row["r2"]["8"] > 0.9 for row in rows) == 30
+    by_eight = [one for one in made if one["segments"] == "8"]
+    assert sum(one["r2"] >= 0.9 for one in by_eight) >= 0.8 * len(rows)
+    assert sum(one["forgetting"] <= 0.25 for one in by_eight) >= 0.8 * len(rows)
     bad = [one for one in made if one["r2"] < 0.8]
     assert len(bad) > 30 and {one["verdict"] for one in bad} == {"poor"}
 

@@ -51,9 +51,7 @@ def test_with_ten_outputs_sketches_answer_at_a_hundredth_and_a_second_base_holds
 def test_of_what_the_verdict_calls_good_one_in_25_has_an_r2_below_08(scratch):
     rows = scratch["rows"]
     good = [
-        row
-        for row in rows
-        if row["coarse_r2"] >= answers.AGREED and row["distance"] <= answers.FAR
+        row for row in rows if row["coarse_r2"] >= answers.AGREED and row["distance"] <= answers.FAR
     ]
     assert len(good) > 0.6 * len(rows)
     assert sum(row["r2"] < 0.8 for row in good) <= 0.04 * len(good)
