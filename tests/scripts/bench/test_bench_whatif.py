@@ -38,6 +38,7 @@ def test_low_rank_fine_tunings_of_a_text_model_are_followed_at_a_fraction_of_the
     assert said["of these, median R2 of the change from the base"] >= 0.6
     assert said["accuracy lost within .05"] >= 0.9
     assert said["an answer / a training"] <= 0.1
+    assert said["and with a second"] >= said["its median R2 beyond the base"]
 
 
 def test_with_ten_outputs_sketches_answer_at_a_hundredth_and_a_second_base_holds():
