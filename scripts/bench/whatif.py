@@ -26,8 +26,9 @@ whatif_CASE.{json,md} under results/bench.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -294,14 +295,6 @@ def summarise(rows: list[dict]) -> dict:
     near = [row for row in rows if " x 2" not in row["candidate"]]
     differing = [row for row in near if row["differs"] > 1]
     errors = [abs(row["lost"] - row["lost_predicted"]) for row in near]
-    ranks = [
-        metrics.spearman(
-            np.array([row["lost"] for row in cell]),
-            np.array([row["lost_predicted"] for row in cell]),
-        )
-        for cell in by_cell(near)
-    ]
-    ranks = [rank for rank in ranks if rank == rank]
     return (
         {
             "candidates": len(near),
@@ -315,7 +308,7 @@ def summarise(rows: list[dict]) -> dict:
             "median R2 of the drift": median([row["r2"] for row in near]),
             "accuracy lost within .05": share([error <= 0.05 for error in errors]),
             "accuracy lost within .1": share([error <= 0.1 for error in errors]),
-            "median Spearman of accuracy lost": median(ranks),
+            "median Spearman of accuracy lost": spearman(near, "lost_predicted"),
             "an answer / a training": median(
                 [r["answer_seconds"] / r["train_seconds"] for r in rows]
             ),
@@ -341,6 +334,10 @@ def _by_second(rows: list[dict]) -> dict:
         "of the answers to these": median([row["r2"] for row in near]),
         "accuracy lost within .05 of it": share([error <= 0.05 for error in errors]),
         "within .1": share([error <= 0.1 for error in errors]),
+        "median Spearman with it": spearman(near, "again_lost"),
+        "the smallest share that keeps .95 by it within one step": share(
+            list(recommended(rows, lambda row: (row["before"] - row["again_lost"]) / row["before"]))
+        ),
         "its median R2 beyond the base": median([row["again_r2"] for row in beyond]),
         "of the answers to these, one base": median([row["r2"] for row in beyond]),
         "of the answers that took a second base": median(
@@ -393,15 +390,29 @@ def auroc(rows: list[dict]) -> float:
     return float((rank[bad].sum() - count * (count + 1) / 2) / (count * (~bad).sum()))
 
 
-def recommended(rows: list[dict], retention: float = 0.95) -> Iterator[bool]:
-    """Whether the smallest share that is predicted to retain so much accuracy is, in each cell, at
-    most a step of the list from the smallest that does."""
+def spearman(rows: list[dict], key: str) -> float:
+    """Of the accuracy lost with what is said of it, the median over cells."""
+    return median(
+        [
+            metrics.spearman(*(np.array([row[name] for row in cell]) for name in ("lost", key)))
+            for cell in by_cell(rows)
+        ]
+    )
+
+
+def recommended(
+    rows: list[dict],
+    said: Callable[[dict], float] = itemgetter("retained_predicted"),
+    retention: float = 0.95,
+) -> Iterator[bool]:
+    """Whether the smallest share that is said to retain so much accuracy is, in each cell, at most
+    a step of the list from the smallest that does."""
     for cell in by_cell(rows):
         shares = [row for row in cell if row["candidate"].startswith("share")]
         shares.insert(-1, next(row for row in cell if row["candidate"] == "another order"))
         places = [
-            next((k for k, row in enumerate(shares) if row[name] >= retention), len(shares))
-            for name in ("retained", "retained_predicted")
+            next((k for k, row in enumerate(shares) if of(row) >= retention), len(shares))
+            for of in (itemgetter("retained"), said)
         ]
         yield abs(places[0] - places[1]) <= 1
 
