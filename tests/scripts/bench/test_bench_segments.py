@@ -18,7 +18,7 @@ def test_a_quick_run_writes_two_cells(tmp_path):
     given = [sys.executable, script, "--quick", "--folder", str(tmp_path)]
     subprocess.run(given, check=True, capture_output=True)
     rows = json.loads((tmp_path / "segments_quick.json").read_text())["rows"]
-    assert [row["network"] for row in rows] == ["mlp 1", "cnn"]
+    assert [row["network"] for row in rows] == ["mlp 1", "lenet"]
     assert all(row["seconds"]["8"] > 0 and row["r2"]["rerun"] is not None for row in rows)
     assert "| auto |" in (tmp_path / "segments_quick.md").read_text()
 
