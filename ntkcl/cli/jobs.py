@@ -254,7 +254,7 @@ def _planned(
 
 
 def _columns(request: Request) -> Mapping[str, Callable[[Any], Sequence]]:
-    """The columns of the table that old samples are told apart by."""
+    """The columns of the table by which old samples are grouped."""
     names, source = request.plan["slices"], request.run.settings["source"]
     if names is None or names == []:
         return {}
@@ -262,8 +262,8 @@ def _columns(request: Request) -> Mapping[str, Callable[[Any], Sequence]]:
         raise SettingError(f"whatif.slices={names}: expected a list of columns, or null")
     if there := {"class", "task"} & set(names):
         raise SettingError(
-            f"whatif.slices={names}: {there.pop()} is what old samples are told apart by anyway; "
-            "rename the column"
+            f"whatif.slices={names}: old samples are grouped by {there.pop()} anyway; rename "
+            "the column"
         )
     if source["_target_"] != "ntkcl.sources.table":
         raise SettingError(

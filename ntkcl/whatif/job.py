@@ -64,8 +64,8 @@ def run_job(
       named: the arguments of `experiment.initialise`.
       settings: `whatif` of conf/config.yaml.
       say: called with a line for each phase.
-      columns: labels [n] of inputs [n, ...] by name, by which old samples are told apart, beside
-        their class and task.
+      columns: labels [n] of inputs [n, ...] by name, by which old samples are grouped, beside their
+        class and task.
     Raises ValueError for settings out of range, before anything is trained.
     """
     cache, candidates, seconds, expected = _prepared(named, settings, say)

@@ -20,9 +20,8 @@ KEEP = ("auto", "gradients", "sketch", "passes")
 # Gradients are cut from memory and multiplied at 5.2 GB a second on 2 cores: 36 steps of 16 samples
 # x 2 outputs x 74,498 parameters in .065 s.
 BYTES_PER_SECOND = 5e9
-PASSES_PER_SAMPLE = (
-    4.5  # forward passes that a step takes of each of its samples without kept gradients
-)
+# Forward passes that a step takes of each of its samples without kept gradients.
+PASSES_PER_SAMPLE = 4.5
 SECONDS_WORTH_A_SKETCH = 1.0  # of one order of an answer by passes
 MOST_PROBED = 256  # samples of each set, where the loss's directions are looked for
 
