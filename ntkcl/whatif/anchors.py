@@ -21,10 +21,10 @@ from jaxtyping import Array, Float
 
 from ntkcl.compilation import portable
 from ntkcl.types import Apply, Loss, Params
-from ntkcl.whatif.sketch import Sketch, sketched
+from ntkcl.whatif.sketch import Sketch
 
 ROWS = 16  # samples whose gradients are computed at once: more leave the cache
-MOST = 2**27  # numbers of them, half a GiB
+MOST = 2**23  # numbers of them, 32 MiB, likewise
 PROBES = 8  # random outputs for each of the network's, where the loss's directions are looked for
 FAINT = 1e-2  # of the probes beside the samples' own
 NONE = 1e-6  # a singular value, over the largest, of a direction in which nothing pulls
@@ -129,15 +129,17 @@ def rows_at_once(numbers: int) -> int:
 
 @jax.jit
 @jax.default_matmul_precision("highest")
-def rows_of(apply, theta, x, Q):
-    """Outputs [r, c] of samples, and gradients [r, k, p] of them along the directions Q [c, k]."""
+def rows_of(apply, theta, x, Q, sketch=None):
+    """Outputs [r, c] of samples, and gradients [r, k, p] of them along the directions Q [c, k], or
+    sketches of these."""
     flat, unravel = ravel_pytree(theta)
 
     def one(x):
         f, pull = jax.vjp(lambda flat: apply(unravel(flat), x), flat)
-        return f, jax.vmap(pull)(Q.T)[0]
+        J = jax.vmap(pull)(Q.T)[0]
+        return f, J if sketch is None else sketch.rows(J)
 
-    return jax.vmap(one)(x)
+    return jax.lax.map(one, x, batch_size=rows_at_once(Q.shape[1] * flat.size))
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -162,12 +164,11 @@ def gradients(
     flat = jnp.stack([place(theta) for theta in thetas])
     (m, p), (c, k), R = flat.shape, Q.shape, len(x)
     f, J = jnp.zeros((m, R, c), flat.dtype), jnp.zeros((m, R, k, p), flat.dtype)
-    edge = min(rows_at_once(ravel_pytree(thetas[0])[0].size * k), R)
+    edge = min(ROWS, R)
     for s, theta in enumerate(thetas):
         for row in range(0, R, edge):
             row = min(row, R - edge)  # all chunks are of one shape
-            outputs, rows = rows_of(apply, theta, x[row : row + edge], Q)
-            rows = sketched(sketch, rows) if sketch else rows
+            outputs, rows = rows_of(apply, theta, x[row : row + edge], Q, sketch)
             f, J = _written(f, outputs, s, row), _written(J, rows, s, row)
     return Gradients(flat, f, J, jnp.asarray(Q))
 

@@ -14,10 +14,12 @@ from ntkcl.compilation import portable
 from ntkcl.types import Params
 from ntkcl.whatif import anchors as linear
 from ntkcl.whatif.follow import Base, along, steps
-from ntkcl.whatif.plan import MIB, Plan, plan, sizes_of
+from ntkcl.whatif.plan import MIB, Plan, plan
 from ntkcl.whatif.question import Question, trained
 from ntkcl.whatif.recipe import Recipe
 from ntkcl.whatif.sketch import Sketch, frozen, sketch, sketched_recipe
+
+MEASURED = 4  # samples whose gradients say how long their sketches are
 
 
 class Cache(NamedTuple):
@@ -129,7 +131,6 @@ def prepare(
 
 def _sketch(asked: Question, state, kept: Plan, b2_power: float) -> Sketch:
     """In the metric of the optimizer's state where the base ends."""
-    few = linear.rows_at_once(kept.trained.shape[1] * sizes_of(asked)[0])
-    some = jnp.asarray(asked.new.x[:few])
+    some = jnp.asarray(asked.new.x[:MEASURED])
     _, rows = linear.rows_of(portable(asked.network.apply), state.theta, some, kept.trained)
     return sketch(state.theta, state.optimizer, rows, kept.numbers, b2_power)

@@ -9,10 +9,12 @@ import numpy as np
 
 from ntkcl.compilation import portable
 from ntkcl.whatif import anchors as linear
-from ntkcl.whatif.plan import BYTES_PER_SECOND, plan, sizes_of
+from ntkcl.whatif.plan import BYTES_PER_SECOND, Plan, plan, sizes_of
 from ntkcl.whatif.question import Question, start, step
 from ntkcl.whatif.recipe import Recipe
+from ntkcl.whatif.sketch import plain
 
+FEW = 4  # batches of gradients that are timed: a single one is mostly the start of the program
 TIMED = 3  # steps, and chunks of gradients, whose median is taken
 FOLLOWED = 1.5  # trainings that one order of an answer by passes through the network takes
 
@@ -67,7 +69,7 @@ def price(
     if kept.keep == "passes":
         return Price(train, (1 + FOLLOWED) * train, 2 * FOLLOWED * train, 0.0)
     parts = (anchors * sum(asked.sizes), kept.trained), (len(asked.old.x), kept.old)
-    linearise = sum(n * _gradient_seconds(asked, Q) for n, Q in parts)
+    linearise = sum(n * _gradient_seconds(asked, kept, Q) for n, Q in parts)
     read = steps * recipe.batch_size * kept.trained.shape[1] + len(asked.old.x) * kept.old.shape[1]
     # Each row of a step is read to cut it, to predict its output, and to pull its gradient back.
     follow = read * kept.numbers * sizes_of(asked)[1] / BYTES_PER_SECOND
@@ -83,13 +85,14 @@ def _step_seconds(asked, recipe) -> float:
     return _median(one)
 
 
-def _gradient_seconds(asked, Q) -> float:
-    """Of one sample's gradients along the directions Q [c, k]."""
-    rows = linear.rows_at_once(Q.shape[1] * sum(leaf.size for leaf in jax.tree.leaves(asked.theta)))
+def _gradient_seconds(asked, kept: Plan, Q) -> float:
+    """Of one sample's gradients along the directions Q [c, k], as they are kept."""
+    p = sizes_of(asked)[0]
+    rows = min(linear.ROWS, FEW * linear.rows_at_once(Q.shape[1] * p))
     x = jnp.resize(asked.old.x, (rows, *asked.old.x.shape[1:]))
-    apply = portable(asked.network.apply)
-    each = _median(lambda: jax.block_until_ready(linear.rows_of(apply, asked.theta, x, Q)))
-    return each / rows
+    sketch = plain(p, kept.numbers) if kept.keep == "sketch" else None
+    given = portable(asked.network.apply), asked.theta, x, Q, sketch
+    return _median(lambda: jax.block_until_ready(linear.rows_of(*given))) / rows
 
 
 def _median(call) -> float:

@@ -50,13 +50,15 @@ class Sketch(NamedTuple):
         """z of parameters."""
         return self._times_S(ravel_pytree(theta)[0] / self.root)
 
-    def rows(self, J: Float[Array, "r k p"]) -> Float[Array, "r k d"]:
+    def rows(self, J: Float[Array, "k p"]) -> Float[Array, "k d"]:
         """J D^(1/2) S."""
-        return jax.vmap(jax.vmap(lambda row: self._times_S(row * self.root)))(J)
+        return jax.vmap(lambda row: self._times_S(row * self.root))(J)
 
     def _times_S(self, row):
-        padded = jnp.pad(row, (0, self.signs.size - len(row)))
-        return (padded.reshape(self.signs.shape) * self.signs).sum(0)
+        padded = jnp.pad(row, (0, self.signs.size - len(row))).reshape(self.signs.shape)
+        # A product with ones is summed four times as fast as by `sum`.
+        ones = jnp.ones(len(padded), row.dtype)
+        return jnp.dot(ones, padded * self.signs, precision="highest")
 
 
 def sketch(theta: Params, state: Any, J: Float[Array, "r k p"], d: int, b2_power: float) -> Sketch:
@@ -74,10 +76,16 @@ def sketch(theta: Params, state: Any, J: Float[Array, "r k p"], d: int, b2_power
         floored = jax.tree.map(lambda v: jnp.maximum(v, FLOOR * jnp.mean(v)), second)
         mean = ravel_pytree(floored)[0] / (1 - b2_power)
         root = jnp.maximum(mean, jnp.finfo(mean.dtype).tiny) ** -0.25
-    rows = -(-flat.size // d)
+    made = plain(flat.size, d)._replace(root=root)
+    kept = jax.vmap(made.rows)(J)
+    return made._replace(norm_ratio=jnp.linalg.norm(J) / jnp.linalg.norm(kept))
+
+
+def plain(p: int, d: int) -> Sketch:
+    """A sketch of d columns of p parameters, in no metric."""
+    rows = -(-p // d)
     signs = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (rows, d))
-    made = Sketch(root, jnp.asarray(signs), 1.0)
-    return made._replace(norm_ratio=jnp.linalg.norm(J) / jnp.linalg.norm(made.rows(J)))
+    return Sketch(jnp.ones(p), jnp.asarray(signs), 1.0)
 
 
 def columns(numbers: int, parameters: int) -> int:
@@ -178,6 +186,3 @@ def sketched_recipe(recipe: Recipe, base: Recipe, kept: Sketch) -> Recipe:
         )
     clip = None if recipe.clip is None else recipe.clip / float(kept.norm_ratio)
     return recipe._replace(optimizer=made.optimizer, clip=clip)
-
-
-sketched = jax.jit(Sketch.rows)

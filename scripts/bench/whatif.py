@@ -20,8 +20,9 @@ candidates are answered, each in four orders of its batches, then trained in the
 change from the base is of what the base's own outcome does not tell; a candidate differs where its
 outcome is further from the base's than that of the base in another order. Each candidate is also
 trained in another order, which is what a second training would say of it. Where a candidate is
-beyond the base and its verdict poor, a second base at its rate and length answers once more. The
-answer of each is made before it is trained, that of a second base without seeing it. Writes
+beyond the base and its verdict poor, a second base answers once more: at its rate, length and
+share, with twice the anchors, which is what the verdict asks for (`--one-base` leaves this out).
+The answer of each is made before it is trained, that of a second base without seeing it. Writes
 whatif_CASE.{json,md} under results/bench.
 """
 
@@ -53,6 +54,7 @@ CACHES: dict[str, dict] = {  # how the base is linearised
 ORDERS = 4
 OTHER = 1000  # further on in seeds: the order of a second training
 TWICE = {"rate": "learning_rate", "epochs": "epochs"}  # beyond what the base is meant for
+NEARER = "learning_rate", "epochs", "share"  # of a candidate, in the second base
 RULES = {
     "momentum": (optimizers.sgd(momentum=0.9), 0.01),
     "adam": (optimizers.adam(), 1e-3),
@@ -194,7 +196,7 @@ def accuracy(cell: Cell, outputs: np.ndarray) -> float:
     return float(metrics.correct(outputs, y, head).mean())
 
 
-def rows_of(cell: Cell, how: dict) -> list[dict]:
+def rows_of(cell: Cell, how: dict, second_base: bool = True) -> list[dict]:
     """A row for each candidate of a cell."""
     clock = time.perf_counter()
     measured(cell, cell.base)
@@ -216,7 +218,8 @@ def rows_of(cell: Cell, how: dict) -> list[dict]:
     )
     noise = float(np.mean([np.linalg.norm(one - base) for one in again]))
     rows, trues = [], {}
-    for name, recipe in candidates(cell.base, cell.asked.sizes[0]).items():
+    asked = candidates(cell.base, cell.asked.sizes[0])
+    for name, recipe in asked.items():
         whatif.ask(cache, recipe)  # compiled
         clock = time.perf_counter()
         answer = whatif.ask(cache, recipe)
@@ -229,16 +232,16 @@ def rows_of(cell: Cell, how: dict) -> list[dict]:
         rows[-1] |= _of_second(cell, trues[name], second, cache)
         print(rows[-1], flush=True)
     del cache
-    for what, field in TWICE.items():
-        beyond = [row for row in rows if row["candidate"].startswith(f"{what} x 2")]
-        if any(row["verdict"] == "poor" for row in beyond):
-            twice = {field: getattr(cell.base, field) * 2}
-            cache = whatif.prepare(cell.asked, cell.base._replace(**twice), budget_mib=8000, **how)
-            for row in beyond:
-                recipe = candidates(cell.base, cell.asked.sizes[0])[row["candidate"]]
-                answer = whatif.ask(cache, recipe, ORDERS)
-                second = _row(cell, answer, trues[row["candidate"]], base, noise, cache)
-                row |= {f"second_{key}": second[key] for key in SECOND}
+    for row in rows if second_base else ():
+        if row["verdict"] == "poor" and " x 2" in row["candidate"]:
+            recipe = asked[row["candidate"]]
+            nearer = cell.base._replace(**{field: getattr(recipe, field) for field in NEARER})
+            finer = how | dict(anchors=2 * how["anchors"])
+            cache = whatif.prepare(cell.asked, nearer, budget_mib=8000, **finer)
+            answer = whatif.ask(cache, recipe, ORDERS)
+            second = _row(cell, answer, trues[row["candidate"]], base, noise, cache)
+            row |= {f"second_{key}": second[key] for key in SECOND}
+            del cache
     return rows
 
 
@@ -480,11 +483,12 @@ def main() -> None:
     options.add_argument("--case", choices=tuple(CASES), default="scratch")
     options.add_argument("--table", type=Path, help="of texts, for --case text, text10, full")
     options.add_argument("--seeds", type=int, default=3, help="of each cell (3)")
+    options.add_argument("--one-base", action="store_true", help="no second base")
     given = options.parse_args()
     cells = CASES[given.case](given.quick, 1 if given.quick else given.seeds, given.table)
     rows = []
     for cell in cells:
-        rows += rows_of(cell, CACHES[given.case])
+        rows += rows_of(cell, CACHES[given.case], not given.one_base)
         jax.clear_caches()  # the programs of 45 cells are more than a process may map
     facts = {"command": command("whatif", options, given), "machine": with_jax()}
     stored = facts | {"summary": summarise(rows), "rows": rows}
