@@ -13,6 +13,7 @@ from ntkcl import networks
 from ntkcl.compilation import portable
 from ntkcl.types import Params
 from ntkcl.whatif import anchors as linear
+from ntkcl.whatif import gram
 from ntkcl.whatif.follow import Base, along, steps
 from ntkcl.whatif.plan import MIB, Plan, plan
 from ntkcl.whatif.question import Question, trained
@@ -31,7 +32,8 @@ class Cache(NamedTuple):
     new: outputs [n', c] of the new samples at the base's end.
     before: outputs [n, c] of the old samples as the network stands.
     end: the parameters that the base has ended with.
-    sketch: what gradients are kept as; None as they are.
+    keep: "gradients", "gram", "sketch" or "passes": what is kept.
+    sketch: of gradients that are kept so; None else.
     seconds: of the base training and of the linearisations, compilation included.
     mib: memory of all that is kept.
     outside: the share of the loss's squared gradients, before the base, in directions of output
@@ -45,6 +47,7 @@ class Cache(NamedTuple):
     new: Float[Array, "n2 c"]
     before: Float[np.ndarray, "n c"]
     end: Params
+    keep: str
     sketch: Sketch | None
     seconds: dict[str, float]
     mib: float
@@ -54,6 +57,8 @@ class Cache(NamedTuple):
         """What a candidate's steps do where it is followed: with sketches, in the metric of the
         base's optimizer."""
         recipe.checked(*self.asked.sizes)
+        if self.keep == "gram":
+            gram.check(recipe.optimizer)
         seen = sketched_recipe(recipe, self.recipe, self.sketch) if self.sketch else recipe
         return portable(seen.transform(self.asked.sizes[0]))
 
@@ -77,60 +82,82 @@ def prepare(
       anchors: m, along the base at equal shares of the sum of its steps' learning rates, the first
         where it begins.
       keep: "gradients" keeps those of all samples at all anchors, so that answers need no pass
-        through the network; "sketch" keeps `numbers` of each, for the optimizer of the base
-        alone; "passes" keeps none. "auto" keeps gradients where they fit the budget and reading
-        them takes less time than passes would; else sketches, where the optimizer allows them and
-        an answer by passes takes more than a second; else none.
+        through the network; "gram" keeps their inner products, which is as exact and smaller where
+        there are fewer samples than parameters, for optimizers linear in gradients; "sketch" keeps
+        `numbers` of each, for the optimizer of the base alone; "passes" keeps none. "auto" keeps
+        gradients where they fit the budget and reading them takes less time than passes would;
+        else, where an answer by passes takes more than a second, Gram blocks or sketches, whichever
+        the optimizer allows; else none.
       outputs: k, the most directions of output space in which gradients are kept, those in which
         the loss pulls most as the network stands. None is all in which it can pull, with
         cross-entropy one fewer than there are active outputs, and all of these for the old samples.
       numbers: d of a sketch, which is made odd and at most p.
-      budget_mib: for gradients or sketches.
+      budget_mib: for gradients, Gram blocks or sketches.
     Cost: a training, which is then followed as an answer is, and with gradients (1 + k) passes of
     each sample at each anchor.
-    Raises ValueError as `Recipe.checked`, for gradients or sketches that do not fit the budget, and
-    for sketches with an optimizer that has no metric (`sketch.frozen`).
+    Raises ValueError as `Recipe.checked`, for what does not fit the budget, and for an optimizer
+    that Gram blocks or sketches cannot follow (`gram.check`, `sketch.frozen`).
     """
     recipe.checked(*asked.sizes)
-    total = recipe.steps(asked.sizes[0])
     kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib)
-    rule = frozen(recipe.optimizer) if kept.keep == "sketch" else None
     clock = time.perf_counter()
     cuts = recipe.cuts(asked.sizes[0], anchors)
     thetas, state = trained(asked, recipe, cuts[:-1].tolist())
     seconds = {"train": time.perf_counter() - clock}
     clock, apply, end = time.perf_counter(), asked.network.apply, state.theta
-    how = _sketch(asked, state, kept, rule.b2**total) if rule else None
+    how = _sketch(asked, recipe, state, kept) if kept.keep == "sketch" else None
+    linearised, old, reached = _linearised(asked, kept, thetas, end, how, budget_mib)
     begun = Cache(
         asked=asked,
         recipe=recipe,
-        base=Base(kept.linearised(apply, thetas, asked.rows.x, kept.trained, how), (), ()),
-        old=kept.linearised(apply, [end], asked.old.x, kept.old, how),
+        base=Base(linearised, (), ()),
+        old=old,
         new=networks.forward(apply, end, asked.new.x),
         before=np.asarray(networks.forward(apply, asked.theta, asked.old.x), np.float64),
         end=end,
+        keep=kept.keep,
         sketch=how,
         seconds=seconds,
         mib=0.0,
         outside=kept.outside,
     )
-    reached = map(how.place, [*thetas, end]) if how else [*thetas, end]
     base = along(
-        begun.base.anchors,
+        linearised,
         begun.transform(recipe),
         asked.samples,
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *reached),
+        reached,
         steps(recipe.batches(*asked.sizes), cuts),
         loss=asked.loss,
     )
-    made = jax.block_until_ready((base, begun.old))
+    made = jax.block_until_ready((base, old))
     seconds["linearise"] = time.perf_counter() - clock
     mib = sum(leaf.nbytes for leaf in jax.tree.leaves(made)) / MIB
     return begun._replace(base=base, mib=mib)
 
 
-def _sketch(asked: Question, state, kept: Plan, b2_power: float) -> Sketch:
+def _linearised(
+    asked: Question, kept: Plan, thetas: list, end: Params, how, budget_mib: float | int
+):
+    """At the anchors on what is trained on, at the end on the old samples; and the parameters of
+    the anchors and of the end in these terms, leaves [m + 1, ...]."""
+    apply = asked.network.apply
+    trained, old = (asked.rows.x, kept.trained), (asked.old.x, kept.old)
+    if kept.keep == "gram":
+        return gram.linearised(apply, thetas, end, trained, old, budget_mib)
+    places = [how.place(one) for one in [*thetas, end]] if how else [*thetas, end]
+    reached = jax.tree.map(lambda *leaves: jnp.stack(leaves), *places)
+
+    def at(thetas: list, x, Q) -> linear.Anchors:
+        if kept.keep == "passes":
+            return linear.passes(apply, thetas, x)
+        return linear.gradients(apply, thetas, x, Q, how)
+
+    return at(thetas, *trained), at([end], *old), reached
+
+
+def _sketch(asked: Question, recipe: Recipe, state, kept: Plan) -> Sketch:
     """In the metric of the optimizer's state where the base ends."""
     some = jnp.asarray(asked.new.x[:MEASURED])
     _, rows = linear.rows_of(portable(asked.network.apply), state.theta, some, kept.trained)
+    b2_power = frozen(recipe.optimizer).b2 ** recipe.steps(asked.sizes[0])
     return sketch(state.theta, state.optimizer, rows, kept.numbers, b2_power)

@@ -20,8 +20,7 @@ from ntkcl.training.settings import Training, rate
 from ntkcl.types import Dataset, Params, Stream
 from ntkcl.validation import SettingError, finite, one_of, share, whole
 from ntkcl.validation import seed as checked_seed
-from ntkcl.whatif import advice, grid
-from ntkcl.whatif.anchors import Gradients
+from ntkcl.whatif import advice, gram, grid
 from ntkcl.whatif.answers import Answer
 from ntkcl.whatif.cache import Cache, prepare
 from ntkcl.whatif.plan import KEEP
@@ -39,6 +38,7 @@ SETTINGS = (
     "recommend", "slices", "seed",
 )  # fmt: skip
 NO_COLUMNS: Mapping[str, Callable[[Any], Sequence]] = MappingProxyType({})
+KEPT = {"gradients": "gradients", "gram": "Gram blocks", "sketch": "sketches", "passes": "passes"}
 AT_RISK = 24  # old samples whose inputs are kept to be shown
 
 
@@ -69,8 +69,7 @@ def run_job(
     Raises ValueError for settings out of range, before anything is trained.
     """
     cache, candidates, seconds, expected = _prepared(named, settings, say)
-    kept = "gradients" if isinstance(cache.old, Gradients) else "passes"
-    kept = "sketches" if cache.sketch else kept
+    kept = KEPT[cache.keep]
     held = f"{kept} kept: {cache.mib:,.0f} MiB" if kept != "passes" else "no gradients kept"
     say(f"base trained in {seconds['base']:.1f} s, {held}")
     stream, orders = named["stream"], settings["orders"]
@@ -148,8 +147,11 @@ def _check(named: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
             f"whatif: {', '.join(unlike)} is unknown or missing; expected {', '.join(SETTINGS)}"
         )
     grid.check(settings["shares"], settings["rates"], settings["epochs"])
-    if one_of("whatif.keep", settings["keep"], KEEP) == "sketch":
+    keep = one_of("whatif.keep", settings["keep"], KEEP)
+    if keep == "sketch":
         frozen(named["optimizer"])
+    if keep == "gram":
+        gram.check(named["optimizer"])
     if settings["outputs"] is not None:
         whole("whatif.outputs", settings["outputs"])
     whole("whatif.numbers", settings["numbers"])

@@ -1,7 +1,7 @@
 """What is kept of a base training, and the memory it takes."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,26 +11,29 @@ from ntkcl import kernels, networks
 from ntkcl.types import Dataset, Optimizer
 from ntkcl.validation import SettingError, finite, one_of, whole
 from ntkcl.whatif import anchors as linear
+from ntkcl.whatif import gram
+from ntkcl.whatif.gram import MIB
 from ntkcl.whatif.question import Question
 from ntkcl.whatif.recipe import Recipe
-from ntkcl.whatif.sketch import Sketch, columns, frozen
+from ntkcl.whatif.sketch import columns, frozen
 
-MIB = 2**20
-KEEP = ("auto", "gradients", "sketch", "passes")
+KEEP = ("auto", "gradients", "gram", "sketch", "passes")
 # Gradients are cut from memory and multiplied at 5.2 GB a second on 2 cores: 36 steps of 16 samples
 # x 2 outputs x 74,498 parameters in .065 s.
 BYTES_PER_SECOND = 5e9
 # Forward passes that a step takes of each of its samples without kept gradients.
 PASSES_PER_SAMPLE = 4.5
 SECONDS_WORTH_A_SKETCH = 1.0  # of one order of an answer by passes
+MOST_PRODUCTS = 1e12  # of Gram blocks, some 20 s on 2 cores, that are worth no sketch
 MOST_PROBED = 256  # samples of each set, where the loss's directions are looked for
 
 
 class Plan(NamedTuple):
     """What is kept at each of m anchors.
 
-    keep: "gradients", "sketch", or "passes", which keeps none.
-    numbers: of a sample's gradient in one direction of output space; 0 of passes.
+    keep: "gradients", "gram", "sketch", or "passes", which keeps none.
+    numbers: of a sample's gradient in one direction of output space; of Gram blocks the most there
+      can be, N; 0 of passes.
     trained, old: those directions [c, k], of samples that are trained on and of old ones.
     outside: the share of the loss's squared gradients, before the base, in other directions.
     mib: of all that is kept.
@@ -42,14 +45,6 @@ class Plan(NamedTuple):
     old: Float[np.ndarray, "c k2"]
     outside: float
     mib: float
-
-    def linearised(
-        self, apply: Any, thetas: list, x: Any, Q: Any, sketch: Sketch | None
-    ) -> linear.Anchors:
-        """The network at `thetas`, on samples x, in the directions Q."""
-        if self.keep == "passes":
-            return linear.passes(apply, thetas, x)
-        return linear.gradients(apply, thetas, x, Q, sketch)
 
 
 def plan(
@@ -71,25 +66,34 @@ def plan(
         raise SettingError(f"whatif.anchors={anchors}: expected at most {steps}, the steps")
     if one_of("whatif.keep", keep, KEEP) == "sketch":
         frozen(recipe.optimizer)
+    if keep == "gram":
+        gram.check(recipe.optimizer)
     finite("whatif.budget_mib", budget_mib, above=0.0)
     trained, old, outside = directions_of(asked, outputs)
     count, itemsize = sizes_of(asked)
+    rows = anchors * sum(asked.sizes) * trained.shape[1]
+    rows += len(asked.old.x) * old.shape[1]
     wide = {
         "gradients": count,
+        "gram": min(rows + anchors + 1, count),
         "sketch": columns(whole("whatif.numbers", numbers), count),
         "passes": 0,
     }
-    rows = anchors * sum(asked.sizes) * trained.shape[1]
-    rows += len(asked.old.x) * old.shape[1]
     mib = {name: rows * one * itemsize / MIB for name, one in wide.items()}
     if keep == "auto":
-        fits = [name for name in ("gradients", "sketch") if mib[name] <= budget_mib]
+        able = {
+            "gradients": True,
+            "gram": rows**2 * count <= MOST_PRODUCTS and gram.is_linear(recipe.optimizer),
+            "sketch": has_metric(recipe.optimizer),
+        }
+        fits = [name for name, can in able.items() if can and mib[name] <= budget_mib]
         keep = _worth(asked, recipe, {n: trained.shape[1] * wide[n] * itemsize for n in fits})
     if mib[keep] > budget_mib:
         raise SettingError(
             f"whatif.budget_mib={budget_mib:g}: at {anchors} anchors gradients take "
-            f"{mib['gradients']:.4g} MiB, sketches of {numbers} numbers {mib['sketch']:.4g}; use "
-            "fewer anchors, samples or whatif.outputs, or whatif.keep=passes"
+            f"{mib['gradients']:.4g} MiB, Gram blocks {mib['gram']:.4g}, sketches of {numbers} "
+            f"numbers {mib['sketch']:.4g}; use fewer anchors, samples or whatif.outputs, or "
+            "whatif.keep=passes"
         )
     return Plan(keep, wide[keep], trained, old, outside, mib[keep])
 
@@ -99,9 +103,7 @@ def _worth(asked: Question, recipe: Recipe, sizes: dict[str, int]) -> str:
     faster = [name for name, size in sizes.items() if reads_faster(asked, size)]
     if "gradients" in faster:
         return "gradients"
-    if "sketch" in faster and _is_slow(asked, recipe) and has_metric(recipe.optimizer):
-        return "sketch"
-    return "passes"
+    return faster[0] if faster and _is_slow(asked, recipe) else "passes"
 
 
 def directions_of(

@@ -14,6 +14,7 @@ from ntkcl.whatif.question import Question, start, step
 from ntkcl.whatif.recipe import Recipe
 from ntkcl.whatif.sketch import plain
 
+PRODUCTS_PER_SECOND = 1e11  # of N^2 p, half of which are computed, on 2 cores
 FEW = 4  # batches of gradients that are timed: a single one is mostly the start of the program
 TIMED = 3  # steps, and chunks of gradients, whose median is taken
 FOLLOWED = 1.5  # trainings that one order of an answer by passes through the network takes
@@ -70,6 +71,9 @@ def price(
         return Price(train, (1 + FOLLOWED) * train, 2 * FOLLOWED * train, 0.0)
     parts = (anchors * sum(asked.sizes), kept.trained), (len(asked.old.x), kept.old)
     linearise = sum(n * _gradient_seconds(asked, kept, Q) for n, Q in parts)
+    if kept.keep == "gram":
+        rows = sum(n * Q.shape[1] for n, Q in parts)
+        linearise += rows**2 * sizes_of(asked)[0] / PRODUCTS_PER_SECOND
     read = steps * recipe.batch_size * kept.trained.shape[1] + len(asked.old.x) * kept.old.shape[1]
     # Each row of a step is read to cut it, to predict its output, and to pull its gradient back.
     follow = read * kept.numbers * sizes_of(asked)[1] / BYTES_PER_SECOND

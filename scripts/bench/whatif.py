@@ -21,9 +21,9 @@ change from the base is of what the base's own outcome does not tell; a candidat
 outcome is further from the base's than that of the base in another order. Each candidate is also
 trained in another order, which is what a second training would say of it. Where a candidate is
 beyond the base and its verdict poor, a second base answers once more: at its rate, length and
-share, with twice the anchors, which is what the verdict asks for (`--one-base` leaves this out).
-The answer of each is made before it is trained, that of a second base without seeing it. Writes
-whatif_CASE.{json,md} under results/bench.
+share, as the verdict asks for (`--one-base` leaves this out). The answer of each is made before it
+is trained, that of a second base without seeing it. Writes whatif_CASE.{json,md} under
+results/bench.
 """
 
 import time
@@ -236,8 +236,7 @@ def rows_of(cell: Cell, how: dict, second_base: bool = True) -> list[dict]:
         if row["verdict"] == "poor" and " x 2" in row["candidate"]:
             recipe = asked[row["candidate"]]
             nearer = cell.base._replace(**{field: getattr(recipe, field) for field in NEARER})
-            finer = how | dict(anchors=2 * how["anchors"])
-            cache = whatif.prepare(cell.asked, nearer, budget_mib=8000, **finer)
+            cache = whatif.prepare(cell.asked, nearer, budget_mib=8000, **how)
             answer = whatif.ask(cache, recipe, ORDERS)
             second = _row(cell, answer, trues[row["candidate"]], base, noise, cache)
             row |= {f"second_{key}": second[key] for key in SECOND}

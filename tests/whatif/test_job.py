@@ -326,10 +326,11 @@ def test_slices_add_up_to_the_whole(verified):
     assert of_task["loss_rise"] == pytest.approx(of_first.mean())
 
 
-def test_sketches_are_asked_for_by_name():
+@pytest.mark.parametrize(("keep", "kept"), [("sketch", "sketches"), ("gram", "Gram blocks")])
+def test_what_is_kept_is_asked_for_by_name(keep, kept):
     linear_rule = named(optimizer=optimizers.sgd(0.9))
-    told = answers(linear_rule, keep="sketch", shares=[0.5], rates=[1.0], verify=1)
-    assert told.summary["kept"] == "sketches" and told.summary["outside"] < 1e-9
+    told = answers(linear_rule, keep=keep, shares=[0.5], rates=[1.0], verify=1)
+    assert told.summary["kept"] == kept and told.summary["outside"] < 1e-9
     assert told.summary["r2_change"] == pytest.approx(1, abs=1e-6)  # more numbers than parameters
 
 
@@ -361,6 +362,8 @@ BAD = {
     "no numbers": ({}, {"numbers": 0}, "whatif.numbers=0: "),
     "a rule without a metric": ({"optimizer": optimizers.by_name("lion")}, {"keep": "sketch"},
                                 "whatif.keep=sketch: the optimizer is neither linear"),
+    "Gram blocks of Adam": ({"optimizer": optimizers.adam()}, {"keep": "gram"},
+                            "whatif.keep=gram: the optimizer is not linear"),
     "no budget": ({}, {"keep": "gradients", "budget_mib": 1e-4}, "whatif.budget_mib=0.0001: "),
     "a setting that there is not": ({}, {"share": 0.2}, "whatif: share is unknown or missing"),
     "a way to keep": ({}, {"keep": "all"}, "whatif.keep=all: expected auto, gradients"),

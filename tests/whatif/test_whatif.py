@@ -5,13 +5,16 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from cases import mostly_slow
+from jax.flatten_util import ravel_pytree
 
 from ntkcl import losses, networks, optimizers, whatif
 from ntkcl.types import Network
 from ntkcl.validation import SettingError
-from ntkcl.whatif.anchors import directions
+from ntkcl.whatif import gram
+from ntkcl.whatif.anchors import directions, gradients
 from ntkcl.whatif.answers import losses_of, taken_of
 from ntkcl.whatif.follow import follow
 from ntkcl.whatif.sketch import frozen
@@ -203,6 +206,58 @@ def test_a_sketch_of_as_many_numbers_as_parameters_is_exact_for_a_linear_rule(ru
         for keep in ("gradients", "sketch")
     )
     np.testing.assert_allclose(sketched, exact, atol=1e-9)
+
+
+def test_gram_blocks_are_exact_for_a_rule_linear_in_gradients():
+    decayed = optimizers.sgd()._replace(
+        transform=lambda rate: optax.chain(optax.add_decayed_weights(0.1), optax.sgd(rate, 0.9)),
+        rule=None,
+    )
+    question, base = asked(*mlp()), BASE._replace(clip=0.3, optimizer=decayed, schedule="linear")
+    candidate = base._replace(share=0.5, order=5, left_out=[1])
+    exact, dual = (
+        whatif.ask(whatif.prepare(question, base, anchors=3, keep=keep), candidate, orders=2)
+        for keep in ("gradients", "gram")
+    )
+    np.testing.assert_allclose(dual.outputs, exact.outputs, atol=1e-7)
+    np.testing.assert_allclose(dual.distance, exact.distance, atol=1e-7)
+    np.testing.assert_allclose(dual.coarse_r2, exact.coarse_r2, atol=1e-7)
+
+
+@pytest.mark.parametrize(("held_mib", "computed"), [(1.0, 3), (1e-3, 9 * 10 // 2)])
+def test_gram_blocks_are_inner_products_however_many_gradients_are_held(
+    held_mib, computed, monkeypatch
+):
+    calls, of_block = [], gram._gradients
+    monkeypatch.setattr(gram, "_gradients", lambda *given: calls.append(0) or of_block(*given))
+    monkeypatch.setattr(gram, "ROWS", 4)
+    network, theta = mlp()
+    thetas = [jax.tree.map(lambda leaf, s=s: leaf * s, theta) for s in (1.0, 1.1, 0.7)]
+    x, old, Q = drawn(0, 13)[0], drawn(3, 3)[0], np.eye(CLASSES)[:, :2]
+    given = network.apply, thetas[:2], thetas[2], (x, Q), (old, Q)
+    base, end, places = gram.linearised(*given, held_mib)
+    assert len(calls) == computed
+    exact = gradients(network.apply, thetas[:2], x, Q)
+    flat = np.stack([ravel_pytree(one)[0] for one in thetas])
+    G = np.concatenate([exact.J.reshape(-1, flat.shape[1]), flat])
+    Z = np.concatenate([base.J.reshape(-1, places.shape[1]), places])
+    np.testing.assert_allclose(Z @ Z.T, G @ G.T, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(base.f, exact.f)
+    exact = gradients(network.apply, thetas[2:], old, Q)
+    np.testing.assert_allclose(end.f, exact.f)
+    np.testing.assert_allclose(end.J[0, :, 0] @ places.T, exact.J[0, :, 0] @ flat.T, atol=1e-9)
+
+
+def test_gram_blocks_are_smaller_than_gradients_and_for_linear_rules_alone():
+    network = networks.mlp(outputs=CLASSES, width=40, depth=1, activation="tanh", centred=False)
+    question = asked(network, network.init(jax.random.key(0), jnp.zeros(FEATURES, float)))
+    cache = whatif.prepare(question, RULES["momentum"], anchors=1, keep="gram")
+    rows = (12 + 8) * 2 + 6 * 3 + 2  # of two outputs' directions, and of three of old samples
+    assert cache.base.anchors.J.shape[-1] <= rows < 40 * (FEATURES + CLASSES)
+    with pytest.raises(SettingError, match=r"whatif\.keep=gram: the optimizer is not linear"):
+        whatif.prepare(question, RULES["adam, clipped"], keep="gram")
+    with pytest.raises(SettingError, match=r"whatif\.keep=gram: the optimizer is not linear"):
+        whatif.ask(cache, RULES["adam, clipped"])
 
 
 @pytest.mark.parametrize("rule", ["adam, clipped", "decay of weights"])
@@ -489,6 +544,13 @@ def test_sketches_are_kept_where_gradients_do_not_fit_and_passes_are_slow(monkey
     assert kept(adam, budget_mib=1e-3).keep == "passes"
     without_metric = BASE._replace(optimizer=optimizers.by_name("lamb"))
     assert kept(without_metric).keep == "passes"
+    network = networks.mlp(outputs=CLASSES, width=40, depth=1, activation="tanh", centred=False)
+    wide = asked(network, network.init(jax.random.key(0), jnp.zeros(FEATURES, float)))
+    given["budget_mib"] = 0.1  # 98 rows of 320 numbers take .24, of 101 .08
+    assert module.plan(wide, BASE, **given).keep == "gram"
+    assert module.plan(wide, adam, **given).keep == "sketch"
+    monkeypatch.setattr(module, "MOST_PRODUCTS", 98**2)
+    assert module.plan(wide, BASE, **given).keep == "sketch"
 
 
 BAD = {
@@ -498,8 +560,8 @@ BAD = {
     "whatif.outputs=0: expected a whole number": lambda q: whatif.prepare(q, BASE, outputs=0),
     "whatif.anchors=7: expected at most 6": lambda q: whatif.prepare(q, BASE, anchors=7),
     "whatif.anchors=0: expected a whole number": lambda q: whatif.prepare(q, BASE, anchors=0),
-    "gradients take 0.02444 MiB, sketches of 4096 numbers 0.02444; use fewer anchors": lambda q: (
-        whatif.prepare(q, BASE, keep="gradients", budget_mib=1e-3)
+    "gradients take 0.02444 MiB, Gram blocks 0.02444, sketches of": lambda q: whatif.prepare(
+        q, BASE, keep="gradients", budget_mib=1e-3
     ),
     "whatif.keep=sketch: the optimizer is neither linear": lambda q: whatif.prepare(
         q, BASE._replace(optimizer=optimizers.by_name("lion")), keep="sketch"
