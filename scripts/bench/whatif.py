@@ -488,7 +488,8 @@ def main() -> None:
     rows = []
     for cell in cells:
         rows += rows_of(cell, CACHES[given.case], not given.one_base)
-        jax.clear_caches()  # the programs of 45 cells are more than a process may map
+        if given.case == "scratch":
+            jax.clear_caches()  # the programs of 45 cells are more than a process may map
     facts = {"command": command("whatif", options, given), "machine": with_jax()}
     stored = facts | {"summary": summarise(rows), "rows": rows}
     publish(given.folder, stem("whatif", given), as_json(stored), markdown)
