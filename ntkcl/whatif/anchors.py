@@ -19,7 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ntkcl.compilation import portable
+from ntkcl.compilation import convolves, portable
 from ntkcl.types import Apply, Loss, Params
 from ntkcl.whatif.sketch import Sketch
 
@@ -164,7 +164,9 @@ def gradients(
     flat = jnp.stack([place(theta) for theta in thetas])
     (m, p), (c, k), R = flat.shape, Q.shape, len(x)
     f, J = jnp.zeros((m, R, c), flat.dtype), jnp.zeros((m, R, k, p), flat.dtype)
-    edge = min(ROWS, R)
+    # In one program a loop over samples spares new memory for each, but slows convolutions.
+    looped = sketch is not None and not convolves(apply, thetas[0], x[0])
+    edge = min(ROWS if looped else rows_at_once(k * ravel_pytree(thetas[0])[0].size), R)
     for s, theta in enumerate(thetas):
         for row in range(0, R, edge):
             row = min(row, R - edge)  # all chunks are of one shape

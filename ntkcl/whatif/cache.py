@@ -15,12 +15,10 @@ from ntkcl.types import Params
 from ntkcl.whatif import anchors as linear
 from ntkcl.whatif import gram
 from ntkcl.whatif.follow import Base, along, steps
-from ntkcl.whatif.plan import MIB, Plan, plan
+from ntkcl.whatif.plan import MIB, Plan, plan, sizes_of
 from ntkcl.whatif.question import Question, trained
 from ntkcl.whatif.recipe import Recipe
 from ntkcl.whatif.sketch import Sketch, frozen, sketch, sketched_recipe
-
-MEASURED = 4  # samples whose gradients say how long their sketches are
 
 
 class Cache(NamedTuple):
@@ -86,8 +84,8 @@ def prepare(
         there are fewer samples than parameters, for optimizers linear in gradients; "sketch" keeps
         `numbers` of each, for the optimizer of the base alone; "passes" keeps none. "auto" keeps
         gradients where they fit the budget and reading them takes less time than passes would;
-        else, where an answer by passes takes more than a second, Gram blocks or sketches, whichever
-        the optimizer allows; else none.
+        else, where an answer by passes takes more than a second, Gram blocks where the optimizer
+        allows them and they are cheap, or sketches where it allows these; else none.
       outputs: k, the most directions of output space in which gradients are kept, those in which
         the loss pulls most as the network stands. None is all in which it can pull, with
         cross-entropy one fewer than there are active outputs, and all of these for the old samples.
@@ -157,7 +155,8 @@ def _linearised(
 
 def _sketch(asked: Question, recipe: Recipe, state, kept: Plan) -> Sketch:
     """In the metric of the optimizer's state where the base ends."""
-    some = jnp.asarray(asked.new.x[:MEASURED])
+    few = linear.rows_at_once(kept.trained.shape[1] * sizes_of(asked)[0])
+    some = jnp.asarray(asked.new.x[:few])
     _, rows = linear.rows_of(portable(asked.network.apply), state.theta, some, kept.trained)
     b2_power = frozen(recipe.optimizer).b2 ** recipe.steps(asked.sizes[0])
     return sketch(state.theta, state.optimizer, rows, kept.numbers, b2_power)

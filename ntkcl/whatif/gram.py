@@ -1,12 +1,13 @@
 """Gradients kept by their inner products alone: the dual form, for rules linear in gradients.
 
-Such a rule never leaves the span of the parameters and of the gradients G [N, p] of all samples at
-all anchors, and sees nothing of them but inner products. With
+A rule that is linear in gradients and the same for every parameter never leaves the span of the
+parameters and of the gradients G [N, p] of all samples at all anchors, and sees nothing of them but
+inner products. With
 
     G G^T = U diag(lambda) U^T        Z = U diag(sqrt(lambda)), [N, r]
 
-rows of Z stand in for those of G, exactly, since Z Z^T = G G^T, and the code that follows a
-training is the same. With fewer rows than parameters it costs as much less.
+rows of Z stand in for those of G, since Z Z^T = G G^T up to rounding, and the code that follows a
+training is the same. A row has r <= min(N, p) numbers in the place of p.
 """
 
 from typing import Any, NamedTuple
@@ -17,13 +18,17 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ntkcl.compilation import once, portable
+from ntkcl.compilation import portable
 from ntkcl.types import Apply, Optimizer, Params
 from ntkcl.validation import SettingError
-from ntkcl.whatif.anchors import ROWS, Gradients, rows_of
-from ntkcl.whatif.sketch import frozen
+from ntkcl.whatif.anchors import ROWS, Gradients, rows_at_once, rows_of
+from ntkcl.whatif.sketch import is_linear
 
 MIB = 2**20
+# Of N^2 p, half of which are computed, on 2 cores; and eigenvectors take as long as so many times
+# N^3.
+PRODUCTS_PER_SECOND = 5e10
+EIGENVECTORS = 10
 
 
 class Block(NamedTuple):
@@ -34,22 +39,18 @@ class Block(NamedTuple):
     Q: Any
 
 
-@once
-def is_linear(optimizer: Optimizer) -> bool:
-    """Whether its steps are linear in gradients, as those of SGD with momentum."""
-    try:
-        return frozen(optimizer).b2 == 0
-    except SettingError:
-        return False
-
-
 def check(optimizer: Optimizer) -> None:
     """SettingError for an optimizer that Gram blocks cannot follow."""
     if not is_linear(optimizer):
         raise SettingError(
-            "whatif.keep=gram: the optimizer is not linear in gradients; expected one such as sgd, "
-            "or whatif.keep=gradients, sketch or passes"
+            "whatif.keep=gram: the optimizer is not linear in gradients, the same for every "
+            "parameter; expected one such as sgd, or whatif.keep=gradients or passes"
         )
+
+
+def products(N: int, p: int) -> float:
+    """N^2 p, and what eigenvectors take beside them."""
+    return float(N) ** 2 * (p + EIGENVECTORS * N)
 
 
 def linearised(
@@ -69,37 +70,60 @@ def linearised(
       budget_mib: of gradients that are held at a time. What does not fit is computed anew for each
         block of inner products.
     Returns: both linearisations, and the anchors and the end as rows.
-    Cost: passes as of `anchors.gradients`, N^2 p products, and eigenvectors of N numbers.
+    Cost: passes as of `anchors.gradients`, `passes_each` times; `products`.
     """
     m, start = len(thetas), ravel_pytree(thetas[0])[0]
-    # Ways are small beside the parameters themselves, and would drown in their rounding.
-    ways = jnp.stack([start, *(ravel_pytree(one)[0] - start for one in [*thetas[1:], end])])
-    parts = [Block(theta, *trained) for theta in thetas] + [Block(end, *old)]
-    blocks = [one for part in parts for one in _cut(part, start, budget_mib)]
-    f, K = _products(portable(apply), ways, blocks, budget_mib)
-    Z = jnp.asarray(_root(K), start.dtype)
+    # theta_s - theta_0, for it is small beside theta_0 and would drown in its rounding.
+    moved = jnp.stack([start, *(ravel_pytree(one)[0] - start for one in [*thetas[1:], end])])
+    blocks = []
+    for part in [Block(theta, *trained) for theta in thetas] + [Block(end, *old)]:
+        rows = _cuts(len(part.x), part.Q.shape[1] * start.nbytes, budget_mib)
+        blocks += [part._replace(x=part.x[low:high]) for low, high in rows]
+    f, K = _products(portable(apply), moved, blocks, budget_mib)
+    Z = jnp.asarray(_root(K, len(start), start.dtype), start.dtype)
     places, Z = jnp.concatenate([Z[:1], Z[:1] + Z[1 : m + 1]]), Z[m + 1 :]
-
-    def gradients(thetas, samples, f, Z):
-        x, Q = samples
-        shapes = (len(thetas), len(x), -1), (len(thetas), len(x), Q.shape[1], Z.shape[1])
-        return Gradients(thetas, f.reshape(shapes[0]), Z.reshape(shapes[1]), jnp.asarray(Q))
-
-    count, rows = m * len(trained[0]), m * len(trained[0]) * trained[1].shape[1]
-    base = gradients(places[:m], trained, f[:count], Z[:rows])
-    return base, gradients(places[m:], old, f[count:], Z[rows:]), places
+    count, k = m * len(trained[0]), trained[1].shape[1]
+    base = _kept(places[:m], f[:count], Z[: count * k], trained[1])
+    return base, _kept(places[m:], f[count:], Z[count * k :], old[1]), places
 
 
-def _cut(part: Block, start: Any, budget_mib: float | int) -> list[Block]:
-    """In blocks of which two fit the budget."""
-    mib = part.Q.shape[1] * start.nbytes / MIB
-    most = max(ROWS, int(budget_mib / 2 / mib))
-    return [part._replace(x=part.x[row : row + most]) for row in range(0, len(part.x), most)]
+def _kept(thetas, f, Z, Q) -> Gradients:
+    """Of outputs [m R, c] and rows [m R k, r]."""
+    m, (c, k) = len(thetas), Q.shape
+    J = Z.reshape(m, -1, k, Z.shape[1])
+    return Gradients(thetas, f.reshape(m, -1, c), J, jnp.asarray(Q))
+
+
+def _cuts(samples: int, nbytes: int, budget_mib: float | int) -> list[tuple[int, int]]:
+    """Samples of so many bytes of gradients each, in blocks of which eight fit the budget."""
+    most = max(1, int(budget_mib * MIB / 8 / nbytes))
+    most = most // ROWS * ROWS or most  # few shapes
+    return [(low, min(low + most, samples)) for low in range(0, samples, most)]
+
+
+def _held(sizes: list[int], budget_mib: float | int) -> int:
+    """How many blocks, the first ones, of so many bytes each are held in half of the budget."""
+    return int((np.cumsum(sizes) <= budget_mib * MIB / 2).sum())
+
+
+def passes_each(parts: list[tuple[int, int]], budget_mib: float | int) -> float:
+    """How often gradients are computed, of so many samples of so many bytes of gradients each."""
+    sizes = [
+        (high - low) * nbytes
+        for samples, nbytes in parts
+        for low, high in _cuts(samples, nbytes, budget_mib)
+    ]
+    held = _held(sizes, budget_mib)
+    again = sum(sum(sizes[held:i]) for i in range(len(sizes)))
+    return 1 + again / sum(sizes)
 
 
 def _gradients(apply, block: Block):
     """Outputs [r, c], and gradients [r k, p]."""
-    chunks = [block.x[row : row + ROWS] for row in range(0, len(block.x), ROWS)]
+    at_once = rows_at_once(
+        block.Q.shape[1] * sum(leaf.size for leaf in jax.tree.leaves(block.theta))
+    )
+    chunks = [block.x[row : row + at_once] for row in range(0, len(block.x), at_once)]
     f, J = zip(*(rows_of(apply, block.theta, x, block.Q) for x in chunks), strict=True)
     return jnp.concatenate(f), jnp.concatenate([one.reshape(-1, one.shape[-1]) for one in J])
 
@@ -109,14 +133,14 @@ def _product(a, b):
     return jnp.matmul(a, b.T, precision="highest")
 
 
-def _products(apply, ways, blocks: list[Block], budget_mib: float | int):
-    """Outputs [R, c] of all blocks, and the inner products [N, N] of `ways` and of all gradients;
-    as many blocks are held as fit half of the budget."""
-    held, outputs, sizes = {0: ways}, [], [len(ways)]
-    sizes += [len(block.x) * block.Q.shape[1] for block in blocks]
-    cuts = np.cumsum([0, *sizes])
-    K = np.zeros((cuts[-1], cuts[-1]))
-    K[: cuts[1], : cuts[1]] = _product(ways, ways)
+def _products(apply, moved, blocks: list[Block], budget_mib: float | int):
+    """Outputs [R, c] of all blocks, and the inner products [N, N] of `moved` and of all
+    gradients."""
+    counts = [len(block.x) * block.Q.shape[1] for block in blocks]
+    most = _held([count * moved[0].nbytes for count in counts], budget_mib)
+    cuts = np.cumsum([0, len(moved), *counts])
+    K, held, outputs = np.zeros((cuts[-1], cuts[-1])), {0: moved}, []
+    K[: cuts[1], : cuts[1]] = _product(moved, moved)
     for i, block in enumerate(blocks, 1):
         f, G = _gradients(apply, block)
         outputs.append(f)
@@ -126,14 +150,17 @@ def _products(apply, ways, blocks: list[Block], budget_mib: float | int):
             part = np.asarray(_product(G, other))
             K[cuts[i] : cuts[i + 1], cuts[j] : cuts[j + 1]] = part
             K[cuts[j] : cuts[j + 1], cuts[i] : cuts[i + 1]] = part.T
-        if sum(one.nbytes for one in held.values()) + G.nbytes <= budget_mib / 2 * MIB:
+        if i <= most:
             held[i] = G
     return jnp.concatenate(outputs), K
 
 
-def _root(K: Float[np.ndarray, "N N"]) -> Float[np.ndarray, "N r"]:
-    """Z of K = Z Z^T, without what single precision rounds away of rows of length 1."""
+def _root(K: Float[np.ndarray, "N N"], p: int, dtype: Any) -> Float[np.ndarray, "N r"]:
+    """Z of K = Z Z^T, of at most p columns, without what is rounding in this type once rows are of
+    length 1; NaN where K is not finite, since a base may have diverged."""
+    if not np.isfinite(K).all():
+        return np.full((len(K), 1), np.nan)
     lengths = np.sqrt(np.maximum(np.diag(K), np.finfo(np.float32).tiny))
     values, vectors = np.linalg.eigh(K / lengths / lengths[:, None])
-    kept = values > 10 * jnp.finfo(jnp.zeros(0).dtype).eps
+    kept = np.flatnonzero(values > 10 * np.finfo(dtype).eps)[-p:]
     return lengths[:, None] * vectors[:, kept] * np.sqrt(values[kept])

@@ -15,7 +15,7 @@ from ntkcl.whatif import gram
 from ntkcl.whatif.gram import MIB
 from ntkcl.whatif.question import Question
 from ntkcl.whatif.recipe import Recipe
-from ntkcl.whatif.sketch import columns, frozen
+from ntkcl.whatif.sketch import columns, frozen, is_linear
 
 KEEP = ("auto", "gradients", "gram", "sketch", "passes")
 # Gradients are cut from memory and multiplied at 5.2 GB a second on 2 cores: 36 steps of 16 samples
@@ -23,8 +23,8 @@ KEEP = ("auto", "gradients", "gram", "sketch", "passes")
 BYTES_PER_SECOND = 5e9
 # Forward passes that a step takes of each of its samples without kept gradients.
 PASSES_PER_SAMPLE = 4.5
-SECONDS_WORTH_A_SKETCH = 1.0  # of one order of an answer by passes
-MOST_PRODUCTS = 1e12  # of Gram blocks, some 20 s on 2 cores, that are worth no sketch
+SLOW_SECONDS = 1.0  # of one order of an answer by passes, above which something else is kept
+GRAM_SECONDS = 20.0  # of Gram blocks, up to which `auto` takes them before sketches
 MOST_PROBED = 256  # samples of each set, where the loss's directions are looked for
 
 
@@ -83,7 +83,8 @@ def plan(
     if keep == "auto":
         able = {
             "gradients": True,
-            "gram": rows**2 * count <= MOST_PRODUCTS and gram.is_linear(recipe.optimizer),
+            "gram": is_linear(recipe.optimizer)
+            and gram.products(rows, count) <= GRAM_SECONDS * gram.PRODUCTS_PER_SECOND,
             "sketch": has_metric(recipe.optimizer),
         }
         fits = [name for name, can in able.items() if can and mib[name] <= budget_mib]
@@ -92,8 +93,8 @@ def plan(
         raise SettingError(
             f"whatif.budget_mib={budget_mib:g}: at {anchors} anchors gradients take "
             f"{mib['gradients']:.4g} MiB, Gram blocks {mib['gram']:.4g}, sketches of {numbers} "
-            f"numbers {mib['sketch']:.4g}; use fewer anchors, samples or whatif.outputs, or "
-            "whatif.keep=passes"
+            f"numbers {mib['sketch']:.4g}; use a larger one, fewer anchors or samples, a smaller "
+            "whatif.outputs, or whatif.keep=passes"
         )
     return Plan(keep, wide[keep], trained, old, outside, mib[keep])
 
@@ -136,7 +137,7 @@ def reads_faster(asked: Question, size: int) -> bool:
 def _is_slow(asked: Question, recipe: Recipe) -> bool:
     """Whether an answer by passes is."""
     passes = PASSES_PER_SAMPLE * recipe.steps(asked.sizes[0]) * recipe.batch_size
-    return passes * _pass_seconds(asked) > SECONDS_WORTH_A_SKETCH
+    return passes * _pass_seconds(asked) > SLOW_SECONDS
 
 
 def _pass_seconds(asked: Question) -> float:

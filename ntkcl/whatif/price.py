@@ -9,12 +9,12 @@ import numpy as np
 
 from ntkcl.compilation import portable
 from ntkcl.whatif import anchors as linear
+from ntkcl.whatif import gram
 from ntkcl.whatif.plan import BYTES_PER_SECOND, Plan, plan, sizes_of
 from ntkcl.whatif.question import Question, start, step
 from ntkcl.whatif.recipe import Recipe
 from ntkcl.whatif.sketch import plain
 
-PRODUCTS_PER_SECOND = 1e11  # of N^2 p, half of which are computed, on 2 cores
 FEW = 4  # batches of gradients that are timed: a single one is mostly the start of the program
 TIMED = 3  # steps, and chunks of gradients, whose median is taken
 FOLLOWED = 1.5  # trainings that one order of an answer by passes through the network takes
@@ -25,7 +25,7 @@ class Price(NamedTuple):
 
     train: one training.  prepare: the base training, the linearisations, and following the base.
     answer: one order of one candidate, and its check, which takes as long.
-    mib: of the gradients or sketches that are kept; 0 where none are.
+    mib: of what is kept of gradients; 0 where none is.
     """
 
     train: float
@@ -72,8 +72,11 @@ def price(
     parts = (anchors * sum(asked.sizes), kept.trained), (len(asked.old.x), kept.old)
     linearise = sum(n * _gradient_seconds(asked, kept, Q) for n, Q in parts)
     if kept.keep == "gram":
-        rows = sum(n * Q.shape[1] for n, Q in parts)
-        linearise += rows**2 * sizes_of(asked)[0] / PRODUCTS_PER_SECOND
+        p, itemsize = sizes_of(asked)
+        sizes = [(n, Q.shape[1] * p * itemsize) for n, Q in parts]
+        N = sum(n * Q.shape[1] for n, Q in parts)
+        linearise *= gram.passes_each(sizes, budget_mib)
+        linearise += gram.products(N, p) / gram.PRODUCTS_PER_SECOND
     read = steps * recipe.batch_size * kept.trained.shape[1] + len(asked.old.x) * kept.old.shape[1]
     # Each row of a step is read to cut it, to predict its output, and to pull its gradient back.
     follow = read * kept.numbers * sizes_of(asked)[1] / BYTES_PER_SECOND

@@ -107,13 +107,13 @@ def frozen(optimizer: Optimizer) -> Frozen:
     """An optimizer with its metric frozen: found from what it does to single numbers, and checked
     against it.
 
-    Raises SettingError for one that is neither linear in gradients nor, with its second moment
-    frozen, a mean of gradients that momentum remembers.
+    Raises SettingError for one that is neither `is_linear` nor, with its second moment frozen, a
+    mean of gradients that momentum remembers.
     """
     rule = optimizer.transform(RATE)
     one, zero = jnp.ones(1), jnp.zeros(1)
     _, state = rule.update(one, rule.init(zero), zero)
-    if _is_linear(rule):
+    if is_linear(optimizer):
         return Frozen(optimizer, 0.0)
     moments = optax.tree.get(state, "mu", one), _second_moment(state)
     if any(np.shape(moment) != one.shape for moment in moments):
@@ -137,9 +137,9 @@ def frozen(optimizer: Optimizer) -> Frozen:
 
 def _without_metric() -> SettingError:
     return SettingError(
-        "whatif.keep=sketch: the optimizer is neither linear in gradients nor does it divide their "
-        "mean by the root of a second moment; expected one such as sgd, adam or adamw, or "
-        "whatif.keep=gradients or passes"
+        "whatif.keep=sketch: the optimizer is neither linear in gradients, the same for every "
+        "parameter, nor does it divide their mean by the root of a second moment; expected one "
+        "such as sgd, adam or adamw, or whatif.keep=gradients or passes"
     )
 
 
@@ -156,12 +156,33 @@ def _taken(rule: optax.GradientTransformation, theta, gradients):
     return theta, state
 
 
-def _is_linear(rule: optax.GradientTransformation) -> bool:
-    """Whether what eight steps do to 64 numbers is linear in their gradients."""
-    theta, a, b = jnp.asarray(np.random.default_rng(0).standard_normal((3, 8, 64)))
-    moved = [_taken(rule, theta[0], gradients)[0] - theta[0] for gradients in (a, b, a + b, 0 * a)]
-    error = jnp.linalg.norm(moved[0] + moved[1] - moved[2] - moved[3])
-    return bool(error <= 1e-4 * jnp.linalg.norm(moved[2]))
+@once
+def is_linear(optimizer: Optimizer) -> bool:
+    """Whether steps are linear in gradients and the same for every parameter: found from what eight
+    of them do to a matrix and a vector, and to the same numbers in one array and turned. Decay of
+    matrices alone, clipping of single numbers, and noise are not."""
+    rule, key = optimizer.transform(RATE), np.random.default_rng(0)
+    turn = jnp.asarray(np.linalg.qr(key.standard_normal((38, 38)))[0])
+    theta, a, b = jnp.asarray(key.standard_normal((3, 8, 38)))
+    start = theta[0]
+
+    def tree(flat):
+        return {"matrix": flat[:32].reshape(8, 4), "vector": flat[32:]}
+
+    def moved(gradients):
+        return _taken(rule, start, gradients)[0] - start
+
+    error = jnp.linalg.norm(moved(a) + moved(b) - moved(a + b) - moved(0 * a))
+    if not error <= 1e-4 * jnp.linalg.norm(moved(a + b)):
+        return False
+    for scale in (1e-3, 1.0, 1e3):
+        g = scale * a
+        ends, _ = _taken(rule, tree(start), [tree(one) for one in g])
+        turned, _ = _taken(rule, turn @ start, g @ turn.T)
+        way = turn @ (ravel_pytree(ends)[0] - start)
+        if not jnp.linalg.norm(turned - turn @ start - way) <= 1e-3 * jnp.linalg.norm(way):
+            return False
+    return True
 
 
 def _same_steps(rule, of_mean, b2: float, steps: int = 5) -> bool:

@@ -224,7 +224,9 @@ def test_gram_blocks_are_exact_for_a_rule_linear_in_gradients():
     np.testing.assert_allclose(dual.coarse_r2, exact.coarse_r2, atol=1e-7)
 
 
-@pytest.mark.parametrize(("held_mib", "computed"), [(1.0, 3), (1e-3, 9 * 10 // 2)])
+@pytest.mark.parametrize(
+    ("held_mib", "computed"), [(1.0, 3), (8.1 * 4 * 768 / 2**20, 9 + 1 + 2 + 3 + 4)]
+)
 def test_gram_blocks_are_inner_products_however_many_gradients_are_held(
     held_mib, computed, monkeypatch
 ):
@@ -236,7 +238,7 @@ def test_gram_blocks_are_inner_products_however_many_gradients_are_held(
     x, old, Q = drawn(0, 13)[0], drawn(3, 3)[0], np.eye(CLASSES)[:, :2]
     given = network.apply, thetas[:2], thetas[2], (x, Q), (old, Q)
     base, end, places = gram.linearised(*given, held_mib)
-    assert len(calls) == computed
+    assert len(calls) == computed  # of nine blocks of at most four samples the first four are held
     exact = gradients(network.apply, thetas[:2], x, Q)
     flat = np.stack([ravel_pytree(one)[0] for one in thetas])
     G = np.concatenate([exact.J.reshape(-1, flat.shape[1]), flat])
@@ -246,6 +248,44 @@ def test_gram_blocks_are_inner_products_however_many_gradients_are_held(
     exact = gradients(network.apply, thetas[2:], old, Q)
     np.testing.assert_allclose(end.f, exact.f)
     np.testing.assert_allclose(end.J[0, :, 0] @ places.T, exact.J[0, :, 0] @ flat.T, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gram_blocks_have_no_more_numbers_than_there_are_parameters(dtype):
+    G = np.random.default_rng(0).standard_normal((200, 30)).astype(dtype)
+    G[3] *= 1e-3
+    Z = gram._root((G @ G.T).astype(float), 30, dtype)
+    assert Z.shape == (200, 30)
+    lengths = np.linalg.norm(G, axis=1)
+    errors = (Z @ Z.T - G @ G.T) / lengths / lengths[:, None]
+    assert abs(errors).max() < 100 * np.finfo(dtype).eps
+    assert np.isnan(gram._root(np.full((3, 3), np.inf), 3, dtype)).all()
+
+
+def test_how_often_gradients_are_computed_for_gram_blocks_is_known_beforehand():
+    assert gram.passes_each([(26, 768), (3, 768)], 1.0) == 1
+    few = gram.passes_each([(100, 2**17)], 1.0)  # a sample a block, four held
+    assert few == pytest.approx(1 + sum(max(i - 4, 0) for i in range(100)) / 100)
+
+
+UNLIKE = {  # for each parameter, though a single array of numbers would not tell
+    "decay of matrices": optax.add_decayed_weights(
+        0.1, mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
+    ),
+    "clipped": optax.clip(1.0),
+    "centred": optax.centralize(),
+    "noisy": optax.add_noise(0.1, 0.5, 0),
+}
+
+
+@pytest.mark.parametrize("first", UNLIKE)
+def test_a_rule_that_is_not_the_same_for_every_parameter_is_not_followed_in_gram_blocks(first):
+    rule = optimizers.sgd()._replace(
+        transform=lambda rate: optax.chain(UNLIKE[first], optax.sgd(rate)), rule=None
+    )
+    for check in (gram.check, frozen):
+        with pytest.raises(SettingError, match="the same for every parameter"):
+            check(rule)
 
 
 def test_gram_blocks_are_smaller_than_gradients_and_for_linear_rules_alone():
@@ -536,7 +576,7 @@ def test_sketches_are_kept_where_gradients_do_not_fit_and_passes_are_slow(monkey
 
     adam = BASE._replace(optimizer=optimizers.adam())
     assert kept(adam).keep == "passes"  # a second is soon
-    monkeypatch.setattr(module, "SECONDS_WORTH_A_SKETCH", 0.0)
+    monkeypatch.setattr(module, "SLOW_SECONDS", 0.0)
     monkeypatch.setattr(module, "reads_faster", lambda *_: True)
     assert kept(adam).keep == "sketch"
     assert kept(adam).mib == pytest.approx((40 * 2 + 6 * 3) * 5 * 8 / 2**20)
@@ -549,7 +589,7 @@ def test_sketches_are_kept_where_gradients_do_not_fit_and_passes_are_slow(monkey
     given["budget_mib"] = 0.1  # 98 rows of 320 numbers take .24, of 101 .08
     assert module.plan(wide, BASE, **given).keep == "gram"
     assert module.plan(wide, adam, **given).keep == "sketch"
-    monkeypatch.setattr(module, "MOST_PRODUCTS", 98**2)
+    monkeypatch.setattr(module, "GRAM_SECONDS", 0.0)
     assert module.plan(wide, BASE, **given).keep == "sketch"
 
 
