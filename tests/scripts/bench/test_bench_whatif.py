@@ -43,7 +43,7 @@ def test_low_rank_fine_tunings_of_a_text_model_are_followed_at_a_fraction_of_the
 
 def test_with_ten_outputs_sketches_answer_at_a_hundredth_and_a_second_base_holds():
     said = json.loads((BENCH / "whatif_text10.json").read_text())["summary"]
-    price = "base and cache / a training, compilation included"
+    price = "base and cache / a training, compilation of both included"
     assert said["an answer / a training"] <= 0.02 and said[price] <= 8
     assert said["of these, nearer than the base's own outcome"] == 1.0
     assert said["and with a second"] >= 0.95 > said["of these, median R2 with the first base"]
@@ -98,4 +98,4 @@ def test_accuracies_after_fine_tunings_lie_in_the_band_and_the_examples_lost_are
     assert said["accuracy after within the band of 90 %"] >= 0.9
     assert said["median width of the band"] < 0.12
     assert said["F1 of flips less that of a second training, another order, median"] >= -0.05
-    assert said["base and cache / a training, compilation included"] <= 5
+    assert said["base and cache / a training, compilation of both included"] <= 5
