@@ -16,7 +16,7 @@ def scratch():
     return json.loads((BENCH / "whatif_scratch.json").read_text())
 
 
-@pytest.mark.parametrize("case", ["scratch", "text", "text10", "vision"])
+@pytest.mark.parametrize("case", ["scratch", "text", "text10", "full", "vision"])
 def test_the_stored_summary_and_table_are_those_of_the_rows(case):
     bench = load_script("bench/whatif")
     stored = json.loads((BENCH / f"whatif_{case}.json").read_text())
