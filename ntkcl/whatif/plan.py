@@ -24,6 +24,7 @@ BYTES_PER_SECOND = 5e9
 # Forward passes that a step takes of each of its samples without kept gradients.
 PASSES_PER_SAMPLE = 4.5
 SLOW_SECONDS = 1.0  # of one order of an answer by passes, above which something else is kept
+MOST_PASSES = 3.0  # how often gradients are computed for Gram blocks, at most, in `auto`
 GRAM_SECONDS = 20.0  # of Gram blocks, up to which `auto` takes them before sketches
 MOST_PROBED = 256  # samples of each set, where the loss's directions are looked for
 
@@ -81,10 +82,13 @@ def plan(
     }
     mib = {name: rows * one * itemsize / MIB for name, one in wide.items()}
     if keep == "auto":
+        parts = (anchors * sum(asked.sizes), trained), (len(asked.old.x), old)
+        sizes = [(n, Q.shape[1] * count * itemsize) for n, Q in parts]
         able = {
             "gradients": True,
             "gram": is_linear(recipe.optimizer)
-            and gram.products(rows, count) <= GRAM_SECONDS * gram.PRODUCTS_PER_SECOND,
+            and gram.products(rows, count) <= GRAM_SECONDS * gram.PRODUCTS_PER_SECOND
+            and gram.passes_each(sizes, budget_mib) <= MOST_PASSES,
             "sketch": has_metric(recipe.optimizer),
         }
         fits = [name for name, can in able.items() if can and mib[name] <= budget_mib]

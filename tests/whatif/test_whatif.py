@@ -587,6 +587,8 @@ def test_sketches_are_kept_where_gradients_do_not_fit_and_passes_are_slow(monkey
     network = networks.mlp(outputs=CLASSES, width=40, depth=1, activation="tanh", centred=False)
     wide = asked(network, network.init(jax.random.key(0), jnp.zeros(FEATURES, float)))
     given["budget_mib"] = 0.1  # 98 rows of 320 numbers take .24, of 101 .08
+    assert module.plan(wide, BASE, **given).keep == "sketch"  # most would be computed six times
+    given["budget_mib"] = 0.2
     assert module.plan(wide, BASE, **given).keep == "gram"
     assert module.plan(wide, adam, **given).keep == "sketch"
     monkeypatch.setattr(module, "GRAM_SECONDS", 0.0)
