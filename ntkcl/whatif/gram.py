@@ -113,9 +113,9 @@ def passes_each(parts: list[tuple[int, int]], budget_mib: float | int) -> float:
         for samples, nbytes in parts
         for low, high in _cuts(samples, nbytes, budget_mib)
     ]
-    held = _held(sizes, budget_mib)
-    again = sum(sum(sizes[held:i]) for i in range(len(sizes)))
-    return 1 + again / sum(sizes)
+    before = np.cumsum([0, *sizes])  # each block
+    again = np.maximum(before[:-1] - before[_held(sizes, budget_mib)], 0)
+    return float(1 + again.sum() / before[-1])
 
 
 def _gradients(apply, block: Block):
