@@ -10,6 +10,7 @@ rows of Z stand in for those of G, since Z Z^T = G G^T up to rounding, and the c
 training is the same. A row has r <= min(N, p) numbers in the place of p.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -106,12 +107,13 @@ def _held(sizes: list[int], budget_mib: float | int) -> int:
     return int((np.cumsum(sizes) <= budget_mib * MIB / 2).sum())
 
 
-def passes_each(parts: list[tuple[int, int]], budget_mib: float | int) -> float:
-    """How often gradients are computed, of so many samples of so many bytes of gradients each."""
+def passes_each(parts: Sequence[tuple[int, int]], nbytes: int, budget_mib: float | int) -> float:
+    """How often gradients of so many bytes are computed, of so many samples in so many directions
+    each."""
     sizes = [
-        (high - low) * nbytes
-        for samples, nbytes in parts
-        for low, high in _cuts(samples, nbytes, budget_mib)
+        (high - low) * k * nbytes
+        for samples, k in parts
+        for low, high in _cuts(samples, k * nbytes, budget_mib)
     ]
     before = np.cumsum([0, *sizes])  # each block
     again = np.maximum(before[:-1] - before[_held(sizes, budget_mib)], 0)

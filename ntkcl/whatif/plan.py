@@ -72,8 +72,8 @@ def plan(
     finite("whatif.budget_mib", budget_mib, above=0.0)
     trained, old, outside = directions_of(asked, outputs)
     count, itemsize = sizes_of(asked)
-    rows = anchors * sum(asked.sizes) * trained.shape[1]
-    rows += len(asked.old.x) * old.shape[1]
+    parts = parts_of(asked, anchors, trained, old)
+    rows = sum(n * k for n, k in parts)
     wide = {
         "gradients": count,
         "gram": min(rows + anchors + 1, count),
@@ -82,13 +82,11 @@ def plan(
     }
     mib = {name: rows * one * itemsize / MIB for name, one in wide.items()}
     if keep == "auto":
-        parts = (anchors * sum(asked.sizes), trained), (len(asked.old.x), old)
-        sizes = [(n, Q.shape[1] * count * itemsize) for n, Q in parts]
         able = {
             "gradients": True,
             "gram": is_linear(recipe.optimizer)
             and gram.products(rows, count) <= GRAM_SECONDS * gram.PRODUCTS_PER_SECOND
-            and gram.passes_each(sizes, budget_mib) <= MOST_PASSES,
+            and gram.passes_each(parts, count * itemsize, budget_mib) <= MOST_PASSES,
             "sketch": has_metric(recipe.optimizer),
         }
         fits = [name for name, can in able.items() if can and mib[name] <= budget_mib]
@@ -131,6 +129,12 @@ def _some(samples: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Evenly spread."""
     apart = max(math.ceil(len(samples.x) / MOST_PROBED), 1)
     return np.asarray(samples.x)[::apart], np.asarray(samples.y)[::apart]
+
+
+def parts_of(asked: Question, anchors: int, trained, old) -> tuple[tuple[int, int], ...]:
+    """Samples whose gradients are kept, and in how many directions: at all anchors, and the old
+    ones at the base's end."""
+    return (anchors * sum(asked.sizes), trained.shape[1]), (len(asked.old.x), old.shape[1])
 
 
 def reads_faster(asked: Question, size: int) -> bool:

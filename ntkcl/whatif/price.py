@@ -10,7 +10,7 @@ import numpy as np
 from ntkcl.compilation import portable
 from ntkcl.whatif import anchors as linear
 from ntkcl.whatif import gram
-from ntkcl.whatif.plan import BYTES_PER_SECOND, Plan, plan, sizes_of
+from ntkcl.whatif.plan import BYTES_PER_SECOND, Plan, parts_of, plan, sizes_of
 from ntkcl.whatif.question import Question, start, step
 from ntkcl.whatif.recipe import Recipe
 from ntkcl.whatif.sketch import plain
@@ -69,14 +69,13 @@ def price(
     train = steps * _step_seconds(asked, recipe)
     if kept.keep == "passes":
         return Price(train, (1 + FOLLOWED) * train, 2 * FOLLOWED * train, 0.0)
-    parts = (anchors * sum(asked.sizes), kept.trained), (len(asked.old.x), kept.old)
-    linearise = sum(n * _gradient_seconds(asked, kept, Q) for n, Q in parts)
+    parts = parts_of(asked, anchors, kept.trained, kept.old)
+    each = [_gradient_seconds(asked, kept, Q) for Q in (kept.trained, kept.old)]
+    linearise = sum(n * seconds for (n, _), seconds in zip(parts, each, strict=True))
     if kept.keep == "gram":
         p, itemsize = sizes_of(asked)
-        sizes = [(n, Q.shape[1] * p * itemsize) for n, Q in parts]
-        N = sum(n * Q.shape[1] for n, Q in parts)
-        linearise *= gram.passes_each(sizes, budget_mib)
-        linearise += gram.products(N, p) / gram.PRODUCTS_PER_SECOND
+        linearise *= gram.passes_each(parts, p * itemsize, budget_mib)
+        linearise += gram.products(sum(n * k for n, k in parts), p) / gram.PRODUCTS_PER_SECOND
     read = steps * recipe.batch_size * kept.trained.shape[1] + len(asked.old.x) * kept.old.shape[1]
     # Each row of a step is read to cut it, to predict its output, and to pull its gradient back.
     follow = read * kept.numbers * sizes_of(asked)[1] / BYTES_PER_SECOND

@@ -263,8 +263,8 @@ def test_gram_blocks_have_no_more_numbers_than_there_are_parameters(dtype):
 
 
 def test_how_often_gradients_are_computed_for_gram_blocks_is_known_beforehand():
-    assert gram.passes_each([(26, 768), (3, 768)], 1.0) == 1
-    few = gram.passes_each([(100, 2**17)], 1.0)  # a sample a block, four held
+    assert gram.passes_each([(26, 2), (3, 2)], 384, 1.0) == 1
+    few = gram.passes_each([(100, 1)], 2**17, 1.0)  # a sample a block, four held
     assert few == pytest.approx(1 + sum(max(i - 4, 0) for i in range(100)) / 100)
 
 
