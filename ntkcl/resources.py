@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import jax
 
+MIB = 2**20
+
 
 class Cost(NamedTuple):
     """Seconds, and the largest resident set of the whole process in MiB, over one phase."""
@@ -54,7 +56,7 @@ def resident_mib() -> float:
     """What the process holds in memory now; on other systems than Linux what it held at most."""
     with contextlib.suppress(OSError):
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return pages * os.sysconf("SC_PAGE_SIZE") / MIB
     return _peak_mib()
 
 
@@ -62,5 +64,5 @@ def _peak_mib() -> float:
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-    unit = 2**20 if sys.platform == "darwin" else 2**10
+    unit = MIB if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

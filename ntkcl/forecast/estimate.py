@@ -23,7 +23,6 @@ TASK = 0.01  # seconds beside a task's multiply-adds
 STEP = 5e-5  # seconds beside a step's multiply-adds
 CHECKED = 1.1  # of a forecast, with its check at a few inputs
 STEP_PASSES = 4  # of a batch, forwards and backwards, of the linearised network
-MIB = 2**20
 ANY = 1e9  # MiB for tiles: how they are cut changes no time
 
 
@@ -78,7 +77,7 @@ def estimate(
 def _estimate(problem, form, how, seconds, held) -> Estimate:
     if not methods.is_naive(problem.method):
         how += ", the method's own work not counted"
-    return Estimate(form, how, seconds, resources.resident_mib() + held / MIB)
+    return Estimate(form, how, seconds, resources.resident_mib() + held / resources.MIB)
 
 
 def _solved(problem: Problem, rows, form: str) -> tuple[float, str]:

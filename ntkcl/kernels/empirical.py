@@ -21,9 +21,10 @@ from ntkcl.kernels.checks import check
 from ntkcl.kernels.contraction import contraction
 from ntkcl.kernels.kernel import Kernel, network_of
 from ntkcl.kernels.structured import structured
-from ntkcl.kernels.tile_sizes import MIB, guess_edge, tile_mib
+from ntkcl.kernels.tile_sizes import guess_edge, tile_mib
 from ntkcl.kernels.tiles import Progress, tiled
 from ntkcl.kernels.vector_products import vector_products
+from ntkcl.resources import MIB
 from ntkcl.types import Apply, Network
 from ntkcl.validation import SettingError, finite, one_of
 

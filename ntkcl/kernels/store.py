@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from ntkcl.kernels.kernel import Kernel
+from ntkcl.resources import MIB
 from ntkcl.validation import SettingError
 
 Region = tuple[int, int, int, int]  # rows from, to, columns from, to, in samples
@@ -186,8 +187,8 @@ class Block:
         free = shutil.disk_usage(self.path.parent).free
         if needed > free:
             raise SettingError(
-                f"kernel store={self.path.parent}: the block needs {needed / 2**20:,.0f} MiB and "
-                f"{free / 2**20:,.0f} MiB are free; "
+                f"kernel store={self.path.parent}: the block needs {needed / MIB:,.0f} MiB and "
+                f"{free / MIB:,.0f} MiB are free; "
                 "use another folder or fewer inputs"
             )
         self.path.unlink(missing_ok=True)

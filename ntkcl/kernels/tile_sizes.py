@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from ntkcl.kernels.kernel import Factors, Kernel
+from ntkcl.resources import MIB
 from ntkcl.validation import SettingError
 
-MIB = 2**20
 ROWS = PartitionSpec("samples")
 WHOLE = PartitionSpec()
 

@@ -23,11 +23,11 @@ from ntkcl.compilation import convolves, portable
 from ntkcl.types import Apply, Loss, Params
 from ntkcl.whatif.sketch import Sketch
 
-ROWS = 16  # samples whose gradients are computed at once: more leave the cache
-MOST = 2**23  # numbers of them, 32 MiB, likewise
+AT_ONCE = 16  # samples whose gradients are computed at once: more leave the cache
+NUMBERS_AT_ONCE = 2**23  # numbers of them, 32 MiB, likewise
 PROBES = 8  # random outputs for each of the network's, where the loss's directions are looked for
-FAINT = 1e-2  # of the probes beside the samples' own
-NONE = 1e-6  # a singular value, over the largest, of a direction in which nothing pulls
+PROBE_WEIGHT = 1e-2  # of the probes beside the samples' own
+NEGLIGIBLE = 1e-6  # a singular value, over the largest, of a direction in which nothing pulls
 
 
 class Passes(NamedTuple):
@@ -60,7 +60,7 @@ class Passes(NamedTuple):
             moved = jax.tree.map(jnp.subtract, theta, anchor)
             return sum(jax.jvp(lambda parameters: self.apply(parameters, x), (anchor,), (moved,)))
 
-        return jax.lax.map(one, self.x[:count], batch_size=ROWS)
+        return jax.lax.map(one, self.x[:count], batch_size=AT_ONCE)
 
 
 class Gradients(NamedTuple):
@@ -115,16 +115,16 @@ def directions(
         own, other = (np.asarray(pull(*at)) for at in at64)
     if not other.any():  # a single output of a softmax: nothing pulls
         return np.eye(c, dtype=f.dtype)[:, np.flatnonzero(head)[:1]], 0.0
-    faint = FAINT * np.sqrt(max(np.sum(own**2), NONE**2) / np.sum(other**2))
+    faint = PROBE_WEIGHT * np.sqrt(max(np.sum(own**2), NEGLIGIBLE**2) / np.sum(other**2))
     _, sizes, Q = np.linalg.svd(np.concatenate([own, faint * other]), full_matrices=False)
-    Q = Q[: max(int((sizes > NONE * sizes[0]).sum()), 1)][:most].T
-    outside = 1 - np.sum((own @ Q) ** 2) / max(np.sum(own**2), NONE**2)
+    Q = Q[: max(int((sizes > NEGLIGIBLE * sizes[0]).sum()), 1)][:most].T
+    outside = 1 - np.sum((own @ Q) ** 2) / max(np.sum(own**2), NEGLIGIBLE**2)
     return np.asarray(Q, f.dtype), max(float(outside), 0.0)
 
 
 def rows_at_once(numbers: int) -> int:
     """Samples whose gradients, of so many numbers each, are computed at once."""
-    return max(1, min(ROWS, MOST // numbers))
+    return max(1, min(AT_ONCE, NUMBERS_AT_ONCE // numbers))
 
 
 @jax.jit
@@ -166,7 +166,7 @@ def gradients(
     f, J = jnp.zeros((m, R, c), flat.dtype), jnp.zeros((m, R, k, p), flat.dtype)
     # In one program a loop over samples spares new memory for each, but slows convolutions.
     looped = sketch is not None and not convolves(apply, thetas[0], x[0])
-    edge = min(ROWS if looped else rows_at_once(k * ravel_pytree(thetas[0])[0].size), R)
+    edge = min(AT_ONCE if looped else rows_at_once(k * ravel_pytree(thetas[0])[0].size), R)
     for s, theta in enumerate(thetas):
         for row in range(0, R, edge):
             row = min(row, R - edge)  # all chunks are of one shape

@@ -11,11 +11,12 @@ from jaxtyping import Array, Float
 
 from ntkcl import networks
 from ntkcl.compilation import portable
+from ntkcl.resources import MIB
 from ntkcl.types import Params
 from ntkcl.whatif import anchors as linear
 from ntkcl.whatif import gram
 from ntkcl.whatif.follow import Base, along, steps
-from ntkcl.whatif.plan import MIB, Plan, plan, sizes_of
+from ntkcl.whatif.plan import Plan, plan, sizes_of
 from ntkcl.whatif.question import Question, trained
 from ntkcl.whatif.recipe import Recipe
 from ntkcl.whatif.sketch import Sketch, frozen, sketch, sketched_recipe

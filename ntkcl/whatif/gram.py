@@ -20,12 +20,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from ntkcl.compilation import portable
+from ntkcl.resources import MIB
 from ntkcl.types import Apply, Optimizer, Params
 from ntkcl.validation import SettingError
-from ntkcl.whatif.anchors import ROWS, Gradients, rows_at_once, rows_of
+from ntkcl.whatif.anchors import AT_ONCE, Gradients, rows_at_once, rows_of
 from ntkcl.whatif.sketch import is_linear
 
-MIB = 2**20
 # Of N^2 p, half of which are computed, on 2 cores; and eigenvectors take as long as so many times
 # N^3.
 PRODUCTS_PER_SECOND = 5e10
@@ -98,7 +98,7 @@ def _kept(thetas, f, Z, Q) -> Gradients:
 def _cuts(samples: int, nbytes: int, budget_mib: float | int) -> list[tuple[int, int]]:
     """Samples of so many bytes of gradients each, in blocks of which eight fit the budget."""
     most = max(1, int(budget_mib * MIB / 8 / nbytes))
-    most = most // ROWS * ROWS or most  # few shapes
+    most = most // AT_ONCE * AT_ONCE or most  # few shapes
     return [(low, min(low + most, samples)) for low in range(0, samples, most)]
 
 

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ntkcl import kernels, networks
+from ntkcl.resources import MIB
 from ntkcl.types import Dataset, Optimizer
 from ntkcl.validation import SettingError, finite, one_of, whole
 from ntkcl.whatif import anchors as linear
 from ntkcl.whatif import gram
-from ntkcl.whatif.gram import MIB
 from ntkcl.whatif.question import Question
 from ntkcl.whatif.recipe import Recipe
 from ntkcl.whatif.sketch import columns, frozen, is_linear

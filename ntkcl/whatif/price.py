@@ -94,7 +94,7 @@ def _step_seconds(asked, recipe) -> float:
 def _gradient_seconds(asked, kept: Plan, Q) -> float:
     """Of one sample's gradients along the directions Q [c, k], as they are kept."""
     p = sizes_of(asked)[0]
-    rows = min(linear.ROWS, FEW * linear.rows_at_once(Q.shape[1] * p))
+    rows = min(linear.AT_ONCE, FEW * linear.rows_at_once(Q.shape[1] * p))
     x = jnp.resize(asked.old.x, (rows, *asked.old.x.shape[1:]))
     sketch = plain(p, kept.numbers) if kept.keep == "sketch" else None
     given = portable(asked.network.apply), asked.theta, x, Q, sketch
