@@ -1,7 +1,7 @@
 """Training on one task: Optax inside one `lax.scan`, or several with looks in between, or step by
 step, where that is faster."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -83,39 +83,67 @@ def segments(
     lies on the first of them.
     Divergence is data: losses and parameters that are not finite are returned as they are.
     """
-    order = None if batch_size is None else batches(key, dataset.x.shape[0], batch_size, steps)
-    at = (
-        Fit(0, state, jnp.zeros(0, jax.tree.leaves(state.theta)[0].dtype))
-        if so_far is None
-        else so_far
+    settings: dict[str, Any] = dict(loss=loss, transform=transform, method=method, devices=devices)
+    run = runner(
+        key, state, dataset, head, apply=apply, steps=steps, batch_size=batch_size, **settings
     )
+    at = begin(state) if so_far is None else so_far
     if at.step >= steps:
         yield at
-    settings: dict[str, Any] = dict(
-        apply=portable(apply), transform=portable(transform), loss=loss, method=method
-    )
+    while at.step < steps:
+        at = run(apply, at, min(every or steps, steps - at.step))
+        yield at
+
+
+def begin(state: State) -> Fit:
+    """Before the first step."""
+    return Fit(0, state, jnp.zeros(0, jax.tree.leaves(state.theta)[0].dtype))
+
+
+def runner(
+    key: Key,
+    state: State,
+    dataset: Dataset,
+    head: Float[Array | np.ndarray, " c"],
+    *,
+    apply: Apply,
+    loss: Loss,
+    transform: optax.GradientTransformation,
+    steps: int,
+    batch_size: int | None = None,
+    method: Method | None = None,
+    devices: int = 1,
+) -> Callable[[Apply, Fit, int], Fit]:
+    """`run(apply, at, count)`: the next `count` of all steps, on their own batches.
+
+    Arguments as of `segments`; the function given to `run` may be another each time, bound to other
+    arrays than `apply` is.
+    """
+    order = None if batch_size is None else batches(key, dataset.x.shape[0], batch_size, steps)
+    settings: dict[str, Any] = dict(transform=portable(transform), loss=loss, method=method)
     whole, shared = spread(devices)
     if devices > 1:
         settings["shared"] = shared
         dataset = jax.device_put(dataset, shared if order is None else whole)
     at_once = 1 if convolves(apply, state.theta, one_of(dataset.x)) else steps
-    while at.step < steps:
-        state, count, losses = at.state, min(every or steps, steps - at.step), []
+
+    def run(apply: Apply, at: Fit, count: int) -> Fit:
+        state, losses = at.state, [at.losses] if len(at.losses) else []
         state = state if devices == 1 else jax.device_put(state, whole)
         for first in range(at.step, at.step + count, at_once):
             some = min(at_once, at.step + count - first)
             drawn = None if order is None else order[first : first + some]
-            ended, values = advance(state, dataset, head, drawn, count=some, **settings)
+            ended, values = advance(
+                state, dataset, head, drawn, apply=portable(apply), count=some, **settings
+            )
             state = _with_memory(method, ended, state)
             losses.append(values)
         if devices > 1:
             state, losses = jax.device_put((state, losses), jax.local_devices()[0])
-        at = Fit(
-            at.step + count,
-            state,
-            jnp.concatenate([at.losses, *losses]) if at.step or len(losses) > 1 else losses[0],
-        )
-        yield at
+        joined = losses[0] if len(losses) == 1 else jnp.concatenate(losses)
+        return Fit(at.step + count, state, joined)
+
+    return run
 
 
 def spread(devices: int) -> tuple[NamedSharding, NamedSharding]:

@@ -212,12 +212,12 @@ def train_in_segments(
     `network_at(theta)`, theta being where the parts before have come to."""
     network, steps = network_at(theta), problem.steps[t]
     state = _initial_state(problem, t, network, theta, memory, optimizer_state)
-    at = loop.Fit(0, state, jnp.zeros(0))
+    run = loop.runner(*_given(problem, t, state), apply=network.apply, **_settings(problem, t))
+    at = loop.begin(state)
     for end in sorted({steps * (k + 1) // count for k in range(count)} - {0}):
         network = network_at(at.theta) if at.step else network
         # Nobody reads the losses, and to append to them would be a program for each length.
-        at = at._replace(losses=jnp.zeros(0))
-        at = next(_segments(problem, t, network, state, end - at.step, lambda _, at=at: at))
+        at = run(network.apply, at._replace(losses=jnp.zeros(0)), end - at.step)
     return at
 
 
@@ -271,20 +271,23 @@ def carried_optimizer_state(problem: Problem, fitted: loop.Fit) -> Any:
 
 
 def _segments(problem, t, network, state, every=None, resume=None):
+    so_far = None if resume is None else resume(state)
+    each = dict(apply=network.apply, every=every, so_far=so_far)
+    yield from loop.segments(*_given(problem, t, state), **each, **_settings(problem, t))
+
+
+def _given(problem, t, state):
     task = problem.stream[t]
-    yield from loop.segments(
-        _key(problem, t),
-        state,
-        task.train,
-        task.head,
-        apply=network.apply,
+    return _key(problem, t), state, task.train, task.head
+
+
+def _settings(problem, t):
+    return dict(
         loss=problem.loss,
         transform=problem.transform,
         steps=problem.steps[t],
         batch_size=problem.batch_size,
         method=problem.method,
-        every=every,
-        so_far=None if resume is None else resume(state),
         devices=problem.devices,
     )
 
