@@ -4,7 +4,7 @@ A candidate begins where the base begins. In the part of its steps that belongs 
 network is the linearisation at theta_s: the candidate takes its own steps, with its own optimizer,
 on its own batches, and its parameters are carried on to the next part. Where a part ends it is
 corrected by what the base, followed in the same way, is wrong by there: by as much of it as the
-candidate has gone of the base's way in this part.
+candidate has gone of the base's way in this part, and the less the more it went elsewhere.
 """
 
 from functools import partial
@@ -88,7 +88,9 @@ def _corrected(base, theta, begun, s, arrives):
     followed = jax.tree.map(jnp.subtract, base.reached, base.wrong)
     way = jax.tree.map(lambda end, start: end[s] - start[s - 1], followed, base.reached)
     gone = jax.tree.map(jnp.subtract, theta, begun)
-    share = jnp.clip(optax.tree.vdot(way, gone) / (optax.tree.vdot(way, way) + 1e-30), 0, 1)
+    both, base_2, own_2 = (optax.tree.vdot(*p) for p in ((way, gone), (way, way), (gone, gone)))
+    forward, backward = both / (base_2 + 1e-30), both / (own_2 + 1e-30)  # their product is cos^2
+    share = jnp.clip(forward, 0, 1) * forward * backward
     share = jnp.where(arrives & (s > 0), share, 0)
     return jax.tree.map(lambda leaf, e: leaf + share * e[s], theta, base.wrong)
 
