@@ -77,6 +77,7 @@ def test_classes_have_names_where_the_configuration_lists_them_in_order():
     for other in ({"scenario": "domain"}, stream | {"shuffle_classes": True}):
         assert plan.class_names({"source": source, "stream": other}, 2) == {}
     assert plan.class_names({"source": {}, "stream": stream}, 2) == {}
+    assert plan.class_names({"source": {"classes": 10}, "stream": stream}, 2) == {}
     arrays = {
         "head": np.ones(2), "targets": np.eye(2), "before": np.eye(2), "task": np.zeros(2, int),
         "after": np.array([[[0.0, 1.0], [0.0, 1.0]]]), "loss_change": np.array([[1.5, -0.5]]),

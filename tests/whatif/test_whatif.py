@@ -232,7 +232,7 @@ def test_gram_blocks_are_inner_products_however_many_gradients_are_held(
 ):
     calls, of_block = [], gram._gradients
     monkeypatch.setattr(gram, "_gradients", lambda *given: calls.append(0) or of_block(*given))
-    monkeypatch.setattr(gram, "ROWS", 4)
+    monkeypatch.setattr(gram, "AT_ONCE", 4)
     network, theta = mlp()
     thetas = [jax.tree.map(lambda leaf, s=s: leaf * s, theta) for s in (1.0, 1.1, 0.7)]
     x, old, Q = drawn(0, 13)[0], drawn(3, 3)[0], np.eye(CLASSES)[:, :2]

@@ -125,9 +125,10 @@ def class_names(settings: Mapping[str, Any], count: int) -> dict[str, str]:
     """The name of each of so many outputs by its number; none where the configuration lists none,
     or the stream deals them out in another order."""
     source, stream = settings["source"], settings["stream"]
-    listed = [str(name) for name in source.get("classes") or ()]
+    listed = source.get("classes")  # of some sources how many there are
+    named = list(map(str, listed)) if isinstance(listed, list) else []
     in_order = stream.get("scenario") == "class" and not stream.get("shuffle_classes")
-    return {str(k): name for k, name in enumerate(listed[:count])} if in_order else {}
+    return {str(k): name for k, name in enumerate(named[:count])} if in_order else {}
 
 
 def _facts(row: int, arrays: Mapping[str, np.ndarray], names: Mapping[str, str]) -> dict[str, str]:

@@ -36,6 +36,8 @@ def test_every_cell_is_stored_and_no_forecast_that_is_trusted_is_far_off():
     by_eight = [one for one in made if one["segments"] == "8"]
     assert sum(one["r2"] >= 0.9 for one in by_eight) >= 0.8 * len(rows)
     assert sum(one["forgetting"] <= 0.25 for one in by_eight) >= 0.8 * len(rows)
+    timed = [row["seconds"] for row in rows if row["seconds"]]
+    assert sum(each["8"] <= 3 * each["train"] for each in timed) >= 0.9 * len(timed) > 20
     bad = [one for one in made if one["r2"] < 0.8]
     assert len(bad) > 30 and {one["verdict"] for one in bad} == {"poor"}
 
