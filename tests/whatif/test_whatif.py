@@ -108,6 +108,26 @@ def test_the_base_itself_is_answered_by_its_own_outcome(keep):
     assert answer.distance[0] < 1e-9
 
 
+@pytest.mark.parametrize(
+    "left_out, least, most", [([1], 1.0, 1.0), ([], 0.1, 0.9), ([0], 0.0, 1e-9)]
+)
+def test_a_candidate_is_corrected_the_less_the_more_it_goes_elsewhere(left_out, least, most):
+    """What the base is wrong by is set by hand, and read where it is put: at the third weight. The
+    base moves the first alone, by the first sample."""
+    network, theta = Network(None, lambda theta, x: theta @ x), jnp.zeros((1, 3))
+    x, y = np.eye(3), np.array([[1.0], [0.5], [0.0]])
+    question = whatif.question(network, theta, (x, y), (x[:2], y[:2]), loss=losses.squared_error())
+    base = whatif.Recipe(0.1, epochs=4, batch_size=1, left_out=[1])
+    cache = whatif.prepare(question, base, anchors=1)
+    wrong = np.zeros((2, 1, 3))
+    wrong[1, 0, 2] = 1e-6
+    cache = cache._replace(base=cache.base._replace(wrong=jnp.asarray(wrong)))
+    answer = whatif.ask(cache, base._replace(left_out=left_out)).outputs[0, :, 0]
+    trained = trained_outputs(question, base._replace(left_out=left_out))[:, 0]
+    np.testing.assert_allclose(answer[:2], trained[:2], atol=1e-12)
+    assert least - 1e-6 <= answer[2] / 1e-6 <= most + 1e-6
+
+
 def test_kept_gradients_and_passes_through_the_network_give_the_same_answers():
     question, candidate = asked(*mlp()), BASE._replace(share=0.5, order=5)
     kept, passed = (
