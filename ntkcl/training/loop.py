@@ -62,31 +62,19 @@ def segments(
     head: Float[Array | np.ndarray, " c"],
     *,
     apply: Apply,
-    loss: Loss,
-    transform: optax.GradientTransformation,
     steps: int,
-    batch_size: int | None = None,
-    method: Method | None = None,
     every: int | None = None,
     so_far: Fit | None = None,
-    devices: int = 1,
+    **settings,
 ) -> Iterator[Fit]:
-    """S = `steps` updates of theta on the mean loss over a batch, the whole task where batch_size
-    is None; yields where it stands after every `every` of them and at the end.
+    """S = `steps` updates of theta on the mean loss over a batch, as of `runner` with `settings`;
+    yields where it stands after every `every` of them and at the end.
 
-    A method puts its objective, made of that loss and its memory, in the loss's place, projects the
-    gradients, and may observe each step. Which batches are drawn, and the result, do not depend on
-    `every`.
+    Which batches are drawn, and the result, do not depend on `every`.
     `so_far`: one of the things yielded earlier, to go on from; at the end already, it is yielded
     again.
-    `devices`: of this process, share every batch evenly, each with all parameters; what is yielded
-    lies on the first of them.
-    Divergence is data: losses and parameters that are not finite are returned as they are.
     """
-    settings: dict[str, Any] = dict(loss=loss, transform=transform, method=method, devices=devices)
-    run = runner(
-        key, state, dataset, head, apply=apply, steps=steps, batch_size=batch_size, **settings
-    )
+    run = runner(key, state, dataset, head, apply=apply, steps=steps, **settings)
     at = begin(state) if so_far is None else so_far
     if at.step >= steps:
         yield at
@@ -114,10 +102,15 @@ def runner(
     method: Method | None = None,
     devices: int = 1,
 ) -> Callable[[Apply, Fit, int], Fit]:
-    """`run(apply, at, count)`: the next `count` of all steps, on their own batches.
+    """`run(apply, at, count)`: the next `count` of S = `steps` updates of theta on the mean loss
+    over a batch, the whole task where batch_size is None.
 
-    Arguments as of `segments`; the function given to `run` may be another each time, bound to other
-    arrays than `apply` is.
+    The function given to `run` may be another each time, bound to other arrays than `apply` is.
+    A method puts its objective, made of that loss and its memory, in the loss's place, projects the
+    gradients, and may observe each step.
+    `devices`: of this process, share every batch evenly, each with all parameters; what is returned
+    lies on the first of them.
+    Divergence is data: losses and parameters that are not finite are returned as they are.
     """
     order = None if batch_size is None else batches(key, dataset.x.shape[0], batch_size, steps)
     settings: dict[str, Any] = dict(transform=portable(transform), loss=loss, method=method)
@@ -128,13 +121,13 @@ def runner(
     at_once = 1 if convolves(apply, state.theta, one_of(dataset.x)) else steps
 
     def run(apply: Apply, at: Fit, count: int) -> Fit:
-        state, losses = at.state, [at.losses] if len(at.losses) else []
+        state, losses, bound = at.state, [at.losses] if len(at.losses) else [], portable(apply)
         state = state if devices == 1 else jax.device_put(state, whole)
         for first in range(at.step, at.step + count, at_once):
             some = min(at_once, at.step + count - first)
             drawn = None if order is None else order[first : first + some]
             ended, values = advance(
-                state, dataset, head, drawn, apply=portable(apply), count=some, **settings
+                state, dataset, head, drawn, apply=bound, count=some, **settings
             )
             state = _with_memory(method, ended, state)
             losses.append(values)
