@@ -88,9 +88,10 @@ def _corrected(base, theta, begun, s, arrives):
     followed = jax.tree.map(jnp.subtract, base.reached, base.wrong)
     way = jax.tree.map(lambda end, start: end[s] - start[s - 1], followed, base.reached)
     gone = jax.tree.map(jnp.subtract, theta, begun)
-    both, base_2, own_2 = (optax.tree.vdot(*p) for p in ((way, gone), (way, way), (gone, gone)))
-    forward, backward = both / (base_2 + 1e-30), both / (own_2 + 1e-30)  # their product is cos^2
-    share = jnp.clip(forward, 0, 1) * forward * backward
+    # a length of 0 would have no derivative, and most calls are at steps where no part ends
+    length, own = (jnp.sqrt(optax.tree.vdot(moved, moved) + 1e-30) for moved in (way, gone))
+    forward = optax.tree.vdot(way, gone) / length
+    share = jnp.clip(forward / length, 0, 1) * forward / own
     share = jnp.where(arrives & (s > 0), share, 0)
     return jax.tree.map(lambda leaf, e: leaf + share * e[s], theta, base.wrong)
 
