@@ -109,7 +109,7 @@ def prepare(
     begun = Cache(
         asked=asked,
         recipe=recipe,
-        base=Base(linearised, (), ()),
+        base=Base(linearised, (), (), False),
         old=old,
         new=networks.forward(apply, end, asked.new.x),
         before=np.asarray(networks.forward(apply, asked.theta, asked.old.x), np.float64),
@@ -127,6 +127,7 @@ def prepare(
         reached,
         steps(recipe.batches(*asked.sizes), cuts),
         loss=asked.loss,
+        frozen_metric=how is not None and frozen(recipe.optimizer).b2 > 0,
     )
     made = jax.block_until_ready((base, old))
     seconds["linearise"] = time.perf_counter() - clock

@@ -44,11 +44,14 @@ class Base(NamedTuple):
     reached: leaves [m + 1, ...], its parameters where each part begins, and at its end.
     wrong: leaves [m + 1, ...], `reached` less where following the base by its own linearisations
       ends, part by part; the first is 0.
+    frozen_metric: whether steps are in a metric that is not the candidate's own, as sketches have
+      it. What is wrong by that is linear in the movement; by a linearisation, quadratic.
     """
 
     anchors: Anchors
     reached: Params
     wrong: Params
+    frozen_metric: Any
 
 
 def steps(batches: np.ndarray, cuts: np.ndarray, every: int = 1) -> Steps:
@@ -91,7 +94,7 @@ def _corrected(base, theta, begun, s, arrives):
     # a length of 0 would have no derivative, and most calls are at steps where no part ends
     length, own = (jnp.sqrt(optax.tree.vdot(moved, moved) + 1e-30) for moved in (way, gone))
     forward = optax.tree.vdot(way, gone) / length
-    share = jnp.clip(forward / length, 0, 1) * forward / own
+    share = jnp.clip(forward / length, 0, 1) * jnp.where(base.frozen_metric, 1, forward / own)
     share = jnp.where(arrives & (s > 0), share, 0)
     return jax.tree.map(lambda leaf, e: leaf + share * e[s], theta, base.wrong)
 
@@ -106,6 +109,7 @@ def along(
     taken: Steps,
     *,
     loss: Loss,
+    frozen_metric: bool,
 ) -> Base:
     """The base, once it is known what following it is wrong by; `taken` are its own steps."""
 
@@ -125,7 +129,7 @@ def along(
     start = theta, transform.init(theta), jax.tree.map(jnp.zeros_like, reached)
     theta, _, wrong = jax.lax.scan(step, start, tuple(taken))[0]
     end = jax.tree.leaves(reached)[0].shape[0] - 1
-    return Base(anchors, reached, arrived(theta, wrong, end, True)[1])
+    return Base(anchors, reached, arrived(theta, wrong, end, True)[1], frozen_metric)
 
 
 def at(thetas: Params, s) -> Params:

@@ -109,11 +109,20 @@ def test_the_base_itself_is_answered_by_its_own_outcome(keep):
 
 
 @pytest.mark.parametrize(
-    "left_out, least, most", [([1], 1.0, 1.0), ([], 0.1, 0.9), ([0], 0.0, 1e-9)]
+    "left_out, frozen_metric, least, most",
+    [
+        ([1], False, 1.0, 1.0),
+        ([], False, 0.1, 0.9),
+        ([], True, 1.0, 1.0),
+        ([0], False, 0.0, 1e-9),
+        ([0], True, 0.0, 1e-9),
+    ],
 )
-def test_a_candidate_is_corrected_the_less_the_more_it_goes_elsewhere(left_out, least, most):
+def test_a_candidate_is_corrected_the_less_the_more_it_goes_elsewhere(
+    left_out, frozen_metric, least, most
+):
     """What the base is wrong by is set by hand, and read where it is put: at the third weight. The
-    base moves the first alone, by the first sample."""
+    base moves the first alone, by the first sample. In a frozen metric only the first counts."""
     network, theta = Network(None, lambda theta, x: theta @ x), jnp.zeros((1, 3))
     x, y = np.eye(3), np.array([[1.0], [0.5], [0.0]])
     question = whatif.question(network, theta, (x, y), (x[:2], y[:2]), loss=losses.squared_error())
@@ -121,7 +130,9 @@ def test_a_candidate_is_corrected_the_less_the_more_it_goes_elsewhere(left_out, 
     cache = whatif.prepare(question, base, anchors=1)
     wrong = np.zeros((2, 1, 3))
     wrong[1, 0, 2] = 1e-6
-    cache = cache._replace(base=cache.base._replace(wrong=jnp.asarray(wrong)))
+    cache = cache._replace(
+        base=cache.base._replace(wrong=jnp.asarray(wrong), frozen_metric=frozen_metric)
+    )
     answer = whatif.ask(cache, base._replace(left_out=left_out)).outputs[0, :, 0]
     trained = trained_outputs(question, base._replace(left_out=left_out))[:, 0]
     np.testing.assert_allclose(answer[:2], trained[:2], atol=1e-12)
@@ -380,6 +391,14 @@ def test_a_sketch_has_no_more_numbers_than_there_are_parameters():
     assert cache.base.anchors.J.shape[-1] == size
     cache = whatif.prepare(question, BASE, anchors=2, keep="sketch", numbers=16)
     assert cache.base.anchors.J.shape[-1] == 15
+
+
+@pytest.mark.parametrize("keep", ["gradients", "sketch"])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_metric_is_frozen_in_sketches_for_a_rule_with_a_second_moment(keep, rule):
+    cache = whatif.prepare(asked(*mlp()), RULES[rule], anchors=2, keep=keep)
+    second_moment = rule in ("adam, clipped", "decay of weights")
+    assert bool(cache.base.frozen_metric) == (keep == "sketch" and second_moment)
 
 
 def test_more_anchors_come_nearer_to_training():

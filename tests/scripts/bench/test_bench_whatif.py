@@ -35,7 +35,7 @@ def test_along_a_base_candidates_are_followed_nearer_than_the_base_is_to_them(sc
 def test_low_rank_fine_tunings_of_a_text_model_are_followed_at_a_fraction_of_their_price():
     said = json.loads((BENCH / "whatif_text.json").read_text())["summary"]
     assert said["candidates"] == 5 * 3 * 8
-    assert said["of these, nearer than the base's own outcome"] >= 0.85  # aimed at: 0.9
+    assert said["of these, nearer than the base's own outcome"] >= 0.9
     assert said["of these, median R2 of the change from the base"] >= 0.6
     assert said["accuracy lost within .05"] >= 0.9
     assert said["an answer / a training"] <= 0.1
