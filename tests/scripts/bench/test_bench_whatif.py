@@ -46,7 +46,12 @@ def test_with_ten_outputs_sketches_answer_at_a_hundredth_and_a_second_base_holds
     said = json.loads((BENCH / "whatif_text10.json").read_text())["summary"]
     price = "base and cache / a training, compilation of both included"
     assert said["an answer / a training"] <= 0.02 and said[price] <= 8
+    assert said["candidates"] == 5 * 3 * 8
     assert said["of these, nearer than the base's own outcome"] == 1.0
+    assert said["of these, median R2 of the change from the base"] >= 0.6
+    assert said["accuracy lost within .05"] >= 0.9
+    assert said["median Spearman of accuracy lost"] >= 0.95
+    assert said["AUROC of the verdict's signs for R2 < .8"] >= 0.9
     assert said["and with a second"] >= 0.95 > said["of these, median R2 with the first base"]
 
 
