@@ -99,7 +99,7 @@ def _corrected(base, theta, begun, s, arrives):
     return jax.tree.map(lambda leaf, e: leaf + share * e[s], theta, base.wrong)
 
 
-@partial(jax.jit, static_argnames="loss")
+@partial(jax.jit, static_argnames=("loss", "frozen_metric"))
 @jax.default_matmul_precision("highest")
 def along(
     anchors: Anchors,
