@@ -91,7 +91,7 @@ def _corrected(base, theta, begun, s, arrives):
     followed = jax.tree.map(jnp.subtract, base.reached, base.wrong)
     way = jax.tree.map(lambda end, start: end[s] - start[s - 1], followed, base.reached)
     gone = jax.tree.map(jnp.subtract, theta, begun)
-    # a length of 0 would have no derivative, and most calls are at steps where no part ends
+    # what does not move has no direction, and is not corrected
     length, own = (jnp.sqrt(optax.tree.vdot(moved, moved) + 1e-30) for moved in (way, gone))
     forward = optax.tree.vdot(way, gone) / length
     share = jnp.clip(forward / length, 0, 1) * jnp.where(base.frozen_metric, 1, forward / own)

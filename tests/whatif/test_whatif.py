@@ -139,6 +139,15 @@ def test_a_candidate_is_corrected_the_less_the_more_it_goes_elsewhere(
     assert least - 1e-6 <= answer[2] / 1e-6 <= most + 1e-6
 
 
+def test_where_nothing_moves_nothing_is_corrected():
+    network, theta = Network(None, lambda theta, x: theta @ x), jnp.zeros((1, 3))
+    x, y = np.eye(3), np.zeros((3, 1))
+    question = whatif.question(network, theta, (x, y), (x, y), loss=losses.squared_error())
+    base = whatif.Recipe(0.1, epochs=4, batch_size=1)
+    answer = whatif.ask(whatif.prepare(question, base, anchors=2), base._replace(order=3))
+    np.testing.assert_array_equal(answer.outputs, 0)
+
+
 def test_kept_gradients_and_passes_through_the_network_give_the_same_answers():
     question, candidate = asked(*mlp()), BASE._replace(share=0.5, order=5)
     kept, passed = (
