@@ -85,7 +85,7 @@ class Gradients(NamedTuple):
 
     def outputs(self, s: int, theta, count: int):
         """As `Passes.outputs`."""
-        moved = ravel_pytree(theta)[0] - self.thetas[s]
+        moved = _flat(theta) - self.thetas[s]
         return self.f[s, :count] + self.J[s, :count] @ moved @ self.Q.T
 
 
@@ -132,14 +132,31 @@ def rows_at_once(numbers: int) -> int:
 def rows_of(apply, theta, x, Q, sketch=None):
     """Outputs [r, c] of samples, and gradients [r, k, p] of them along the directions Q [c, k], or
     sketches of these."""
-    flat, unravel = ravel_pytree(theta)
+    kept = _flat if sketch is None else sketch.of
 
     def one(x):
-        f, pull = jax.vjp(lambda flat: apply(unravel(flat), x), flat)
-        J = jax.vmap(pull)(Q.T)[0]
-        return f, J if sketch is None else sketch.rows(J)
+        f, pull = jax.vjp(lambda theta: apply(theta, x), theta)
+        return f, jax.vmap(lambda q: kept(pull(q)[0]))(Q.T)
 
-    return jax.lax.map(one, x, batch_size=rows_at_once(Q.shape[1] * flat.size))
+    return jax.lax.map(one, x, batch_size=rows_at_once(Q.shape[1] * _flat(theta).size))
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def mean_squares(apply, theta, x, Q):
+    """Of the gradients of samples x along the directions Q [c, k], a pytree like theta."""
+
+    def add(total, x):
+        pull = jax.vjp(lambda theta: apply(theta, x), theta)[1]
+        (J,) = jax.vmap(pull)(Q.T)
+        return jax.tree.map(lambda sum, g: sum + jnp.sum(g**2, 0), total, J), ()
+
+    total = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, theta), x)[0]
+    return jax.tree.map(lambda sum: sum / (len(x) * Q.shape[1]), total)
+
+
+def _flat(theta):
+    return ravel_pytree(theta)[0]
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -160,13 +177,13 @@ def gradients(
 
     Cost: (1 + k) R m passes, R k p m numbers; of sketches d numbers in place of p.
     """
-    apply, place = portable(apply), sketch.place if sketch else lambda one: ravel_pytree(one)[0]
+    apply, place = portable(apply), sketch.of if sketch else _flat
     flat = jnp.stack([place(theta) for theta in thetas])
     (m, p), (c, k), R = flat.shape, Q.shape, len(x)
     f, J = jnp.zeros((m, R, c), flat.dtype), jnp.zeros((m, R, k, p), flat.dtype)
     # In one program a loop over samples spares new memory for each, but slows convolutions.
     looped = sketch is not None and not convolves(apply, thetas[0], x[0])
-    edge = min(AT_ONCE if looped else rows_at_once(k * ravel_pytree(thetas[0])[0].size), R)
+    edge = min(AT_ONCE if looped else rows_at_once(k * _flat(thetas[0]).size), R)
     for s, theta in enumerate(thetas):
         for row in range(0, R, edge):
             row = min(row, R - edge)  # all chunks are of one shape

@@ -16,10 +16,13 @@ from ntkcl.types import Params
 from ntkcl.whatif import anchors as linear
 from ntkcl.whatif import gram
 from ntkcl.whatif.follow import Base, along, steps
-from ntkcl.whatif.plan import Plan, plan, sizes_of
+from ntkcl.whatif.plan import Plan, plan
 from ntkcl.whatif.question import Question, trained
 from ntkcl.whatif.recipe import Recipe
-from ntkcl.whatif.sketch import Sketch, frozen, sketch, sketched_recipe
+from ntkcl.whatif.rules import check_elementwise
+from ntkcl.whatif.sketch import Sketch, sketch, weights
+
+SKETCHED_BY = 64  # samples by whose gradients the parameters of a sketch are drawn
 
 
 class Cache(NamedTuple):
@@ -53,13 +56,14 @@ class Cache(NamedTuple):
     outside: float
 
     def transform(self, recipe: Recipe) -> optax.GradientTransformation:
-        """What a candidate's steps do where it is followed: with sketches, in the metric of the
-        base's optimizer."""
+        """What a candidate's steps do where it is followed."""
         recipe.checked(*self.asked.sizes)
         if self.keep == "gram":
             gram.check(recipe.optimizer)
-        seen = sketched_recipe(recipe, self.recipe, self.sketch) if self.sketch else recipe
-        return portable(seen.transform(self.asked.sizes[0]))
+        if self.sketch:
+            check_elementwise(recipe.optimizer)
+        scale = self.sketch.scale if self.sketch else None
+        return portable(recipe.transform(self.asked.sizes[0], scale))
 
 
 def prepare(
@@ -69,7 +73,7 @@ def prepare(
     anchors: int = 4,
     keep: str = "auto",
     outputs: int | None = None,
-    numbers: int = 4096,
+    numbers: int | None = None,
     budget_mib: float | int = 2048,
 ) -> Cache:
     """The base training, and the network linearised at so many points of its way.
@@ -83,19 +87,20 @@ def prepare(
       keep: "gradients" keeps those of all samples at all anchors, so that answers need no pass
         through the network; "gram" keeps their inner products, which is as exact and smaller where
         there are fewer samples than parameters, for optimizers linear in gradients; "sketch" keeps
-        `numbers` of each, for the optimizer of the base alone; "passes" keeps none. "auto" keeps
-        gradients where they fit the budget and reading them takes less time than passes would;
-        else, where an answer by passes takes more than a second, Gram blocks where the optimizer
-        allows them and they are cheap, or sketches where it allows these; else none.
+        `numbers` of each, for optimizers that treat each parameter by its own gradients alone;
+        "passes" keeps none. "auto" keeps gradients where they fit the budget and reading them takes
+        less time than passes would; else, where an answer by passes takes more than a second, Gram
+        blocks where the optimizer allows them and they are cheap, or sketches where it allows
+        these; else none.
       outputs: k, the most directions of output space in which gradients are kept, those in which
         the loss pulls most as the network stands. None is all in which it can pull, with
         cross-entropy one fewer than there are active outputs, and all of these for the old samples.
-      numbers: d of a sketch, which is made odd and at most p.
+      numbers: d of a sketch, at most p; None is what the budget holds, at most 65,536.
       budget_mib: for gradients, Gram blocks or sketches.
     Cost: a training, which is then followed as an answer is, and with gradients (1 + k) passes of
     each sample at each anchor.
     Raises ValueError as `Recipe.checked`, for what does not fit the budget, and for an optimizer
-    that Gram blocks or sketches cannot follow (`gram.check`, `sketch.frozen`).
+    that Gram blocks or sketches cannot follow (`gram.check`, `rules.check_elementwise`).
     """
     recipe.checked(*asked.sizes)
     kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib)
@@ -104,12 +109,12 @@ def prepare(
     thetas, state = trained(asked, recipe, cuts[:-1].tolist())
     seconds = {"train": time.perf_counter() - clock}
     clock, apply, end = time.perf_counter(), asked.network.apply, state.theta
-    how = _sketch(asked, recipe, state, kept) if kept.keep == "sketch" else None
+    how = _sketch(asked, thetas, end, kept) if kept.keep == "sketch" else None
     linearised, old, reached = _linearised(asked, kept, thetas, end, how, budget_mib)
     begun = Cache(
         asked=asked,
         recipe=recipe,
-        base=Base(linearised, (), (), False),
+        base=Base(linearised, (), ()),
         old=old,
         new=networks.forward(apply, end, asked.new.x),
         before=np.asarray(networks.forward(apply, asked.theta, asked.old.x), np.float64),
@@ -127,7 +132,6 @@ def prepare(
         reached,
         steps(recipe.batches(*asked.sizes), cuts),
         loss=asked.loss,
-        frozen_metric=how is not None and frozen(recipe.optimizer).b2 > 0,
     )
     made = jax.block_until_ready((base, old))
     seconds["linearise"] = time.perf_counter() - clock
@@ -144,7 +148,7 @@ def _linearised(
     trained, old = (asked.rows.x, kept.trained), (asked.old.x, kept.old)
     if kept.keep == "gram":
         return gram.linearised(apply, thetas, end, trained, old, budget_mib)
-    places = [how.place(one) for one in [*thetas, end]] if how else [*thetas, end]
+    places = [how.of(one) for one in [*thetas, end]] if how else [*thetas, end]
     reached = jax.tree.map(lambda *leaves: jnp.stack(leaves), *places)
 
     def at(thetas: list, x, Q) -> linear.Anchors:
@@ -155,10 +159,15 @@ def _linearised(
     return at(thetas, *trained), at([end], *old), reached
 
 
-def _sketch(asked: Question, recipe: Recipe, state, kept: Plan) -> Sketch:
-    """In the metric of the optimizer's state where the base ends."""
-    few = linear.rows_at_once(kept.trained.shape[1] * sizes_of(asked)[0])
-    some = jnp.asarray(asked.new.x[:few])
-    _, rows = linear.rows_of(portable(asked.network.apply), state.theta, some, kept.trained)
-    b2_power = frozen(recipe.optimizer).b2 ** recipe.steps(asked.sizes[0])
-    return sketch(state.theta, state.optimizer, rows, kept.numbers, b2_power)
+def _sketch(asked: Question, thetas: list, end: Params, kept: Plan) -> Sketch:
+    """Of the parameters that have most to do with the outputs, along the base."""
+    x = asked.rows.x
+    some = x[np.linspace(0, len(x) - 1, min(SKETCHED_BY, len(x))).astype(int)]
+    squares = linear.mean_squares(portable(asked.network.apply), end, some, kept.trained)
+    parts = zip(thetas, [*thetas[1:], end], strict=True)
+    moved = jax.tree.map(lambda *each: sum(each), *(_squared_way(*part) for part in parts))
+    return sketch(weights(squares, moved), kept.numbers)
+
+
+def _squared_way(start: Params, end: Params) -> Params:
+    return jax.tree.map(lambda a, b: (b - a) ** 2, start, end)

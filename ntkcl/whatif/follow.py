@@ -44,14 +44,11 @@ class Base(NamedTuple):
     reached: leaves [m + 1, ...], its parameters where each part begins, and at its end.
     wrong: leaves [m + 1, ...], `reached` less where following the base by its own linearisations
       ends, part by part; the first is 0.
-    frozen_metric: whether steps are in a metric that is not the candidate's own, as sketches have
-      it. What is wrong by that is linear in the movement; by a linearisation, quadratic.
     """
 
     anchors: Anchors
     reached: Params
     wrong: Params
-    frozen_metric: Any
 
 
 def steps(batches: np.ndarray, cuts: np.ndarray, every: int = 1) -> Steps:
@@ -94,12 +91,12 @@ def _corrected(base, theta, begun, s, arrives):
     # what does not move has no direction, and is not corrected
     length, own = (jnp.sqrt(optax.tree.vdot(moved, moved) + 1e-30) for moved in (way, gone))
     forward = optax.tree.vdot(way, gone) / length
-    share = jnp.clip(forward / length, 0, 1) * jnp.where(base.frozen_metric, 1, forward / own)
+    share = jnp.clip(forward / length, 0, 1) * forward / own
     share = jnp.where(arrives & (s > 0), share, 0)
     return jax.tree.map(lambda leaf, e: leaf + share * e[s], theta, base.wrong)
 
 
-@partial(jax.jit, static_argnames=("loss", "frozen_metric"))
+@partial(jax.jit, static_argnames="loss")
 @jax.default_matmul_precision("highest")
 def along(
     anchors: Anchors,
@@ -109,7 +106,6 @@ def along(
     taken: Steps,
     *,
     loss: Loss,
-    frozen_metric: bool,
 ) -> Base:
     """The base, once it is known what following it is wrong by; `taken` are its own steps."""
 
@@ -129,7 +125,7 @@ def along(
     start = theta, transform.init(theta), jax.tree.map(jnp.zeros_like, reached)
     theta, _, wrong = jax.lax.scan(step, start, tuple(taken))[0]
     end = jax.tree.leaves(reached)[0].shape[0] - 1
-    return Base(anchors, reached, arrived(theta, wrong, end, True)[1], frozen_metric)
+    return Base(anchors, reached, arrived(theta, wrong, end, True)[1])
 
 
 def at(thetas: Params, s) -> Params:

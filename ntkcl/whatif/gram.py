@@ -24,7 +24,7 @@ from ntkcl.resources import MIB
 from ntkcl.types import Apply, Optimizer, Params
 from ntkcl.validation import SettingError
 from ntkcl.whatif.anchors import AT_ONCE, Gradients, rows_at_once, rows_of
-from ntkcl.whatif.sketch import is_linear
+from ntkcl.whatif.rules import is_linear
 
 # Of N^2 p, half of which are computed, on 2 cores; and eigenvectors take as long as so many times
 # N^3.

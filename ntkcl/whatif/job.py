@@ -28,7 +28,7 @@ from ntkcl.whatif.price import price
 from ntkcl.whatif.question import Question, question
 from ntkcl.whatif.recipe import Recipe
 from ntkcl.whatif.recommend import classes
-from ntkcl.whatif.sketch import frozen
+from ntkcl.whatif.rules import check_elementwise
 
 JOB = "whatif"
 """What the setting `job` is for these questions."""
@@ -149,12 +149,13 @@ def _check(named: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     grid.check(settings["shares"], settings["rates"], settings["epochs"])
     keep = one_of("whatif.keep", settings["keep"], KEEP)
     if keep == "sketch":
-        frozen(named["optimizer"])
+        check_elementwise(named["optimizer"])
     if keep == "gram":
         gram.check(named["optimizer"])
     if settings["outputs"] is not None:
         whole("whatif.outputs", settings["outputs"])
-    whole("whatif.numbers", settings["numbers"])
+    if settings["numbers"] is not None:
+        whole("whatif.numbers", settings["numbers"])
     finite("whatif.budget_mib", settings["budget_mib"], above=0.0)
     stream, training = named["stream"], named["training"]
     if len(stream) < 2:

@@ -13,7 +13,7 @@ from ntkcl.whatif import gram
 from ntkcl.whatif.plan import BYTES_PER_SECOND, Plan, parts_of, plan, sizes_of
 from ntkcl.whatif.question import Question, start, step
 from ntkcl.whatif.recipe import Recipe
-from ntkcl.whatif.sketch import plain
+from ntkcl.whatif.sketch import sketch
 
 FEW = 4  # batches of gradients that are timed: a single one is mostly the start of the program
 TIMED = 3  # steps, and chunks of gradients, whose median is taken
@@ -58,7 +58,7 @@ def price(
     anchors: int = 4,
     keep: str = "auto",
     outputs: int | None = None,
-    numbers: int = 4096,
+    numbers: int | None = None,
     budget_mib: float | int = 2048,
 ) -> Price:
     """Measured on a few steps of the training, and on the gradients of a few samples; the
@@ -96,8 +96,9 @@ def _gradient_seconds(asked, kept: Plan, Q) -> float:
     p = sizes_of(asked)[0]
     rows = min(linear.AT_ONCE, FEW * linear.rows_at_once(Q.shape[1] * p))
     x = jnp.resize(asked.old.x, (rows, *asked.old.x.shape[1:]))
-    sketch = plain(p, kept.numbers) if kept.keep == "sketch" else None
-    given = portable(asked.network.apply), asked.theta, x, Q, sketch
+    evenly = jax.tree.map(jnp.ones_like, asked.theta)
+    how = sketch(evenly, kept.numbers) if kept.keep == "sketch" else None
+    given = portable(asked.network.apply), asked.theta, x, Q, how
     return _median(lambda: jax.block_until_ready(linear.rows_of(*given))) / rows
 
 

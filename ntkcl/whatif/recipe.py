@@ -151,10 +151,14 @@ class Recipe(NamedTuple):
             [_endless(key, one, size) for one, size in zip(sets, sizes, strict=True)]
         )
 
-    def transform(self, new: int) -> optax.GradientTransformation:
-        """The optimizer, its learning rate and number of steps arguments of compiled programs."""
+    def transform(self, new: int, scale: Any = None) -> optax.GradientTransformation:
+        """The optimizer, its learning rate and number of steps arguments of compiled programs.
+
+        scale: what each number of the parameters and gradients, one array, is multiplied by; the
+          optimizer sees them without it. None is 1.
+        """
         halves = _transformation(self.optimizer, self.schedule, self.clip)
-        bound = jnp.float32(self.learning_rate), jnp.float32(self.steps(new))
+        bound = jnp.float32(self.learning_rate), jnp.float32(self.steps(new)), scale
         return optax.GradientTransformation(*(Partial(half, *bound) for half in halves))
 
 
@@ -177,19 +181,31 @@ def _endless(key: np.random.Generator, places: np.ndarray, count: int) -> np.nda
 
 @once
 def _transformation(optimizer: Optimizer, schedule: str, clip: float | None):
-    """`init(learning_rate, steps, theta)` and `update(learning_rate, steps, gradient, ...)`: the
-    same two functions for the same settings, so that programs are shared."""
+    """`init(learning_rate, steps, scale, theta)` and `update(learning_rate, steps, scale, gradient,
+    ...)`: the same two functions for the same settings, so that programs are shared."""
     factor = SCHEDULES[schedule]
 
-    def transform(learning_rate, steps):
-        parts = [optimizer.transform(learning_rate)]
+    def transform(learning_rate, steps, scale):
+        parts = [_without(scale, optimizer.transform(learning_rate))]
         if clip is not None:
             parts.insert(0, optax.clip_by_global_norm(clip))
         if schedule != "constant":
             parts.append(optax.scale_by_schedule(lambda step: factor(step / steps)))
         return optax.chain(*parts)
 
-    def half(name, learning_rate, steps, *given):
-        return getattr(transform(learning_rate, steps), name)(*given)
+    def half(name, learning_rate, steps, scale, *given):
+        return getattr(transform(learning_rate, steps, scale), name)(*given)
 
     return partial(half, "init"), partial(half, "update")
+
+
+def _without(scale, rule: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The rule of numbers that are multiplied by `scale`, which it does not see."""
+    if scale is None:
+        return rule
+
+    def update(gradient, state, theta):
+        updates, state = rule.update(gradient / scale, state, theta / scale)
+        return updates * scale, state
+
+    return optax.GradientTransformation(lambda theta: rule.init(theta / scale), update)

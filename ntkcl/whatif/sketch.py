@@ -1,17 +1,19 @@
-"""Gradients kept as sketches, for many parameters or little memory.
+"""Some of the numbers of each gradient, for many parameters or little memory.
 
-With v the second moment by whose root the base's optimizer has divided its gradients, D =
-diag(1 / sqrt(v)), the metric, and S of random signs,
+Of the p parameters d are drawn, i with probability pi_i. With S [p, d] of columns e_i / sqrt(pi_i),
 
-    z = S^T D^(-1/2) theta        J D^(1/2) S        S [p, d], one sign in each row, E S S^T = 1
+    z = S^T theta        J S        E S S^T = 1
 
-stand in for parameters and gradients. A step with the metric frozen, m the mean of gradients that
-momentum remembers,
+stand in for parameters and gradients: inner products of them are right in the mean. An optimizer
+that treats each parameter by its own gradients alone, such as Adam, takes the steps of the drawn
+ones as it would among all. What is estimated is what the outputs make of them, a sum over all
+parameters by one over the drawn, each divided by pi_i.
 
-    theta <- theta - eta (D m + w theta)
+That sum varies least where pi_i is proportional to its terms. They are taken to be the root mean
+square of a parameter's gradients times that of its movement along the base, to each of which its
+mean over the array is added, since a candidate may move what the base has hardly moved.
 
-is one of z, with the sketched gradients in m and without D. Of rules that are linear in gradients D
-is 1. What the sketch is wrong by on the base's own way is known, as what following it is.
+Systematic sampling: W. G. Madow and L. H. Madow, On the theory of systematic sampling, 1944.
 """
 
 from typing import Any, NamedTuple
@@ -19,191 +21,70 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int8
+from jaxtyping import Array, Float
 
-from ntkcl.compilation import once
-from ntkcl.types import Optimizer, Params
-from ntkcl.validation import SettingError
-from ntkcl.whatif.recipe import Recipe
+from ntkcl.types import Params
 
-RATE = 1e-2  # learning rate at which an optimizer is probed
-# A parameter that the base has hardly moved may be moved by a candidate, in whose optimizer it will
-# have a second moment: the least, in units of the mean over its array.
-FLOOR = 1.0
+FAINT = 1e-9  # the least weight, over their mean
 
 
 class Sketch(NamedTuple):
     """See above.
 
-    root: the diagonal of D^(1/2).
-    signs: of S, -1 or 1: row i of S has signs[i // d, i % d], in column i % d.
-    norm_ratio: of gradients over their sketches, for what clips them.
+    places: a pytree like theta, in each leaf the places of those drawn of its array, flattened.
+    scale: 1 / sqrt(pi_i) of the drawn.
     """
 
-    root: Float[Array, " p"]
-    signs: Int8[Array, "q d"]
-    norm_ratio: Any
+    places: Any
+    scale: Float[Array, " d"]
 
-    def place(self, theta: Params) -> Float[Array, " d"]:
-        """z of parameters."""
-        return self._times_S(ravel_pytree(theta)[0] / self.root)
-
-    def rows(self, J: Float[Array, "k p"]) -> Float[Array, "k d"]:
-        """J D^(1/2) S."""
-        return jax.vmap(lambda row: self._times_S(row * self.root))(J)
-
-    def _times_S(self, row):
-        padded = jnp.pad(row, (0, self.signs.size - len(row))).reshape(self.signs.shape)
-        # A product with ones is summed four times as fast as by `sum`.
-        ones = jnp.ones(len(padded), row.dtype)
-        return jnp.dot(ones, padded * self.signs, precision="highest")
+    def of(self, tree: Params) -> Float[Array, " d"]:
+        """z of parameters, or a row of J S of a gradient."""
+        drawn = jax.tree.map(lambda leaf, at: leaf.ravel()[at], tree, self.places)
+        return jnp.concatenate(jax.tree.leaves(drawn)) * self.scale
 
 
-def sketch(theta: Params, state: Any, J: Float[Array, "r k p"], d: int, b2_power: float) -> Sketch:
-    """A sketch of d columns, in the metric of an optimizer's state.
+def sketch(weights: Params, d: int) -> Sketch:
+    """d parameters drawn, with probabilities proportional to their weights, at most 1.
 
     Arguments:
-      theta, state: where the base has ended.
-      J: gradients of some samples there.
-      d: of `columns`.
-      b2_power: b2^S, the share of the second moment that is still that of rest.
+      weights: a pytree like theta, at least 0.
+      d: at most as many as there are.
     """
-    flat, _ = ravel_pytree(theta)
-    root, second = jnp.ones_like(flat), _second_moment(state)
-    if second is not None:
-        floored = jax.tree.map(lambda v: jnp.maximum(v, FLOOR * jnp.mean(v)), second)
-        mean = ravel_pytree(floored)[0] / (1 - b2_power)
-        root = jnp.maximum(mean, jnp.finfo(mean.dtype).tiny) ** -0.25
-    made = plain(flat.size, d)._replace(root=root)
-    kept = jax.vmap(made.rows)(J)
-    return made._replace(norm_ratio=jnp.linalg.norm(J) / jnp.linalg.norm(kept))
+    leaves, tree = jax.tree.flatten(weights)
+    chances = probabilities(np.concatenate([np.ravel(leaf) for leaf in leaves]), d)
+    # Evenly along all parameters, so that each array has its part.
+    passed = np.floor(np.append(0.0, np.cumsum(chances)) + np.random.default_rng(0).random())
+    drawn = np.flatnonzero(np.diff(passed))
+    ends = np.cumsum([0] + [leaf.size for leaf in leaves])
+    cuts = np.searchsorted(drawn, ends)
+    each = zip(cuts, cuts[1:], ends, strict=False)
+    places = [jnp.asarray(drawn[a:b] - first, jnp.int32) for a, b, first in each]
+    scale = jnp.asarray(chances[drawn] ** -0.5, leaves[0].dtype)
+    return Sketch(jax.tree.unflatten(tree, places), scale)
 
 
-def plain(p: int, d: int) -> Sketch:
-    """A sketch of d columns of p parameters, in no metric."""
-    rows = -(-p // d)
-    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (rows, d))
-    return Sketch(jnp.ones(p), jnp.asarray(signs), 1.0)
+def probabilities(weights: Float[np.ndarray, " p"], d: int) -> Float[np.ndarray, " p"]:
+    """min(1, c w_i), c such that their sum is d."""
+    weights = weights.astype(np.float64)
+    mean = weights.mean()
+    weights = weights + FAINT * mean if mean > 0 else np.ones_like(weights)
+    certain, chances = np.zeros(len(weights), bool), weights
+    while True:
+        left = d - certain.sum()
+        chances = np.where(certain, 1.0, left * weights / max(weights[~certain].sum(), 1e-300))
+        over = (chances >= 1) & ~certain
+        if not over.any():
+            return chances
+        certain |= over
 
 
-def columns(numbers: int, parameters: int) -> int:
-    """d, of a sketch of so many numbers: odd, since widths are even and the parameters of one unit
-    would share columns, and at most p."""
-    return min(numbers - (numbers % 2 == 0), parameters)
+def weights(squares: Params, moved: Params) -> Params:
+    """Of what each parameter has to do with the outputs, from the mean squares of its gradients and
+    of its movements."""
 
+    def one(g, m):
+        root = jnp.sqrt(g) + jnp.sqrt(jnp.mean(g))
+        return root * (jnp.sqrt(m) + jnp.sqrt(jnp.mean(m)))
 
-class Frozen(NamedTuple):
-    """An optimizer once its metric is frozen, and the memory b2 of its second moment; 0 for none,
-    where it is the optimizer itself."""
-
-    optimizer: Optimizer
-    b2: float
-
-
-@once
-def frozen(optimizer: Optimizer) -> Frozen:
-    """An optimizer with its metric frozen: found from what it does to single numbers, and checked
-    against it.
-
-    Raises SettingError for one that is neither `is_linear` nor, with its second moment frozen, a
-    mean of gradients that momentum remembers.
-    """
-    rule = optimizer.transform(RATE)
-    one, zero = jnp.ones(1), jnp.zeros(1)
-    _, state = rule.update(one, rule.init(zero), zero)
-    if is_linear(optimizer):
-        return Frozen(optimizer, 0.0)
-    moments = optax.tree.get(state, "mu", one), _second_moment(state)
-    if any(np.shape(moment) != one.shape for moment in moments):
-        raise _without_metric()
-    b1, b2 = (1 - float(moment[0]) for moment in moments)
-    decay = -float(rule.update(zero, rule.init(one), one)[0][0]) / RATE
-    if not (0 <= b1 < 1 and 0 < b2 < 1):
-        raise _without_metric()
-
-    def transform(learning_rate):
-        return optax.chain(
-            optax.ema(b1),
-            optax.add_decayed_weights(decay),
-            optax.scale_by_learning_rate(learning_rate),
-        )
-
-    if not _same_steps(rule, transform(RATE), b2):
-        raise _without_metric()
-    return Frozen(optimizer._replace(transform=transform, rule=None), b2)
-
-
-def _without_metric() -> SettingError:
-    return SettingError(
-        "whatif.keep=sketch: the optimizer is neither linear in gradients, the same for every "
-        "parameter, nor does it divide their mean by the root of a second moment; expected one "
-        "such as sgd, adam or adamw, or whatif.keep=gradients or passes"
-    )
-
-
-def _second_moment(state: Any) -> Any:
-    return optax.tree.get(state, "nu", None)
-
-
-def _taken(rule: optax.GradientTransformation, theta, gradients):
-    """theta after steps of these gradients, and the state."""
-    state = rule.init(theta)
-    for g in gradients:
-        updates, state = rule.update(g, state, theta)
-        theta = optax.apply_updates(theta, updates)
-    return theta, state
-
-
-@once
-def is_linear(optimizer: Optimizer) -> bool:
-    """Whether steps are linear in gradients and the same for every parameter: found from what eight
-    of them do to a matrix and a vector, and to the same numbers in one array and turned. Decay of
-    matrices alone, clipping of single numbers, and noise are not."""
-    rule, key = optimizer.transform(RATE), np.random.default_rng(0)
-    turn = jnp.asarray(np.linalg.qr(key.standard_normal((38, 38)))[0])
-    theta, a, b = jnp.asarray(key.standard_normal((3, 8, 38)))
-    start = theta[0]
-
-    def tree(flat):
-        return {"matrix": flat[:32].reshape(8, 4), "vector": flat[32:]}
-
-    def moved(gradients):
-        return _taken(rule, start, gradients)[0] - start
-
-    error = jnp.linalg.norm(moved(a) + moved(b) - moved(a + b) - moved(0 * a))
-    if not error <= 1e-4 * jnp.linalg.norm(moved(a + b)):
-        return False
-    for scale in (1e-3, 1.0, 1e3):
-        g = scale * a
-        ends, _ = _taken(rule, tree(start), [tree(one) for one in g])
-        turned, _ = _taken(rule, turn @ start, g @ turn.T)
-        way = turn @ (ravel_pytree(ends)[0] - start)
-        if not jnp.linalg.norm(turned - turn @ start - way) <= 1e-3 * jnp.linalg.norm(way):
-            return False
-    return True
-
-
-def _same_steps(rule, of_mean, b2: float, steps: int = 5) -> bool:
-    """Whether steps of one gradient are those of its mean in the metric that they end with."""
-    theta, g = jnp.array([1.0, -2.0]), jnp.array([1.0, 3.0])
-    ends, state = _taken(rule, theta, [g] * steps)
-    root = (_second_moment(state) / (1 - b2**steps)) ** -0.25
-    other, _ = _taken(of_mean, theta / root, [g * root] * steps)
-    return bool(jnp.allclose(ends - theta, other * root - theta, rtol=0.05))
-
-
-def sketched_recipe(recipe: Recipe, base: Recipe, kept: Sketch) -> Recipe:
-    """The recipe whose steps act on z.
-
-    Raises SettingError where the metric, frozen, is not that of the candidate's optimizer.
-    """
-    made, of_base = (frozen(one.optimizer) for one in (recipe, base))
-    if recipe.optimizer is not base.optimizer and (made.b2 or of_base.b2):
-        raise SettingError(
-            "whatif.optimizer: sketches are in the metric of the base's optimizer; expected the "
-            "same, or whatif.keep=gradients"
-        )
-    clip = None if recipe.clip is None else recipe.clip / float(kept.norm_ratio)
-    return recipe._replace(optimizer=made.optimizer, clip=clip)
+    return jax.tree.map(one, squares, moved)

@@ -48,7 +48,7 @@ CROSS_ENTROPY = losses.cross_entropy()
 CACHES: dict[str, dict] = {  # how the base is linearised
     "scratch": dict(anchors=8),
     "text": dict(anchors=4),
-    "text10": dict(anchors=4, outputs=4, keep="sketch"),
+    "text10": dict(anchors=4, outputs=4, keep="sketch", numbers=16_384),
     "full": dict(anchors=4, keep="sketch"),
     "vision": dict(anchors=4),
 }
