@@ -138,21 +138,21 @@ def rows_of(apply, theta, x, Q, sketch=None):
         f, pull = jax.vjp(lambda theta: apply(theta, x), theta)
         return f, jax.vmap(lambda q: kept(pull(q)[0]))(Q.T)
 
-    return jax.lax.map(one, x, batch_size=rows_at_once(Q.shape[1] * _flat(theta).size))
+    size = sum(leaf.size for leaf in jax.tree.leaves(theta))
+    return jax.lax.map(one, x, batch_size=rows_at_once(Q.shape[1] * size))
 
 
-@jax.jit
-@jax.default_matmul_precision("highest")
-def mean_squares(apply, theta, x, Q):
-    """Of the gradients of samples x along the directions Q [c, k], a pytree like theta."""
-
-    def add(total, x):
-        pull = jax.vjp(lambda theta: apply(theta, x), theta)[1]
-        (J,) = jax.vmap(pull)(Q.T)
-        return jax.tree.map(lambda sum, g: sum + jnp.sum(g**2, 0), total, J), ()
-
-    total = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, theta), x)[0]
-    return jax.tree.map(lambda sum: sum / (len(x) * Q.shape[1]), total)
+def mean_squares(apply: Apply, theta: Params, x: Any, Q) -> Params:
+    """Of the gradients of samples x [R, *shape] along the directions Q [c, k], a pytree like theta;
+    of as many of them as fill chunks of one shape."""
+    flat, unravel = ravel_pytree(theta)
+    few = min(rows_at_once(Q.shape[1] * flat.size), len(x))
+    starts = range(0, len(x) - few + 1, few)
+    total = jnp.zeros_like(flat)
+    for row in starts:
+        J = rows_of(portable(apply), theta, x[row : row + few], Q)[1]
+        total += jnp.mean(J**2, (0, 1))
+    return unravel(total / len(starts))
 
 
 def _flat(theta):
@@ -180,10 +180,11 @@ def gradients(
     apply, place = portable(apply), sketch.of if sketch else _flat
     flat = jnp.stack([place(theta) for theta in thetas])
     (m, p), (c, k), R = flat.shape, Q.shape, len(x)
+    size = sum(leaf.size for leaf in jax.tree.leaves(thetas[0]))
     f, J = jnp.zeros((m, R, c), flat.dtype), jnp.zeros((m, R, k, p), flat.dtype)
     # In one program a loop over samples spares new memory for each, but slows convolutions.
     looped = sketch is not None and not convolves(apply, thetas[0], x[0])
-    edge = min(AT_ONCE if looped else rows_at_once(k * _flat(thetas[0]).size), R)
+    edge = min(AT_ONCE if looped else rows_at_once(k * size), R)
     for s, theta in enumerate(thetas):
         for row in range(0, R, edge):
             row = min(row, R - edge)  # all chunks are of one shape

@@ -1,6 +1,7 @@
 """Pay once: one training of the new samples, and the network linearised along it."""
 
 import time
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -17,12 +18,14 @@ from ntkcl.whatif import anchors as linear
 from ntkcl.whatif import gram
 from ntkcl.whatif.follow import Base, along, steps
 from ntkcl.whatif.plan import Plan, plan
-from ntkcl.whatif.question import Question, trained
+from ntkcl.whatif.question import Question, train
 from ntkcl.whatif.recipe import Recipe
 from ntkcl.whatif.rules import check_elementwise
-from ntkcl.whatif.sketch import Sketch, sketch, weights
+from ntkcl.whatif.sketch import Sketch, importance, sketch
 
-SKETCHED_BY = 64  # samples by whose gradients the parameters of a sketch are drawn
+# Samples by whose gradients the parameters of a sketch are chosen: of 16 the estimate of outputs
+# varied 7 % more, of 96 as much (MiniLM).
+SKETCHED_BY = 64
 
 
 class Cache(NamedTuple):
@@ -60,9 +63,10 @@ class Cache(NamedTuple):
         recipe.checked(*self.asked.sizes)
         if self.keep == "gram":
             gram.check(recipe.optimizer)
-        if self.sketch:
+        scale = None
+        if self.sketch is not None:
             check_elementwise(recipe.optimizer)
-        scale = self.sketch.scale if self.sketch else None
+            scale = self.sketch.scale
         return portable(recipe.transform(self.asked.sizes[0], scale))
 
 
@@ -87,15 +91,15 @@ def prepare(
       keep: "gradients" keeps those of all samples at all anchors, so that answers need no pass
         through the network; "gram" keeps their inner products, which is as exact and smaller where
         there are fewer samples than parameters, for optimizers linear in gradients; "sketch" keeps
-        `numbers` of each, for optimizers that treat each parameter by its own gradients alone;
-        "passes" keeps none. "auto" keeps gradients where they fit the budget and reading them takes
-        less time than passes would; else, where an answer by passes takes more than a second, Gram
-        blocks where the optimizer allows them and they are cheap, or sketches where it allows
-        these; else none.
+        `numbers` of each, for element-wise optimizers (`rules.is_elementwise`); "passes" keeps
+        none. "auto" keeps gradients where they fit the budget and reading them takes less time than
+        passes would; else, where an answer by passes takes more than a second, Gram blocks where
+        the optimizer allows them and they are cheap, or sketches where it allows these; else none.
       outputs: k, the most directions of output space in which gradients are kept, those in which
         the loss pulls most as the network stands. None is all in which it can pull, with
         cross-entropy one fewer than there are active outputs, and all of these for the old samples.
-      numbers: d of a sketch, at most p; None is what the budget holds, at most 65,536.
+      numbers: parameters in a sketch, at most p; None is what the budget holds, from 1,024 to
+        65,536.
       budget_mib: for gradients, Gram blocks or sketches.
     Cost: a training, which is then followed as an answer is, and with gradients (1 + k) passes of
     each sample at each anchor.
@@ -106,9 +110,9 @@ def prepare(
     kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib)
     clock = time.perf_counter()
     cuts = recipe.cuts(asked.sizes[0], anchors)
-    thetas, state = trained(asked, recipe, cuts[:-1].tolist())
+    *thetas, end = train(asked, recipe, cuts[:-1].tolist())
     seconds = {"train": time.perf_counter() - clock}
-    clock, apply, end = time.perf_counter(), asked.network.apply, state.theta
+    clock, apply = time.perf_counter(), asked.network.apply
     how = _sketch(asked, thetas, end, kept) if kept.keep == "sketch" else None
     linearised, old, reached = _linearised(asked, kept, thetas, end, how, budget_mib)
     begun = Cache(
@@ -160,14 +164,13 @@ def _linearised(
 
 
 def _sketch(asked: Question, thetas: list, end: Params, kept: Plan) -> Sketch:
-    """Of the parameters that have most to do with the outputs, along the base."""
+    """Of the parameters that matter most to the outputs along the base, judged by the gradients of
+    a few of the samples that are trained on, where the base ends."""
     x = asked.rows.x
     some = x[np.linspace(0, len(x) - 1, min(SKETCHED_BY, len(x))).astype(int)]
-    squares = linear.mean_squares(portable(asked.network.apply), end, some, kept.trained)
-    parts = zip(thetas, [*thetas[1:], end], strict=True)
-    moved = jax.tree.map(lambda *each: sum(each), *(_squared_way(*part) for part in parts))
-    return sketch(weights(squares, moved), kept.numbers)
+    squares = linear.mean_squares(asked.network.apply, end, some, kept.trained)
 
+    def moved(*at):
+        return sum((after - before) ** 2 for before, after in pairwise(at))
 
-def _squared_way(start: Params, end: Params) -> Params:
-    return jax.tree.map(lambda a, b: (b - a) ** 2, start, end)
+    return sketch(importance(squares, jax.tree.map(moved, *thetas, end)), kept.numbers)

@@ -26,8 +26,8 @@ PASSES_PER_SAMPLE = 4.5
 SLOW_SECONDS = 1.0  # of one order of an answer by passes, above which something else is kept
 MOST_PASSES = 3.0  # how often gradients are computed for Gram blocks, at most, in `auto`
 GRAM_SECONDS = 20.0  # of Gram blocks, up to which `auto` takes them before sketches
-# Of a sketch: with 65,536 of the 22.6 million numbers of MiniLM its answers were as right as those
-# by passes.
+# Parameters in a sketch: with 65,536 of MiniLM's 22.6 million its answers were as accurate as those
+# by passes; a thousand take little memory, and rank candidates.
 FEWEST_NUMBERS, MOST_NUMBERS = 1024, 65_536
 MOST_PROBED = 256  # samples of each set, where the loss's directions are looked for
 
@@ -99,7 +99,7 @@ def plan(
             f"whatif.budget_mib={budget_mib:g}: at {anchors} anchors gradients take "
             f"{mib['gradients']:.4g} MiB, Gram blocks {mib['gram']:.4g}, sketches of "
             f"{wide['sketch']} numbers {mib['sketch']:.4g}; use a larger one, fewer anchors or "
-            "samples, a smaller whatif.outputs, or whatif.keep=passes"
+            "samples, a smaller whatif.outputs or whatif.numbers, or whatif.keep=passes"
         )
     return Plan(keep, wide[keep], trained, old, outside, mib[keep])
 

@@ -10,6 +10,7 @@ import numpy as np
 from ntkcl.compilation import portable
 from ntkcl.whatif import anchors as linear
 from ntkcl.whatif import gram
+from ntkcl.whatif.cache import SKETCHED_BY
 from ntkcl.whatif.plan import BYTES_PER_SECOND, Plan, parts_of, plan, sizes_of
 from ntkcl.whatif.question import Question, start, step
 from ntkcl.whatif.recipe import Recipe
@@ -72,6 +73,8 @@ def price(
     parts = parts_of(asked, anchors, kept.trained, kept.old)
     each = [_gradient_seconds(asked, kept, Q) for Q in (kept.trained, kept.old)]
     linearise = sum(n * seconds for (n, _), seconds in zip(parts, each, strict=True))
+    if kept.keep == "sketch":
+        linearise += min(SKETCHED_BY, sum(asked.sizes)) * each[0]
     if kept.keep == "gram":
         p, itemsize = sizes_of(asked)
         linearise *= gram.passes_each(parts, p * itemsize, budget_mib)

@@ -101,20 +101,12 @@ def _same_inputs(name: str, given: Any, new: Any) -> None:
 def train(asked: Question, recipe: Recipe, cuts: Sequence[int] = ()) -> list[Params]:
     """The network itself trained, as a candidate: its parameters after each of `cuts` steps, in
     order, and at the end."""
-    thetas, state = trained(asked, recipe, cuts)
-    return [*thetas, state.theta]
-
-
-def trained(
-    asked: Question, recipe: Recipe, cuts: Sequence[int] = ()
-) -> tuple[list[Params], loop.State]:
-    """As `train`, and where the training stands at the end."""
     recipe.checked(*asked.sizes)
     state, rows, wanted = start(asked, recipe), asked.rows, {0: asked.theta}
     for k, batch in enumerate(recipe.batches(*asked.sizes)):
         state = step(asked, rows, recipe, state, batch)
         wanted |= {k + 1: state.theta} if k + 1 in cuts else {}
-    return [wanted[cut] for cut in cuts], jax.block_until_ready(state)
+    return [*(wanted[cut] for cut in cuts), jax.block_until_ready(state).theta]
 
 
 def start(asked: Question, recipe: Recipe) -> loop.State:

@@ -155,7 +155,7 @@ class Recipe(NamedTuple):
         """The optimizer, its learning rate and number of steps arguments of compiled programs.
 
         scale: what each number of the parameters and gradients, one array, is multiplied by; the
-          optimizer sees them without it. None is 1.
+          optimizer sees them without it, `clip` with it. None is 1.
         """
         halves = _transformation(self.optimizer, self.schedule, self.clip)
         bound = jnp.float32(self.learning_rate), jnp.float32(self.steps(new)), scale
@@ -200,7 +200,7 @@ def _transformation(optimizer: Optimizer, schedule: str, clip: float | None):
 
 
 def _without(scale, rule: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The rule of numbers that are multiplied by `scale`, which it does not see."""
+    """The rule on unscaled parameters and gradients, given those that are multiplied by `scale`."""
     if scale is None:
         return rule
 

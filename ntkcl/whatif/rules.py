@@ -1,6 +1,7 @@
 """What kind of rule an optimizer is: found from what a few of its steps do, since Optax does not
 say."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from ntkcl.types import Optimizer
 from ntkcl.validation import SettingError
 
 RATE = 1e-2  # learning rate at which an optimizer is probed
-SCALES = (1e-3, 1.0, 1e3)  # of the gradients: what clips shows at one of them
+SCALES = (1e-3, 1.0, 1e3)  # of the gradients: clipping shows at one of them
+SMALL, LARGE = (8, 4), (128, 128)  # matrices; only large ones are factored, as by Adafactor
 
 
 @once
@@ -21,7 +23,7 @@ def is_linear(optimizer: Optimizer) -> bool:
     """Whether steps are linear in gradients and the same for every parameter: found from what eight
     of them do to a matrix and a vector, and to the same numbers in one array and turned. Decay of
     matrices alone, clipping of single numbers, and noise are not."""
-    rule, (start, a, b) = optimizer.transform(RATE), _probe()
+    rule, (start, a, b) = optimizer.transform(RATE), _probe(SMALL)
     square = np.random.default_rng(1).standard_normal((38, 38))
     turn = jnp.asarray(np.linalg.qr(square)[0])
 
@@ -33,7 +35,8 @@ def is_linear(optimizer: Optimizer) -> bool:
         return False
     for scale in SCALES:
         g = scale * a
-        way = turn @ (_taken(rule, _tree(start), [_tree(one) for one in g]) - start)
+        whole = _taken(rule, _tree(start, SMALL), [_tree(one, SMALL) for one in g])
+        way = turn @ (whole - start)
         turned = _taken(rule, turn @ start, g @ turn.T)
         if not jnp.linalg.norm(turned - turn @ start - way) <= 1e-3 * jnp.linalg.norm(way):
             return False
@@ -42,13 +45,14 @@ def is_linear(optimizer: Optimizer) -> bool:
 
 @once
 def is_elementwise(optimizer: Optimizer) -> bool:
-    """Whether the steps of a parameter go by its own gradients alone: found from what eight of them
-    do to a matrix and a vector, and to some of the same numbers alone."""
-    rule, (start, a, _) = optimizer.transform(RATE), _probe()
+    """Whether each parameter is updated from its own gradients and value alone: found from what
+    eight steps do to a matrix and a vector, and to some of the same numbers alone."""
+    rule, (start, a, _) = optimizer.transform(RATE), _probe(LARGE)
     some = np.arange(0, len(start), 3)
     for scale in SCALES:
         g = scale * a
-        way = (_taken(rule, _tree(start), [_tree(one) for one in g]) - start)[some]
+        whole = _taken(rule, _tree(start, LARGE), [_tree(one, LARGE) for one in g])
+        way = (whole - start)[some]
         alone = _taken(rule, start[some], g[:, some]) - start[some]
         if not jnp.linalg.norm(alone - way) <= 1e-3 * jnp.linalg.norm(way):
             return False
@@ -59,19 +63,21 @@ def check_elementwise(optimizer: Optimizer) -> None:
     """SettingError for one that sketches cannot follow."""
     if not is_elementwise(optimizer):
         raise SettingError(
-            "whatif.keep=sketch: the optimizer does not treat each parameter by its own gradients "
-            "alone; expected one such as sgd, adam or adamw, or whatif.keep=gradients or passes"
+            "whatif.keep=sketch: the optimizer does not update each parameter from its own "
+            "gradients and value alone; expected one such as sgd, adam or adamw, or "
+            "whatif.keep=gradients or passes"
         )
 
 
-def _probe():
-    """Parameters [38], and two times eight gradients of them."""
-    theta, a, b = jnp.asarray(np.random.default_rng(0).standard_normal((3, 8, 38)))
+def _probe(shape):
+    """Parameters of a matrix and a vector of six, flat, and two times eight gradients of them."""
+    size = math.prod(shape) + 6
+    theta, a, b = jnp.asarray(np.random.default_rng(0).standard_normal((3, 8, size)))
     return theta[0], a, b
 
 
-def _tree(flat) -> dict[str, Any]:
-    return {"matrix": flat[:32].reshape(8, 4), "vector": flat[32:]}
+def _tree(flat, shape) -> dict[str, Any]:
+    return {"matrix": flat[:-6].reshape(shape), "vector": flat[-6:]}
 
 
 def _taken(rule: optax.GradientTransformation, theta, gradients):

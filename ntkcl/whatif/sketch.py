@@ -1,19 +1,20 @@
-"""Some of the numbers of each gradient, for many parameters or little memory.
+"""A sample of the parameters in the place of all, where there are many or little memory.
 
-Of the p parameters d are drawn, i with probability pi_i. With S [p, d] of columns e_i / sqrt(pi_i),
+Of the p parameters d are sampled without replacement, parameter i with inclusion probability pi_i.
+With S [p, d] of the columns e_i / sqrt(pi_i),
 
     z = S^T theta        J S        E S S^T = 1
 
-stand in for parameters and gradients: inner products of them are right in the mean. An optimizer
-that treats each parameter by its own gradients alone, such as Adam, takes the steps of the drawn
-ones as it would among all. What is estimated is what the outputs make of them, a sum over all
-parameters by one over the drawn, each divided by pi_i.
+stand in for parameters and gradients. An element-wise optimizer, such as SGD or Adam, updates each
+parameter from its own gradients and value alone: so, given the gradients of the loss with respect
+to the outputs, it moves the sampled ones as it would among all. Only the outputs are estimated: of
+their sum over all parameters the terms of the sampled ones are taken, each divided by pi_i (Horvitz
+and Thompson, 1952).
 
-That sum varies least where pi_i is proportional to its terms. They are taken to be the root mean
-square of a parameter's gradients times that of its movement along the base, to each of which its
-mean over the array is added, since a candidate may move what the base has hardly moved.
-
-Systematic sampling: W. G. Madow and L. H. Madow, On the theory of systematic sampling, 1944.
+That estimate varies least where pi_i is proportional to the size of its term. Taken for it is the
+root mean square of a parameter's gradients times that of its movement along the base, to each of
+which the root mean square over its array is added, since a candidate may move what the base has
+hardly moved. The sampling is systematic (Madow and Madow, 1944), so that each array has its part.
 """
 
 from typing import Any, NamedTuple
@@ -25,37 +26,37 @@ from jaxtyping import Array, Float
 
 from ntkcl.types import Params
 
-FAINT = 1e-9  # the least weight, over their mean
+FAINT = 1e-9  # added to each importance, over their mean: no parameter is left out for certain
 
 
 class Sketch(NamedTuple):
-    """See above.
+    """The sampled parameters.
 
-    places: a pytree like theta, in each leaf the places of those drawn of its array, flattened.
-    scale: 1 / sqrt(pi_i) of the drawn.
+    places: a pytree like theta, in each leaf the indices of those sampled of its array, flattened.
+    scale: 1 / sqrt(pi_i) of them.
     """
 
     places: Any
     scale: Float[Array, " d"]
 
+    @jax.jit
     def of(self, tree: Params) -> Float[Array, " d"]:
-        """z of parameters, or a row of J S of a gradient."""
-        drawn = jax.tree.map(lambda leaf, at: leaf.ravel()[at], tree, self.places)
-        return jnp.concatenate(jax.tree.leaves(drawn)) * self.scale
+        """z of parameters, or the row of J S of a gradient."""
+        some = jax.tree.map(lambda leaf, at: leaf.ravel()[at], tree, self.places)
+        return jnp.concatenate(jax.tree.leaves(some)) * self.scale
 
 
-def sketch(weights: Params, d: int) -> Sketch:
-    """d parameters drawn, with probabilities proportional to their weights, at most 1.
+def sketch(importance: Params, d: int) -> Sketch:
+    """d parameters sampled, with probabilities proportional to their importance, at most 1.
 
     Arguments:
-      weights: a pytree like theta, at least 0.
+      importance: a pytree like theta, at least 0.
       d: at most as many as there are.
     """
-    leaves, tree = jax.tree.flatten(weights)
+    leaves, tree = jax.tree.flatten(importance)
     chances = probabilities(np.concatenate([np.ravel(leaf) for leaf in leaves]), d)
-    # Evenly along all parameters, so that each array has its part.
-    passed = np.floor(np.append(0.0, np.cumsum(chances)) + np.random.default_rng(0).random())
-    drawn = np.flatnonzero(np.diff(passed))
+    # Evenly along the sum of all probabilities.
+    drawn = np.searchsorted(np.cumsum(chances), np.arange(d) + np.random.default_rng(0).random())
     ends = np.cumsum([0] + [leaf.size for leaf in leaves])
     cuts = np.searchsorted(drawn, ends)
     each = zip(cuts, cuts[1:], ends, strict=False)
@@ -64,24 +65,29 @@ def sketch(weights: Params, d: int) -> Sketch:
     return Sketch(jax.tree.unflatten(tree, places), scale)
 
 
-def probabilities(weights: Float[np.ndarray, " p"], d: int) -> Float[np.ndarray, " p"]:
-    """min(1, c w_i), c such that their sum is d."""
-    weights = weights.astype(np.float64)
-    mean = weights.mean()
-    weights = weights + FAINT * mean if mean > 0 else np.ones_like(weights)
-    certain, chances = np.zeros(len(weights), bool), weights
+def probabilities(importance: Float[np.ndarray, " p"], d: int) -> Float[np.ndarray, " p"]:
+    """min(1, c w_i) of importances w_i, with c such that their sum is d; the same for all where
+    these are 0 or not finite."""
+    mean = importance.mean(dtype=np.float64)
+    usable = np.isfinite(mean) and mean > 0
+    w = importance.astype(np.float64) + FAINT * mean if usable else np.ones(len(importance))
+    certain = np.zeros(len(w), bool)
     while True:
         left = d - certain.sum()
-        chances = np.where(certain, 1.0, left * weights / max(weights[~certain].sum(), 1e-300))
+        chances = np.where(certain, 1.0, left * w / max(w[~certain].sum(), 1e-300))
         over = (chances >= 1) & ~certain
         if not over.any():
             return chances
         certain |= over
 
 
-def weights(squares: Params, moved: Params) -> Params:
-    """Of what each parameter has to do with the outputs, from the mean squares of its gradients and
-    of its movements."""
+def importance(squares: Params, moved: Params) -> Params:
+    """How much each parameter matters to the outputs: the root of the mean square of its gradients
+    times that of its movement, to each of which the root mean square over its array is added.
+
+    squares, moved: pytrees like theta; of movements the sum of squares is as good, since only the
+      proportions count.
+    """
 
     def one(g, m):
         root = jnp.sqrt(g) + jnp.sqrt(jnp.mean(g))

@@ -2,7 +2,7 @@
 
 MiniLM with low-rank additions learns two sections of a table of texts, then two others (AdamW, the
 cells of whatif.py --case text). Candidates are answered with all numbers of the gradients and with
-sketches of fewer, in the metric of the base's optimizer.
+sketches, which keep those of a sample of the parameters.
 
     python scripts/bench/whatif_sketch.py [--table FILE] [--pairs 2] [--quick]
 

@@ -361,7 +361,7 @@ BAD = {
     "no outputs": ({}, {"outputs": 0}, "whatif.outputs=0: "),
     "no numbers": ({}, {"numbers": 0}, "whatif.numbers=0: "),
     "a sketch for a rule by layer": ({"optimizer": optimizers.by_name("lamb")}, {"keep": "sketch"},
-                                     "whatif.keep=sketch: the optimizer does not treat"),
+                                     "whatif.keep=sketch: the optimizer does not update"),
     "Gram blocks of Adam": ({"optimizer": optimizers.adam()}, {"keep": "gram"},
                             "whatif.keep=gram: the optimizer is not linear"),
     "no budget": ({}, {"keep": "gradients", "budget_mib": 1e-4}, "whatif.budget_mib=0.0001: "),

@@ -18,7 +18,7 @@ from ntkcl.whatif.anchors import directions, gradients
 from ntkcl.whatif.answers import losses_of, taken_of
 from ntkcl.whatif.follow import follow
 from ntkcl.whatif.rules import is_elementwise
-from ntkcl.whatif.sketch import probabilities, sketch, weights
+from ntkcl.whatif.sketch import importance, probabilities, sketch
 
 CLASSES, FEATURES = 3, 5
 BASE = whatif.Recipe(0.1, epochs=2, batch_size=4, share=0.25)
@@ -376,10 +376,11 @@ def test_probabilities_are_as_the_weights_and_at_most_one(heaviest):
     np.testing.assert_allclose(ratios, ratios[0], rtol=1e-5)  # but for the least of all
     np.testing.assert_allclose(probabilities(given, 50), 1)
     np.testing.assert_allclose(probabilities(0 * given, 10), 0.2)
+    np.testing.assert_allclose(probabilities(np.append(given[:-1], np.inf), 10), 0.2)
 
 
-def test_the_weight_of_a_parameter_is_its_gradient_times_its_way_each_with_those_of_its_array():
-    made = weights({"a": jnp.array([9.0, 1.0, 2.0])}, {"a": jnp.array([0.0, 4.0, 8.0])})
+def test_a_parameter_is_as_important_as_its_gradient_times_its_way_each_with_its_array_s():
+    made = importance({"a": jnp.array([9.0, 1.0, 2.0])}, {"a": jnp.array([0.0, 4.0, 8.0])})
     by_hand = [(3 + 2) * (0 + 2), (1 + 2) * (2 + 2), (2**0.5 + 2) * (8**0.5 + 2)]
     np.testing.assert_allclose(made["a"], by_hand)
 
@@ -428,9 +429,14 @@ NOT_ELEMENTWISE = ["lamb", "novograd", "sm3", "fromage", "adafactor"]
 
 
 @pytest.mark.parametrize("name", mostly_slow(ELEMENTWISE + NOT_ELEMENTWISE, "adamw", "lamb"))
-def test_what_treats_each_parameter_by_its_own_gradients_is_told_by_its_steps(name):
+def test_what_updates_each_parameter_from_its_own_gradients_is_told_by_its_steps(name):
     assert is_elementwise(optimizers.by_name(name)) == (name in ELEMENTWISE)
     assert is_elementwise(optimizers.sgd(0.9))
+
+
+def test_a_rule_that_factors_large_matrices_alone_is_not_element_wise():
+    settings = {"multiply_by_parameter_scale": False, "clipping_threshold": None}
+    assert not is_elementwise(optimizers.by_name("adafactor", settings))
 
 
 def test_a_candidate_in_a_sketch_may_have_another_optimizer():
@@ -722,10 +728,10 @@ BAD = {
     "gradients take 0.02444 MiB, Gram blocks 0.02444, sketches of": lambda q: whatif.prepare(
         q, BASE, keep="gradients", budget_mib=1e-3
     ),
-    "whatif.keep=sketch: the optimizer does not treat": lambda q: whatif.prepare(
+    "whatif.keep=sketch: the optimizer does not update": lambda q: whatif.prepare(
         q, BASE._replace(optimizer=optimizers.by_name("lamb")), keep="sketch"
     ),
-    "sketch: the optimizer does not treat each": lambda q: whatif.ask(
+    "sketch: the optimizer does not update each": lambda q: whatif.ask(
         whatif.prepare(q, BASE, keep="sketch"),
         BASE._replace(optimizer=optimizers.by_name("lamb")),
     ),
