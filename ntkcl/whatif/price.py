@@ -10,8 +10,7 @@ import numpy as np
 from ntkcl.compilation import portable
 from ntkcl.whatif import anchors as linear
 from ntkcl.whatif import gram
-from ntkcl.whatif.cache import SKETCHED_BY
-from ntkcl.whatif.plan import BYTES_PER_SECOND, Plan, parts_of, plan, sizes_of
+from ntkcl.whatif.plan import BYTES_PER_SECOND, SKETCHED_BY, Plan, parts_of, plan, sizes_of
 from ntkcl.whatif.question import Question, start, step
 from ntkcl.whatif.recipe import Recipe
 from ntkcl.whatif.sketch import sketch

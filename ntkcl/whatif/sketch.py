@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 
 from ntkcl.types import Params
 
-FAINT = 1e-9  # added to each importance, over their mean: no parameter is left out for certain
+FAINT = 1e-9  # added to each weight, over their mean: no parameter is left out for certain
 
 
 class Sketch(NamedTuple):
@@ -46,14 +46,14 @@ class Sketch(NamedTuple):
         return jnp.concatenate(jax.tree.leaves(some)) * self.scale
 
 
-def sketch(importance: Params, d: int) -> Sketch:
-    """d parameters sampled, with probabilities proportional to their importance, at most 1.
+def sketch(weights: Params, d: int) -> Sketch:
+    """d parameters sampled, with probabilities proportional to their weights, at most 1.
 
     Arguments:
-      importance: a pytree like theta, at least 0.
+      weights: a pytree like theta, at least 0, such as of `importance`.
       d: at most as many as there are.
     """
-    leaves, tree = jax.tree.flatten(importance)
+    leaves, tree = jax.tree.flatten(weights)
     chances = probabilities(np.concatenate([np.ravel(leaf) for leaf in leaves]), d)
     # Evenly along the sum of all probabilities.
     drawn = np.searchsorted(np.cumsum(chances), np.arange(d) + np.random.default_rng(0).random())
@@ -65,12 +65,12 @@ def sketch(importance: Params, d: int) -> Sketch:
     return Sketch(jax.tree.unflatten(tree, places), scale)
 
 
-def probabilities(importance: Float[np.ndarray, " p"], d: int) -> Float[np.ndarray, " p"]:
-    """min(1, c w_i) of importances w_i, with c such that their sum is d; the same for all where
+def probabilities(weights: Float[np.ndarray, " p"], d: int) -> Float[np.ndarray, " p"]:
+    """min(1, c w_i) of weights w_i, with c such that their sum is d; the same for all where
     these are 0 or not finite."""
-    mean = importance.mean(dtype=np.float64)
+    mean = weights.mean(dtype=np.float64)
     usable = np.isfinite(mean) and mean > 0
-    w = importance.astype(np.float64) + FAINT * mean if usable else np.ones(len(importance))
+    w = weights.astype(np.float64) + FAINT * mean if usable else np.ones(len(weights))
     certain = np.zeros(len(w), bool)
     while True:
         left = d - certain.sum()
