@@ -14,7 +14,7 @@ from scipy import stats
 from ntkcl.metrics import correct, r2
 from ntkcl.validation import fraction, shape_is, whole
 from ntkcl.whatif.cache import Cache
-from ntkcl.whatif.follow import Base, Steps, at, follow, steps
+from ntkcl.whatif.follow import Steps, at, follow, parts, steps
 from ntkcl.whatif.question import Question
 from ntkcl.whatif.recipe import Recipe
 
@@ -131,7 +131,7 @@ def ask(cache: Cache, recipe: Recipe, orders: int = 1) -> Answer:
         second training would differ by.
     Raises ValueError as `Recipe.checked`.
     """
-    taken, m = taken_of(cache, recipe, orders), _anchors(cache.base)
+    taken, m = taken_of(cache, recipe, orders), parts(cache.base.reached)
     old, new, distance = _answered(cache, recipe, taken)
     coarse = None
     if m > 1:
@@ -150,7 +150,7 @@ def taken_of(cache: Cache, recipe: Recipe, orders: int, every: int = 1) -> Steps
     recipe.checked(*cache.asked.sizes)
     seeds = range(recipe.order, recipe.order + whole("whatif.orders", orders))
     batches = (recipe._replace(order=seed).batches(*cache.asked.sizes) for seed in seeds)
-    cuts = recipe.cuts(cache.asked.sizes[0], _anchors(cache.base))
+    cuts = recipe.cuts(cache.asked.sizes[0], parts(cache.base.reached))
     each = [steps(one, cuts, every) for one in batches]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
@@ -205,7 +205,7 @@ def _answered(cache: Cache, recipe: Recipe, taken):
 @partial(jax.jit, static_argnames="loss")
 def _mapped(base, transform, samples, taken, old, f_old, f_new, *, loss):
     start, end = (at(base.reached, place) for place in (0, -1))
-    last, fresh = _anchors(base) - 1, len(f_new)
+    last, fresh = parts(base.reached) - 1, len(f_new)
 
     def one(taken):
         theta = follow(base, transform, samples, taken, loss=loss)
@@ -219,7 +219,3 @@ def _mapped(base, transform, samples, taken, old, f_old, f_new, *, loss):
 
 def _distance(a, b):
     return optax.tree.norm(optax.tree.sub(a, b))
-
-
-def _anchors(base: Base) -> int:
-    return jax.tree.leaves(base.wrong)[0].shape[0] - 1

@@ -80,7 +80,8 @@ def follow(
     theta = at(base.reached, 0)
     step = jax.checkpoint(step)  # a derivative through all steps keeps no slice of gradients
     theta, _, begun = jax.lax.scan(step, (theta, transform.init(theta), theta), tuple(taken))[0]
-    return _corrected(base, theta, begun, jax.tree.leaves(base.reached)[0].shape[0] - 1, True)
+    end = parts(base.reached)  # fewer steps than anchors do not come to it
+    return _corrected(base, theta, begun, end, taken.part[-1] == end - 1)
 
 
 def _corrected(base, theta, begun, s, arrives):
@@ -124,13 +125,17 @@ def along(
     theta = at(reached, 0)
     start = theta, transform.init(theta), jax.tree.map(jnp.zeros_like, reached)
     theta, _, wrong = jax.lax.scan(step, start, tuple(taken))[0]
-    end = jax.tree.leaves(reached)[0].shape[0] - 1
-    return Base(anchors, reached, arrived(theta, wrong, end, True)[1])
+    return Base(anchors, reached, arrived(theta, wrong, parts(reached), True)[1])
 
 
 def at(thetas: Params, s) -> Params:
     """Those of leaves [m, ...] at place s."""
     return jax.tree.map(lambda leaf: leaf[s], thetas)
+
+
+def parts(reached: Params) -> int:
+    """m, of the parameters where each part begins, and at the end, leaves [m + 1, ...]."""
+    return jax.tree.leaves(reached)[0].shape[0] - 1
 
 
 def _advance(anchors, transform, samples, loss, theta, state, rows, s):

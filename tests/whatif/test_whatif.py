@@ -135,6 +135,21 @@ def test_a_candidate_is_corrected_the_less_the_more_it_goes_elsewhere(left_out, 
     assert least - 1e-6 <= answer[2] / 1e-6 <= most + 1e-6
 
 
+def test_what_the_last_part_is_wrong_by_concerns_those_alone_that_come_to_its_end():
+    """Again set by hand, at the third weight; of two parts a candidate of one step ends in the
+    first."""
+    network, theta = Network(None, lambda theta, x: theta @ x), jnp.zeros((1, 3))
+    x, y = np.eye(3), np.array([[1.0], [0.5], [0.0]])
+    question = whatif.question(network, theta, (x, y), (x[:1], y[:1]), loss=losses.squared_error())
+    base = whatif.Recipe(0.1, epochs=4, batch_size=1)
+    cache = whatif.prepare(question, base, anchors=2)
+    wrong = np.zeros((3, 1, 3))
+    wrong[2, 0, 2] = 1e-6
+    cache = cache._replace(base=cache.base._replace(wrong=jnp.asarray(wrong)))
+    whole, short = (whatif.ask(cache, base._replace(epochs=n)).outputs[0, 2, 0] for n in (4, 1))
+    assert whole == pytest.approx(1e-6, rel=1e-3) and short == 0
+
+
 def test_where_nothing_moves_nothing_is_corrected():
     network, theta = Network(None, lambda theta, x: theta @ x), jnp.zeros((1, 3))
     x, y = np.eye(3), np.zeros((3, 1))
