@@ -52,15 +52,19 @@ class Passes(NamedTuple):
         back = jax.linear_transpose(along, anchor)
         return f + along(moved), lambda g: back(g)[0]
 
+    def one(self, s, theta, row):
+        """Outputs [c] of one sample at theta."""
+        return self._outputs(s, self.x[row], theta)
+
     def outputs(self, s: int, theta, count: int):
         """Outputs [count, c] of the first samples at theta."""
+        each = partial(self._outputs, s, theta=theta)
+        return jax.lax.map(each, self.x[:count], batch_size=AT_ONCE)
 
-        def one(x):
-            anchor = jax.tree.map(lambda leaf: leaf[s], self.thetas)
-            moved = jax.tree.map(jnp.subtract, theta, anchor)
-            return sum(jax.jvp(lambda parameters: self.apply(parameters, x), (anchor,), (moved,)))
-
-        return jax.lax.map(one, self.x[:count], batch_size=AT_ONCE)
+    def _outputs(self, s, x, theta):
+        anchor = jax.tree.map(lambda leaf: leaf[s], self.thetas)
+        moved = jax.tree.map(jnp.subtract, theta, anchor)
+        return sum(jax.jvp(lambda parameters: self.apply(parameters, x), (anchor,), (moved,)))
 
 
 class Gradients(NamedTuple):
@@ -82,6 +86,10 @@ class Gradients(NamedTuple):
         J = jnp.concatenate([one[0, 0] for one in cut])
         f = self.f[s, rows] + (J @ (flat - self.thetas[s])).reshape(-1, k) @ self.Q.T
         return f, lambda g: unravel((g @ self.Q).ravel() @ J)
+
+    def one(self, s, theta, row):
+        """As `Passes.one`."""
+        return self.f[s, row] + self.Q @ (self.J[s, row] @ (_flat(theta) - self.thetas[s]))
 
     def outputs(self, s: int, theta, count: int):
         """As `Passes.outputs`."""

@@ -192,23 +192,23 @@ def _answered(cache: Cache, recipe: Recipe, taken):
     """Outputs of old and of new samples [K, n, c], and distances [K]."""
     given = (
         cache.base,
-        cache.transform(recipe),
+        cache.rule(recipe),
         cache.asked.samples,
         taken,
         cache.old,
         cache.before,
         cache.new,
     )
-    return tuple(np.asarray(part, np.float64) for part in _mapped(*given, loss=cache.asked.loss))
+    return tuple(np.asarray(part, np.float64) for part in _mapped(*given, **cache.how(recipe)))
 
 
-@partial(jax.jit, static_argnames="loss")
-def _mapped(base, transform, samples, taken, old, f_old, f_new, *, loss):
+@partial(jax.jit, static_argnames=("loss", "method"))
+def _mapped(base, rule, samples, taken, old, f_old, f_new, *, loss, method):
     start, end = (at(base.reached, place) for place in (0, -1))
     last, fresh = parts(base.reached) - 1, len(f_new)
 
     def one(taken):
-        theta = follow(base, transform, samples, taken, loss=loss)
+        theta = follow(base, rule, samples, taken, loss=loss, method=method)
         # Of the new samples no gradients are kept at the very end: those of the last anchor.
         moved, still = (base.anchors.outputs(last, where, fresh) for where in (theta, end))
         kept = old.outputs(0, theta, len(f_old))

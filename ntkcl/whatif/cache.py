@@ -2,23 +2,24 @@
 
 import time
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from ntkcl import networks
+from ntkcl import methods, networks
 from ntkcl.compilation import portable
 from ntkcl.resources import MIB
-from ntkcl.types import Params
+from ntkcl.types import Dataset, Network, Params
+from ntkcl.validation import SettingError
 from ntkcl.whatif import anchors as linear
 from ntkcl.whatif import gram
-from ntkcl.whatif.follow import Base, along, steps
+from ntkcl.whatif.follow import Base, Rule, along, steps
 from ntkcl.whatif.plan import SKETCHED_BY, Plan, plan
-from ntkcl.whatif.question import Question, train
+from ntkcl.whatif.question import Question, in_loop, remembered, train
 from ntkcl.whatif.recipe import Recipe
 from ntkcl.whatif.rules import check_elementwise
 from ntkcl.whatif.sketch import Sketch, importance, sketch
@@ -34,6 +35,7 @@ class Cache(NamedTuple):
     before: outputs [n, c] of the old samples as the network stands.
     end: the parameters that the base has ended with.
     keep: "gradients", "gram", "sketch" or "passes": what is kept.
+    methods: whether it answers for methods; without, gradients may be kept in fewer directions.
     sketch: of gradients that are kept so; None else.
     seconds: of the base training and of the linearisations, compilation included.
     mib: memory of all that is kept.
@@ -49,13 +51,16 @@ class Cache(NamedTuple):
     before: Float[np.ndarray, "n c"]
     end: Params
     keep: str
+    methods: bool
     sketch: Sketch | None
     seconds: dict[str, float]
     mib: float
     outside: float
 
-    def transform(self, recipe: Recipe) -> optax.GradientTransformation:
-        """What a candidate's steps do where it is followed."""
+    def rule(self, recipe: Recipe) -> Rule:
+        """How a candidate takes its steps where it is followed.
+
+        Raises ValueError for what it cannot be followed by."""
         recipe.checked(*self.asked.sizes)
         if self.keep == "gram":
             gram.check(recipe.optimizer)
@@ -63,7 +68,28 @@ class Cache(NamedTuple):
         if self.sketch is not None:
             check_elementwise(recipe.optimizer)
             scale = self.sketch.scale
-        return portable(recipe.transform(self.asked.sizes[0], scale))
+        transform = portable(recipe.transform(self.asked.sizes[0], scale))
+        if methods.is_naive(recipe.method):
+            return Rule(transform)
+        if not self.methods:
+            raise SettingError(
+                f"whatif.method: what is kept, {self.keep}, is for candidates without one; "
+                "expected prepare(..., methods=True), a base with a method, or keep=passes"
+            )
+        return Rule(transform, remembered(recipe.method, *self._where_it_stands()))
+
+    def how(self, recipe: Recipe) -> dict[str, Any]:
+        """What is static of these steps."""
+        return dict(loss=self.asked.loss, method=in_loop(recipe.method))
+
+    def _where_it_stands(self) -> tuple[Network, Question]:
+        """The network linearised at the first anchor, which at its parameters is the network: of
+        places among the samples that are trained on."""
+        anchors, (new, pool) = self.base.anchors, self.asked.sizes
+        network = Network(None, Partial(type(anchors).one, anchors, 0))
+        places = jnp.arange(new + pool)
+        own = Dataset(places[:new], self.asked.new.y), Dataset(places[new:], self.asked.pool.y)
+        return network, self.asked._replace(new=own[0], pool=own[1])
 
 
 def prepare(
@@ -75,6 +101,7 @@ def prepare(
     outputs: int | None = None,
     numbers: int | None = None,
     budget_mib: float | int = 2048,
+    methods: bool = False,
 ) -> Cache:
     """The base training, and the network linearised at so many points of its way.
 
@@ -97,13 +124,16 @@ def prepare(
       numbers: parameters in a sketch, at most p; None is what the budget holds, from 1,024 to
         65,536.
       budget_mib: for gradients, Gram blocks or sketches.
+      methods: whether candidates may have one, as they may where the base has one: then gradients
+        are kept in all directions of the active outputs, which a method may hold, and neither Gram
+        blocks nor sketches are.
     Cost: a training, which is then followed as an answer is, and with gradients (1 + k) passes of
     each sample at each anchor.
     Raises ValueError as `Recipe.checked`, for what does not fit the budget, and for an optimizer
     that Gram blocks or sketches cannot follow (`gram.check`, `rules.check_elementwise`).
     """
     recipe.checked(*asked.sizes)
-    kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib)
+    kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib, methods)
     clock = time.perf_counter()
     cuts = recipe.cuts(asked.sizes[0], anchors)
     *thetas, end = train(asked, recipe, cuts[:-1].tolist())
@@ -120,6 +150,7 @@ def prepare(
         before=np.asarray(networks.forward(apply, asked.theta, asked.old.x), np.float64),
         end=end,
         keep=kept.keep,
+        methods=kept.methods,
         sketch=how,
         seconds=seconds,
         mib=0.0,
@@ -127,11 +158,11 @@ def prepare(
     )
     base = along(
         linearised,
-        begun.transform(recipe),
+        begun.rule(recipe),
         asked.samples,
         reached,
         steps(recipe.batches(*asked.sizes), cuts),
-        loss=asked.loss,
+        **begun.how(recipe),
     )
     made = jax.block_until_ready((base, old))
     seconds["linearise"] = time.perf_counter() - clock

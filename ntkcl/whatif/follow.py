@@ -5,6 +5,10 @@ network is the linearisation at theta_s: the candidate takes its own steps, with
 on its own batches, and its parameters are carried on to the next part. Where a part ends it is
 corrected by what the base, followed in the same way, is wrong by there: by as much of it as the
 candidate has gone of the base's way in this part, and the less the more it went elsewhere.
+
+A method's own functions are given the linearised network in the network's place. Its inputs are
+places among the samples that are trained on, those of the pool among them: so no method is written
+a second time.
 """
 
 from functools import partial
@@ -15,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ntkcl.types import Loss, Params
+from ntkcl.types import Dataset, Loss, Method, Params
 from ntkcl.whatif.anchors import Anchors
 
 
@@ -25,6 +29,14 @@ class Samples(NamedTuple):
     y: Any
     weights: Any
     head: Any
+
+
+class Rule(NamedTuple):
+    """How a training takes its steps: the optimizer's transformation, and what its method keeps of
+    the samples before, () of none."""
+
+    transform: Any
+    memory: Any = ()
 
 
 class Steps(NamedTuple):
@@ -57,29 +69,32 @@ def steps(batches: np.ndarray, cuts: np.ndarray, every: int = 1) -> Steps:
     return Steps(batches, part, np.append(True, np.diff(part) > 0), part // every * every)
 
 
-@partial(jax.jit, static_argnames="loss")
+@partial(jax.jit, static_argnames=("loss", "method"))
 @jax.default_matmul_precision("highest")
 def follow(
     base: Base,
-    transform: optax.GradientTransformation,
+    rule: Rule,
     samples: Samples,
     taken: Steps,
     *,
     loss: Loss,
+    method: Method | None = None,
 ) -> Params:
     """Parameters after all steps of a candidate, from where the base begins, the optimizer at
     rest."""
+    advance = partial(_advance, base.anchors, rule, samples, loss, method)
 
     def step(carry, given):
         theta, state, begun = carry
         rows, part, first, s = given
         theta = _corrected(base, theta, begun, part, first)
         begun = jax.tree.map(lambda a, b: jnp.where(first, a, b), theta, begun)
-        return (*_advance(base.anchors, transform, samples, loss, theta, state, rows, s), begun), ()
+        return (*advance(theta, state, rows, s), begun), ()
 
     theta = at(base.reached, 0)
     step = jax.checkpoint(step)  # a derivative through all steps keeps no slice of gradients
-    theta, _, begun = jax.lax.scan(step, (theta, transform.init(theta), theta), tuple(taken))[0]
+    start = theta, rule.transform.init(theta), theta
+    theta, _, begun = jax.lax.scan(step, start, tuple(taken))[0]
     end = parts(base.reached)  # fewer steps than anchors do not come to it
     return _corrected(base, theta, begun, end, taken.part[-1] == end - 1)
 
@@ -97,18 +112,20 @@ def _corrected(base, theta, begun, s, arrives):
     return jax.tree.map(lambda leaf, e: leaf + share * e[s], theta, base.wrong)
 
 
-@partial(jax.jit, static_argnames="loss")
+@partial(jax.jit, static_argnames=("loss", "method"))
 @jax.default_matmul_precision("highest")
 def along(
     anchors: Anchors,
-    transform: optax.GradientTransformation,
+    rule: Rule,
     samples: Samples,
     reached: Params,
     taken: Steps,
     *,
     loss: Loss,
+    method: Method | None = None,
 ) -> Base:
     """The base, once it is known what following it is wrong by; `taken` are its own steps."""
+    advance = partial(_advance, anchors, rule, samples, loss, method)
 
     def arrived(theta, wrong, s, arrives):
         true = at(reached, s)
@@ -120,10 +137,10 @@ def along(
         theta, state, wrong = carry
         rows, part, first, s = given
         theta, wrong = arrived(theta, wrong, part, first)
-        return (*_advance(anchors, transform, samples, loss, theta, state, rows, s), wrong), ()
+        return (*advance(theta, state, rows, s), wrong), ()
 
     theta = at(reached, 0)
-    start = theta, transform.init(theta), jax.tree.map(jnp.zeros_like, reached)
+    start = theta, rule.transform.init(theta), jax.tree.map(jnp.zeros_like, reached)
     theta, _, wrong = jax.lax.scan(step, start, tuple(taken))[0]
     return Base(anchors, reached, arrived(theta, wrong, parts(reached), True)[1])
 
@@ -138,13 +155,31 @@ def parts(reached: Params) -> int:
     return jax.tree.leaves(reached)[0].shape[0] - 1
 
 
-def _advance(anchors, transform, samples, loss, theta, state, rows, s):
+def _advance(anchors, rule, samples, loss, method, theta, state, rows, s):
     """One step of the network linearised at anchor s, on the batch `rows`."""
-    f, pull = anchors.at(s, rows, theta)
+    gradient = _pull(anchors, rule.memory, samples, loss, method, theta, rows, s)
+    updates, state = rule.transform.update(gradient, state, theta)
+    return optax.apply_updates(theta, updates), state
+
+
+def _pull(anchors, memory, samples, loss, method, theta, rows, s):
+    """The gradient of what is minimised, projected by the method; of none it is that of the mean
+    loss."""
 
     def mean_loss(f):
         each = jax.vmap(loss.value, (0, 0, None))(f, samples.y[rows], samples.head)
         return jnp.mean(samples.weights[rows] * each)
 
-    updates, state = transform.update(pull(jax.grad(mean_loss)(f)), state, theta)
-    return optax.apply_updates(theta, updates), state
+    if method is None:
+        f, pull = anchors.at(s, rows, theta)
+        return pull(jax.grad(mean_loss)(f))
+
+    def apply(theta, row):
+        return anchors.one(s, theta, row)
+
+    def objective(theta):
+        task_loss = mean_loss(anchors.at(s, rows, theta)[0])
+        batch = Dataset(rows, samples.y[rows])
+        return method.objective(memory, apply, loss, theta, batch, samples.head, task_loss)
+
+    return method.project(memory, apply, loss, theta, jax.grad(objective)(theta))

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ntkcl import kernels, networks
+from ntkcl.methods import is_naive
 from ntkcl.resources import MIB
 from ntkcl.types import Dataset
 from ntkcl.validation import SettingError, finite, one_of, whole
@@ -45,6 +46,7 @@ class Plan(NamedTuple):
     trained, old: those directions [c, k], of samples that are trained on and of old ones.
     outside: the share of the loss's squared gradients, before the base, in other directions.
     mib: of all that is kept.
+    methods: whether candidates may have one.
     """
 
     keep: str
@@ -53,6 +55,7 @@ class Plan(NamedTuple):
     old: Float[np.ndarray, "c k2"]
     outside: float
     mib: float
+    methods: bool
 
 
 def plan(
@@ -63,11 +66,12 @@ def plan(
     outputs: int | None,
     numbers: int | None,
     budget_mib: float | int,
+    methods: bool = False,
 ) -> Plan:
     """What `prepare` keeps, whose arguments these are.
 
-    Raises ValueError for settings out of range, for what does not fit the budget, and for sketches
-    with an optimizer that they cannot follow.
+    Raises ValueError for settings out of range, for what does not fit the budget, and for what
+    sketches, Gram blocks or some of the directions cannot follow.
     """
     steps = recipe.steps(asked.sizes[0])
     if whole("whatif.anchors", anchors) > steps:
@@ -77,7 +81,10 @@ def plan(
     if keep == "gram":
         gram.check(recipe.optimizer)
     finite("whatif.budget_mib", budget_mib, above=0.0)
-    trained, old, outside = directions_of(asked, outputs)
+    methods = methods or not is_naive(recipe.method)
+    if methods:
+        _check_whole(keep, outputs)
+    trained, old, outside = directions_of(asked, outputs, methods)
     count, itemsize = sizes_of(asked)
     parts = parts_of(asked, anchors, trained, old)
     rows = sum(n * k for n, k in parts)
@@ -91,10 +98,11 @@ def plan(
     if keep == "auto":
         able = {
             "gradients": True,
-            "gram": is_linear(recipe.optimizer)
+            "gram": not methods
+            and is_linear(recipe.optimizer)
             and gram.products(rows, count) <= GRAM_SECONDS * gram.PRODUCTS_PER_SECOND
             and gram.passes_each(parts, count * itemsize, budget_mib) <= MOST_PASSES,
-            "sketch": is_elementwise(recipe.optimizer),
+            "sketch": not methods and is_elementwise(recipe.optimizer),
         }
         fits = [name for name, can in able.items() if can and mib[name] <= budget_mib]
         keep = _worth(asked, recipe, {n: trained.shape[1] * wide[n] * itemsize for n in fits})
@@ -105,7 +113,21 @@ def plan(
             f"{wide['sketch']} numbers {mib['sketch']:.4g}; use a larger one, fewer anchors or "
             "samples, a smaller whatif.outputs or whatif.numbers, or whatif.keep=passes"
         )
-    return Plan(keep, wide[keep], trained, old, outside, mib[keep])
+    return Plan(keep, wide[keep], trained, old, outside, mib[keep], methods or keep == "passes")
+
+
+def _check_whole(keep: str, outputs: int | None) -> None:
+    """SettingError for what a method may not see enough of."""
+    if keep in ("gram", "sketch"):
+        raise SettingError(
+            f"whatif.keep={keep}: methods weigh and project parameters, which are not kept one by "
+            "one; expected gradients or passes"
+        )
+    if outputs is not None:
+        raise SettingError(
+            f"whatif.outputs={outputs}: methods may hold all outputs; expected null, which keeps "
+            "them all"
+        )
 
 
 def _numbers(numbers: int | None, fit: float) -> int:
@@ -124,10 +146,11 @@ def _worth(asked: Question, recipe: Recipe, sizes: dict[str, int]) -> str:
 
 
 def directions_of(
-    asked: Question, outputs: int | None = None
+    asked: Question, outputs: int | None = None, every: bool = False
 ) -> tuple[Float[np.ndarray, "c k"], Float[np.ndarray, "c k2"], float]:
     """Directions of output space in which the loss pulls as the network stands, for samples that
-    are trained on and for old ones, and the share outside; `outputs` as of `prepare`."""
+    are trained on and for old ones, and the share outside; `outputs` as of `prepare`; or `every`
+    direction of the active outputs for both."""
     if outputs is not None:
         whole("whatif.outputs", outputs)
     each = [_some(part) for part in (asked.new, asked.pool, asked.old)]
@@ -135,8 +158,8 @@ def directions_of(
     f = np.asarray(networks.forward(asked.network.apply, asked.theta, x))
     head = np.asarray(asked.head)
     Q, outside = linear.directions(asked.loss, f, y, head, outputs)
-    every = np.eye(len(head), dtype=Q.dtype)[:, head > 0]
-    return Q, every if outputs is None else Q, outside
+    active = np.eye(len(head), dtype=Q.dtype)[:, head > 0]
+    return active if every else Q, active if outputs is None else Q, outside
 
 
 def _some(samples: Dataset) -> tuple[np.ndarray, np.ndarray]:

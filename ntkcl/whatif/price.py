@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl.compilation import portable
+from ntkcl.methods import is_naive
 from ntkcl.whatif import anchors as linear
 from ntkcl.whatif import gram
 from ntkcl.whatif.plan import BYTES_PER_SECOND, SKETCHED_BY, Plan, parts_of, plan, sizes_of
@@ -60,11 +61,12 @@ def price(
     outputs: int | None = None,
     numbers: int | None = None,
     budget_mib: float | int = 2048,
+    methods: bool = False,
 ) -> Price:
     """Measured on a few steps of the training, and on the gradients of a few samples; the
     arguments are those of `prepare`."""
     recipe.checked(*asked.sizes)
-    kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib)
+    kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib, methods)
     steps = recipe.steps(asked.sizes[0])
     train = steps * _step_seconds(asked, recipe)
     if kept.keep == "passes":
@@ -78,7 +80,10 @@ def price(
         p, itemsize = sizes_of(asked)
         linearise *= gram.passes_each(parts, p * itemsize, budget_mib)
         linearise += gram.products(sum(n * k for n, k in parts), p) / gram.PRODUCTS_PER_SECOND
-    read = steps * recipe.batch_size * kept.trained.shape[1] + len(asked.old.x) * kept.old.shape[1]
+    # A method may look at all that it keeps at each step: what is said is then the most.
+    held = 0 if is_naive(recipe.method) else asked.sizes[1]
+    read = steps * (recipe.batch_size + held) * kept.trained.shape[1]
+    read += len(asked.old.x) * kept.old.shape[1]
     # Each row of a step is read to cut it, to predict its output, and to pull its gradient back.
     follow = read * kept.numbers * sizes_of(asked)[1] / BYTES_PER_SECOND
     return Price(train, train + linearise + follow, 2 * follow, kept.mib)

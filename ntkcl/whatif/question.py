@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntkcl import losses
+from ntkcl import losses, methods
 from ntkcl.compilation import portable
 from ntkcl.kernels.kernel import network_of
 from ntkcl.training import loop
 from ntkcl.training.arrays import samples
-from ntkcl.types import Apply, Dataset, Loss, Network, Params
+from ntkcl.types import Apply, Dataset, Loss, Method, Network, Params, Task
 from ntkcl.validation import SettingError
 from ntkcl.whatif.follow import Samples
 from ntkcl.whatif.recipe import Recipe
@@ -111,7 +111,34 @@ def train(asked: Question, recipe: Recipe, cuts: Sequence[int] = ()) -> list[Par
 
 def start(asked: Question, recipe: Recipe) -> loop.State:
     """Where a candidate begins."""
-    return loop.at_rest(asked.theta, recipe.transform(asked.sizes[0]))
+    memory = remembered(recipe.method, asked.network, asked)
+    return loop.at_rest(asked.theta, recipe.transform(asked.sizes[0]), memory)
+
+
+def remembered(method: Method, network: Network, asked: Question) -> Any:
+    """What a method keeps of the pool, the one task before, which has ended where the network
+    stands.
+
+    network: the question's own, or one of the same outputs whose inputs the question's are.
+    Raises ValueError for a method that keeps old samples where there are none.
+    """
+    if methods.is_naive(method):
+        return ()
+    theta, nothing = asked.theta, Dataset(asked.new.x[:0], asked.new.y[:0])
+    old, new = (Task(one, nothing, asked.head) for one in (asked.pool, asked.new))
+    if not len(asked.pool.x):
+        old = old._replace(train=None)  # of some methods this says all: they do not look
+    try:
+        memory = method.begin((), network, theta, old)
+        memory = method.consolidate(memory, network, asked.loss, theta, old)
+    except (AttributeError, TypeError) as error:
+        if old.train is not None:
+            raise
+        raise SettingError(
+            "whatif.method: it keeps old samples, and there are none; give a pool, or expected one "
+            "that keeps none, such as l2 or lwf"
+        ) from error
+    return method.begin(memory, network, theta, new)
 
 
 def step(
@@ -128,5 +155,11 @@ def step(
         transform=portable(recipe.transform(asked.sizes[0])),
         loss=asked.loss,
         count=1,
-        method=None,
-    )[0]
+        method=in_loop(recipe.method),
+    )[0]._replace(memory=state.memory)
+
+
+def in_loop(method: Method) -> Method | None:
+    """The method as loops take it: None where it adds nothing, so that nothing of it is
+    compiled."""
+    return None if methods.is_naive(method) else method

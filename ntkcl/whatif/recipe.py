@@ -11,9 +11,9 @@ import optax
 from jax.tree_util import Partial
 from jaxtyping import Int
 
-from ntkcl import optimizers
+from ntkcl import methods, optimizers
 from ntkcl.compilation import once
-from ntkcl.types import Optimizer
+from ntkcl.types import Method, Optimizer
 from ntkcl.validation import MOST_STEPS, SettingError, finite, one_of, share, whole
 from ntkcl.validation import seed as checked_seed
 
@@ -23,7 +23,7 @@ SCHEDULES: dict[str, Callable[[Any], Any]] = {
     "cosine": lambda done: 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
 }
 """From the part of the steps that is done, in [0, 1), to a factor of the learning rate."""
-SGD = optimizers.sgd()
+SGD, NAIVE = optimizers.sgd(), methods.naive()
 
 
 class Recipe(NamedTuple):
@@ -43,6 +43,9 @@ class Recipe(NamedTuple):
     left_out: places, among the new samples, of those that are not trained on.
     sequence: lists of places of new samples that are trained on one list after the other, each for
       its share of the steps; () mixes all.
+    method: of `ntkcl.methods`, that spares what is old: the samples that may be replayed are the
+      one task before, which has ended where the network stands. What a method keeps of them is of
+      all, whatever `replayed` says.
     """
 
     learning_rate: float
@@ -56,6 +59,7 @@ class Recipe(NamedTuple):
     replayed: Any = None
     left_out: Any = ()
     sequence: Any = ()
+    method: Method = NAIVE
 
     def checked(self, new: int, pool: int) -> "Recipe":
         """Itself; SettingError for settings out of range, where `new` samples are new and `pool`
@@ -71,6 +75,11 @@ class Recipe(NamedTuple):
         if not isinstance(self.optimizer, Optimizer):
             raise SettingError(
                 f"whatif.optimizer={self.optimizer!r}: expected one such as optimizers.adam()"
+            )
+        if methods.checked(self.method).observe is not None:
+            raise SettingError(
+                "whatif.method: it watches every step from the first task on, and those before are "
+                "not known here; expected one such as l2, lwf, functional, ewc or ogd"
             )
         _places("whatif.left_out", self.left_out, new)
         if len(np.unique(self.left_out)) >= new:

@@ -132,21 +132,22 @@ def influence(
     if weights is not None:
         shape_is("weights", weights, samples.weights.shape)
         samples = samples._replace(weights=jnp.asarray(weights, samples.y.dtype))
-    plain = cache.transform(recipe)
-    nudged = optax.GradientTransformation(plain.init, Partial(_nudged, plain.update))
+    rule = cache.rule(recipe)
+    update = Partial(_nudged, rule.transform.update)
+    nudged = rule._replace(transform=optax.GradientTransformation(rule.transform.init, update))
     given = cache.base, nudged, samples, taken_of(cache, recipe, orders), cache.old
-    return np.asarray(_influence(*given, cache.asked.old.y, loss=cache.asked.loss), np.float64)
+    return np.asarray(_influence(*given, cache.asked.old.y, **cache.how(recipe)), np.float64)
 
 
 def _nudged(update, gradient, *given):
     return update(jax.tree.map(lambda g: jnp.where(jnp.abs(g) < TINY, TINY, g), gradient), *given)
 
 
-@partial(jax.jit, static_argnames="loss")
-def _influence(base, transform, samples, taken, old, y, *, loss):
+@partial(jax.jit, static_argnames=("loss", "method"))
+def _influence(base, rule, samples, taken, old, y, *, loss, method):
     def after(weights, taken):
         weighted = samples._replace(weights=weights)
-        theta = follow(base, transform, weighted, taken, loss=loss)
+        theta = follow(base, rule, weighted, taken, loss=loss, method=method)
         f = old.outputs(0, theta, len(y))
         return jnp.mean(jax.vmap(loss.value, (0, 0, None))(f, y, samples.head))
 

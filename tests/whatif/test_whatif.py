@@ -433,7 +433,7 @@ def test_an_optimizer_sees_scaled_numbers_without_their_scale_and_a_clip_with_it
 def test_in_a_sketch_adam_takes_the_steps_of_the_drawn_parameters_themselves():
     base = BASE._replace(optimizer=optimizers.adam(), learning_rate=0.02)
     cache = whatif.prepare(asked(*mlp()), base, anchors=2, keep="sketch", numbers=20)
-    rule, z = cache.transform(base), cache.base.reached[0]
+    rule, z = cache.rule(base).transform, cache.base.reached[0]
     step, _ = rule.update(jnp.arange(1.0, 21.0), rule.init(z), z)
     assert np.ptp(cache.sketch.scale) > 0.5
     np.testing.assert_allclose(step, -0.02 * cache.sketch.scale, rtol=1e-5)
@@ -568,10 +568,7 @@ def test_influence_is_the_derivative_of_the_old_loss():
         samples = question.samples._replace(weights=jnp.asarray(weights))
         taken = taken_of(heavier, recipe, 1)
         one = jax.tree.map(lambda leaf: leaf[0], taken)
-        transform = recipe.transform(question.sizes[0])
-        theta = whatif.follow.follow(
-            cache.base, whatif.cache.portable(transform), samples, one, loss=question.loss
-        )
+        theta = follow(cache.base, cache.rule(recipe), samples, one, loss=question.loss)
         return losses_of(question, np.asarray(cache.old.outputs(0, theta, 6))).mean()
 
     for place in (0, 5, 13):
@@ -683,7 +680,7 @@ def test_a_single_step_is_that_of_the_network_itself():
     assert taken.anchor.ravel().tolist() == [0]
     found = follow(
         cache.base,
-        cache.transform(one),
+        cache.rule(one),
         question.samples,
         jax.tree.map(lambda leaf: leaf[0], taken),
         loss=question.loss,

@@ -1,0 +1,175 @@
+"""Candidates with a method that spares old samples: followed as they are trained."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import mostly_slow
+from test_whatif import BASE, CLASSES, asked, drawn, linear_model, mlp, trained_outputs
+
+from ntkcl import losses, methods, optimizers, whatif
+from ntkcl.types import Network
+from ntkcl.validation import SettingError
+
+MOMENTUM = BASE._replace(optimizer=optimizers.sgd(0.9), epochs=3)
+METHODS = {
+    "l2": methods.l2(0.3),
+    "functional": methods.functional(2.0, 5),
+    "lwf": methods.lwf(2.0),
+    "ewc": methods.ewc(5.0),
+    "ewc_diagonal": methods.ewc_diagonal(5.0),
+    "mas": methods.mas(2.0),
+    "replay": methods.replay(4),
+    "joint": methods.joint(),
+    "ogd": methods.ogd(2),
+    "pca_ogd": methods.pca_ogd(3, 4),
+    "spectral": methods.spectral(2.0, 3),
+    "together": methods.together({"first": methods.lwf(1.0), "second": methods.ogd(1)}),
+}
+
+
+@pytest.fixture(autouse=True)
+def in_float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.parametrize("name", mostly_slow(METHODS, "functional", "ewc", "ogd"))
+@pytest.mark.parametrize("keep", ["gradients", "passes"])
+def test_of_a_linear_model_answers_are_what_training_does(name, keep):
+    question, plain = asked(), MOMENTUM._replace(share=0.0)
+    cache = whatif.prepare(question, MOMENTUM, anchors=2, keep=keep, methods=True)
+    candidate = plain._replace(order=3, method=METHODS[name])
+    answer, true = whatif.ask(cache, candidate).outputs[0], trained_outputs(question, candidate)
+    np.testing.assert_allclose(answer, true, atol=1e-9)
+    assert np.abs(true - trained_outputs(question, plain._replace(order=3))).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", mostly_slow(METHODS, "functional", "ogd"))
+def test_of_a_base_with_a_method_the_answer_is_its_own_outcome(name):
+    question, base = asked(*mlp()), MOMENTUM._replace(method=METHODS[name])
+    cache = whatif.prepare(question, base, anchors=3)
+    assert cache.keep == "passes"
+    np.testing.assert_allclose(
+        whatif.ask(cache, base).outputs[0], trained_outputs(question, base), atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("name", ["functional", "lwf"])
+def test_what_a_softmax_does_not_see_a_method_may_hold(name):
+    """In kept gradients, too: of all outputs of the linearisation, as passes give them."""
+    question, base = asked(*mlp()), MOMENTUM._replace(method=METHODS[name])
+    candidate = base._replace(order=5)
+    kept, passed = (
+        whatif.ask(whatif.prepare(question, base, anchors=3, keep=keep), candidate).outputs
+        for keep in ("gradients", "passes")
+    )
+    np.testing.assert_allclose(kept, passed, atol=1e-9)
+
+
+def test_kept_gradients_answer_for_methods_without_the_network():
+    network, theta = mlp()
+    alive = [True]
+
+    def apply(theta, x):
+        assert alive[0], "the network was used"
+        return network.apply(theta, x)
+
+    question = asked(Network(None, apply), theta)
+    cache = whatif.prepare(question, BASE, anchors=2, keep="gradients", methods=True)
+    alive[0] = False
+    for name in ("functional", "ewc", "ogd"):
+        candidate = BASE._replace(batch_size=3, method=METHODS[name])
+        assert np.isfinite(whatif.ask(cache, candidate).outputs).all()
+
+
+def test_influence_is_the_derivative_with_a_method_too():
+    question, recipe = asked(*mlp()), MOMENTUM._replace(method=METHODS["functional"])
+    cache = whatif.prepare(question, recipe, anchors=2)
+    found = whatif.influence(cache, recipe, orders=1)
+    plain = whatif.influence(cache, MOMENTUM, orders=1)
+    assert found.shape == (20,) and np.isfinite(found).all()
+    assert np.abs(found - plain).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["l2", "lwf"])
+def test_a_method_that_keeps_no_old_samples_needs_none(name):
+    network, theta = linear_model()
+    question = whatif.question(network, theta, drawn(0, 6), drawn(2, 12))
+    base = MOMENTUM._replace(share=0.0, method=METHODS[name])
+    answer = whatif.ask(whatif.prepare(question, base, anchors=1), base._replace(order=3))
+    true = trained_outputs(question, base._replace(order=3))
+    np.testing.assert_allclose(answer.outputs[0], true, atol=1e-9)
+
+
+def test_in_segments_as_many_as_steps_are_training():
+    question = asked(*mlp())
+    recipe = BASE._replace(method=METHODS["ewc_diagonal"])
+    _, theta = whatif.in_segments(question, recipe, recipe.steps(12))
+    outputs = [question.network.apply(theta, x) for x in question.old.x]
+    np.testing.assert_allclose(outputs, trained_outputs(question, recipe), atol=1e-9)
+
+
+def test_kept_samples_are_the_pool_and_never_the_old_ones():
+    question = asked()
+    poisoned = question._replace(old=question.old._replace(x=question.old.x * jnp.nan))
+    recipe = MOMENTUM._replace(method=METHODS["functional"])
+    same = [whatif.train(one, recipe)[-1] for one in (question, poisoned)]
+    jax.tree.map(np.testing.assert_array_equal, *same)
+
+
+BAD = {
+    "whatif.method: it watches every step from the first task on": lambda q: whatif.train(
+        q, BASE._replace(method=methods.si())
+    ),
+    "method=l2: expected an ntkcl.types.Method": lambda q: whatif.train(
+        q, BASE._replace(method="l2")
+    ),
+    "whatif.keep=gram: methods weigh and project parameters": lambda q: whatif.prepare(
+        q, BASE, keep="gram", methods=True
+    ),
+    "whatif.keep=sketch: methods weigh and project parameters": lambda q: whatif.prepare(
+        q, BASE._replace(method=methods.l2()), keep="sketch"
+    ),
+    "whatif.outputs=1: methods may hold all outputs": lambda q: whatif.prepare(
+        q, BASE, keep="gradients", outputs=1, methods=True
+    ),
+    "whatif.method: what is kept, gradients, is for candidates without one": lambda q: whatif.ask(
+        whatif.prepare(q, BASE, keep="gradients"), BASE._replace(method=methods.l2())
+    ),
+    "method.per_task=9: expected at most 8, the samples of task 0": lambda q: whatif.prepare(
+        q, BASE._replace(method=methods.functional(per_task=9))
+    ),
+    "method=gpm: this network has no taps": lambda q: whatif.train(
+        q, BASE._replace(method=methods.gpm())
+    ),
+}
+KEEP_SAMPLES = ("functional", "ewc", "ewc_diagonal", "mas", "replay", "joint", "ogd", "spectral")
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_settings_are_one_line(message):
+    with pytest.raises(SettingError) as error:
+        BAD[message](asked())
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", KEEP_SAMPLES)
+def test_a_method_that_keeps_old_samples_is_refused_where_there_are_none(name):
+    network, theta = linear_model()
+    question = whatif.question(network, theta, drawn(0, 6), drawn(2, 12))
+    with pytest.raises(SettingError, match="keeps old samples, and there are none"):
+        whatif.train(question, BASE._replace(share=0.0, method=METHODS[name]))
+
+
+def test_auto_keeps_for_methods_what_they_can_be_followed_by(monkeypatch):
+    from ntkcl.whatif import plan as module
+
+    monkeypatch.setattr(module, "reads_faster", lambda *_: True)
+    monkeypatch.setattr(module, "SLOW_SECONDS", 0.0)
+    given = dict(anchors=2, keep="auto", outputs=None, numbers=5)
+    kept = module.plan(asked(), BASE, budget_mib=1.0, methods=True, **given)
+    assert kept.keep == "gradients" and kept.trained.shape == (CLASSES, CLASSES)
+    assert module.plan(asked(), BASE, budget_mib=0.01, methods=True, **given).keep == "passes"
+    assert module.plan(asked(), BASE, budget_mib=0.01, **given).keep == "sketch"
+    assert losses.cross_entropy() == asked().loss
