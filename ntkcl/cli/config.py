@@ -75,8 +75,12 @@ class Request(NamedTuple):
         return parts.build(self.nodes)
 
     def grid(self) -> list[tuple[dict, Any]]:
-        """The cells of job=methods, as coordinates and method."""
-        return list(grid_of(self.plan["methods"])) if self.run.job == "methods" else []
+        """The methods of job=methods, and of job=whatif if it has any, as coordinates and
+        method."""
+        job = self.run.job
+        if job == whatif.JOB and self.plan["methods"] is not None:
+            return list(grid_of("whatif.methods", self.plan["methods"]))
+        return list(grid_of("plan.methods", self.plan["methods"])) if job == "methods" else []
 
 
 class Job(NamedTuple):
@@ -130,13 +134,15 @@ def _anchors(cfg: DictConfig) -> tuple[str, ...]:
     return tuple(anchor for anchor in cfg.forecast.anchors if trains or anchor not in AHEAD)
 
 
-def grid_of(grid) -> Iterator[tuple[dict, Any]]:
+def grid_of(setting: str, grid) -> Iterator[tuple[dict, Any]]:
     """Every cell of a grid {method: {setting: value or list of values}}: coordinates, method."""
+    if not isinstance(grid, dict) or not grid:
+        raise SettingError(f"{setting}={grid}: expected methods and settings, such as {{l2: {{}}}}")
     for name, values in grid.items():
-        one_of("plan.methods", name, parts.METHODS)
+        one_of(setting, name, parts.METHODS)
         if not isinstance(values, dict | None):
             raise SettingError(
-                f"plan.methods.{name}={values}: expected settings and their values, such as "
+                f"{setting}.{name}={values}: expected settings and their values, such as "
                 "{penalty: [0.1, 1.0]}, or {}"
             )
         lists = {
@@ -145,7 +151,7 @@ def grid_of(grid) -> Iterator[tuple[dict, Any]]:
         }
         for key, several in lists.items():
             if not several:
-                raise SettingError(f"plan.methods.{name}.{key}=[]: expected at least one value")
+                raise SettingError(f"{setting}.{name}.{key}=[]: expected at least one value")
         for combination in itertools.product(*lists.values()):
             chosen = dict(zip(lists, combination, strict=True))
             yield {"method": name, **chosen}, parts.method(name, chosen)

@@ -248,7 +248,8 @@ def _planned(
     """A row for each candidate, the summary, arrays, and a row for each slice of old samples."""
     request, job = work.request, work.run.job
     if job == whatif.JOB:
-        return whatif.run_job(work.parts, request.plan, say, _columns(request))
+        given = _columns(request), request.grid() or whatif.NAIVE
+        return whatif.run_job(work.parts, request.plan, say, *given)
     ranking, summary = planning.plan(job, work.parts, request.plan, request.grid(), say)
     return ranking.rows, summary, {}, ()
 

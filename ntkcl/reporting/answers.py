@@ -1,8 +1,14 @@
 """The answers of job=whatif in words and numbers, as the terminal and the report show them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-COORDINATES = {"share": "share of old", "learning_rate": "learning rate", "epochs": "epochs"}
+COORDINATES = {
+    "method": "method",
+    "share": "share of old",
+    "learning_rate": "learning rate",
+    "epochs": "epochs",
+}
 COLUMNS = {
     "accuracy_after": "old, after",
     "band": "5 to 95 %",
@@ -41,7 +47,9 @@ MEANING = (
 
 def texts(rows: Sequence[Mapping], columns: Sequence[str] = tuple(COLUMNS)) -> list[dict[str, str]]:
     """A row a candidate: what tells it from the others, and those columns that any of them has."""
-    apart = [key for key in COORDINATES if key == "share" or len({row[key] for row in rows}) > 1]
+    apart = [
+        key for key in COORDINATES if key == "share" or len({row.get(key) for row in rows}) > 1
+    ]
     numbers = [{key: _text(key, row) for key in columns} for row in rows]
     there = [key for key in columns if any(one[key] for one in numbers)]
     return [
@@ -54,10 +62,12 @@ def texts(rows: Sequence[Mapping], columns: Sequence[str] = tuple(COLUMNS)) -> l
 def remarks(rows: Sequence[Mapping], summary: Mapping) -> Iterator[str]:
     """The base, and how right the answers were where some were trained."""
     base = summary["base"]
+    method = base.get("method", "naive")  # earlier versions had no other
     yield f"accuracy on old samples before: {rows[0]['accuracy_before']:.3f}"
     yield (
         f"one training answers, the base: share {percent(base['share'])}, learning rate "
         f"{base['learning_rate']:.4g}, {base['epochs']:.4g} epochs"
+        + ("" if method == "naive" else f", {method}")
     )
     if summary["verified"]:
         error, spearman, covered = (
@@ -117,7 +127,9 @@ def _is_number(value) -> bool:
     return value is not None and value == value
 
 
-def _coordinate(key: str, value: float) -> str:
+def _coordinate(key: str, value: Any) -> str:
+    if key == "method":
+        return value
     return percent(value) if key == "share" else f"{value:.3g}"
 
 

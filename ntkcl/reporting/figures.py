@@ -29,6 +29,8 @@ COLOURS = {
 }
 DOTS = 4000  # outputs of a scatter plot; more overlap and swell the file
 SLICES = 40  # in a figure
+BESIDE = 3  # lines whose legend has room within the axes, rings too; that of more is below them
+RINGS = ", measured"
 LINE: dict[str, Any] = dict(color="0.4", lw=0.8)  # where predicted equals measured, or zero
 
 
@@ -139,19 +141,16 @@ def plan(
 def retention(rows: Sequence[Mapping]) -> Figure:
     """Accuracy on old and on new samples against the share of old samples that are replayed.
 
-    A line for each learning rate and length, its band where 90 % of trainings would end;
+    A line for each method, learning rate and length, its band where 90 % of trainings would end;
     rings are measured.
     """
     figure = Figure(figsize=(9.2, 4.0), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     shares = sorted({row["share"] for row in rows})
-    pairs = list(dict.fromkeys((row["learning_rate"], row["epochs"]) for row in rows))
-    for k, pair in enumerate(pairs):
-        own = sorted(
-            (row for row in rows if (row["learning_rate"], row["epochs"]) == pair),
-            key=lambda row: row["share"],
-        )
-        label = "predicted" if len(pairs) == 1 else "rate {:.3g}, {:.3g} epochs".format(*pair)
+    kinds = list(dict.fromkeys(map(_kind, rows)))
+    for k, kind in enumerate(kinds):
+        own = sorted((row for row in rows if _kind(row) == kind), key=lambda row: row["share"])
+        label = _label(kind, kinds)
         for axis, name in zip(axes, ("accuracy_after", "accuracy_new"), strict=True):
             _against_share(axis, name, own, shares, dict(color=f"C{k}"), label)
     axes[0].axhline(rows[0]["accuracy_before"], ls="--", label="before", **LINE)
@@ -160,8 +159,33 @@ def retention(rows: Sequence[Mapping]) -> Figure:
         axis.set_title(f"on {what} samples", fontsize=10)
         axis.set_xlabel("share of old samples in the training")
         axis.set_xticks(range(len(shares)), [percent(share) for share in shares])
-    axes[0].legend(fontsize=8)
+    if len(kinds) <= BESIDE:
+        axes[0].legend(fontsize=8)
+        return figure
+    handles, labels = axes[0].get_legend_handles_labels()
+    entries = {
+        label: handle
+        for label, handle in zip(labels, handles, strict=True)
+        if not label.endswith(RINGS)  # a ring has the colour of its line
+    }
+    below: dict[str, Any] = dict(loc="outside lower center", ncols=2, fontsize=8)
+    figure.legend(entries.values(), entries.keys(), title="rings: measured", **below)
+    figure.set_figheight(4.0 + 0.09 * len(entries))
     return figure
+
+
+def _kind(row: Mapping) -> tuple[str, float, float]:
+    """What a line stands for; earlier versions had no methods."""
+    return row.get("method", "naive"), row["learning_rate"], row["epochs"]
+
+
+def _label(kind: tuple[str, float, float], kinds: Sequence[tuple[str, float, float]]) -> str:
+    """By what tells it from the others."""
+    methods, *others = (set(values) for values in zip(*kinds, strict=True))
+    words = [kind[0]] if len(methods) > 1 else []
+    if any(len(values) > 1 for values in others):
+        words.append("rate {:.3g}, {:.3g} epochs".format(*kind[1:]))
+    return ", ".join(words) or "predicted"
 
 
 def _against_share(axis: Axes, name: str, rows, shares, colour, label: str) -> None:
@@ -173,17 +197,18 @@ def _against_share(axis: Axes, name: str, rows, shares, colour, label: str) -> N
     measured = [row.get(f"{name}_measured", np.nan) for row in rows]
     if np.isfinite(measured).any():
         rings: dict[str, Any] = dict(
-            mfc="none", ms=8, label=f"{label}, measured".removeprefix("predicted, ")
+            mfc="none", ms=8, label=f"{label}{RINGS}".removeprefix("predicted, ")
         )
         axis.plot(places, measured, "o", **rings, **colour)
 
 
 def by_slice(slices: Sequence[Mapping]) -> Figure:
     """Accuracy on each class of the old samples, on each task if there are several, and by columns
-    of their table, against the share that is replayed, at the largest learning rate and length;
-    before any of it on the left. Of more than `SLICES` those of most samples."""
-    largest = max((row["learning_rate"], row["epochs"]) for row in slices)
-    own = [row for row in slices if (row["learning_rate"], row["epochs"]) == largest]
+    of their table, against the share that is replayed, with the first method, at the largest
+    learning rate and length; before any of it on the left. Of more than `SLICES` those of most
+    samples."""
+    first, largest = _kind(slices[0])[0], max(_kind(row)[1:] for row in slices)
+    own = [row for row in slices if _kind(row) == (first, *largest)]
     shares = sorted({row["share"] for row in own})
     names = list(dict.fromkeys((row["slice"], row["value"]) for row in own))
     if [kind for kind, _ in names].count("task") == 1:

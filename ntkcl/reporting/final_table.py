@@ -218,9 +218,14 @@ def show_plan(rows: Sequence[Mapping], summary: Mapping, terminal: Console) -> N
 
 
 def show_answers(rows: Sequence[Mapping], summary: Mapping, terminal: Console) -> None:
-    """Every candidate of job=whatif, in the order in which they were asked for, and what is
-    recommended."""
-    _print_texts(answers.texts(rows, answers.BRIEF), terminal)
+    """Every candidate of job=whatif, in the order in which they were asked for, of several methods
+    a table each; and what is recommended."""
+    methods = dict.fromkeys(row["method"] for row in rows)
+    for method in methods:
+        if len(methods) > 1:
+            terminal.print(f"\n  {method}", markup=False, highlight=False)
+        own = [row for row in rows if row["method"] == method]
+        _print_texts(answers.texts(own, answers.BRIEF), terminal)
     for line in answers.remarks(rows, summary):
         terminal.print(line, markup=False, highlight=False)
     if recommended := answers.recommended(summary):

@@ -62,7 +62,8 @@ class Passes(NamedTuple):
         return jax.lax.map(each, self.x[:count], batch_size=AT_ONCE)
 
     def _outputs(self, s, x, theta):
-        anchor = jax.tree.map(lambda leaf: leaf[s], self.thetas)
+        # Some methods take products in a wider type than that of the parameters.
+        anchor = jax.tree.map(lambda own, leaf: own[s].astype(leaf.dtype), self.thetas, theta)
         moved = jax.tree.map(jnp.subtract, theta, anchor)
         return sum(jax.jvp(lambda parameters: self.apply(parameters, x), (anchor,), (moved,)))
 

@@ -32,7 +32,8 @@ class Answer(NamedTuple):
     correct_before: [n], correct: [K, n], of the old samples: 1 classified rightly, 0 wrongly, 1/k
       in a tie of k outputs, NaN where it diverged.
     learned: [K, n'], the same of the new samples.
-    distance: [K], how far the candidate ends from the base, in lengths of the base's way.
+    distance: [K], how far the candidate ends from the base, in lengths of the base's way; NaN
+      where no base was trained.
     coarse_r2: R2 of the outputs' changes in the first order with what half of the anchors predict;
       NaN for one anchor.
     own_error: of the accuracy, sqrt((sum d)^2 + sum d^2) / n, d of an old sample whether it is
@@ -176,7 +177,7 @@ def _answer(cache, recipe, old, new, distance, coarse) -> Answer:
         correct_before=correct(cache.before, y, head),
         correct=right,
         learned=np.stack([correct(one, np.asarray(asked.new.y), head) for one in new]),
-        distance=distance,
+        distance=distance if cache.trained else distance * np.nan,
         coarse_r2=agreed,
         own_error=own_error,
     )

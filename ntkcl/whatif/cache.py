@@ -29,6 +29,7 @@ class Cache(NamedTuple):
     """What `prepare` has paid for.
 
     asked: the network and its samples.  recipe: of the base training.
+    trained: whether there was one; else the base ends where it begins, where the network stands.
     base: the base training, linearised along its way on all samples that are trained on.
     old: the network linearised at the base's end, on the old samples.
     new: outputs [n', c] of the new samples at the base's end.
@@ -45,6 +46,7 @@ class Cache(NamedTuple):
 
     asked: Question
     recipe: Recipe
+    trained: bool
     base: Base
     old: linear.Anchors
     new: Float[Array, "n2 c"]
@@ -96,7 +98,7 @@ def prepare(
     asked: Question,
     recipe: Recipe,
     *,
-    anchors: int = 4,
+    anchors: int | None = 4,
     keep: str = "auto",
     outputs: int | None = None,
     numbers: int | None = None,
@@ -110,7 +112,9 @@ def prepare(
       recipe: of the base: near the candidates that will be asked for, the share of replay in the
         middle of theirs, the learning rate the largest of theirs.
       anchors: m, along the base at equal shares of the sum of its steps' learning rates, the first
-        where it begins.
+        where it begins. None trains no base: the one linearisation is where the network stands,
+        old samples are read off it too, answers have no verdict, and `recipe` only says what
+        candidates are like.
       keep: "gradients" keeps those of all samples at all anchors, so that answers need no pass
         through the network; "gram" keeps their inner products, which is as exact and smaller where
         there are fewer samples than parameters, for optimizers linear in gradients; "sketch" keeps
@@ -135,8 +139,10 @@ def prepare(
     recipe.checked(*asked.sizes)
     kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib, methods)
     clock = time.perf_counter()
-    cuts = recipe.cuts(asked.sizes[0], anchors)
-    *thetas, end = train(asked, recipe, cuts[:-1].tolist())
+    cuts = recipe.cuts(asked.sizes[0], anchors or 1)
+    thetas, end = [asked.theta], asked.theta
+    if anchors is not None:
+        *thetas, end = train(asked, recipe, cuts[:-1].tolist())
     seconds = {"train": time.perf_counter() - clock}
     clock, apply = time.perf_counter(), asked.network.apply
     how = _sketch(asked, thetas, end, kept) if kept.keep == "sketch" else None
@@ -144,7 +150,8 @@ def prepare(
     begun = Cache(
         asked=asked,
         recipe=recipe,
-        base=Base(linearised, (), ()),
+        trained=anchors is not None,
+        base=Base(linearised, reached, jax.tree.map(jnp.zeros_like, reached)),
         old=old,
         new=networks.forward(apply, end, asked.new.x),
         before=np.asarray(networks.forward(apply, asked.theta, asked.old.x), np.float64),
@@ -156,14 +163,11 @@ def prepare(
         mib=0.0,
         outside=kept.outside,
     )
-    base = along(
-        linearised,
-        begun.rule(recipe),
-        asked.samples,
-        reached,
-        steps(recipe.batches(*asked.sizes), cuts),
-        **begun.how(recipe),
-    )
+    base = begun.base
+    if begun.trained:
+        taken = steps(recipe.batches(*asked.sizes), cuts)
+        given = linearised, begun.rule(recipe), asked.samples, reached, taken
+        base = along(*given, **begun.how(recipe))
     made = jax.block_until_ready((base, old))
     seconds["linearise"] = time.perf_counter() - clock
     mib = sum(leaf.nbytes for leaf in jax.tree.leaves(made)) / MIB
@@ -200,4 +204,6 @@ def _sketch(asked: Question, thetas: list, end: Params, kept: Plan) -> Sketch:
     def moved(*at):
         return sum((after - before) ** 2 for before, after in pairwise(at))
 
+    if end is asked.theta:  # of no base it is not known what moves
+        return sketch(importance(squares, jax.tree.map(jnp.ones_like, end)), kept.numbers)
     return sketch(importance(squares, jax.tree.map(moved, *thetas, end)), kept.numbers)

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from ntkcl import networks
+from ntkcl.methods import naive
 from ntkcl.metrics import correct, r2, spearman
+from ntkcl.types import Method
 from ntkcl.validation import SettingError, finite, share, whole
 from ntkcl.whatif.answers import Answer, ask, losses_of
 from ntkcl.whatif.cache import Cache
@@ -16,33 +18,49 @@ from ntkcl.whatif.price import Price
 from ntkcl.whatif.question import train
 from ntkcl.whatif.recipe import Recipe
 
+Methods = Sequence[tuple[Mapping[str, Any], Method]]
+"""{"method": its name, and settings by theirs}, and the method."""
 MEASURED = ("accuracy_after", "lost", "retained", "accuracy_new", "loss_rise")
 """Columns of an answer that a training has, too, as `<column>_measured`."""
+NAIVE = (({"method": "naive"}, naive()),)
 SLICED = ("accuracy_after", "loss_rise")  # of a slice, likewise
 
 
 def candidates(
-    recipe: Recipe, shares: Any, rates: Any, epochs: Any
-) -> list[tuple[dict[str, float], Recipe]]:
+    recipe: Recipe,
+    shares: Any,
+    rates: Any,
+    epochs: Any,
+    methods: Methods = NAIVE,
+) -> list[tuple[dict[str, Any], Recipe]]:
     """Every combination, in other orders of its batches than the recipe's.
 
     Arguments:
       recipe: what is the same for all.
       shares: a list, of old samples.  rates, epochs: lists, times those of the recipe.
+      methods: any, named.
     Returns: coordinates, a column each, and the recipe.
     """
     check(shares, rates, epochs)
     made = []
-    for factor, passes, part in itertools.product(rates, epochs, shares):
+    for (named, method), factor, passes, part in itertools.product(methods, rates, epochs, shares):
         one = recipe._replace(
             share=part,
             learning_rate=recipe.learning_rate * factor,
             epochs=recipe.epochs * passes,
             order=recipe.order + 1,
+            method=method,
         )
-        settings = {"learning_rate": one.learning_rate, "epochs": one.epochs}
-        made.append(({"share": float(part), "rate": float(factor)} | settings, one))
+        at = {"share": float(part), "rate": float(factor)}
+        at |= {"learning_rate": one.learning_rate, "epochs": one.epochs}
+        made.append((at | {"method": _label(named)}, one))
     return made
+
+
+def _label(named: Mapping[str, Any]) -> str:
+    """A method and its settings in a word or a few, such as "ewc penalty=0.1"."""
+    name, *settings = named.items()
+    return " ".join([str(name[1]), *(f"{key}={value}" for key, value in settings)])
 
 
 def check(shares: Any, rates: Any, epochs: Any) -> None:

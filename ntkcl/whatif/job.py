@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ntkcl import experiment, forecast, methods
+from ntkcl import experiment, forecast
 from ntkcl.experiment.start import Initialised
+from ntkcl.methods import is_naive
 from ntkcl.resources import Meter
 from ntkcl.training import problem as task_by_task
 from ntkcl.training.settings import Training, rate
@@ -34,8 +35,8 @@ JOB = "whatif"
 """What the setting `job` is for these questions."""
 MEMORY = "anchors", "keep", "outputs", "numbers", "budget_mib"  # of `prepare`
 SETTINGS = (
-    "shares", "rates", "epochs", "schedule", "clip", "base_share", *MEMORY, "orders", "verify",
-    "recommend", "slices", "seed",
+    "shares", "rates", "epochs", "methods", "schedule", "clip", "base_share", *MEMORY, "orders",
+    "verify", "recommend", "slices", "seed",
 )  # fmt: skip
 NO_COLUMNS: Mapping[str, Callable[[Any], Sequence]] = MappingProxyType({})
 KEPT = {"gradients": "gradients", "gram": "Gram blocks", "sketch": "sketches", "passes": "passes"}
@@ -57,6 +58,7 @@ def run_job(
     settings: Mapping[str, Any],
     say: Callable[[str], None],
     columns: Mapping[str, Callable[[Any], Sequence]] = NO_COLUMNS,
+    methods: grid.Methods = grid.NAIVE,
 ) -> Answers:
     """What each candidate would do to the tasks before the last one.
 
@@ -66,9 +68,10 @@ def run_job(
       say: called with a line for each phase.
       columns: labels [n] of inputs [n, ...] by name, by which old samples are grouped, beside their
         class and task.
+      methods: what `whatif.methods` names; the base has the first.
     Raises ValueError for settings out of range, before anything is trained.
     """
-    cache, candidates, seconds, expected = _prepared(named, settings, say)
+    cache, candidates, seconds, expected = _prepared(named, settings, say, methods)
     kept = KEPT[cache.keep]
     held = f"{kept} kept: {cache.mib:,.0f} MiB" if kept != "passes" else "no gradients kept"
     say(f"base trained in {seconds['base']:.1f} s, {held}")
@@ -92,6 +95,7 @@ def run_job(
         name: advice.record(one, partial(_numbers, cache, verify)) for name, one in chosen.items()
     }
     summary = {"job": JOB, "candidates": len(rows), "base": _named(cache.recipe)}
+    summary["base"]["method"] = candidates[0][0]["method"]
     summary |= {"orders": orders, "kept": kept, "mib": cache.mib, "outside": cache.outside}
     summary |= {"seconds": seconds}
     summary |= {"price": expected, "recommended": recommended} | grid.agreement(rows)
@@ -113,20 +117,27 @@ def _numbers(cache: Cache, verify: bool, answer: Answer) -> dict[str, float]:
     return {name: said[name] for name in advice.NUMBERS if name in said}
 
 
-def _prepared(named: Mapping[str, Any], settings: Mapping[str, Any], say: Callable[[str], None]):
+def _prepared(
+    named: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    say: Callable[[str], None],
+    methods: grid.Methods,
+):
     """The cache of the base, the candidates, the seconds that the cache has taken, and what all was
     expected to take."""
     _check(named, settings)
     meter, initialised = Meter(), experiment.initialise(**named)
     recipe = _recipe(initialised, named["training"], settings)
+    recipe = recipe._replace(method=methods[0][1])
     factors = settings["rates"], settings["epochs"]
-    candidates = grid.candidates(recipe, settings["shares"], *factors)
+    candidates = grid.candidates(recipe, settings["shares"], *factors, methods)
     grid.check_verify(settings["verify"], len(candidates))
     base = grid.base_of(recipe, *factors, settings["base_share"])
     *before, last = named["stream"]
     for one in (base, *(one for _, one in candidates)):
         one.checked(len(last.train.x), sum(len(task.train.x) for task in before))
     memory = {key: settings[key] for key in MEMORY}
+    memory["methods"] = not all(is_naive(method) for _, method in methods)
     asked = _asked(initialised.problem, initialised.theta)
     expected = grid.bill(price(asked, base, **memory), len(candidates), settings["orders"])
     for line in grid.bill_lines(expected):
@@ -174,10 +185,10 @@ def _check(named: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
             "stream: its tasks have heads of their own, and job=whatif asks about one head; "
             "expected stream.scenario=class or domain"
         )
-    if not methods.is_naive(named["method"]):
+    if not is_naive(named["method"]):
         raise SettingError(
-            "method: job=whatif replays by whatif.shares and knows no other method; expected "
-            "method=naive"
+            "method: job=whatif trains the tasks before the last without one, and asks about those "
+            "of whatif.methods; expected method=naive"
         )
     if named["network"].centred:
         raise SettingError(
@@ -241,7 +252,7 @@ def _asked(problem: task_by_task.Problem, theta: Params) -> Question:
     return question(problem.network, theta, old, last.train, **given)
 
 
-def _named(base: Recipe) -> dict[str, float]:
+def _named(base: Recipe) -> dict[str, Any]:
     return {key: getattr(base, key) for key in ("share", "learning_rate", "epochs", "batch_size")}
 
 

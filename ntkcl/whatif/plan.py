@@ -61,7 +61,7 @@ class Plan(NamedTuple):
 def plan(
     asked: Question,
     recipe: Recipe,
-    anchors: int,
+    anchors: int | None,
     keep: str,
     outputs: int | None,
     numbers: int | None,
@@ -74,6 +74,7 @@ def plan(
     sketches, Gram blocks or some of the directions cannot follow.
     """
     steps = recipe.steps(asked.sizes[0])
+    anchors = 1 if anchors is None else anchors
     if whole("whatif.anchors", anchors) > steps:
         raise SettingError(f"whatif.anchors={anchors}: expected at most {steps}, the steps")
     if one_of("whatif.keep", keep, KEEP) == "sketch":

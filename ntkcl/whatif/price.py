@@ -56,7 +56,7 @@ def price(
     asked: Question,
     recipe: Recipe,
     *,
-    anchors: int = 4,
+    anchors: int | None = 4,
     keep: str = "auto",
     outputs: int | None = None,
     numbers: int | None = None,
@@ -70,8 +70,9 @@ def price(
     steps = recipe.steps(asked.sizes[0])
     train = steps * _step_seconds(asked, recipe)
     if kept.keep == "passes":
-        return Price(train, (1 + FOLLOWED) * train, 2 * FOLLOWED * train, 0.0)
-    parts = parts_of(asked, anchors, kept.trained, kept.old)
+        base = 0.0 if anchors is None else (1 + FOLLOWED) * train
+        return Price(train, base, 2 * FOLLOWED * train, 0.0)
+    parts = parts_of(asked, anchors or 1, kept.trained, kept.old)
     each = [_gradient_seconds(asked, kept, Q) for Q in (kept.trained, kept.old)]
     linearise = sum(n * seconds for (n, _), seconds in zip(parts, each, strict=True))
     if kept.keep == "sketch":
@@ -86,7 +87,8 @@ def price(
     read += len(asked.old.x) * kept.old.shape[1]
     # Each row of a step is read to cut it, to predict its output, and to pull its gradient back.
     follow = read * kept.numbers * sizes_of(asked)[1] / BYTES_PER_SECOND
-    return Price(train, train + linearise + follow, 2 * follow, kept.mib)
+    base = 0.0 if anchors is None else train + follow
+    return Price(train, base + linearise, 2 * follow, kept.mib)
 
 
 def _step_seconds(asked, recipe) -> float:

@@ -124,15 +124,15 @@ def remembered(method: Method, network: Network, asked: Question) -> Any:
     """
     if methods.is_naive(method):
         return ()
+    # Of a method that keeps no old samples an empty task says all: it does not look into it.
+    pool: Any = asked.pool if len(asked.pool.x) else None
     theta, nothing = asked.theta, Dataset(asked.new.x[:0], asked.new.y[:0])
-    old, new = (Task(one, nothing, asked.head) for one in (asked.pool, asked.new))
-    if not len(asked.pool.x):
-        old = old._replace(train=None)  # of some methods this says all: they do not look
+    old, new = (Task(one, nothing, asked.head) for one in (pool, asked.new))
     try:
         memory = method.begin((), network, theta, old)
         memory = method.consolidate(memory, network, asked.loss, theta, old)
     except (AttributeError, TypeError) as error:
-        if old.train is not None:
+        if pool is not None:
             raise
         raise SettingError(
             "whatif.method: it keeps old samples, and there are none; give a pool, or expected one "

@@ -21,6 +21,7 @@ SETTINGS = {
     "shares": [0, 0.5],
     "rates": [1.0, 0.5],
     "epochs": [1.0],
+    "methods": None,
     "schedule": "linear",
     "clip": None,
     "base_share": 0.25,
@@ -54,8 +55,8 @@ def named(stream=STREAM, network=NETWORK, method=None, loss=None, optimizer=None
     )
 
 
-def answers(given=None, **settings):
-    return whatif.run_job(given or named(), SETTINGS | settings, lambda line: None)
+def answers(given=None, methods=grid.NAIVE, **settings):
+    return whatif.run_job(given or named(), SETTINGS | settings, lambda line: None, methods=methods)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,8 @@ def test_the_base_is_the_largest_and_candidates_are_in_other_orders():
     listed = whatif.candidates(recipe, [0, 0.1], [0.5, 1.0], [1.0, 3.0])
     assert len(listed) == 8 and {one.order for _, one in listed} == {5}
     at, one = listed[-1]
-    assert at == {"share": 0.1, "rate": 1.0, "learning_rate": 0.1, "epochs": 6.0}
+    sizes = {"share": 0.1, "rate": 1.0, "learning_rate": 0.1, "epochs": 6.0}
+    assert at == sizes | {"method": "naive"}
     assert (one.share, one.learning_rate, one.epochs) == (0.1, 0.1, 6.0)
     base = grid.base_of(recipe, [0.5, 1.0], [1.0, 3.0], 0.2)
     assert (base.share, base.learning_rate, base.epochs, base.order) == (0.2, 0.1, 6.0, 4)
@@ -288,6 +290,7 @@ def test_the_share_is_the_smallest_that_keeps_enough_beside_the_one_below(recomm
         return any_answer._replace(recipe=recipe, correct_before=np.ones(10), correct=right)
 
     given = [of(0.5, 0.9), of(0.0, 0.1), of(0.1, 0.8), of(0.1, 0.9, learning_rate=0.05)]
+    given += [of(0.05, 0.9, method=methods.l2(0.1))]
     facts, answer, beside = advice._share(base, 0.8, given)
     assert (facts["share"], answer, beside) == (0.1, given[2], [given[1]])
     facts, answer, beside = advice._share(base, 0.95, given)
@@ -326,6 +329,21 @@ def test_slices_add_up_to_the_whole(verified):
     assert of_task["loss_rise"] == pytest.approx(of_first.mean())
 
 
+L2, EWC = ({"method": "l2", "penalty": 2.0}, methods.l2(2.0)), ({"method": "ewc"}, methods.ewc(9.0))
+
+
+@pytest.mark.parametrize("keep", ["passes", "gradients"])
+def test_methods_are_answered_for_as_they_are_trained(keep):
+    told = answers(methods=(L2, *grid.NAIVE, EWC), keep=keep, rates=[1.0], orders=1, verify=6)
+    named = ["l2 penalty=2.0"] * 2 + ["naive"] * 2 + ["ewc"] * 2
+    assert [row["method"] for row in told.rows] == named
+    assert told.summary["base"]["method"] == "l2 penalty=2.0"
+    for row in told.rows:
+        assert row["r2_change"] > 1 - 1e-9
+    after = told.arrays["after_measured"]
+    assert min(np.abs(after[i] - after[j]).max() for i, j in ((0, 2), (2, 4), (0, 4))) > 1e-3
+
+
 @pytest.mark.parametrize(("keep", "kept"), [("sketch", "sketches"), ("gram", "Gram blocks")])
 def test_what_is_kept_is_asked_for_by_name(keep, kept):
     linear_rule = named(optimizer=optimizers.sgd(0.9))
@@ -342,7 +360,7 @@ BAD = {
     "one task": ({"stream": STREAM[:1]}, {}, "stream.tasks=1: job=whatif needs at least 2"),
     "heads of their own": ({"stream": heads([1.0, 0.0], [0.0, 1.0])}, {},
                            "expected stream.scenario=class or domain"),
-    "a method": ({"method": methods.l2(0.1)}, {}, "expected method=naive"),
+    "a method": ({"method": methods.l2(0.1)}, {}, "those of whatif.methods; expected"),
     "a centred network": ({"network": NETWORK._replace(centred=True)}, {},
                           "expected network.centred=false"),
     "momentum carried": ({"optimizer_state": "carry"}, {}, "training.optimizer_state: .*reset"),

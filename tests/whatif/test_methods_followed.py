@@ -45,6 +45,20 @@ def test_of_a_linear_model_answers_are_what_training_does(name, keep):
     assert np.abs(true - trained_outputs(question, plain._replace(order=3))).max() > 1e-3
 
 
+@pytest.mark.parametrize("keep", ["gradients", "passes"])
+def test_products_in_a_wider_type_than_that_of_the_parameters(keep):
+    """As a command has them: of ogd in float64, whatever the network is in."""
+    wide = asked()
+    parts = {key: getattr(wide, key) for key in ("theta", "head", "old", "new", "pool")}
+    question = wide._replace(**jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), parts))
+    base = MOMENTUM
+    cache = whatif.prepare(question, base, anchors=2, keep=keep, methods=True)
+    candidate = base._replace(order=3, method=METHODS["ogd"])
+    answer, true = whatif.ask(cache, candidate).outputs[0], trained_outputs(question, candidate)
+    assert true.dtype == np.float32
+    np.testing.assert_allclose(answer, true, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", mostly_slow(METHODS, "functional", "ogd"))
 def test_of_a_base_with_a_method_the_answer_is_its_own_outcome(name):
     question, base = asked(*mlp()), MOMENTUM._replace(method=METHODS[name])

@@ -11,6 +11,7 @@ from cases import mostly_slow
 from jax.flatten_util import ravel_pytree
 
 from ntkcl import losses, networks, optimizers, whatif
+from ntkcl.metrics import correct
 from ntkcl.types import Network
 from ntkcl.validation import SettingError
 from ntkcl.whatif import gram
@@ -95,6 +96,34 @@ def test_answers_for_a_linear_model_are_what_training_does(rule):
         np.testing.assert_allclose(
             answer.outputs[0], trained_outputs(question, candidate), atol=1e-9
         )
+
+
+@pytest.mark.parametrize("keep", ["gradients", "gram", "sketch", "passes"])
+def test_without_a_base_the_network_is_linearised_where_it_stands_and_nothing_is_trained(
+    keep, monkeypatch
+):
+    monkeypatch.delattr(sys.modules["ntkcl.whatif.cache"], "train")
+    question, candidate = asked(*mlp()), RULES["momentum"]._replace(share=0.5, order=5)
+    cache = whatif.prepare(question, RULES["momentum"], anchors=None, keep=keep)
+    answer = whatif.ask(cache, candidate)
+    network, theta = whatif.in_segments(question, candidate, 1)
+    linearised = [network.apply(theta, x) for x in question.old.x]
+    np.testing.assert_allclose(answer.outputs[0], linearised, atol=1e-7)
+    assert np.isnan(answer.distance).all() and answer.verdict[0] == "unknown"
+    assert not cache.trained and cache.end is question.theta
+    new = np.asarray(networks.forward(network.apply, theta, question.new.x))
+    right = correct(new, np.asarray(question.new.y), np.ones(CLASSES))
+    np.testing.assert_array_equal(answer.learned[0], right)
+
+
+def test_without_a_base_there_is_no_training_in_the_price(monkeypatch):
+    monkeypatch.setattr(sys.modules["ntkcl.whatif.price"], "_step_seconds", lambda *_: 10.0)
+    question = asked()
+    assert whatif.price(question, BASE, anchors=None, keep="passes").prepare == 0
+    alone, based = (
+        whatif.price(question, BASE, anchors=m, keep="gradients", budget_mib=64) for m in (None, 1)
+    )
+    assert alone.prepare < 1 and based.prepare > BASE.steps(12) * 10 and alone.mib == based.mib
 
 
 def test_squared_error_too():

@@ -38,8 +38,9 @@ def sections(folder: Path) -> Iterator[dict[str, Any] | None]:
     yield section("Retention against the share that is replayed", note, plots=drawn)
     yield from _recommended(summary)
     note = (
-        "Accuracy on each class of the old samples and by whatif.slices, before and after, at the "
-        "largest learning rate and length; slices.parquet has every candidate, by task too."
+        "Accuracy on each class of the old samples and by whatif.slices, before and after, with "
+        "the first method, at the largest learning rate and length; slices.parquet has every "
+        "candidate, by task too."
     )
     if drawn := _figures(folder, "slices"):
         yield section("By class and slice", note, plots=drawn)
