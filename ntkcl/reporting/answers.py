@@ -61,13 +61,12 @@ def texts(rows: Sequence[Mapping], columns: Sequence[str] = tuple(COLUMNS)) -> l
 
 def remarks(rows: Sequence[Mapping], summary: Mapping) -> Iterator[str]:
     """The base, and how right the answers were where some were trained."""
-    base = summary["base"]
-    method = base.get("method", "naive")  # earlier versions had no other
+    base, several = summary["base"], len({row.get("method") for row in rows}) > 1
+    each = "one training of each method" if several else "one training"
     yield f"accuracy on old samples before: {rows[0]['accuracy_before']:.3f}"
     yield (
-        f"one training answers, the base: share {percent(base['share'])}, learning rate "
+        f"{each} answers, the base: share {percent(base['share'])}, learning rate "
         f"{base['learning_rate']:.4g}, {base['epochs']:.4g} epochs"
-        + ("" if method == "naive" else f", {method}")
     )
     if summary["verified"]:
         error, spearman, covered = (

@@ -39,6 +39,7 @@ class Answer(NamedTuple):
     own_error: of the accuracy, sqrt((sum d)^2 + sum d^2) / n, d of an old sample whether it is
       right with half of the anchors less whether it is with all, in the first order; NaN for one
       anchor.
+    method_of_base: whether its method is the base's.
     """
 
     recipe: Recipe
@@ -50,6 +51,7 @@ class Answer(NamedTuple):
     distance: Float[np.ndarray, " K"]
     coarse_r2: float
     own_error: float
+    method_of_base: bool
 
     @property
     def retained(self) -> float:
@@ -89,6 +91,7 @@ class Answer(NamedTuple):
             f"it ends {far:.2f} of the base's way from the base: take a base nearer to it": (
                 far > FAR
             ),
+            "its method is not the base's: take a base with it": not self.method_of_base,
         }
         reasons = tuple(reason for reason, holds in against.items() if holds)
         if reasons:
@@ -180,6 +183,7 @@ def _answer(cache, recipe, old, new, distance, coarse) -> Answer:
         distance=distance if cache.trained else distance * np.nan,
         coarse_r2=agreed,
         own_error=own_error,
+        method_of_base=not cache.trained or recipe.method == cache.recipe.method,
     )
 
 

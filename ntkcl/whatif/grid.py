@@ -3,9 +3,10 @@
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from ntkcl import networks
 from ntkcl.methods import naive
@@ -15,7 +16,7 @@ from ntkcl.validation import SettingError, finite, share, whole
 from ntkcl.whatif.answers import Answer, ask, losses_of
 from ntkcl.whatif.cache import Cache
 from ntkcl.whatif.price import Price
-from ntkcl.whatif.question import train
+from ntkcl.whatif.question import Question, train
 from ntkcl.whatif.recipe import Recipe
 
 Methods = Sequence[tuple[Mapping[str, Any], Method]]
@@ -113,12 +114,16 @@ def columns(answer: Answer) -> dict[str, Any]:
     }
 
 
-def bill(price: Price, count: int, orders: int) -> dict[str, float]:
-    """What so many candidates in so many orders are expected to take, in seconds and MiB, and the
-    trainings in their place."""
+def bill(prices: Sequence[Price], count: int, orders: int) -> dict[str, float]:
+    """What the bases and so many candidates of each, in so many orders, are expected to take, in
+    seconds and MiB at a time, and the trainings in their place."""
+    each = np.array(prices)
+    price = Price(each[:, 0].mean(), each[:, 1].sum(), each[:, 2].mean(), each[:, 3].max())
+    count *= len(prices)
     # Of a price's answer half is its check, which is done in one order alone.
     answers = count * price.answer * (orders + 1) / 2
     return price._asdict() | {
+        "bases": len(prices),
         "pays_from": price.pays_from,
         "candidates": count,
         "orders": orders,
@@ -134,15 +139,17 @@ def bill_lines(bill: Mapping[str, Any]) -> Iterator[str]:
     memory = f"{bill['mib']:,.0f} MiB kept" if bill["mib"] else "no gradients kept"
     from_on = bill["pays_from"]
     pays = from_on is not None and np.isfinite(from_on)
+    bases = bill.get("bases", 1)  # earlier versions had one
+    what = "the base and its" if bases == 1 else f"{bases} bases and their"
     yield (
-        f"a training takes about {took['train']}, the base and its linearisations "
+        f"a training takes about {took['train']}, {what} linearisations "
         f"{took['prepare']} ({memory}), an answer {took['answer']}: "
         + (f"asking pays from {from_on:.0f} questions on" if pays else "asking never pays")
     )
     if bill["trained"] < bill["asked"]:
         yield (
-            f"train them: {bill['candidates']} trainings take about {took['trained']}, the base "
-            f"and their answers in {bill['orders']} orders {took['asked']}"
+            f"train them: {bill['candidates']} trainings take about {took['trained']}, "
+            f"{'the base' if bases == 1 else 'the bases'} and their answers in {bill['orders']} orders {took['asked']}"
         )
 
 
@@ -160,7 +167,20 @@ def check_verify(verify: Any, count: int) -> None:
         )
 
 
-def measured(cache: Cache, answer: Answer) -> tuple[dict[str, float], Answer]:
+class Origins(NamedTuple):
+    """What a change is measured from: outputs [n, c] of the old samples before, and where the base
+    has ended."""
+
+    before: Float[np.ndarray, "n c"]
+    base: Float[np.ndarray, "n c"]
+
+
+def origins(cache: Cache) -> Origins:
+    """Of a base and the candidates that are followed along it."""
+    return Origins(cache.before, _outputs(cache.asked, cache.end, cache.asked.old.x))
+
+
+def measured(asked: Question, origins: Origins, answer: Answer) -> tuple[dict[str, float], Answer]:
     """A candidate trained, in the first of its answer's orders: its columns, and what has become of
     the samples in the form of an answer of one order.
 
@@ -168,14 +188,14 @@ def measured(cache: Cache, answer: Answer) -> tuple[dict[str, float], Answer]:
     r2_from_base: R2 of what they differ by from those that the base has ended with.
     All are NaN where the training has diverged.
     """
-    asked, clock = cache.asked, time.perf_counter()
+    clock = time.perf_counter()
     theta = train(asked, answer.recipe)[-1]
     seconds = time.perf_counter() - clock
     old, new = (_outputs(asked, theta, part.x) for part in (asked.old, asked.new))
     head = np.asarray(asked.head)
     trained = answer._replace(
         outputs=old[None],
-        loss_change=(losses_of(asked, old) - losses_of(asked, cache.before))[None],
+        loss_change=(losses_of(asked, old) - losses_of(asked, origins.before))[None],
         correct=correct(old, np.asarray(asked.old.y), head)[None],
         learned=correct(new, np.asarray(asked.new.y), head)[None],
     )
@@ -183,8 +203,10 @@ def measured(cache: Cache, answer: Answer) -> tuple[dict[str, float], Answer]:
     if not np.isfinite(old).all():
         values = [np.nan] * len(names)
     else:
-        came = columns(trained)
-        values = [*(came[name] for name in MEASURED), *_agreement(cache, answer, old)]
+        came, active = columns(trained), head > 0
+        pairs = (((f - origin)[:, active].ravel() for f in (old, answer.outputs[0]))
+                 for origin in origins)  # fmt: skip
+        values = [*(came[name] for name in MEASURED), *(r2(*pair) for pair in pairs)]
     return dict(zip(names, values, strict=True)) | {"seconds_measured": seconds}, trained
 
 
@@ -201,13 +223,6 @@ def slices(answer: Answer, groups: Mapping[str, Any], trained: Answer | None = N
             beside = {f"{key}_measured": came[value][key] for key in SLICED if came}
             rows.append({"slice": name, "value": str(value)} | row | beside)
     return rows
-
-
-def _agreement(cache, answer, old) -> Iterator[float]:
-    active = np.asarray(cache.asked.head) > 0
-    at_base = _outputs(cache.asked, cache.end, cache.asked.old.x)
-    for origin in (cache.before, at_base):
-        yield r2(*((f - origin)[:, active].ravel() for f in (old, answer.outputs[0])))
 
 
 def _outputs(asked, theta, x) -> np.ndarray:

@@ -23,7 +23,7 @@ from ntkcl.validation import SettingError, finite, one_of, share, whole
 from ntkcl.validation import seed as checked_seed
 from ntkcl.whatif import advice, gram, grid
 from ntkcl.whatif.answers import Answer
-from ntkcl.whatif.cache import Cache, prepare
+from ntkcl.whatif.cache import prepare
 from ntkcl.whatif.plan import KEEP
 from ntkcl.whatif.price import price
 from ntkcl.whatif.question import Question, question
@@ -68,86 +68,134 @@ def run_job(
       say: called with a line for each phase.
       columns: labels [n] of inputs [n, ...] by name, by which old samples are grouped, beside their
         class and task.
-      methods: what `whatif.methods` names; the base has the first.
+      methods: what `whatif.methods` names; each has a base of its own.
     Raises ValueError for settings out of range, before anything is trained.
     """
-    cache, candidates, seconds, expected = _prepared(named, settings, say, methods)
-    kept = KEPT[cache.keep]
-    held = f"{kept} kept: {cache.mib:,.0f} MiB" if kept != "passes" else "no gradients kept"
-    say(f"base trained in {seconds['base']:.1f} s, {held}")
-    stream, orders = named["stream"], settings["orders"]
-    given = [grid.answered(cache, one, orders) for _, one in candidates]
-    rows = [at | row for (at, _), (row, _) in zip(candidates, given, strict=True)]
-    seconds["answers"] = sum(row["seconds"] for row in rows)
+    asked, groups, seconds, expected = _begun(named, settings, say, methods)
+    stream, nothing = named["stream"], dict.fromkeys(advice.NAMES)
+    given = []
+    for group in groups:
+        wanted = nothing if given else settings["recommend"]
+        given.append(_followed(asked, group, settings, wanted, stream, say))
+    rows, said = ([one for part in given for one in getattr(part, k)] for k in ("rows", "said"))
+    origins = [part.origins for part in given for _ in part.rows]
+    seconds |= {key: sum(part.seconds[key] for part in given) for key in given[0].seconds}
     say(f"{len(rows)} candidates answered for in {seconds['answers']:.1f} s")
-    said, meter = [answer for _, answer in given], Meter()
-    chosen = advice.choices(cache, settings["recommend"], said, orders, stream)
-    seconds["recommend"] = meter.read().seconds
     # All answers are given: training starts.
     trained = {}
     for place in grid.places_to_verify(rows, settings["verify"] or 0):
-        came, trained[place] = grid.measured(cache, said[place])
+        came, trained[place] = grid.measured(asked, origins[place], said[place])
         rows[place] |= came
         say(f"trained candidate {place + 1}")
     seconds["verify"] = sum(row.get("seconds_measured", 0.0) for row in rows)
-    verify = settings["verify"] is not None
-    recommended = {
-        name: advice.record(one, partial(_numbers, cache, verify)) for name, one in chosen.items()
-    }
-    summary = {"job": JOB, "candidates": len(rows), "base": _named(cache.recipe)}
-    summary["base"]["method"] = candidates[0][0]["method"]
-    summary |= {"orders": orders, "kept": kept, "mib": cache.mib, "outside": cache.outside}
-    summary |= {"seconds": seconds}
+    numbers = partial(_numbers, asked, origins[0], settings["verify"] is not None)
+    recommended = {name: advice.record(one, numbers) for name, one in given[0].chosen.items()}
+    base = _named(groups[0].base) | {"method": rows[0]["method"]}
+    summary = {"job": JOB, "candidates": len(rows), "base": base, "orders": settings["orders"]}
+    summary |= given[0].facts | {"seconds": seconds}
     summary |= {"price": expected, "recommended": recommended} | grid.agreement(rows)
-    arrays = _arrays(cache, stream, said, trained)
-    groups = {"class": classes(arrays["targets"]), "task": arrays["task"]}
-    groups |= {name: np.asarray(labels(cache.asked.old.x)) for name, labels in columns.items()}
+    arrays = _arrays(asked, origins[0].before, stream, said, trained)
+    labelled = {"class": classes(arrays["targets"]), "task": arrays["task"]}
+    labelled |= {name: np.asarray(labels(asked.old.x)) for name, labels in columns.items()}
+    coordinates = [at for group in groups for at, _ in group.candidates]
     slices = [
         at | row
-        for k, ((at, _), answer) in enumerate(zip(candidates, said, strict=True))
-        for row in grid.slices(answer, groups, trained.get(k))
+        for k, (at, answer) in enumerate(zip(coordinates, said, strict=True))
+        for row in grid.slices(answer, labelled, trained.get(k))
     ]
     return Answers(tuple(rows), summary, arrays, tuple(slices))
 
 
-def _numbers(cache: Cache, verify: bool, answer: Answer) -> dict[str, float]:
+class _Group(NamedTuple):
+    """A base, and the candidates that are followed along it: coordinates, recipe."""
+
+    base: Recipe
+    candidates: list[tuple[dict[str, Any], Recipe]]
+
+
+class _Followed(NamedTuple):
+    """What is left of a base once it was asked: of each candidate a row and the answer, what is
+    recommended, what all has taken, and what was kept."""
+
+    rows: list[dict[str, Any]]
+    said: list[Answer]
+    origins: grid.Origins
+    chosen: dict[str, advice.Choice]
+    seconds: dict[str, float]
+    facts: dict[str, Any]
+
+
+def _followed(
+    asked: Question,
+    group: _Group,
+    settings: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    stream: Stream,
+    say: Callable[[str], None],
+) -> _Followed:
+    """The base trained and linearised, then asked."""
+    cache, orders = prepare(asked, group.base, **_memory(settings)), settings["orders"]
+    _finite(cache.end, group.base.learning_rate, f"the base, {group.candidates[0][0]['method']},")
+    kept = KEPT[cache.keep]
+    held = f"{kept} kept: {cache.mib:,.0f} MiB" if cache.keep != "passes" else "no gradients kept"
+    say(f"base trained in {cache.seconds['train']:.1f} s, {held}")
+    given = [grid.answered(cache, one, orders) for _, one in group.candidates]
+    rows = [at | row for (at, _), (row, _) in zip(group.candidates, given, strict=True)]
+    said, meter = [answer for _, answer in given], Meter()
+    chosen = advice.choices(cache, wanted, said, orders, stream)
+    seconds = {
+        "base": cache.seconds["train"],
+        "linearise": cache.seconds["linearise"],
+        "answers": sum(row["seconds"] for row in rows),
+        "recommend": meter.read().seconds,
+    }
+    facts = {"kept": kept, "mib": cache.mib, "outside": cache.outside}
+    return _Followed(rows, said, grid.origins(cache), chosen, seconds, facts)
+
+
+def _numbers(
+    asked: Question, origins: grid.Origins, verify: bool, answer: Answer
+) -> dict[str, float]:
     """Of a recommendation, or of what it is compared with; measured ones too where one is to be
     trained."""
-    said = grid.columns(answer) | (grid.measured(cache, answer)[0] if verify else {})
+    said = grid.columns(answer) | (grid.measured(asked, origins, answer)[0] if verify else {})
     return {name: said[name] for name in advice.NUMBERS if name in said}
 
 
-def _prepared(
+def _memory(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: settings[key] for key in MEMORY}
+
+
+def _begun(
     named: Mapping[str, Any],
     settings: Mapping[str, Any],
     say: Callable[[str], None],
     methods: grid.Methods,
 ):
-    """The cache of the base, the candidates, the seconds that the cache has taken, and what all was
-    expected to take."""
+    """What is asked, after the tasks before; bases with their candidates; the seconds that has
+    taken, and what all is expected to take."""
     _check(named, settings)
     meter, initialised = Meter(), experiment.initialise(**named)
     recipe = _recipe(initialised, named["training"], settings)
-    recipe = recipe._replace(method=methods[0][1])
     factors = settings["rates"], settings["epochs"]
-    candidates = grid.candidates(recipe, settings["shares"], *factors, methods)
-    grid.check_verify(settings["verify"], len(candidates))
-    base = grid.base_of(recipe, *factors, settings["base_share"])
+    groups = []
+    for one in methods:
+        candidates = grid.candidates(recipe, settings["shares"], *factors, (one,))
+        base = grid.base_of(recipe, *factors, settings["base_share"])
+        groups.append(_Group(base._replace(method=one[1]), candidates))
+    grid.check_verify(settings["verify"], sum(len(group.candidates) for group in groups))
     *before, last = named["stream"]
-    for one in (base, *(one for _, one in candidates)):
-        one.checked(len(last.train.x), sum(len(task.train.x) for task in before))
-    memory = {key: settings[key] for key in MEMORY}
-    memory["methods"] = not all(is_naive(method) for _, method in methods)
+    for group in groups:
+        for one in (group.base, *(recipe for _, recipe in group.candidates)):
+            one.checked(len(last.train.x), sum(len(task.train.x) for task in before))
     asked = _asked(initialised.problem, initialised.theta)
-    expected = grid.bill(price(asked, base, **memory), len(candidates), settings["orders"])
+    prices = [price(asked, group.base, **_memory(settings)) for group in groups]
+    expected = grid.bill(prices, len(groups[0].candidates), settings["orders"])
     for line in grid.bill_lines(expected):
         say(line)
     theta = _trained(initialised.problem.at(recipe.learning_rate), initialised.theta)
     seconds = {"tasks_before": meter.read().seconds}
-    cache = prepare(asked._replace(theta=theta), base, **memory)
-    _finite(cache.end, base.learning_rate, "the base")
-    spent = {"base": cache.seconds["train"], "linearise": cache.seconds["linearise"]}
-    return cache, candidates, seconds | spent, expected
+    return asked._replace(theta=theta), groups, seconds, expected
 
 
 def _check(named: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -257,22 +305,25 @@ def _named(base: Recipe) -> dict[str, Any]:
 
 
 def _arrays(
-    cache: Cache, stream: Stream, given: list[Answer], trained: Mapping[int, Answer]
+    asked: Question,
+    before: np.ndarray,
+    stream: Stream,
+    given: list[Answer],
+    trained: Mapping[int, Answer],
 ) -> dict[str, np.ndarray]:
     """By candidate and old sample, and the samples at risk in the first candidate."""
-    asked, first = cache.asked, given[0]
     after = np.stack([answer.outputs.mean(0) for answer in given])
     rise = np.stack([answer.loss_change.mean(0) for answer in given])
     measured = {"after_measured": after * np.nan, "loss_change_measured": rise * np.nan}
     for place, one in trained.items():
         measured["after_measured"][place] = one.outputs[0]
         measured["loss_change_measured"][place] = one.loss_change[0]
-    worst = first.at_risk[:AT_RISK]
+    worst = given[0].at_risk[:AT_RISK]
     return measured | {
         "task": np.repeat(np.arange(len(stream) - 1), [len(task.test.x) for task in stream[:-1]]),
         "targets": np.asarray(asked.old.y),
         "head": np.asarray(asked.head),
-        "before": cache.before,
+        "before": before,
         "after": after,
         "loss_change": rise,
         "at_risk": worst,

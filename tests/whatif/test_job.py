@@ -163,7 +163,9 @@ def test_copying_the_base_explains_nothing_of_the_change_from_it(monkeypatch):
     (candidate,) = whatif.train(cache.asked, recipe)
     base, true = (np.asarray(networks.forward(NETWORK.apply, at, cache.asked.old.x))
                   for at in (theta, candidate))  # fmt: skip
-    columns, trained = grid.measured(cache, answer._replace(outputs=base[None]))
+    columns, trained = grid.measured(
+        cache.asked, grid.origins(cache), answer._replace(outputs=base[None])
+    )
     assert columns["r2_from_base"] == pytest.approx(r2((true - base).ravel(), np.zeros(12)))
     assert columns["r2_from_base"] <= 0
     changes = ((outputs - cache.before).ravel() for outputs in (true, base))
@@ -212,10 +214,10 @@ def test_a_training_that_diverges_is_data_and_a_base_that_does_is_refused(monkey
     answers(descent, shares=[0], rates=[1.0])
     wild = kept[0].recipe._replace(learning_rate=1e30, epochs=30.0)
     row, answer = grid.answered(kept[0], wild, 1)
-    columns, trained = grid.measured(kept[0], answer)
+    columns, trained = grid.measured(kept[0].asked, grid.origins(kept[0]), answer)
     assert np.isnan([columns["lost_measured"], columns["r2_change"], row["lost"]]).all()
     assert np.isfinite(row["accuracy_before"]) and trained.loss_change.shape == (1, 6)
-    with pytest.raises(ValueError, match="the base diverged at 5e\\+28; use a smaller one"):
+    with pytest.raises(ValueError, match="the base, naive, diverged at 5e\\+28; use a smaller one"):
         answers(descent, rates=[1e30], epochs=[30.0])
 
 
@@ -231,12 +233,16 @@ def test_the_price_is_said_before_anything_is_trained(monkeypatch):
 
 def test_a_bill_says_from_when_on_it_pays():
     cheap = whatif.Price(train=20.0, prepare=60.0, answer=2.0, mib=109.0)
-    bill = grid.bill(cheap, count=5, orders=3)
+    bill = grid.bill([cheap], count=5, orders=3)
     # 3 orders and the check of one cost twice an answer, which is one order and its check.
     assert (bill["answers"], bill["asked"], bill["trained"]) == (20.0, 80.0, 100.0)
     (line,) = whatif.bill_lines(bill)
     assert line.endswith("(109 MiB kept), an answer 2 s: asking pays from 4 questions on")
-    few = grid.bill(cheap, count=3, orders=1)
+    twice = grid.bill([cheap, cheap._replace(prepare=80.0, mib=90.0)], count=5, orders=3)
+    assert (twice["candidates"], twice["answers"], twice["trained"]) == (10, 40.0, 200.0)
+    assert (twice["prepare"], twice["mib"], twice["pays_from"]) == (140.0, 109.0, 8)
+    assert "2 bases and their linearisations 1.4e+02 s" in next(whatif.bill_lines(twice))
+    few = grid.bill([cheap], count=3, orders=1)
     assert [line[:11] for line in whatif.bill_lines(few)] == ["a training ", "train them:"]
 
 
@@ -266,7 +272,9 @@ def test_recommendations_are_checked_by_training_beside_what_is_drawn(recommende
         chosen = [starts[int(t[-1])] + k for t, own in places.items() for k in own]
         assert len(chosen) == count == came[name]["samples"]
         assert all(k < of_tasks[int(t[-1])] for t, own in places.items() for k in own)
-        columns, _ = grid.measured(cache, whatif.ask(cache, base._replace(**{field: chosen}), 2))
+        columns, _ = grid.measured(
+            cache.asked, grid.origins(cache), whatif.ask(cache, base._replace(**{field: chosen}), 2)
+        )
         assert came[name]["recommended"]["loss_rise_measured"] == columns["loss_rise_measured"]
         # Chosen by what is predicted, of which the drawn ones are some.
         assert came[name]["recommended"]["loss_rise"] != came[name]["compared"]["loss_rise"]
