@@ -140,16 +140,16 @@ def bill_lines(bill: Mapping[str, Any]) -> Iterator[str]:
     from_on = bill["pays_from"]
     pays = from_on is not None and np.isfinite(from_on)
     bases = bill.get("bases", 1)  # earlier versions had one
-    what = "the base and its" if bases == 1 else f"{bases} bases and their"
+    what, its = ("the base", "its") if bases == 1 else (f"{bases} bases", "their")
     yield (
-        f"a training takes about {took['train']}, {what} linearisations "
+        f"a training takes about {took['train']}, {what} and {its} linearisations "
         f"{took['prepare']} ({memory}), an answer {took['answer']}: "
         + (f"asking pays from {from_on:.0f} questions on" if pays else "asking never pays")
     )
     if bill["trained"] < bill["asked"]:
         yield (
             f"train them: {bill['candidates']} trainings take about {took['trained']}, "
-            f"{'the base' if bases == 1 else 'the bases'} and their answers in {bill['orders']} orders {took['asked']}"
+            f"{what} and their answers in {bill['orders']} orders {took['asked']}"
         )
 
 

@@ -73,7 +73,7 @@ def run_job(
     """
     asked, groups, seconds, expected = _begun(named, settings, say, methods)
     stream, nothing = named["stream"], dict.fromkeys(advice.NAMES)
-    given = []
+    given: list[_Followed] = []
     for group in groups:
         wanted = nothing if given else settings["recommend"]
         given.append(_followed(asked, group, settings, wanted, stream, say))
@@ -185,9 +185,10 @@ def _begun(
         groups.append(_Group(base._replace(method=one[1]), candidates))
     grid.check_verify(settings["verify"], sum(len(group.candidates) for group in groups))
     *before, last = named["stream"]
+    sizes = len(last.train.x), sum(len(task.train.x) for task in before)
     for group in groups:
-        for one in (group.base, *(recipe for _, recipe in group.candidates)):
-            one.checked(len(last.train.x), sum(len(task.train.x) for task in before))
+        for asked_for in (group.base, *(one for _, one in group.candidates)):
+            asked_for.checked(*sizes)
     asked = _asked(initialised.problem, initialised.theta)
     prices = [price(asked, group.base, **_memory(settings)) for group in groups]
     expected = grid.bill(prices, len(groups[0].candidates), settings["orders"])

@@ -13,7 +13,6 @@ and the accuracy that they lose. Answers are given before any of it. Writes
 whatif_methods.{json,md} under results/bench.
 """
 
-import numpy as np
 from publish import command, parser, publish, stem, with_jax
 from whatif import OTHER, Cell, accuracy, measured, median, share
 from whatif_recommend import cells

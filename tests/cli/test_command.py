@@ -23,6 +23,7 @@ TINY = (
     "training.steps=20",
 )
 PLAIN = (*TINY, "tracking=disabled", "figures=false")
+WHATIF = ["job=whatif", "network.centred=false", "stream=split", "stream.scenario=class"]
 
 
 def the_run(root, experiment="main"):
@@ -416,6 +417,22 @@ BAD = {
     "a column that is no list": (
         ["job=whatif", "network.centred=false", "whatif.slices=author"],
         "whatif.slices=author: expected a list",
+    ),
+    "methods of what if that are no methods": (
+        ["job=whatif", "network.centred=false", "whatif.methods=[ewc]"],
+        "whatif.methods=['ewc']: expected methods and settings, such as",
+    ),
+    "a method of what if that there is not": (
+        ["job=whatif", "network.centred=false", "whatif.methods={nosuch: {}}"],
+        "whatif.methods=nosuch: expected agem",
+    ),
+    "a method of what if that watches every step": (
+        [*WHATIF, "whatif.methods={naive: {}, si: {}}"],
+        "whatif.method: it watches every step from the first task on",
+    ),
+    "a method of what if that Gram blocks cannot follow": (
+        [*WHATIF, "whatif.methods={ewc: {}}", "whatif.keep=gram"],
+        "whatif.keep=gram: methods weigh and project parameters",
     ),
     "unwritable folder": (["results_dir=/dev/null/results"], "results_dir"),
 }

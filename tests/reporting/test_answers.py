@@ -1,8 +1,11 @@
 """What job=whatif recommends, in words."""
 
-import numpy as np
+import io
 
-from ntkcl.reporting import answers, figures
+import numpy as np
+from rich.console import Console
+
+from ntkcl.reporting import answers, figures, final_table
 from ntkcl.reporting.html import plan
 
 
@@ -69,6 +72,46 @@ def test_slices_are_drawn_at_the_largest_rate_and_tasks_where_there_are_several(
         assert drawn == ["0.90", "0.20", "0.70"] * len(labels)
         ticks = [label.get_text() for label in axis.get_xticklabels()]
         assert ticks == ["before", "0 %", "50 %"]
+
+
+def answered(method, share, rate=0.1):
+    at = {"method": method, "share": share, "learning_rate": rate, "epochs": 1.0}
+    low, high = (0.4, 0.6) if method == "naive" else (0.7, 0.9)
+    numbers = {"accuracy_after_low": low, "accuracy_after": (low + high) / 2}
+    numbers |= {"accuracy_after_high": high, "accuracy_before": 1.0, "accuracy_new": 1.0}
+    return at | numbers | {"distance": 0.1, "coarse_r2": 0.99, "verdict": "good"}
+
+
+def test_methods_are_told_apart_in_the_figure_and_the_tables():
+    methods = "naive", "ewc penalty=1", "ewc penalty=10", "ogd"
+    rows = [answered(method, share) for method in methods for share in (0.0, 0.5)]
+    rows[3]["accuracy_after_measured"] = 0.8
+    figure = figures.retention(rows)
+    said = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert said == [*methods, "before"] and figure.axes[0].get_legend() is None
+    few = figures.retention(rows[:4])
+    assert [text.get_text() for text in few.axes[0].get_legend().get_texts()] == [
+        "naive", "ewc penalty=1", "ewc penalty=1, measured", "before"
+    ]  # fmt: skip
+    assert [row["method"] for row in answers.texts(rows)] == [row["method"] for row in rows]
+    assert not any("method" in row for row in answers.texts(rows[:2]))
+    base = {"share": 0.2, "learning_rate": 0.1, "epochs": 1.0, "method": "naive"}
+    summary = {"base": base, "verified": 0, "recommended": {}}
+    assert "one training of each method answers" in list(answers.remarks(rows, summary))[1]
+    assert "one training answers" in list(answers.remarks(rows[:2], summary))[1]
+    terminal = Console(width=80, file=io.StringIO())
+    final_table.show_answers(rows, summary, terminal)
+    text = terminal.file.getvalue()
+    places = [text.index(f"  {method}\n") for method in methods]
+    assert places == sorted(places) and text.count("50 %") == 4
+
+
+def test_a_table_of_earlier_versions_knows_no_methods():
+    rows = [answered("naive", share) for share in (0.0, 0.5)]
+    for row in rows:
+        del row["method"]
+    assert answers.texts(rows) == answers.texts([row | {"method": "naive"} for row in rows])
+    figures.retention(rows)
 
 
 def test_classes_have_names_where_the_configuration_lists_them_in_order():

@@ -341,8 +341,12 @@ L2, EWC = ({"method": "l2", "penalty": 2.0}, methods.l2(2.0)), ({"method": "ewc"
 
 
 @pytest.mark.parametrize("keep", ["passes", "gradients"])
-def test_methods_are_answered_for_as_they_are_trained(keep):
+def test_methods_are_answered_for_as_they_are_trained_each_along_its_own_base(keep, monkeypatch):
+    bases, prepare = [], job.prepare
+    monkeypatch.setattr(job, "prepare", lambda *a, **k: bases.append(a[1]) or prepare(*a, **k))
     told = answers(methods=(L2, *grid.NAIVE, EWC), keep=keep, rates=[1.0], orders=1, verify=6)
+    assert [base.method for base in bases] == [L2[1], methods.naive(), EWC[1]]
+    assert told.summary["price"]["bases"] == 3
     named = ["l2 penalty=2.0"] * 2 + ["naive"] * 2 + ["ewc"] * 2
     assert [row["method"] for row in told.rows] == named
     assert told.summary["base"]["method"] == "l2 penalty=2.0"

@@ -97,6 +97,14 @@ def test_kept_gradients_answer_for_methods_without_the_network():
         assert np.isfinite(whatif.ask(cache, candidate).outputs).all()
 
 
+def test_along_the_base_of_another_method_an_answer_is_poor():
+    question = asked(*mlp())
+    cache = whatif.prepare(question, MOMENTUM, anchors=2, methods=True)
+    other = whatif.ask(cache, MOMENTUM._replace(order=1, method=methods.l2(1e-9)))
+    assert whatif.ask(cache, MOMENTUM._replace(order=1)).verdict == ("good", ())
+    assert other.verdict == ("poor", ("its method is not the base's: take a base with it",))
+
+
 def test_influence_is_the_derivative_with_a_method_too():
     question, recipe = asked(*mlp()), MOMENTUM._replace(method=METHODS["functional"])
     cache = whatif.prepare(question, recipe, anchors=2)
