@@ -82,7 +82,8 @@ def follow(
 ) -> Params:
     """Parameters after all steps of a candidate, from where the base begins, the optimizer at
     rest."""
-    advance = partial(_advance, base.anchors, rule, samples, loss, method)
+    start = at(base.reached, 0)
+    advance = partial(_advance, base.anchors, start, rule, samples, loss, method)
 
     def step(carry, given):
         theta, state, begun = carry
@@ -91,10 +92,9 @@ def follow(
         begun = jax.tree.map(lambda a, b: jnp.where(first, a, b), theta, begun)
         return (*advance(theta, state, rows, s), begun), ()
 
-    theta = at(base.reached, 0)
     step = jax.checkpoint(step)  # a derivative through all steps keeps no slice of gradients
-    start = theta, rule.transform.init(theta), theta
-    theta, _, begun = jax.lax.scan(step, start, tuple(taken))[0]
+    carry = start, rule.transform.init(start), start
+    theta, _, begun = jax.lax.scan(step, carry, tuple(taken))[0]
     end = parts(base.reached)  # fewer steps than anchors do not come to it
     return _corrected(base, theta, begun, end, taken.part[-1] == end - 1)
 
@@ -125,7 +125,8 @@ def along(
     method: Method | None = None,
 ) -> Base:
     """The base, once it is known what following it is wrong by; `taken` are its own steps."""
-    advance = partial(_advance, anchors, rule, samples, loss, method)
+    start = at(reached, 0)
+    advance = partial(_advance, anchors, start, rule, samples, loss, method)
 
     def arrived(theta, wrong, s, arrives):
         true = at(reached, s)
@@ -139,9 +140,8 @@ def along(
         theta, wrong = arrived(theta, wrong, part, first)
         return (*advance(theta, state, rows, s), wrong), ()
 
-    theta = at(reached, 0)
-    start = theta, rule.transform.init(theta), jax.tree.map(jnp.zeros_like, reached)
-    theta, _, wrong = jax.lax.scan(step, start, tuple(taken))[0]
+    carry = start, rule.transform.init(start), jax.tree.map(jnp.zeros_like, reached)
+    theta, _, wrong = jax.lax.scan(step, carry, tuple(taken))[0]
     return Base(anchors, reached, arrived(theta, wrong, parts(reached), True)[1])
 
 
@@ -155,14 +155,14 @@ def parts(reached: Params) -> int:
     return jax.tree.leaves(reached)[0].shape[0] - 1
 
 
-def _advance(anchors, rule, samples, loss, method, theta, state, rows, s):
+def _advance(anchors, start, rule, samples, loss, method, theta, state, rows, s):
     """One step of the network linearised at anchor s, on the batch `rows`."""
-    gradient = _pull(anchors, rule.memory, samples, loss, method, theta, rows, s)
+    gradient = _pull(anchors, start, rule.memory, samples, loss, method, theta, rows, s)
     updates, state = rule.transform.update(gradient, state, theta)
     return optax.apply_updates(theta, updates), state
 
 
-def _pull(anchors, memory, samples, loss, method, theta, rows, s):
+def _pull(anchors, start, memory, samples, loss, method, theta, rows, s):
     """The gradient of what is minimised, projected by the method; of none it is that of the mean
     loss."""
 
@@ -175,7 +175,8 @@ def _pull(anchors, memory, samples, loss, method, theta, rows, s):
         return pull(jax.grad(mean_loss)(f))
 
     def apply(theta, row):
-        return anchors.one(s, theta, row)
+        # What a method has kept of where training begins is read there, and so it is exact.
+        return anchors.one(jnp.where(_same(theta, start), 0, s), theta, row)
 
     def objective(theta):
         task_loss = mean_loss(anchors.at(s, rows, theta)[0])
@@ -183,3 +184,7 @@ def _pull(anchors, memory, samples, loss, method, theta, rows, s):
         return method.objective(memory, apply, loss, theta, batch, samples.head, task_loss)
 
     return method.project(memory, apply, loss, theta, jax.grad(objective)(theta))
+
+
+def _same(one, other):
+    return jnp.all(jnp.stack(jax.tree.leaves(jax.tree.map(jnp.array_equal, one, other))))

@@ -10,6 +10,7 @@ from test_whatif import BASE, CLASSES, asked, drawn, linear_model, mlp, trained_
 from ntkcl import losses, methods, optimizers, whatif
 from ntkcl.types import Network
 from ntkcl.validation import SettingError
+from ntkcl.whatif.follow import _pull, at
 
 MOMENTUM = BASE._replace(optimizer=optimizers.sgd(0.9), epochs=3)
 METHODS = {
@@ -103,6 +104,31 @@ def test_along_the_base_of_another_method_an_answer_is_poor():
     other = whatif.ask(cache, MOMENTUM._replace(order=1, method=methods.l2(1e-9)))
     assert whatif.ask(cache, MOMENTUM._replace(order=1)).verdict == ("good", ())
     assert other.verdict == ("poor", ("its method is not the base's: take a base with it",))
+
+
+@pytest.mark.parametrize("keep", ["gradients", "passes"])
+def test_what_a_method_asks_of_where_training_begins_is_exact(keep):
+    """Here a factor of the loss: an output, and its derivative along a direction, at theta_0."""
+
+    def objective(memory, apply, loss, theta, batch, head, task_loss):
+        f, along = jax.jvp(lambda p: apply(p, batch.x[0]), (memory,), (memory,))
+        return task_loss * (f[0] + along[1])
+
+    network, theta = mlp()
+    question, base = asked(network, theta), MOMENTUM._replace(learning_rate=1.0)
+    method = methods.custom(begin=lambda memory, network, theta, task: theta, objective=objective)
+    cache = whatif.prepare(question, base, anchors=3, keep=keep, methods=True)
+    start, rows = at(cache.base.reached, 0), jnp.array([4, 5])
+    given = start, theta, question.samples, question.loss
+    later = at(cache.base.reached, 2)
+    found, plain = (
+        _pull(cache.base.anchors, *given, one, later, rows, 2) for one in (method, None)
+    )
+    x = question.new.x[4]
+    f, along = jax.jvp(lambda p: network.apply(p, x), (theta,), (theta,))
+    factor = f[0] + along[1]
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, factor * other, atol=1e-9)
 
 
 def test_influence_is_the_derivative_with_a_method_too():
