@@ -74,7 +74,7 @@ def description(work: Work) -> dict[str, str]:
         "data": f"{data}, {inputs(stream):,} inputs",
         "network": f"{choices['network']}{shape}",
         "training": f"{learner}, {_steps(work)}" if run.job in (*RUN_JOBS, whatif.JOB) else learner,
-        "method": choices["method"],
+        "method": ", ".join(work.request.plan.get("methods") or ()) or choices["method"],
     }
 
 

@@ -15,7 +15,7 @@ from ntkcl import experiment, forecast, kernels, losses, methods, networks, opti
 from ntkcl.metrics import correct, r2
 from ntkcl.runs import files
 from ntkcl.training.settings import Training
-from ntkcl.whatif import advice, grid, job
+from ntkcl.whatif import advice, grid, job, last_task
 
 SETTINGS = {
     "shares": [0, 0.5],
@@ -107,7 +107,7 @@ def test_steps_given_as_steps_stay_as_many():
     for count, size, batch in ((7, 8, 3), (29, 7, 2), (13, 8, None)):
         given = named(random_stream(jax.random.key(1), [3, size]), steps=count, epochs=None)
         given["training"] = given["training"]._replace(batch_size=batch)
-        recipe = job._recipe(experiment.initialise(**given), given["training"], SETTINGS)
+        recipe = last_task._recipe(experiment.initialise(**given), given["training"], SETTINGS)
         assert recipe.steps(size) == count and recipe.batch_size == (batch or size)
 
 
@@ -222,8 +222,8 @@ def test_a_training_that_diverges_is_data_and_a_base_that_does_is_refused(monkey
 
 
 def test_the_price_is_said_before_anything_is_trained(monkeypatch):
-    lines, trained = [], job._trained
-    monkeypatch.setattr(job, "_trained", lambda *a: lines.append("trains") or trained(*a))
+    lines, trained = [], last_task._trained
+    monkeypatch.setattr(last_task, "_trained", lambda *a: lines.append("trains") or trained(*a))
     summary = whatif.run_job(named(), SETTINGS, lines.append).summary
     first, then = lines[: lines.index("trains")]
     assert re.match(r"a training takes about .* s, the base .*: asking never pays", first)
