@@ -36,7 +36,7 @@ figures: setup
 	$(BIN)/python scripts/figures/papers.py || failed="$$failed papers"; \
 	test -z "$$failed" || { echo "failed, or a claim did:$$failed" >&2; exit 1; }
 
-BENCHMARKS := kernels price forecast matrix_free tiles training sweep kill_runs kill_sweep segments verdicts whatif whatif_recommend whatif_sketch pretrained
+BENCHMARKS := kernels price forecast matrix_free tiles training sweep kill_runs kill_sweep segments verdicts whatif whatif_methods whatif_recommend whatif_sketch pretrained
 
 bench: setup
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python scripts/bench/$$name.py; done

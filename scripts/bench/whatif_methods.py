@@ -1,46 +1,66 @@
 """What what-if says of methods that spare old samples, beside the trainings themselves.
 
-    python scripts/bench/whatif_methods.py           networks from scratch on Fashion-MNIST, mlp of
-                                                     1 and 3 hidden layers, momentum and Adam,
-                                                     class-incremental; three seeds
-    python scripts/bench/whatif_methods.py --quick   one cell, tiny: whatif_methods_quick.*
+    python scripts/bench/whatif_methods.py               networks from scratch on Fashion-MNIST, mlp
+                                                         of 1 and 3 hidden layers, momentum and
+                                                         Adam, class-incremental; three seeds
+                                        --case text      MiniLM with low-rank additions, AdamW,
+        --table FILE                                     gradients kept; three pairs of sections of
+                                                         the table of scripts/data/debian_texts.py
+    python scripts/bench/whatif_methods.py --quick       one or two cells, tiny:
+                                                         whatif_methods_quick_CASE.*
 
-A network has learned two classes and is asked about two others, with each method: in another order
-of the batches, with nothing replayed, at half the rate. Each is answered along a base with the same
-method and along one without any, both of share .05, then trained, and trained in another order,
-which is what a second training would say of it. R2 of the drift of the old test samples' outputs,
-and the accuracy that they lose. Answers are given before any of it. Writes
-whatif_methods.{json,md} under results/bench.
+A network has learned two classes and is asked about others, with each method: in another order of
+the batches, with nothing replayed, at half the rate. Each is answered along a base with the same
+method and, from scratch, along one without any, all of share .05, then trained, and trained in
+another order, which is what a second training would say of it. R2 of the drift of the old test
+samples' outputs, and the accuracy that they lose. Answers are given before any of it. Writes
+whatif_methods_CASE.{json,md} under results/bench.
 """
 
-from publish import command, parser, publish, stem, with_jax
-from whatif import OTHER, Cell, accuracy, measured, median, share
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from publish import as_json, command, parser, publish, stem, with_jax
+from whatif import OTHER, Cell, accuracy, measured, median, share, text
 from whatif_recommend import cells
 
 from ntkcl import methods, metrics, whatif
 
-SEEDS, ANCHORS, SHARE = 3, 8, 0.05
-# Each as strong as changes what is kept, and learns the new classes: mlp, momentum, seed 0.
-METHODS = {
-    "l2": methods.l2(0.5),
-    "functional": methods.functional(1.0, 50),
-    "lwf": methods.lwf(0.3),
-    "ewc": methods.ewc(3.0),
-    "ewc_diagonal": methods.ewc_diagonal(1000.0),
-    "mas": methods.mas(0.1),
-    "ogd": methods.ogd(50),
-    "replay": methods.replay(20),
+SEEDS, PAIRS, SHARE = 3, 3, 0.05
+# Each as strong as changes what is kept, and learns the new classes, in one cell of seed 0.
+METHODS: dict[str, dict[str, Any]] = {
+    "scratch": {
+        "l2": methods.l2(0.5),
+        "functional": methods.functional(1.0, 50),
+        "lwf": methods.lwf(0.3),
+        "ewc": methods.ewc(3.0),
+        "ewc_diagonal": methods.ewc_diagonal(1000.0),
+        "mas": methods.mas(0.1),
+        "ogd": methods.ogd(50),
+        "replay": methods.replay(20),
+    },
+    "text": {
+        "l2": methods.l2(1.0),
+        "functional": methods.functional(1.0, 32),
+        "lwf": methods.lwf(1.0),
+        "ewc_diagonal": methods.ewc_diagonal(1000.0),
+        "mas": methods.mas(3.0),
+    },
 }
 SMALL = {"functional": methods.functional(1.0, 5), "ogd": methods.ogd(5)}
+HOW: dict[str, dict[str, Any]] = {  # the base is linearised
+    "scratch": dict(anchors=8, keep="passes"),
+    "text": dict(anchors=4, keep="gradients"),
+}
 CANDIDATES = {"another order": {}, "share 0": {"share": 0.0}, "rate / 2": {"rate": 0.5}}
 BASES = {"same": "along a base with the method", "plain": "along one without"}
 
 
-def rows_of(cell: Cell, name: str, method) -> list[dict]:
-    """A row for each candidate with a method."""
+def rows_of(cell: Cell, name: str, method, how: dict, both: bool) -> list[dict]:
+    """A row for each candidate with a method, along both bases or the one of its own."""
     plain = cell.base._replace(share=SHARE)
-    bases = {"same": plain._replace(method=method), "plain": plain}
-    how = dict(anchors=ANCHORS, keep="passes")
+    bases = {"same": plain._replace(method=method)} | ({"plain": plain} if both else {})
     caches = {key: whatif.prepare(cell.asked, base, **how) for key, base in bases.items()}
     made = []
     for k, (candidate, change) in enumerate(CANDIDATES.items()):
@@ -49,7 +69,7 @@ def rows_of(cell: Cell, name: str, method) -> list[dict]:
         recipe = recipe._replace(share=change.get("share", SHARE))
         row = cell.name | dict(method=name, candidate=candidate)
         answers = {key: whatif.ask(cache, recipe) for key, cache in caches.items()}
-        before = caches["plain"].before
+        before = caches["same"].before
         true, again = (
             measured(cell, recipe._replace(order=order))
             for order in (recipe.order, recipe.order + OTHER)
@@ -73,11 +93,16 @@ def summarise(rows: list[dict], method: str) -> dict[str, float]:
     own = [row for row in rows if row["method"] == method]
     said = {"accuracy lost without it": median([row["lost_without"] for row in own])}
     said["with it"] = median([row["lost"] for row in own])
-    for key in ("same", "plain", "again"):
+    for key in sides(rows):
         said[f"{key} R2"] = median([row[f"{key}_r2"] for row in own])
         errors = [abs(row[f"{key}_lost"] - row["lost"]) for row in own]
         said[f"{key} within .05"] = share([error <= 0.05 for error in errors])
     return said
+
+
+def sides(rows: list[dict]) -> list[str]:
+    """What each candidate is said by."""
+    return [key for key in (*BASES, "again") if f"{key}_r2" in rows[0]]
 
 
 def of_good(rows: list[dict], base: str) -> tuple[int, int]:
@@ -97,34 +122,42 @@ def markdown(stored: dict) -> str:
         "without, and of a second training.",
         "",
     ]
-    heads = ["method", "lost without", "with", *BASES.values(), "a second training"]
+    words = BASES | {"again": "a second training"}
+    heads = ["method", "lost without", "with", *(words[key] for key in sides(rows))]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for method in dict.fromkeys(row["method"] for row in rows):
         said = summarise(rows, method)
-        words = [f"{said[key]:.2f}" for key in ("accuracy lost without it", "with it")]
-        for key in ("same", "plain", "again"):
-            words.append(f"{said[f'{key} R2']:.3f} ({said[f'{key} within .05']:.2f})")
-        lines.append(f"| {' | '.join([method, *words])} |")
+        numbers = [f"{said[key]:.2f}" for key in ("accuracy lost without it", "with it")]
+        for key in sides(rows):
+            numbers.append(f"{said[f'{key} R2']:.3f} ({said[f'{key} within .05']:.2f})")
+        lines.append(f"| {' | '.join([method, *numbers])} |")
     lines.append("")
-    for base, words in BASES.items():
+    for base in sides(rows)[:-1]:
         good, wrong = of_good(rows, base)
-        lines.append(f"Answers {words}: {good} of {len(rows)} `good`, {wrong} of them below .8.")
-    return "\n".join(lines) + "\n"
+        counted = f"{good} of {len(rows)} `good`, {wrong} of them below .8"
+        lines += [f"Answers {BASES[base]}: {counted}.", ""]
+    return "\n".join(lines)
 
 
 def main() -> None:
     options = parser(__doc__, quick=True)
+    options.add_argument("--case", choices=tuple(METHODS), default="scratch")
+    options.add_argument("--table", type=Path, help="of texts, for --case text")
     given = options.parse_args()
-    some = SMALL if given.quick else METHODS
+    from_scratch = given.case == "scratch"
+    if from_scratch:
+        chosen = (cell for cell in cells(given.quick) if cell.name["seed"] < SEEDS)
+    else:
+        chosen = islice(text(given.quick, 1, given.table), PAIRS)
+    some = SMALL if given.quick else METHODS[given.case]
     rows = [
         row
-        for cell in cells(given.quick)
-        if cell.name["seed"] < SEEDS
+        for cell in chosen
         for name, method in some.items()
-        for row in rows_of(cell, name, method)
+        for row in rows_of(cell, name, method, HOW[given.case], from_scratch)
     ]
     facts = {"command": command("whatif_methods", options, given), "machine": with_jax()}
-    publish(given.folder, stem("whatif_methods", given), facts | {"rows": rows}, markdown)
+    publish(given.folder, stem("whatif_methods", given), as_json(facts | {"rows": rows}), markdown)
 
 
 if __name__ == "__main__":
