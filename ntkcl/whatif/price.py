@@ -1,7 +1,7 @@
 """What a cache will cost, and after how many questions it has paid, before it is made."""
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 
 from ntkcl.compilation import portable
 from ntkcl.methods import is_naive
+from ntkcl.training.loop import State
 from ntkcl.whatif import anchors as linear
 from ntkcl.whatif import gram
 from ntkcl.whatif.plan import BYTES_PER_SECOND, SKETCHED_BY, Plan, parts_of, plan, sizes_of
@@ -68,7 +69,8 @@ def price(
     recipe.checked(*asked.sizes)
     kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib, methods)
     steps = recipe.steps(asked.sizes[0])
-    train = steps * _step_seconds(asked, recipe)
+    state, begin = _begun(asked, recipe)
+    train = begin + steps * _step_seconds(asked, recipe, state)
     if kept.keep == "passes":
         base = 0.0 if anchors is None else (1 + FOLLOWED) * train
         return Price(train, base, 2 * FOLLOWED * train, 0.0)
@@ -81,9 +83,7 @@ def price(
         p, itemsize = sizes_of(asked)
         linearise *= gram.passes_each(parts, p * itemsize, budget_mib)
         linearise += gram.products(sum(n * k for n, k in parts), p) / gram.PRODUCTS_PER_SECOND
-    # A method may look at all that it keeps at each step: what is said is then the most.
-    held = 0 if is_naive(recipe.method) else asked.sizes[1]
-    read = steps * (recipe.batch_size + held) * kept.trained.shape[1]
+    read = steps * (recipe.batch_size + _held(state.memory, asked.new.x)) * kept.trained.shape[1]
     read += len(asked.old.x) * kept.old.shape[1]
     # Each row of a step is read to cut it, to predict its output, and to pull its gradient back.
     follow = read * kept.numbers * sizes_of(asked)[1] / BYTES_PER_SECOND
@@ -91,8 +91,28 @@ def price(
     return Price(train, base + linearise, 2 * follow, kept.mib)
 
 
-def _step_seconds(asked, recipe) -> float:
-    state, rows, batches = start(asked, recipe), asked.rows, recipe.batches(*asked.sizes)
+def _begun(asked: Question, recipe: Recipe) -> tuple[State, float]:
+    """Where a training begins, and the seconds until then: what its method keeps is made."""
+    state = start(asked, recipe)
+    if is_naive(recipe.method):
+        return state, 0.0
+    clock = time.perf_counter()  # it is compiled by now
+    jax.block_until_ready(start(asked, recipe))
+    return state, time.perf_counter() - clock
+
+
+def _held(memory: Any, x: Any) -> int:
+    """Samples among what a method keeps, which it may look at in each step: arrays like x."""
+    like = {id(leaf): leaf for leaf in jax.tree.leaves(memory) if _kind(leaf) == _kind(x)}
+    return sum(map(len, like.values()))
+
+
+def _kind(x: Any) -> tuple:
+    return jnp.ndim(x), jnp.shape(x)[1:], jnp.result_type(x)
+
+
+def _step_seconds(asked: Question, recipe: Recipe, state: State) -> float:
+    rows, batches = asked.rows, recipe.batches(*asked.sizes)
 
     def one():
         jax.block_until_ready(step(asked, rows, recipe, state, batches[0]))

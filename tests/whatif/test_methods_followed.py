@@ -1,5 +1,7 @@
 """Candidates with a method that spares old samples: followed as they are trained."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from ntkcl import losses, methods, optimizers, whatif
 from ntkcl.types import Network
 from ntkcl.validation import SettingError
 from ntkcl.whatif.follow import _pull, at
+from ntkcl.whatif.question import remembered
 
 MOMENTUM = BASE._replace(optimizer=optimizers.sgd(0.9), epochs=3)
 METHODS = {
@@ -210,9 +213,20 @@ def test_a_method_that_keeps_old_samples_is_refused_where_there_are_none(name):
         whatif.train(question, BASE._replace(share=0.0, method=METHODS[name]))
 
 
-def test_auto_keeps_for_methods_what_they_can_be_followed_by(monkeypatch):
-    from ntkcl.whatif import plan as module
+@pytest.mark.parametrize(("name", "held"), [("l2", 0), ("functional", 5), ("ogd", 2), ("ewc", 8)])
+def test_the_price_counts_the_samples_that_a_method_looks_at(name, held, monkeypatch):
+    price = sys.modules["ntkcl.whatif.price"]
+    question, recipe = asked(), BASE._replace(method=METHODS[name])
+    memory = remembered(recipe.method, question.network, question)
+    assert price._held(memory, question.new.x) == held
+    monkeypatch.setattr(price, "BYTES_PER_SECOND", 1.0)
+    # 6 steps of 4 samples and what is held, 6 old ones, in 3 directions of 18 numbers of 8 bytes
+    rows = (6 * (4 + held) + 6) * 3
+    assert whatif.price(question, recipe, keep="gradients").answer == 2 * rows * 18 * 8
 
+
+def test_auto_keeps_for_methods_what_they_can_be_followed_by(monkeypatch):
+    module = sys.modules["ntkcl.whatif.plan"]
     monkeypatch.setattr(module, "reads_faster", lambda *_: True)
     monkeypatch.setattr(module, "SLOW_SECONDS", 0.0)
     given = dict(anchors=2, keep="auto", outputs=None, numbers=5)

@@ -85,6 +85,34 @@ def test_accuracies_are_told_as_nearly_as_by_a_second_training(scratch):
     assert said["accuracy after within the band of 90 %"] >= 0.9
 
 
+@pytest.mark.parametrize(("case", "count"), [("scratch", 8 * 12 * 3), ("text", 5 * 3 * 3)])
+def test_with_a_method_answers_are_nearly_as_right_as_a_second_training(case, count):
+    bench = load_script("bench/whatif_methods")
+    stored = json.loads((BENCH / f"whatif_methods_{case}.json").read_text())
+    rows = stored["rows"]
+    assert (BENCH / f"whatif_methods_{case}.md").read_text() == bench.markdown(stored)
+    assert len(rows) == count and {row["method"] for row in rows} == set(bench.METHODS[case])
+    r2 = {key: np.median([row[f"{key}_r2"] for row in rows]) for key in ("same", "again")}
+    assert r2["same"] >= 0.97 and r2["same"] >= r2["again"] - 0.01
+    error = {
+        key: np.mean([abs(row[f"{key}_lost"] - row["lost"]) for row in rows])
+        for key in ("same", "again")
+    }
+    assert error["same"] <= error["again"] + 0.01
+    good, wrong = bench.of_good(rows, "same")
+    assert good > 0.6 * count and wrong <= 0.04 * good
+
+
+def test_along_a_base_without_the_method_answers_are_worse_and_all_poor():
+    rows = json.loads((BENCH / "whatif_methods_scratch.json").read_text())["rows"]
+    within = {
+        key: np.mean([abs(row[f"{key}_lost"] - row["lost"]) <= 0.05 for row in rows])
+        for key in ("same", "plain")
+    }
+    assert within["plain"] < within["same"] - 0.2
+    assert {row["plain_verdict"] for row in rows} == {"poor"}
+
+
 def test_without_the_new_samples_that_cost_most_less_is_forgotten_than_without_drawn_ones():
     """And replaying the recommended ones: in nine cells of ten at least."""
     bench = load_script("bench/whatif_recommend")
