@@ -83,7 +83,7 @@ def price(
         p, itemsize = sizes_of(asked)
         linearise *= gram.passes_each(parts, p * itemsize, budget_mib)
         linearise += gram.products(sum(n * k for n, k in parts), p) / gram.PRODUCTS_PER_SECOND
-    read = steps * (recipe.batch_size + _held(state.memory, asked.new.x)) * kept.trained.shape[1]
+    read = steps * (recipe.batch_size + _held(state.memory, asked)) * kept.trained.shape[1]
     read += len(asked.old.x) * kept.old.shape[1]
     # Each row of a step is read to cut it, to predict its output, and to pull its gradient back.
     follow = read * kept.numbers * sizes_of(asked)[1] / BYTES_PER_SECOND
@@ -101,14 +101,17 @@ def _begun(asked: Question, recipe: Recipe) -> tuple[State, float]:
     return state, time.perf_counter() - clock
 
 
-def _held(memory: Any, x: Any) -> int:
-    """Samples among what a method keeps, which it may look at in each step: arrays like x."""
-    like = {id(leaf): leaf for leaf in jax.tree.leaves(memory) if _kind(leaf) == _kind(x)}
-    return sum(map(len, like.values()))
+def _held(memory: Any, asked: Question) -> int:
+    """Samples among what a method keeps, which it may look at in each step: arrays like the inputs
+    that are no parameters."""
+    theta, x = (jax.tree.map(jnp.shape, part) for part in (asked.theta, asked.new.x))
 
+    def is_theta(tree: Any) -> bool:
+        return jax.tree.map(jnp.shape, tree) == theta
 
-def _kind(x: Any) -> tuple:
-    return jnp.ndim(x), jnp.shape(x)[1:], jnp.result_type(x)
+    kept = jax.tree.leaves(memory, is_leaf=is_theta)
+    inputs = {id(one): one for one in kept if not is_theta(one) and jnp.shape(one)[1:] == x[1:]}
+    return sum(len(one) for one in inputs.values() if one.dtype == asked.new.x.dtype)
 
 
 def _step_seconds(asked: Question, recipe: Recipe, state: State) -> float:

@@ -218,7 +218,7 @@ def test_the_price_counts_the_samples_that_a_method_looks_at(name, held, monkeyp
     price = sys.modules["ntkcl.whatif.price"]
     question, recipe = asked(), BASE._replace(method=METHODS[name])
     memory = remembered(recipe.method, question.network, question)
-    assert price._held(memory, question.new.x) == held
+    assert price._held(memory, question) == held
     monkeypatch.setattr(price, "BYTES_PER_SECOND", 1.0)
     # 6 steps of 4 samples and what is held, 6 old ones, in 3 directions of 18 numbers of 8 bytes
     rows = (6 * (4 + held) + 6) * 3
