@@ -248,8 +248,9 @@ def _planned(
     """A row for each candidate, the summary, arrays, and a row for each slice of old samples."""
     request, job = work.request, work.run.job
     if job == whatif.JOB:
-        given = _columns(request), request.grid() or whatif.NAIVE
-        return whatif.run_job(work.parts, request.plan, say, *given)
+        settings = {key: value for key, value in request.plan.items() if key != "methods"}
+        methods = request.grid() or whatif.NO_METHODS
+        return whatif.run_job(work.parts, settings, say, _columns(request), methods)
     ranking, summary = planning.plan(job, work.parts, request.plan, request.grid(), say)
     return ranking.rows, summary, {}, ()
 

@@ -74,8 +74,14 @@ def description(work: Work) -> dict[str, str]:
         "data": f"{data}, {inputs(stream):,} inputs",
         "network": f"{choices['network']}{shape}",
         "training": f"{learner}, {_steps(work)}" if run.job in (*RUN_JOBS, whatif.JOB) else learner,
-        "method": ", ".join(work.request.plan.get("methods") or ()) or choices["method"],
+        "method": _methods(work) or choices["method"],
     }
+
+
+def _methods(work: Work) -> str:
+    """Those that job=whatif asks about, by name."""
+    asked = work.request.grid() if work.run.job == whatif.JOB else []
+    return ", ".join(dict.fromkeys(at["method"] for at, _ in asked))
 
 
 def _steps(work: Work) -> str:

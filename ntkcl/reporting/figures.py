@@ -175,8 +175,8 @@ def retention(rows: Sequence[Mapping]) -> Figure:
 
 
 def _kind(row: Mapping) -> tuple[str, float, float]:
-    """What a line stands for; earlier versions had no methods."""
-    return row.get("method", "naive"), row["learning_rate"], row["epochs"]
+    """What a line stands for."""
+    return row["method"], row["learning_rate"], row["epochs"]
 
 
 def _label(kind: tuple[str, float, float], kinds: Sequence[tuple[str, float, float]]) -> str:

@@ -9,7 +9,7 @@ for a grid of candidates of the last task of a stream: the command's job=whatif.
 
 from ntkcl.whatif.answers import Answer, ask
 from ntkcl.whatif.cache import Cache, prepare
-from ntkcl.whatif.grid import NAIVE, bill_lines, candidates
+from ntkcl.whatif.grid import NO_METHODS, bill_lines, candidates
 from ntkcl.whatif.job import JOB, Answers, run_job
 from ntkcl.whatif.price import Price, price
 from ntkcl.whatif.question import Question, question, train
@@ -19,7 +19,7 @@ from ntkcl.whatif.segments import in_segments
 
 __all__ = [
     "JOB",
-    "NAIVE",
+    "NO_METHODS",
     "SCHEDULES",
     "Answer",
     "Answers",

@@ -7,7 +7,8 @@ At anchor s, of parameters theta_s, outputs and their derivatives at theta near 
 `Passes` computes both by passes through the network; `Gradients` reads them off gradients that are
 kept, J of every sample at every anchor, and never touches the network. They are kept in those
 directions of output space alone in which the loss can pull: a softmax does not see what all outputs
-have in common, so that of two outputs one direction is left.
+have in common, so that of two outputs one direction is left. For methods, which may hold outputs
+themselves, all are kept.
 """
 
 from functools import partial

@@ -39,7 +39,7 @@ class Answer(NamedTuple):
     own_error: of the accuracy, sqrt((sum d)^2 + sum d^2) / n, d of an old sample whether it is
       right with half of the anchors less whether it is with all, in the first order; NaN for one
       anchor.
-    method_of_base: whether its method is the base's.
+    method_of_base: whether its method is the base's, or no base was trained.
     """
 
     recipe: Recipe
@@ -97,6 +97,8 @@ class Answer(NamedTuple):
         if reasons:
             return "poor", reasons
         if np.isnan(self.coarse_r2):
+            if np.isnan(far):
+                return "unknown", ("no base was trained to check it by",)
             return "unknown", ("one anchor cannot be halved",)
         return "good", ()
 
@@ -133,7 +135,8 @@ def ask(cache: Cache, recipe: Recipe, orders: int = 1) -> Answer:
       recipe: of the candidate, such as `cache.recipe._replace(share=0.1)`.
       orders: K, as many orders of its batches, the seeds `recipe.order` and those after it: what a
         second training would differ by.
-    Raises ValueError as `Recipe.checked`.
+    Raises ValueError as `Recipe.checked`, and for an optimizer or a method that what is kept cannot
+    follow.
     """
     taken, m = taken_of(cache, recipe, orders), parts(cache.base.reached)
     old, new, distance = _answered(cache, recipe, taken)
@@ -204,7 +207,9 @@ def _answered(cache: Cache, recipe: Recipe, taken):
         cache.before,
         cache.new,
     )
-    return tuple(np.asarray(part, np.float64) for part in _mapped(*given, **cache.how(recipe)))
+    return tuple(
+        np.asarray(part, np.float64) for part in _mapped(*given, **cache.static_arguments(recipe))
+    )
 
 
 @partial(jax.jit, static_argnames=("loss", "method"))

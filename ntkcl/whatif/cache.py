@@ -10,8 +10,9 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from ntkcl import methods, networks
+from ntkcl import networks
 from ntkcl.compilation import portable
+from ntkcl.methods import is_naive
 from ntkcl.resources import MIB
 from ntkcl.types import Dataset, Network, Params
 from ntkcl.validation import SettingError
@@ -19,7 +20,7 @@ from ntkcl.whatif import anchors as linear
 from ntkcl.whatif import gram
 from ntkcl.whatif.follow import Base, Rule, along, steps
 from ntkcl.whatif.plan import SKETCHED_BY, Plan, plan
-from ntkcl.whatif.question import Question, in_loop, remembered, train
+from ntkcl.whatif.question import Question, check_followed, in_loop, remembered, train
 from ntkcl.whatif.recipe import Recipe
 from ntkcl.whatif.rules import check_elementwise
 from ntkcl.whatif.sketch import Sketch, importance, sketch
@@ -36,7 +37,8 @@ class Cache(NamedTuple):
     before: outputs [n, c] of the old samples as the network stands.
     end: the parameters that the base has ended with.
     keep: "gradients", "gram", "sketch" or "passes": what is kept.
-    methods: whether it answers for methods; without, gradients may be kept in fewer directions.
+    with_methods: whether it answers for methods; else gradients may be kept in fewer directions.
+    memory: what the base's method keeps of the pool, () of none.
     sketch: of gradients that are kept so; None else.
     seconds: of the base training and of the linearisations, compilation included.
     mib: memory of all that is kept.
@@ -53,7 +55,8 @@ class Cache(NamedTuple):
     before: Float[np.ndarray, "n c"]
     end: Params
     keep: str
-    methods: bool
+    with_methods: bool
+    memory: Any
     sketch: Sketch | None
     seconds: dict[str, float]
     mib: float
@@ -71,17 +74,25 @@ class Cache(NamedTuple):
             check_elementwise(recipe.optimizer)
             scale = self.sketch.scale
         transform = portable(recipe.transform(self.asked.sizes[0], scale))
-        if methods.is_naive(recipe.method):
+        if is_naive(recipe.method):
             return Rule(transform)
-        if not self.methods:
+        if not self.with_methods:
             raise SettingError(
                 f"whatif.method: what is kept, {self.keep}, is for candidates without one; "
-                "expected prepare(..., methods=True), a base with a method, or keep=passes"
+                "expected prepare(..., with_methods=True), a base with a method, or keep=passes"
             )
-        return Rule(transform, remembered(recipe.method, *self._where_it_stands()))
+        memory = self.memory
+        if recipe.method != self.recipe.method:
+            check_followed(recipe.method, self.asked)
+            memory = self.remembered(recipe)
+        return Rule(transform, memory)
 
-    def how(self, recipe: Recipe) -> dict[str, Any]:
-        """What is static of these steps."""
+    def remembered(self, recipe: Recipe) -> Any:
+        """What a candidate's method keeps of the pool."""
+        return remembered(recipe.method, *self._where_it_stands())
+
+    def static_arguments(self, recipe: Recipe) -> dict[str, Any]:
+        """What programs are compiled for: the loss, and the method of a candidate."""
         return dict(loss=self.asked.loss, method=in_loop(recipe.method))
 
     def _where_it_stands(self) -> tuple[Network, Question]:
@@ -103,7 +114,7 @@ def prepare(
     outputs: int | None = None,
     numbers: int | None = None,
     budget_mib: float | int = 2048,
-    methods: bool = False,
+    with_methods: bool = False,
 ) -> Cache:
     """The base training, and the network linearised at so many points of its way.
 
@@ -113,7 +124,7 @@ def prepare(
         middle of theirs, the learning rate the largest of theirs.
       anchors: m, along the base at equal shares of the sum of its steps' learning rates, the first
         where it begins. None trains no base: the one linearisation is where the network stands,
-        old samples are read off it too, answers have no verdict, and `recipe` only says what
+        old samples are read off it too, no answer is called good, and `recipe` only says what
         candidates are like.
       keep: "gradients" keeps those of all samples at all anchors, so that answers need no pass
         through the network; "gram" keeps their inner products, which is as exact and smaller where
@@ -128,16 +139,17 @@ def prepare(
       numbers: parameters in a sketch, at most p; None is what the budget holds, from 1,024 to
         65,536.
       budget_mib: for gradients, Gram blocks or sketches.
-      methods: whether candidates may have one, as they may where the base has one: then gradients
-        are kept in all directions of the active outputs, which a method may hold, and neither Gram
-        blocks nor sketches are.
+      with_methods: whether candidates may have one, as they may where the base has one: then
+        gradients are kept in all directions of the active outputs, which a method may hold, and
+        neither Gram blocks nor sketches are.
     Cost: a training, which is then followed as an answer is, and with gradients (1 + k) passes of
     each sample at each anchor.
-    Raises ValueError as `Recipe.checked`, for what does not fit the budget, and for an optimizer
-    that Gram blocks or sketches cannot follow (`gram.check`, `rules.check_elementwise`).
+    Raises ValueError as `Recipe.checked`, for what does not fit the budget, for an optimizer that
+    Gram blocks or sketches cannot follow (`gram.check`, `rules.check_elementwise`), and for methods
+    with either of them, or with `outputs`.
     """
     recipe.checked(*asked.sizes)
-    kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib, methods)
+    kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib, with_methods)
     clock = time.perf_counter()
     cuts = recipe.cuts(asked.sizes[0], anchors or 1)
     thetas, end = [asked.theta], asked.theta
@@ -145,7 +157,7 @@ def prepare(
         *thetas, end = train(asked, recipe, cuts[:-1].tolist())
     seconds = {"train": time.perf_counter() - clock}
     clock, apply = time.perf_counter(), asked.network.apply
-    how = _sketch(asked, thetas, end, kept) if kept.keep == "sketch" else None
+    how = _sketch(asked, thetas, end, kept, anchors) if kept.keep == "sketch" else None
     linearised, old, reached = _linearised(asked, kept, thetas, end, how, budget_mib)
     begun = Cache(
         asked=asked,
@@ -157,17 +169,20 @@ def prepare(
         before=np.asarray(networks.forward(apply, asked.theta, asked.old.x), np.float64),
         end=end,
         keep=kept.keep,
-        methods=kept.methods,
+        with_methods=kept.with_methods,
+        memory=(),
         sketch=how,
         seconds=seconds,
         mib=0.0,
         outside=kept.outside,
     )
+    if not is_naive(recipe.method):
+        begun = begun._replace(memory=begun.remembered(recipe))
     base = begun.base
     if begun.trained:
         taken = steps(recipe.batches(*asked.sizes), cuts)
         given = linearised, begun.rule(recipe), asked.samples, reached, taken
-        base = along(*given, **begun.how(recipe))
+        base = along(*given, **begun.static_arguments(recipe))
     made = jax.block_until_ready((base, old))
     seconds["linearise"] = time.perf_counter() - clock
     mib = sum(leaf.nbytes for leaf in jax.tree.leaves(made)) / MIB
@@ -194,7 +209,7 @@ def _linearised(
     return at(thetas, *trained), at([end], *old), reached
 
 
-def _sketch(asked: Question, thetas: list, end: Params, kept: Plan) -> Sketch:
+def _sketch(asked: Question, thetas: list, end: Params, kept: Plan, anchors: int | None) -> Sketch:
     """Of the parameters that matter most to the outputs along the base, judged by the gradients of
     a few of the samples that are trained on, where the base ends."""
     x = asked.rows.x
@@ -204,6 +219,6 @@ def _sketch(asked: Question, thetas: list, end: Params, kept: Plan) -> Sketch:
     def moved(*at):
         return sum((after - before) ** 2 for before, after in pairwise(at))
 
-    if end is asked.theta:  # of no base it is not known what moves
+    if anchors is None:  # it is not known what moves
         return sketch(importance(squares, jax.tree.map(jnp.ones_like, end)), kept.numbers)
     return sketch(importance(squares, jax.tree.map(moved, *thetas, end)), kept.numbers)

@@ -83,7 +83,7 @@ def follow(
     """Parameters after all steps of a candidate, from where the base begins, the optimizer at
     rest."""
     start = at(base.reached, 0)
-    advance = partial(_advance, base.anchors, start, rule, samples, loss, method)
+    advance = _advancing(base.anchors, start, rule, samples, loss, method)
 
     def step(carry, given):
         theta, state, begun = carry
@@ -126,7 +126,7 @@ def along(
 ) -> Base:
     """The base, once it is known what following it is wrong by; `taken` are its own steps."""
     start = at(reached, 0)
-    advance = partial(_advance, anchors, start, rule, samples, loss, method)
+    advance = _advancing(anchors, start, rule, samples, loss, method)
 
     def arrived(theta, wrong, s, arrives):
         true = at(reached, s)
@@ -155,36 +155,45 @@ def parts(reached: Params) -> int:
     return jax.tree.leaves(reached)[0].shape[0] - 1
 
 
-def _advance(anchors, start, rule, samples, loss, method, theta, state, rows, s):
-    """One step of the network linearised at anchor s, on the batch `rows`."""
-    gradient = _pull(anchors, start, rule.memory, samples, loss, method, theta, rows, s)
-    updates, state = rule.transform.update(gradient, state, theta)
-    return optax.apply_updates(theta, updates), state
+def _advancing(anchors, start, rule, samples, loss, method):
+    """`advance(theta, state, rows, s)`: one step of the network linearised at anchor s, on the
+    batch `rows`, in a training that begins at `start`."""
+    pull = _pulling(anchors, start, rule.memory, samples, loss, method)
+
+    def advance(theta, state, rows, s):
+        updates, state = rule.transform.update(pull(theta, rows, s), state, theta)
+        return optax.apply_updates(theta, updates), state
+
+    return advance
 
 
-def _pull(anchors, start, memory, samples, loss, method, theta, rows, s):
-    """The gradient of what is minimised, projected by the method; of none it is that of the mean
-    loss."""
+def _pulling(anchors, start, memory, samples, loss, method):
+    """`pull(theta, rows, s)`: the gradient of what is minimised, projected by the method; of none
+    it is that of the mean loss."""
 
-    def mean_loss(f):
+    def mean_loss(f, rows):
         each = jax.vmap(loss.value, (0, 0, None))(f, samples.y[rows], samples.head)
         return jnp.mean(samples.weights[rows] * each)
 
-    if method is None:
-        f, pull = anchors.at(s, rows, theta)
-        return pull(jax.grad(mean_loss)(f))
+    def plain(theta, rows, s):
+        f, back = anchors.at(s, rows, theta)
+        return back(jax.grad(mean_loss)(f, rows))
 
-    def apply(theta, row):
-        # What a method has kept of where training begins is read there, and so it is exact.
-        return anchors.one(jnp.where(_same(theta, start), 0, s), theta, row)
+    def with_method(theta, rows, s):
+        def apply(theta, row):
+            # What a method has kept of where training begins is read there, and so it is exact.
+            return anchors.one(jnp.where(same(theta, start), 0, s), theta, row)
 
-    def objective(theta):
-        task_loss = mean_loss(anchors.at(s, rows, theta)[0])
-        batch = Dataset(rows, samples.y[rows])
-        return method.objective(memory, apply, loss, theta, batch, samples.head, task_loss)
+        def objective(theta):
+            task_loss = mean_loss(anchors.at(s, rows, theta)[0], rows)
+            batch = Dataset(rows, samples.y[rows])
+            return method.objective(memory, apply, loss, theta, batch, samples.head, task_loss)
 
-    return method.project(memory, apply, loss, theta, jax.grad(objective)(theta))
+        return method.project(memory, apply, loss, theta, jax.grad(objective)(theta))
+
+    return plain if method is None else with_method
 
 
-def _same(one, other):
+def same(one: Params, other: Params) -> Any:
+    """Whether all numbers of two pytrees are the same, as an array."""
     return jnp.all(jnp.stack(jax.tree.leaves(jax.tree.map(jnp.array_equal, one, other))))

@@ -23,7 +23,7 @@ Methods = Sequence[tuple[Mapping[str, Any], Method]]
 """{"method": its name, and settings by theirs}, and the method."""
 MEASURED = ("accuracy_after", "lost", "retained", "accuracy_new", "loss_rise")
 """Columns of an answer that a training has, too, as `<column>_measured`."""
-NAIVE = (({"method": "naive"}, naive()),)
+NO_METHODS = (({"method": "naive"}, naive()),)
 SLICED = ("accuracy_after", "loss_rise")  # of a slice, likewise
 
 
@@ -32,7 +32,7 @@ def candidates(
     shares: Any,
     rates: Any,
     epochs: Any,
-    methods: Methods = NAIVE,
+    methods: Methods = NO_METHODS,
 ) -> list[tuple[dict[str, Any], Recipe]]:
     """Every combination, in other orders of its batches than the recipe's.
 
@@ -117,8 +117,8 @@ def columns(answer: Answer) -> dict[str, Any]:
 def bill(prices: Sequence[Price], count: int, orders: int) -> dict[str, float]:
     """What the bases and so many candidates of each, in so many orders, are expected to take, in
     seconds and MiB at a time, and the trainings in their place."""
-    each = np.array(prices)
-    price = Price(each[:, 0].mean(), each[:, 1].sum(), each[:, 2].mean(), each[:, 3].max())
+    train, prepare, answer, mib = map(np.array, zip(*prices, strict=True))
+    price = Price(train.mean(), prepare.sum(), answer.mean(), mib.max())
     count *= len(prices)
     # Of a price's answer half is its check, which is done in one order alone.
     answers = count * price.answer * (orders + 1) / 2

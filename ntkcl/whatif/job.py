@@ -16,7 +16,7 @@ from ntkcl.types import Stream
 from ntkcl.whatif import advice, grid
 from ntkcl.whatif.answers import Answer
 from ntkcl.whatif.cache import prepare
-from ntkcl.whatif.last_task import Group, begun, finite_or_refused, memory
+from ntkcl.whatif.last_task import Group, cache_settings, finite_or_refused, initial_question
 from ntkcl.whatif.question import Question
 from ntkcl.whatif.recipe import Recipe
 from ntkcl.whatif.recommend import classes
@@ -43,20 +43,20 @@ def run_job(
     settings: Mapping[str, Any],
     say: Callable[[str], None],
     columns: Mapping[str, Callable[[Any], Sequence]] = NO_COLUMNS,
-    methods: grid.Methods = grid.NAIVE,
+    methods: grid.Methods = grid.NO_METHODS,
 ) -> Answers:
     """What each candidate would do to the tasks before the last one.
 
     Arguments:
       named: the arguments of `experiment.initialise`.
-      settings: `whatif` of conf/config.yaml.
+      settings: `whatif` of conf/config.yaml, but for its methods.
       say: called with a line for each phase.
       columns: labels [n] of inputs [n, ...] by name, by which old samples are grouped, beside their
         class and task.
       methods: what `whatif.methods` names; each has a base of its own.
     Raises ValueError for settings out of range, before anything is trained.
     """
-    asked, groups, seconds, expected = begun(named, settings, say, methods)
+    asked, groups, seconds, expected = initial_question(named, settings, say, methods)
     stream, nothing = named["stream"], dict.fromkeys(advice.NAMES)
     given: list[_Followed] = []
     for group in groups:
@@ -77,7 +77,7 @@ def run_job(
     recommended = {name: advice.record(one, numbers) for name, one in given[0].chosen.items()}
     base = _named(groups[0].base) | {"method": rows[0]["method"]}
     summary = {"job": JOB, "candidates": len(rows), "base": base, "orders": settings["orders"]}
-    summary |= given[0].facts | {"seconds": seconds}
+    summary |= _kept([part.facts for part in given]) | {"seconds": seconds}
     summary |= {"price": expected, "recommended": recommended} | grid.agreement(rows)
     arrays = _arrays(asked, origins[0].before, stream, said, trained)
     labelled = {"class": classes(arrays["targets"]), "task": arrays["task"]}
@@ -112,13 +112,11 @@ def _followed(
     say: Callable[[str], None],
 ) -> _Followed:
     """The base trained and linearised, then asked."""
-    cache, orders = prepare(asked, group.base, **memory(settings)), settings["orders"]
-    finite_or_refused(
-        cache.end, group.base.learning_rate, f"the base, {group.candidates[0][0]['method']},"
-    )
+    cache, orders = prepare(asked, group.base, **cache_settings(settings)), settings["orders"]
+    finite_or_refused(cache.end, group.base.learning_rate, f"the {group.name}")
     kept = KEPT[cache.keep]
     held = f"{kept} kept: {cache.mib:,.0f} MiB" if cache.keep != "passes" else "no gradients kept"
-    say(f"base trained in {cache.seconds['train']:.1f} s, {held}")
+    say(f"{group.name} trained in {cache.seconds['train']:.1f} s, {held}")
     given = [grid.answered(cache, one, orders) for _, one in group.candidates]
     rows = [at | row for (at, _), (row, _) in zip(group.candidates, given, strict=True)]
     said, meter = [answer for _, answer in given], Meter()
@@ -131,6 +129,12 @@ def _followed(
     }
     facts = {"kept": kept, "mib": cache.mib, "outside": cache.outside}
     return _Followed(rows, said, grid.origins(cache), chosen, seconds, facts)
+
+
+def _kept(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of all bases: how they are kept, the most memory at a time, the most left out."""
+    how = ", ".join(dict.fromkeys(one["kept"] for one in facts))
+    return {"kept": how} | {key: max(one[key] for one in facts) for key in ("mib", "outside")}
 
 
 def _numbers(

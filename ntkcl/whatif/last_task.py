@@ -25,26 +25,37 @@ from ntkcl.whatif.rules import check_elementwise
 
 MEMORY = "anchors", "keep", "outputs", "numbers", "budget_mib"  # of `prepare`
 SETTINGS = (
-    "shares", "rates", "epochs", "methods", "schedule", "clip", "base_share", *MEMORY, "orders",
-    "verify", "recommend", "slices", "seed",
+    "shares", "rates", "epochs", "schedule", "clip", "base_share", *MEMORY, "orders", "verify",
+    "recommend", "slices", "seed",
 )  # fmt: skip
 
 
 class Group(NamedTuple):
-    """A base, and the candidates that are followed along it: coordinates, recipe."""
+    """A base and its name, and the candidates that are followed along it: coordinates, recipe."""
 
+    name: str
     base: Recipe
     candidates: list[tuple[dict[str, Any], Recipe]]
 
 
-def begun(
+class Initial(NamedTuple):
+    """What is asked, after the tasks before; bases with their candidates; the seconds that the
+    tasks before have taken, and what all is expected to take."""
+
+    asked: Question
+    groups: list[Group]
+    seconds: dict[str, float]
+    expected: dict[str, float]
+
+
+def initial_question(
     named: Mapping[str, Any],
     settings: Mapping[str, Any],
     say: Callable[[str], None],
     methods: grid.Methods,
-):
-    """What is asked, after the tasks before; bases with their candidates; the seconds that has
-    taken, and what all is expected to take."""
+) -> Initial:
+    """The tasks before the last one trained, once all settings are checked and the price is
+    said."""
     _check(named, settings)
     meter, initialised = Meter(), experiment.initialise(**named)
     recipe = _recipe(initialised, named["training"], settings)
@@ -53,7 +64,8 @@ def begun(
     for one in methods:
         candidates = grid.candidates(recipe, settings["shares"], *factors, (one,))
         base = grid.base_of(recipe, *factors, settings["base_share"])
-        groups.append(Group(base._replace(method=one[1]), candidates))
+        name = f"base with {candidates[0][0]['method']}" if len(methods) > 1 else "base"
+        groups.append(Group(name, base._replace(method=one[1]), candidates))
     grid.check_verify(settings["verify"], sum(len(group.candidates) for group in groups))
     *before, last = named["stream"]
     sizes = len(last.train.x), sum(len(task.train.x) for task in before)
@@ -61,16 +73,16 @@ def begun(
         for asked_for in (group.base, *(one for _, one in group.candidates)):
             asked_for.checked(*sizes)
     asked = _asked(initialised.problem, initialised.theta)
-    prices = [price(asked, group.base, **memory(settings)) for group in groups]
+    prices = [price(asked, group.base, **cache_settings(settings)) for group in groups]
     expected = grid.bill(prices, len(groups[0].candidates), settings["orders"])
     for line in grid.bill_lines(expected):
         say(line)
     theta = _trained(initialised.problem.at(recipe.learning_rate), initialised.theta)
     seconds = {"tasks_before": meter.read().seconds}
-    return asked._replace(theta=theta), groups, seconds, expected
+    return Initial(asked._replace(theta=theta), groups, seconds, expected)
 
 
-def memory(settings: Mapping[str, Any]) -> dict[str, Any]:
+def cache_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """How a base is kept, the arguments of `prepare`."""
     return {key: settings[key] for key in MEMORY}
 

@@ -14,7 +14,7 @@ from ntkcl.types import Dataset
 from ntkcl.validation import SettingError, finite, one_of, whole
 from ntkcl.whatif import anchors as linear
 from ntkcl.whatif import gram
-from ntkcl.whatif.question import Question
+from ntkcl.whatif.question import Question, check_followed
 from ntkcl.whatif.recipe import Recipe
 from ntkcl.whatif.rules import check_elementwise, is_elementwise, is_linear
 
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
     trained, old: those directions [c, k], of samples that are trained on and of old ones.
     outside: the share of the loss's squared gradients, before the base, in other directions.
     mib: of all that is kept.
-    methods: whether candidates may have one.
+    with_methods: whether candidates may have a method.
     """
 
     keep: str
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
     old: Float[np.ndarray, "c k2"]
     outside: float
     mib: float
-    methods: bool
+    with_methods: bool
 
 
 def plan(
@@ -66,7 +66,7 @@ def plan(
     outputs: int | None,
     numbers: int | None,
     budget_mib: float | int,
-    methods: bool = False,
+    with_methods: bool = False,
 ) -> Plan:
     """What `prepare` keeps, whose arguments these are.
 
@@ -82,10 +82,12 @@ def plan(
     if keep == "gram":
         gram.check(recipe.optimizer)
     finite("whatif.budget_mib", budget_mib, above=0.0)
-    methods = methods or not is_naive(recipe.method)
-    if methods:
+    if not is_naive(recipe.method):
+        check_followed(recipe.method, asked)
+        with_methods = True
+    if with_methods:
         _check_whole(keep, outputs)
-    trained, old, outside = directions_of(asked, outputs, methods)
+    trained, old, outside = directions_of(asked, outputs, with_methods)
     count, itemsize = sizes_of(asked)
     parts = parts_of(asked, anchors, trained, old)
     rows = sum(n * k for n, k in parts)
@@ -99,11 +101,11 @@ def plan(
     if keep == "auto":
         able = {
             "gradients": True,
-            "gram": not methods
+            "gram": not with_methods
             and is_linear(recipe.optimizer)
             and gram.products(rows, count) <= GRAM_SECONDS * gram.PRODUCTS_PER_SECOND
             and gram.passes_each(parts, count * itemsize, budget_mib) <= MOST_PASSES,
-            "sketch": not methods and is_elementwise(recipe.optimizer),
+            "sketch": not with_methods and is_elementwise(recipe.optimizer),
         }
         fits = [name for name, can in able.items() if can and mib[name] <= budget_mib]
         keep = _worth(asked, recipe, {n: trained.shape[1] * wide[n] * itemsize for n in fits})
@@ -114,7 +116,9 @@ def plan(
             f"{wide['sketch']} numbers {mib['sketch']:.4g}; use a larger one, fewer anchors or "
             "samples, a smaller whatif.outputs or whatif.numbers, or whatif.keep=passes"
         )
-    return Plan(keep, wide[keep], trained, old, outside, mib[keep], methods or keep == "passes")
+    return Plan(
+        keep, wide[keep], trained, old, outside, mib[keep], with_methods or keep == "passes"
+    )
 
 
 def _check_whole(keep: str, outputs: int | None) -> None:

@@ -62,12 +62,12 @@ def price(
     outputs: int | None = None,
     numbers: int | None = None,
     budget_mib: float | int = 2048,
-    methods: bool = False,
+    with_methods: bool = False,
 ) -> Price:
     """Measured on a few steps of the training, and on the gradients of a few samples; the
     arguments are those of `prepare`."""
     recipe.checked(*asked.sizes)
-    kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib, methods)
+    kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib, with_methods)
     steps = recipe.steps(asked.sizes[0])
     state, begin = _begun(asked, recipe)
     train = begin + steps * _step_seconds(asked, recipe, state)

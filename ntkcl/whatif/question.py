@@ -124,21 +124,43 @@ def remembered(method: Method, network: Network, asked: Question) -> Any:
     """
     if methods.is_naive(method):
         return ()
-    # Of a method that keeps no old samples an empty task says all: it does not look into it.
-    pool: Any = asked.pool if len(asked.pool.x) else None
-    theta, nothing = asked.theta, Dataset(asked.new.x[:0], asked.new.y[:0])
-    old, new = (Task(one, nothing, asked.head) for one in (pool, asked.new))
+    theta, (old, new) = asked.theta, _tasks(asked)
+    memory = method.begin((), network, theta, old)
+    memory = method.consolidate(memory, network, asked.loss, theta, old)
+    return method.begin(memory, network, theta, new)
+
+
+def check_followed(method: Method, asked: Question) -> None:
+    """SettingError for a method that no linearised network can be trained with."""
+    old, _ = _tasks(asked)
+    method.begin((), asked.network, asked.theta, old)
     try:
-        memory = method.begin((), network, theta, old)
-        memory = method.consolidate(memory, network, asked.loss, theta, old)
-    except (AttributeError, TypeError) as error:
-        if pool is not None:
-            raise
+        method.begin((), asked.network._replace(taps=None), asked.theta, old)
+    except SettingError as error:
+        raise SettingError(
+            "whatif.method: it reads the inputs of layers, which a linearised network does not "
+            "have; expected one such as ogd, or train the candidate"
+        ) from error
+
+
+def _tasks(asked: Question) -> tuple[Task, Task]:
+    """The pool as the one task before, and the new samples as the next."""
+    pool: Any = asked.pool if len(asked.pool.x) else _NoSamples()
+    nothing = Dataset(asked.new.x[:0], asked.new.y[:0])
+    return Task(pool, nothing, asked.head), Task(asked.new, nothing, asked.head)
+
+
+class _NoSamples:
+    """In the place of an empty pool: a method that keeps no old samples never looks into it."""
+
+    def __getattr__(self, name: str) -> Any:
         raise SettingError(
             "whatif.method: it keeps old samples, and there are none; give a pool, or expected one "
             "that keeps none, such as l2 or lwf"
-        ) from error
-    return method.begin(memory, network, theta, new)
+        )
+
+    def __iter__(self) -> Any:
+        return self.x
 
 
 def step(

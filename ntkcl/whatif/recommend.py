@@ -136,7 +136,9 @@ def influence(
     update = Partial(_nudged, rule.transform.update)
     nudged = rule._replace(transform=optax.GradientTransformation(rule.transform.init, update))
     given = cache.base, nudged, samples, taken_of(cache, recipe, orders), cache.old
-    return np.asarray(_influence(*given, cache.asked.old.y, **cache.how(recipe)), np.float64)
+    return np.asarray(
+        _influence(*given, cache.asked.old.y, **cache.static_arguments(recipe)), np.float64
+    )
 
 
 def _nudged(update, gradient, *given):

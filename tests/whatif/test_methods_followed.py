@@ -9,10 +9,11 @@ import pytest
 from cases import mostly_slow
 from test_whatif import BASE, CLASSES, asked, drawn, linear_model, mlp, trained_outputs
 
-from ntkcl import losses, methods, optimizers, whatif
+from ntkcl import methods, optimizers, whatif
 from ntkcl.types import Network
 from ntkcl.validation import SettingError
-from ntkcl.whatif.follow import _pull, at
+from ntkcl.whatif.answers import losses_of, taken_of
+from ntkcl.whatif.follow import _pulling, at, follow
 from ntkcl.whatif.question import remembered
 
 MOMENTUM = BASE._replace(optimizer=optimizers.sgd(0.9), epochs=3)
@@ -42,7 +43,7 @@ def in_float64():
 @pytest.mark.parametrize("keep", ["gradients", "passes"])
 def test_of_a_linear_model_answers_are_what_training_does(name, keep):
     question, plain = asked(), MOMENTUM._replace(share=0.0)
-    cache = whatif.prepare(question, MOMENTUM, anchors=2, keep=keep, methods=True)
+    cache = whatif.prepare(question, MOMENTUM, anchors=2, keep=keep, with_methods=True)
     candidate = plain._replace(order=3, method=METHODS[name])
     answer, true = whatif.ask(cache, candidate).outputs[0], trained_outputs(question, candidate)
     np.testing.assert_allclose(answer, true, atol=1e-9)
@@ -56,7 +57,7 @@ def test_products_in_a_wider_type_than_that_of_the_parameters(keep):
     parts = {key: getattr(wide, key) for key in ("theta", "head", "old", "new", "pool")}
     question = wide._replace(**jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), parts))
     base = MOMENTUM
-    cache = whatif.prepare(question, base, anchors=2, keep=keep, methods=True)
+    cache = whatif.prepare(question, base, anchors=2, keep=keep, with_methods=True)
     candidate = base._replace(order=3, method=METHODS["ogd"])
     answer, true = whatif.ask(cache, candidate).outputs[0], trained_outputs(question, candidate)
     assert true.dtype == np.float32
@@ -94,7 +95,7 @@ def test_kept_gradients_answer_for_methods_without_the_network():
         return network.apply(theta, x)
 
     question = asked(Network(None, apply), theta)
-    cache = whatif.prepare(question, BASE, anchors=2, keep="gradients", methods=True)
+    cache = whatif.prepare(question, BASE, anchors=2, keep="gradients", with_methods=True)
     alive[0] = False
     for name in ("functional", "ewc", "ogd"):
         candidate = BASE._replace(batch_size=3, method=METHODS[name])
@@ -103,7 +104,7 @@ def test_kept_gradients_answer_for_methods_without_the_network():
 
 def test_along_the_base_of_another_method_an_answer_is_poor():
     question = asked(*mlp())
-    cache = whatif.prepare(question, MOMENTUM, anchors=2, methods=True)
+    cache = whatif.prepare(question, MOMENTUM, anchors=2, with_methods=True)
     other = whatif.ask(cache, MOMENTUM._replace(order=1, method=methods.l2(1e-9)))
     assert whatif.ask(cache, MOMENTUM._replace(order=1)).verdict == ("good", ())
     assert other.verdict == ("poor", ("its method is not the base's: take a base with it",))
@@ -120,13 +121,11 @@ def test_what_a_method_asks_of_where_training_begins_is_exact(keep):
     network, theta = mlp()
     question, base = asked(network, theta), MOMENTUM._replace(learning_rate=1.0)
     method = methods.custom(begin=lambda memory, network, theta, task: theta, objective=objective)
-    cache = whatif.prepare(question, base, anchors=3, keep=keep, methods=True)
+    cache = whatif.prepare(question, base, anchors=3, keep=keep, with_methods=True)
     start, rows = at(cache.base.reached, 0), jnp.array([4, 5])
-    given = start, theta, question.samples, question.loss
+    given = cache.base.anchors, start, theta, question.samples, question.loss
     later = at(cache.base.reached, 2)
-    found, plain = (
-        _pull(cache.base.anchors, *given, one, later, rows, 2) for one in (method, None)
-    )
+    found, plain = (_pulling(*given, one)(later, rows, 2) for one in (method, None))
     x = question.new.x[4]
     f, along = jax.jvp(lambda p: network.apply(p, x), (theta,), (theta,))
     factor = f[0] + along[1]
@@ -137,10 +136,21 @@ def test_what_a_method_asks_of_where_training_begins_is_exact(keep):
 def test_influence_is_the_derivative_with_a_method_too():
     question, recipe = asked(*mlp()), MOMENTUM._replace(method=METHODS["functional"])
     cache = whatif.prepare(question, recipe, anchors=2)
-    found = whatif.influence(cache, recipe, orders=1)
-    plain = whatif.influence(cache, MOMENTUM, orders=1)
-    assert found.shape == (20,) and np.isfinite(found).all()
-    assert np.abs(found - plain).max() > 1e-3
+    recipe = recipe._replace(order=3)  # the base's own is where its share of the way is cut off
+    influences = whatif.influence(cache, recipe, orders=1)
+    assert np.abs(influences).max() > 1e-4
+    taken = jax.tree.map(lambda leaf: leaf[0], taken_of(cache, recipe, 1))
+
+    def loss(weights):
+        samples = question.samples._replace(weights=jnp.asarray(weights))
+        given = cache.base, cache.rule(recipe), samples, taken
+        theta = follow(*given, loss=question.loss, method=recipe.method)
+        return losses_of(question, np.asarray(cache.old.outputs(0, theta, 6))).mean()
+
+    for place in (0, 5, 13):
+        step = 1e-5 * np.eye(20)[place]
+        slope = (loss(1 + step) - loss(1 - step)) / 2e-5
+        np.testing.assert_allclose(influences[place], slope, rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["l2", "lwf"])
@@ -153,9 +163,10 @@ def test_a_method_that_keeps_no_old_samples_needs_none(name):
     np.testing.assert_allclose(answer.outputs[0], true, atol=1e-9)
 
 
-def test_in_segments_as_many_as_steps_are_training():
+@pytest.mark.parametrize("name", ["lwf", "ewc", "ewc_diagonal", "ogd"])
+def test_in_segments_as_many_as_steps_are_training(name):
     question = asked(*mlp())
-    recipe = BASE._replace(method=METHODS["ewc_diagonal"])
+    recipe = BASE._replace(method=METHODS[name])
     _, theta = whatif.in_segments(question, recipe, recipe.steps(12))
     outputs = [question.network.apply(theta, x) for x in question.old.x]
     np.testing.assert_allclose(outputs, trained_outputs(question, recipe), atol=1e-9)
@@ -177,13 +188,13 @@ BAD = {
         q, BASE._replace(method="l2")
     ),
     "whatif.keep=gram: methods weigh and project parameters": lambda q: whatif.prepare(
-        q, BASE, keep="gram", methods=True
+        q, BASE, keep="gram", with_methods=True
     ),
     "whatif.keep=sketch: methods weigh and project parameters": lambda q: whatif.prepare(
         q, BASE._replace(method=methods.l2()), keep="sketch"
     ),
     "whatif.outputs=1: methods may hold all outputs": lambda q: whatif.prepare(
-        q, BASE, keep="gradients", outputs=1, methods=True
+        q, BASE, keep="gradients", outputs=1, with_methods=True
     ),
     "whatif.method: what is kept, gradients, is for candidates without one": lambda q: whatif.ask(
         whatif.prepare(q, BASE, keep="gradients"), BASE._replace(method=methods.l2())
@@ -193,6 +204,13 @@ BAD = {
     ),
     "method=gpm: this network has no taps": lambda q: whatif.train(
         q, BASE._replace(method=methods.gpm())
+    ),
+    "whatif.method: it reads the inputs of layers": lambda q: whatif.price(
+        asked(*mlp()), BASE._replace(method=methods.gpm(per_task=5))
+    ),
+    "whatif.method: it reads the inputs of layers, which": lambda q: whatif.ask(
+        whatif.prepare(asked(*mlp()), BASE, with_methods=True),
+        BASE._replace(method=methods.gpm(per_task=5)),
     ),
 }
 KEEP_SAMPLES = ("functional", "ewc", "ewc_diagonal", "mas", "replay", "joint", "ogd", "spectral")
@@ -230,8 +248,7 @@ def test_auto_keeps_for_methods_what_they_can_be_followed_by(monkeypatch):
     monkeypatch.setattr(module, "reads_faster", lambda *_: True)
     monkeypatch.setattr(module, "SLOW_SECONDS", 0.0)
     given = dict(anchors=2, keep="auto", outputs=None, numbers=5)
-    kept = module.plan(asked(), BASE, budget_mib=1.0, methods=True, **given)
+    kept = module.plan(asked(), BASE, budget_mib=1.0, with_methods=True, **given)
     assert kept.keep == "gradients" and kept.trained.shape == (CLASSES, CLASSES)
-    assert module.plan(asked(), BASE, budget_mib=0.01, methods=True, **given).keep == "passes"
+    assert module.plan(asked(), BASE, budget_mib=0.01, with_methods=True, **given).keep == "passes"
     assert module.plan(asked(), BASE, budget_mib=0.01, **given).keep == "sketch"
-    assert losses.cross_entropy() == asked().loss

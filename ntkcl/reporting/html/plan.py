@@ -38,9 +38,9 @@ def sections(folder: Path) -> Iterator[dict[str, Any] | None]:
     yield section("Retention against the share that is replayed", note, plots=drawn)
     yield from _recommended(summary)
     note = (
-        "Accuracy on each class of the old samples and by whatif.slices, before and after, with "
-        "the first method, at the largest learning rate and length; slices.parquet has every "
-        "candidate, by task too."
+        "Accuracy on each class of the old samples and by whatif.slices, before and after, at the "
+        "largest learning rate and length, of several methods with the first; slices.parquet has "
+        "every candidate, by task too."
     )
     if drawn := _figures(folder, "slices"):
         yield section("By class and slice", note, plots=drawn)
@@ -69,11 +69,13 @@ def _recommended(summary: Mapping) -> Iterator[dict[str, Any]]:
 def _price(summary: Mapping) -> dict[str, Any]:
     """What all was expected to take, beside what it took."""
     expected, took = summary["price"], summary["seconds"]
+    count = expected.get("bases", 1)  # earlier versions had one
+    train, one = count * expected["train"], count == 1
     rows = [
-        {"": "base", "expected, s": expected["train"], "took, s": took["base"]},
+        {"": "base" if one else f"{count} bases", "expected, s": train, "took, s": took["base"]},
         {
-            "": "its linearisations",
-            "expected, s": expected["prepare"] - expected["train"],
+            "": f"{'its' if one else 'their'} linearisations",
+            "expected, s": expected["prepare"] - train,
             "took, s": took["linearise"],
         },
         {
