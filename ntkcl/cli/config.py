@@ -150,6 +150,8 @@ def grid_of(setting: str, grid) -> Iterator[tuple[dict, Any]]:
             for key, value in (values or {}).items()
         }
         for key, several in lists.items():
+            if key.startswith("_"):
+                raise SettingError(f"{setting}.{name}.{key}: expected a setting of {name}")
             if not several:
                 raise SettingError(f"{setting}.{name}.{key}=[]: expected at least one value")
         for combination in itertools.product(*lists.values()):

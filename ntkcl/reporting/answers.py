@@ -73,9 +73,11 @@ def remarks(rows: Sequence[Mapping], summary: Mapping) -> Iterator[str]:
             f"{summary[key]:.3f}" if _is_number(summary[key]) else "-"
             for key in ("lost_error", "spearman", "covered")
         )
+        without = summary.get("unanswered", 0)
+        beside = f", {without} without an answer" if without else ""
         yield (
-            f"{summary['verified']} trained, {summary['diverged']} diverged: mean error of the "
-            f"accuracy lost {error}, Spearman {spearman}, share within the band {covered}"
+            f"{summary['verified']} trained, {summary['diverged']} diverged{beside}: mean error of "
+            f"the accuracy lost {error}, Spearman {spearman}, share within the band {covered}"
         )
     else:
         yield "no candidate was trained to check: whatif.verify=2 trains two of them"

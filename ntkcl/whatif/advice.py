@@ -66,7 +66,7 @@ def check(wanted: Any, base_share: float | int, stream: Stream) -> None:
 def choices(
     cache: Cache, wanted: Mapping[str, Any], given: Sequence[Answer], orders: int, stream: Stream
 ) -> dict[str, Choice]:
-    """What is recommended, by name; nothing is trained.
+    """What is recommended, by name; nothing is trained. Nothing where the base cannot be followed.
 
     Arguments:
       wanted: `whatif.recommend` of conf/config.yaml.
@@ -77,7 +77,9 @@ def choices(
     base = cache.recipe._replace(order=cache.recipe.order + 1)
     asked = partial(_set, cache, base, orders)
     new, sizes = cache.asked.new, [len(task.train.x) for task in stream]
-    made = {}
+    made: dict[str, Choice] = {}
+    if cache.diverges:
+        return made
     if wanted["retention"] is not None:
         made["retention"] = _share(base, wanted["retention"], given)
     if wanted["replay"] is not None:

@@ -62,6 +62,11 @@ class Cache(NamedTuple):
     mib: float
     outside: float
 
+    @property
+    def diverges(self) -> bool:
+        """Whether the base itself does where it is followed; no candidate can be followed then."""
+        return not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(self.base.wrong))
+
     def rule(self, recipe: Recipe) -> Rule:
         """How a candidate takes its steps where it is followed.
 

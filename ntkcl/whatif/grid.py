@@ -21,9 +21,10 @@ from ntkcl.whatif.recipe import Recipe
 
 Methods = Sequence[tuple[Mapping[str, Any], Method]]
 """{"method": its name, and settings by theirs}, and the method."""
+NO_METHODS: Methods = (({"method": "naive"}, naive()),)
+"""Nothing is done to spare old samples: the plain training alone."""
 MEASURED = ("accuracy_after", "lost", "retained", "accuracy_new", "loss_rise")
 """Columns of an answer that a training has, too, as `<column>_measured`."""
-NO_METHODS = (({"method": "naive"}, naive()),)
 SLICED = ("accuracy_after", "loss_rise")  # of a slice, likewise
 
 
@@ -234,6 +235,7 @@ def agreement(rows: Sequence[dict]) -> dict[str, float | int]:
 
     Returns:
       verified, diverged: how many were trained, and how many diverged; those count in no number.
+      unanswered: how many of the others have an answer that is no number; nor do those.
       lost_error: the mean error of the accuracy lost.
       spearman: the rank correlation of predicted with measured accuracy lost.
       covered: the part whose accuracy lay in the band, of those that have one.
@@ -244,6 +246,10 @@ def agreement(rows: Sequence[dict]) -> dict[str, float | int]:
     counts: dict[str, float | int] = {
         "verified": len(trained),
         "diverged": sum(not np.isfinite(row["lost_measured"]) for row in trained),
+        "unanswered": sum(
+            bool(np.isfinite(row["lost_measured"]) and not np.isfinite(row["lost"]))
+            for row in trained
+        ),
     }
     names = "lost_error", "spearman", "covered", "r2_change", "r2_from_base"
     if not came:

@@ -61,7 +61,7 @@ def run_job(
     given: list[_Followed] = []
     for group in groups:
         wanted = nothing if given else settings["recommend"]
-        given.append(_followed(asked, group, settings, wanted, stream, say))
+        given.append(_followed(asked, group, settings, wanted, stream, say, len(groups) == 1))
     rows, said = ([one for part in given for one in getattr(part, k)] for k in ("rows", "said"))
     origins = [part.origins for part in given for _ in part.rows]
     seconds |= {key: sum(part.seconds[key] for part in given) for key in given[0].seconds}
@@ -110,13 +110,17 @@ def _followed(
     wanted: Mapping[str, Any],
     stream: Stream,
     say: Callable[[str], None],
+    alone: bool,
 ) -> _Followed:
-    """The base trained and linearised, then asked."""
+    """The base trained and linearised, then asked. One of several that diverges is data."""
     cache, orders = prepare(asked, group.base, **cache_settings(settings)), settings["orders"]
-    finite_or_refused(cache.end, group.base.learning_rate, f"the {group.name}")
+    if alone:
+        finite_or_refused(cache.end, group.base.learning_rate, f"the {group.name}")
     kept = KEPT[cache.keep]
     held = f"{kept} kept: {cache.mib:,.0f} MiB" if cache.keep != "passes" else "no gradients kept"
     say(f"{group.name} trained in {cache.seconds['train']:.1f} s, {held}")
+    if cache.diverges:
+        say(f"followed along the {group.name} trainings diverge: it has no answers")
     given = [grid.answered(cache, one, orders) for _, one in group.candidates]
     rows = [at | row for (at, _), (row, _) in zip(group.candidates, given, strict=True)]
     said, meter = [answer for _, answer in given], Meter()

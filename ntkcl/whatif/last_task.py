@@ -1,7 +1,8 @@
 """What job=whatif asks about the last task of a stream: the network after the tasks before, and the
 bases with the candidates that are followed along each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -70,16 +71,31 @@ def initial_question(
     *before, last = named["stream"]
     sizes = len(last.train.x), sum(len(task.train.x) for task in before)
     for group in groups:
-        for asked_for in (group.base, *(one for _, one in group.candidates)):
-            asked_for.checked(*sizes)
-    asked = _asked(initialised.problem, initialised.theta)
-    prices = [price(asked, group.base, **cache_settings(settings)) for group in groups]
+        with _naming(group):
+            for asked_for in (group.base, *(one for _, one in group.candidates)):
+                asked_for.checked(*sizes)
+    asked, prices = _asked(initialised.problem, initialised.theta), []
+    for group in groups:
+        with _naming(group):
+            prices.append(price(asked, group.base, **cache_settings(settings)))
     expected = grid.bill(prices, len(groups[0].candidates), settings["orders"])
     for line in grid.bill_lines(expected):
         say(line)
     theta = _trained(initialised.problem.at(recipe.learning_rate), initialised.theta)
     seconds = {"tasks_before": meter.read().seconds}
     return Initial(asked._replace(theta=theta), groups, seconds, expected)
+
+
+@contextmanager
+def _naming(group: Group) -> Iterator[None]:
+    """Errors say which of `whatif.methods` they are about."""
+    try:
+        yield
+    except SettingError as error:
+        if is_naive(group.base.method):
+            raise
+        method = group.candidates[0][0]["method"]
+        raise SettingError(f"whatif.methods, {method}: {error}") from error
 
 
 def cache_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,8 @@ class Recipe(NamedTuple):
       its share of the steps; () mixes all.
     method: of `ntkcl.methods`, that spares what is old: the samples that may be replayed are the
       one task before, which has ended where the network stands, and there it began as well: `l2`
-      is centred there for both "previous" and "start". What a method keeps of them is of all,
+      is centred there for both "previous" and "start". Methods are the same where they were made by
+      the same call. What a method keeps of them is of all,
       whatever `replayed` says.
     """
 

@@ -128,6 +128,11 @@ def influence(
 ) -> Float[np.ndarray, " R"]:
     """d mean loss of the old samples / d weight, of each new sample and then of the pool's, where
     the weights are those given [R], or 1; the mean over orders of the batches."""
+    if cache.diverges:
+        raise SettingError(
+            "whatif: followed along its own linearisations the base diverges, so nothing can be "
+            "recommended; take more anchors, a smaller rate or a weaker method"
+        )
     samples = cache.asked.samples
     if weights is not None:
         shape_is("weights", weights, samples.weights.shape)

@@ -426,6 +426,10 @@ BAD = {
         ["job=whatif", "network.centred=false", "whatif.methods={nosuch: {}}"],
         "whatif.methods=nosuch: expected agem",
     ),
+    "another class for a method of what if": (
+        [*WHATIF, "whatif.methods={lwf: {_target_: ntkcl.methods.ewc}}"],
+        "whatif.methods.lwf._target_: expected a setting of lwf",
+    ),
     "a method of what if that watches every step": (
         [*WHATIF, "whatif.methods={naive: {}, si: {}}"],
         "whatif.method: it watches every step from the first task on",

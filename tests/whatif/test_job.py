@@ -192,10 +192,11 @@ def test_agreement_of_numbers_worked_out_by_hand():
         return {"lost": lost} | band | of_training | {"r2_change": r2, "r2_from_base": -1.0}
 
     rows = [row(0.1, 0.2, 0.6, 0.9), row(0.3, 0.3, 0.8), row(0.5, 0.9, 0.7), {"lost": 0.2}]
-    found = grid.agreement([*rows, row(0.1, np.nan, np.nan)])
+    found = grid.agreement([*rows, row(0.1, np.nan, np.nan), row(np.nan, 0.1, 0.6)])
     assert found == {
-        "verified": 4,
+        "verified": 5,
         "diverged": 1,
+        "unanswered": 1,
         "lost_error": pytest.approx(0.5 / 3),
         "spearman": pytest.approx(1.0),
         "covered": pytest.approx(2 / 3),
@@ -353,6 +354,32 @@ def test_methods_are_answered_for_as_they_are_trained_each_along_its_own_base(ke
         assert row["r2_change"] > 1 - 1e-9
     after = told.arrays["after_measured"]
     assert min(np.abs(after[i] - after[j]).max() for i, j in ((0, 2), (2, 4), (0, 4))) > 1e-3
+
+
+WILD = {"method": "lwf"}, methods.lwf(1e30)
+
+
+def test_of_several_bases_one_that_diverges_is_data_and_recommends_nothing():
+    settings = SETTINGS | {"rates": [1.0], "epochs": [30.0], "verify": 4}
+    lines, settings = [], settings | {"recommend": RECOMMEND}
+    descent = named() | {"optimizer": optimizers.sgd()}
+    for order in ((WILD, *grid.NO_METHODS), (*grid.NO_METHODS, WILD)):
+        told = whatif.run_job(descent, settings, lines.append, methods=order)
+        wild = [row for row in told.rows if row["method"] == "lwf"]
+        assert np.isnan([row["lost"] for row in wild]).all()
+        assert {row["verdict"] for row in wild} == {"poor"}
+        assert all(row["r2_change"] > 1 - 1e-9 for row in told.rows if row["method"] == "naive")
+        assert (told.summary["verified"], told.summary["diverged"]) == (4, 2)
+        assert bool(told.summary["recommended"]) == (order[0] is not WILD)
+    assert "followed along the base with lwf trainings diverge: it has no answers" in lines
+    with pytest.raises(ValueError, match="the base diverged"):
+        answers(descent, methods=(WILD,), rates=[1.0], epochs=[30.0])
+
+
+def test_errors_of_a_method_name_it():
+    ogd = {"method": "ogd"}, methods.ogd(200)
+    with pytest.raises(ValueError, match=r"whatif\.methods, ogd: method\.per_task=200: expected"):
+        answers(methods=(*grid.NO_METHODS, ogd))
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("sketch", "sketches"), ("gram", "Gram blocks")])

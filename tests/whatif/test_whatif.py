@@ -606,6 +606,16 @@ def test_influence_is_the_derivative_of_the_old_loss():
         np.testing.assert_allclose(influences[place], slope, rtol=1e-4, atol=1e-9)
 
 
+def test_of_a_base_that_cannot_be_followed_nothing_is_recommended():
+    cache = whatif.prepare(asked(*mlp()), BASE, anchors=2)
+    assert not cache.diverges
+    wrong = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), cache.base.wrong)
+    broken = cache._replace(base=cache.base._replace(wrong=wrong))
+    for recommend in (whatif.drop, whatif.replay):
+        with pytest.raises(SettingError, match="the base diverges, so nothing can be recommended"):
+            recommend(broken, BASE, 3)
+
+
 def test_dropped_samples_are_those_that_are_labelled_against_the_old_ones():
     network, theta = linear_model()
     old = drawn(0, 30)
