@@ -4,9 +4,7 @@
 nobody asks the configuration again.
 """
 
-import itertools
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,8 +77,8 @@ class Request(NamedTuple):
         method."""
         job = self.run.job
         if job == whatif.JOB and self.plan["methods"] is not None:
-            return list(grid_of("whatif.methods", self.plan["methods"]))
-        return list(grid_of("plan.methods", self.plan["methods"])) if job == "methods" else []
+            return list(parts.grid_of("whatif.methods", self.plan["methods"]))
+        return list(parts.grid_of("plan.methods", self.plan["methods"])) if job == "methods" else []
 
 
 class Job(NamedTuple):
@@ -132,31 +130,6 @@ def _anchors(cfg: DictConfig) -> tuple[str, ...]:
     which job=forecast does not do."""
     trains = cfg.job != "forecast"
     return tuple(anchor for anchor in cfg.forecast.anchors if trains or anchor not in AHEAD)
-
-
-def grid_of(setting: str, grid) -> Iterator[tuple[dict, Any]]:
-    """Every cell of a grid {method: {setting: value or list of values}}: coordinates, method."""
-    if not isinstance(grid, dict) or not grid:
-        raise SettingError(f"{setting}={grid}: expected methods and settings, such as {{l2: {{}}}}")
-    for name, values in grid.items():
-        one_of(setting, name, parts.METHODS)
-        if not isinstance(values, dict | None):
-            raise SettingError(
-                f"{setting}.{name}={values}: expected settings and their values, such as "
-                "{penalty: [0.1, 1.0]}, or {}"
-            )
-        lists = {
-            key: value if isinstance(value, list) else [value]
-            for key, value in (values or {}).items()
-        }
-        for key, several in lists.items():
-            if key.startswith("_"):
-                raise SettingError(f"{setting}.{name}.{key}: expected a setting of {name}")
-            if not several:
-                raise SettingError(f"{setting}.{name}.{key}=[]: expected at least one value")
-        for combination in itertools.product(*lists.values()):
-            chosen = dict(zip(lists, combination, strict=True))
-            yield {"method": name, **chosen}, parts.method(name, chosen)
 
 
 # What no group's own function sees: the top level, and the form of groups and lists.

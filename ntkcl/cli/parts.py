@@ -1,8 +1,9 @@
 """The parts that a configuration names by `_target_`: instantiated, and checked to be what their
 group promises."""
 
+import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from ntkcl import forecast, methods, optimizers
 from ntkcl.training.settings import Training, check_training
 from ntkcl.types import Dataset, Loss, Method, Network, Optimizer, Source, Stream, Task
-from ntkcl.validation import SettingError, are_tokens
+from ntkcl.validation import SettingError, are_tokens, one_of
 
 METHODS = tuple(methods.__all__)
 
@@ -73,6 +74,31 @@ def build(given: Nodes) -> dict[str, Any]:
 def method(name: str, settings: Mapping[str, Any]) -> Method:
     """One of `ntkcl.methods` by its name."""
     return instantiate({"_target_": f"ntkcl.methods.{name}", **settings})
+
+
+def grid_of(setting: str, grid) -> Iterator[tuple[dict, Method]]:
+    """Every cell of a grid {method: {setting: value or list of values}}: coordinates, method."""
+    if not isinstance(grid, dict) or not grid:
+        raise SettingError(f"{setting}={grid}: expected methods and settings, such as {{l2: {{}}}}")
+    for name, values in grid.items():
+        one_of(setting, name, METHODS)
+        if not isinstance(values, dict | None):
+            raise SettingError(
+                f"{setting}.{name}={values}: expected settings and their values, such as "
+                "{penalty: [0.1, 1.0]}, or {}"
+            )
+        lists = {
+            key: value if isinstance(value, list) else [value]
+            for key, value in (values or {}).items()
+        }
+        for key, several in lists.items():
+            if key.startswith("_"):
+                raise SettingError(f"{setting}.{name}.{key}: expected a setting of {name}")
+            if not several:
+                raise SettingError(f"{setting}.{name}.{key}=[]: expected at least one value")
+        for combination in itertools.product(*lists.values()):
+            chosen = dict(zip(lists, combination, strict=True))
+            yield {"method": name, **chosen}, method(name, chosen)
 
 
 @lru_cache(maxsize=1)  # runs of a sweep that differ in other things come one after the other

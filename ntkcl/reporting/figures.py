@@ -207,7 +207,7 @@ def by_slice(slices: Sequence[Mapping]) -> Figure:
     of their table, against the share that is replayed, with the first method, at the largest
     learning rate and length; before any of it on the left. Of more than `SLICES` those of most
     samples."""
-    first, largest = _kind(slices[0])[0], max(_kind(row)[1:] for row in slices)
+    first, largest = slices[0]["method"], max(_kind(row)[1:] for row in slices)
     own = [row for row in slices if _kind(row) == (first, *largest)]
     shares = sorted({row["share"] for row in own})
     names = list(dict.fromkeys((row["slice"], row["value"]) for row in own))

@@ -69,7 +69,7 @@ def price(
     recipe.checked(*asked.sizes)
     kept = plan(asked, recipe, anchors, keep, outputs, numbers, budget_mib, with_methods)
     steps = recipe.steps(asked.sizes[0])
-    state, begin = _begun(asked, recipe)
+    state, begin = _initial_state(asked, recipe)
     train = begin + steps * _step_seconds(asked, recipe, state)
     if kept.keep == "passes":
         base = 0.0 if anchors is None else (1 + FOLLOWED) * train
@@ -91,7 +91,7 @@ def price(
     return Price(train, base + linearise, 2 * follow, kept.mib)
 
 
-def _begun(asked: Question, recipe: Recipe) -> tuple[State, float]:
+def _initial_state(asked: Question, recipe: Recipe) -> tuple[State, float]:
     """Where a training begins, and the seconds until then: what its method keeps is made."""
     state = start(asked, recipe)
     if is_naive(recipe.method):

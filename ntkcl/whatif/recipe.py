@@ -44,10 +44,9 @@ class Recipe(NamedTuple):
     sequence: lists of places of new samples that are trained on one list after the other, each for
       its share of the steps; () mixes all.
     method: of `ntkcl.methods`, that spares what is old: the samples that may be replayed are the
-      one task before, which has ended where the network stands, and there it began as well: `l2`
-      is centred there for both "previous" and "start". Methods are the same where they were made by
-      the same call. What a method keeps of them is of all,
-      whatever `replayed` says.
+      one task before, all of them whatever `replayed` says. It has ended where the network stands,
+      and began there as well: `l2` is centred there for both "previous" and "start". Two methods
+      are the same where they were made by the same call.
     """
 
     learning_rate: float

@@ -7,10 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import mostly_slow
-from test_whatif import BASE, CLASSES, asked, drawn, linear_model, mlp, trained_outputs
+from test_whatif import (
+    BASE,
+    CLASSES,
+    asked,
+    asked_and_alive,
+    drawn,
+    linear_model,
+    mlp,
+    outputs_kept,
+    trained_outputs,
+)
 
 from ntkcl import methods, optimizers, whatif
-from ntkcl.types import Network
 from ntkcl.validation import SettingError
 from ntkcl.whatif.answers import losses_of, taken_of
 from ntkcl.whatif.follow import _pulling, at, follow
@@ -79,22 +88,12 @@ def test_what_a_softmax_does_not_see_a_method_may_hold(name):
     """In kept gradients, too: of all outputs of the linearisation, as passes give them."""
     question, base = asked(*mlp()), MOMENTUM._replace(method=METHODS[name])
     candidate = base._replace(order=5)
-    kept, passed = (
-        whatif.ask(whatif.prepare(question, base, anchors=3, keep=keep), candidate).outputs
-        for keep in ("gradients", "passes")
-    )
+    kept, passed = outputs_kept(question, base, candidate, "gradients", "passes", anchors=3)
     np.testing.assert_allclose(kept, passed, atol=1e-9)
 
 
 def test_kept_gradients_answer_for_methods_without_the_network():
-    network, theta = mlp()
-    alive = [True]
-
-    def apply(theta, x):
-        assert alive[0], "the network was used"
-        return network.apply(theta, x)
-
-    question = asked(Network(None, apply), theta)
+    question, alive = asked_and_alive()
     cache = whatif.prepare(question, BASE, anchors=2, keep="gradients", with_methods=True)
     alive[0] = False
     for name in ("functional", "ewc", "ogd"):

@@ -81,6 +81,24 @@ def mlp():
     return network, network.init(jax.random.key(0), jnp.zeros(FEATURES, float))
 
 
+def outputs_kept(question, base, candidate, *keeps, anchors):
+    """Of one candidate, along a base that is kept in each of these ways."""
+    caches = (whatif.prepare(question, base, anchors=anchors, keep=keep) for keep in keeps)
+    return (whatif.ask(cache, candidate).outputs for cache in caches)
+
+
+def asked_and_alive():
+    """A question about a network that refuses to be used once `alive[0]` is false."""
+    network, theta = mlp()
+    alive = [True]
+
+    def apply(theta, x):
+        assert alive[0], "the network was used"
+        return network.apply(theta, x)
+
+    return asked(Network(None, apply), theta), alive
+
+
 def trained_outputs(question, recipe):
     theta = whatif.train(question, recipe)[-1]
     return np.asarray(networks.forward(question.network.apply, theta, question.old.x))
@@ -279,10 +297,7 @@ def test_sets_one_after_the_other():
 def test_a_sketch_of_as_many_numbers_as_parameters_is_exact(rule):
     question, base = asked(*mlp()), RULES[rule]._replace(clip=0.3)
     candidate = base._replace(share=0.5, order=5)
-    exact, sketched = (
-        whatif.ask(whatif.prepare(question, base, anchors=3, keep=keep), candidate).outputs
-        for keep in ("gradients", "sketch")
-    )
+    exact, sketched = outputs_kept(question, base, candidate, "gradients", "sketch", anchors=3)
     np.testing.assert_allclose(sketched, exact, atol=1e-9)
 
 
@@ -486,10 +501,7 @@ def test_a_rule_that_factors_large_matrices_alone_is_not_element_wise():
 def test_a_candidate_in_a_sketch_may_have_another_optimizer():
     question, base = asked(*mlp()), RULES["adam, clipped"]
     candidate = BASE._replace(order=5)
-    exact, sketched = (
-        whatif.ask(whatif.prepare(question, base, anchors=2, keep=keep), candidate).outputs
-        for keep in ("gradients", "sketch")
-    )
+    exact, sketched = outputs_kept(question, base, candidate, "gradients", "sketch", anchors=2)
     np.testing.assert_allclose(sketched, exact, atol=1e-9)
 
 
@@ -544,14 +556,7 @@ def test_more_anchors_come_nearer_to_training():
 
 
 def test_answers_from_kept_gradients_touch_no_network():
-    network, theta = mlp()
-    alive = [True]
-
-    def apply(theta, x):
-        assert alive[0], "the network was used"
-        return network.apply(theta, x)
-
-    question = asked(Network(None, apply), theta)
+    question, alive = asked_and_alive()
     cache = whatif.prepare(question, BASE, anchors=2, keep="gradients")
     alive[0] = False
     candidate = BASE._replace(batch_size=3, share=0.1)  # of shapes not compiled before
