@@ -24,7 +24,8 @@ from omegaconf import OmegaConf
 from publish import command, parser, publish, stem, with_jax
 
 from ntkcl import experiment, planning
-from ntkcl.cli.config import CONF, grid_of, resolve
+from ntkcl.cli.config import CONF, resolve
+from ntkcl.cli.parts import grid_of
 from ntkcl.planning import grids
 from ntkcl.planning.candidate import scores
 from ntkcl.resources import Cost, Meter
@@ -53,7 +54,8 @@ def measure(overrides) -> dict:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", overrides=overrides)
     named = resolve(cfg).requests[0].build()
-    grid, meter = list(grid_of(OmegaConf.to_container(cfg.plan.methods))), Meter()
+    methods = OmegaConf.to_container(cfg.plan.methods)
+    grid, meter = list(grid_of("plan.methods", methods)), Meter()
     compiling = predicted(named, grid, meter)
     again = predicted(named, grid, meter)
     shared, limits, cells = again.shared, again.limits, again.cells
